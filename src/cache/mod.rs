@@ -1,0 +1,1 @@
+//! Keys, records and interning.

@@ -1,0 +1,1 @@
+//! Dockerfile text to spanned syntax tree.

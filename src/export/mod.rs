@@ -1,0 +1,1 @@
+//! An image leaves the store.

@@ -1,0 +1,1 @@
+//! Configs, manifests, indexes, history: canonical JSON.

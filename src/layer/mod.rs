@@ -1,0 +1,1 @@
+//! Tar in, tar out, compression, digests.

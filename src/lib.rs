@@ -1,0 +1,40 @@
+//! `builder` turns a Dockerfile into an OCI image: no daemon, root or not.
+//!
+//! This file is the map of the house. Data flows down the list; a room calls
+//! only rooms below it, and events flow up to [`progress`].
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`cli`] | flags become requests, errors become text; the only place that prints |
+//! | [`explain`] | why a step hit or missed |
+//! | [`solve`] | the scheduler: probes the cache, runs steps, cancels |
+//! | [`export`] | an image becomes an OCI or Docker archive, a folder, a tar |
+//! | [`cache`] | keys, records, interning |
+//! | [`plan`] | stages, arguments and platform become a DAG of steps; no I/O |
+//! | [`dockerfile`] | text becomes a spanned syntax tree; words, heredocs, ignore files, checks |
+//! | [`progress`] | events become tty, plain or JSON progress |
+//! | [`context`] | where COPY and ADD bytes come from |
+//! | [`image`] | configs, manifests, indexes, history: canonical JSON |
+//! | [`sandbox`] | one RUN or `builder run`: namespaces, mounts, network, limits |
+//! | [`cgroup`] | v1 and v2 behind one type |
+//! | [`snapshot`] | overlay stacks: mount, copy into, commit, unpack |
+//! | [`layer`] | tar in, tar out, compression, digests |
+//! | [`store`] | content-addressed blobs, layers, tags, locks |
+//! | [`sys`] | the only unsafe code: system calls the libraries lack |
+
+pub mod cache;
+pub mod cgroup;
+pub mod cli;
+pub mod context;
+pub mod dockerfile;
+pub mod explain;
+pub mod export;
+pub mod image;
+pub mod layer;
+pub mod plan;
+pub mod progress;
+pub mod sandbox;
+pub mod snapshot;
+pub mod solve;
+pub mod store;
+pub mod sys;

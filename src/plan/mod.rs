@@ -1,0 +1,1 @@
+//! Stages, arguments and platform to a DAG of steps.

@@ -1,0 +1,1 @@
+//! Build events to tty, plain or JSON progress.

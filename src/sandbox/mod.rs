@@ -1,0 +1,1 @@
+//! One RUN or `builder run` in namespaces.

@@ -1,0 +1,1 @@
+//! Overlay stacks: mount, copy into, commit, unpack.

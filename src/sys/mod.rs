@@ -1,0 +1,1 @@
+//! System calls the libraries lack; the only unsafe code.
