@@ -1,5 +1,407 @@
-//! The store: blobs, layers, tags, records, locks.
+//! The store: content-addressed blobs, unpacked layers, image names, and the locks around them.
+//!
+//! Everything `builder` keeps lives under one folder, which is at the same time a valid OCI image
+//! layout:
+//!
+//! ```text
+//! version                     format and number of this store
+//! oci-layout  index.json      image names; each entry is one tagged manifest
+//! blobs/sha256/<hex>          manifests, configs, compressed and uncompressed layers
+//! layers/<layer-id>/fs/       one layer, unpacked once, immutable, in overlay form
+//! layers/<layer-id>/meta.json what is known of it: [`LayerMeta`]
+//! diffs/<diff_id hex>         the layer id that a tar with this diff_id was unpacked to
+//! chains/<kk>/<chain-id>      which layer completes this chain (interning)
+//! records/<kk>/<key>/<chain>  step results, see [`crate::cache`]
+//! trees/<kk>/<hash>           listings of what COPY steps read
+//! context/                    fingerprint indexes, downloaded sources
+//! builds/<id>/                history
+//! mounts/<id>/                cache mounts of RUN
+//! tmp/<session>/              work in progress; garbage once its session is gone
+//! locks/                      advisory locks (flock), never deleted
+//! ```
+//!
+//! # Writing
+//!
+//! A single file appears by rename from a temporary file of its own folder's file system, a layer
+//! by rename of its whole folder, so a reader never sees half of either. Durability is by one
+//! `syncfs` when a [`Store`] is closed ([`Store::sync`] for an earlier barrier). Until then each
+//! new blob and layer is named in the session's `pending/` folder. If the machine loses power
+//! before the barrier, the next [`Store::open`] finds the session of another boot and removes what
+//! it names; if only the process died, the page cache is whole, and the next open syncs instead.
+//! Records, chains and indexes need no such care: one that does not parse or names something
+//! missing is a miss.
+//!
+//! # Locks
+//!
+//! Every process that works in the store holds `locks/store` shared; garbage collection takes it
+//! exclusively. A session folder is alive while somebody holds its `lock`. Locks belong to open
+//! files, so the kernel drops them however a process ends.
+//!
+//! # Not here
+//!
+//! What is in a record: [`crate::cache`]. What is in a layer: [`crate::layer`].
 
+mod blobs;
+mod descriptor;
 mod digest;
+mod layers;
+mod refs;
+mod session;
 
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+pub use blobs::{BlobWriter, DOCUMENT_MAX};
+pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId};
+pub use layers::{Layer, LayerBlob, LayerMeta, TarFacts};
+pub use refs::Tagged;
+pub use session::Session;
+
+/// The number of the on-disk format. A store of a larger number is refused.
+pub const VERSION: u32 = 1;
+
+const VERSION_PREFIX: &str = "builder store ";
+
+/// What can go wrong in the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A system call on a file of the store failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done: "read", "write", "rename" …
+        doing: &'static str,
+        /// The file it was done to.
+        path: PathBuf,
+        /// Why the kernel refused.
+        source: io::Error,
+    },
+    /// The folder holds something that is no store of ours.
+    #[error("{} is not a builder store", path.display())]
+    NotAStore {
+        /// The root that was to be opened.
+        path: PathBuf,
+    },
+    /// The store was written by a newer program.
+    #[error("the store at {} has format {found}, newer than this program's {VERSION}", path.display())]
+    Newer {
+        /// The root that was to be opened.
+        path: PathBuf,
+        /// Its format number.
+        found: u32,
+    },
+    /// A blob's bytes are not those its name promises.
+    #[error("blob {digest} is damaged: its bytes hash to {actual}")]
+    Damaged {
+        /// The name.
+        digest: Digest,
+        /// The hash of the bytes found.
+        actual: Digest,
+    },
+    /// A JSON document of the store does not parse.
+    #[error("{} is damaged", path.display())]
+    BadJson {
+        /// The document.
+        path: PathBuf,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+    /// A document is larger than any honest one.
+    #[error("{} has {size} bytes, more than the {DOCUMENT_MAX} a document may have", path.display())]
+    TooLarge {
+        /// The document.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// A blob was to have one digest and turned out to have another.
+    #[error("expected {expected}, got {actual}")]
+    WrongDigest {
+        /// What was promised.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+}
+
+impl StoreError {
+    /// Returns the operating system's error, if that is what this is.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// Attaches what was being done, and to what, to an [`io::Error`].
+trait IoContext<T> {
+    fn context(self, doing: &'static str, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
+    fn context(self, doing: &'static str, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|e| StoreError::Io { doing, path: path.to_owned(), source: e.into() })
+    }
+}
+
+/// An open store. Clones are cheap and share one session; the last one dropped closes it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    /// Holds `locks/store` shared while the store is open.
+    _shared: File,
+    session: Mutex<Option<Arc<session::Live>>>,
+}
+
+impl Store {
+    /// Opens the store at `root`, creating it where nothing is, and sweeps what dead sessions left.
+    ///
+    /// Waits while garbage collection runs.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotAStore`] for a non-empty folder of another kind, [`StoreError::Newer`] for a
+    /// store of a later format, [`StoreError::Io`] where the kernel refuses.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let root = std::path::absolute(root).context("resolve", root)?;
+        let version = root.join("version");
+        match fs::read_to_string(&version) {
+            Ok(text) => check_version(&root, &text)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => create(&root)?,
+            Err(e) => return Err(e).context("read", &version),
+        }
+        let lock = root.join("locks/store");
+        let shared = open_lock(&lock)?;
+        shared.lock_shared().context("lock", &lock)?;
+        session::sweep(&root)?;
+        Ok(Self { inner: Arc::new(Inner { root, _shared: shared, session: Mutex::new(None) }) })
+    }
+
+    /// Returns the absolute path of the store.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Reads a small file at `relative`; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] for anything but absence.
+    pub fn read_file(&self, relative: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.root().join(relative);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).context("read", &path),
+        }
+    }
+
+    /// Puts `bytes` at `relative`, replacing what is there in one rename; makes the folders above.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`]; nothing is left behind then.
+    pub fn write_file(&self, relative: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let target = self.root().join(relative);
+        let temp = self.session()?.new_path()?;
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create_new(true).open(&temp)?;
+            file.write_all(bytes)
+        };
+        if let Err(e) = write() {
+            let _ = fs::remove_file(&temp);
+            return Err(e).context("write", &target);
+        }
+        let renamed = match fs::rename(&temp, &target) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let parent = target.parent().unwrap_or(self.root());
+                fs::create_dir_all(parent).context("create", parent)?;
+                fs::rename(&temp, &target)
+            }
+            other => other,
+        };
+        if renamed.is_err() {
+            let _ = fs::remove_file(&temp);
+        }
+        renamed.context("write", &target)
+    }
+
+    /// Takes the named lock exclusively; it is held until the returned file is dropped.
+    ///
+    /// `waiting` is called once, before blocking, when somebody else holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] where the lock file cannot be made.
+    pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<File, StoreError> {
+        let path = self.root().join("locks").join(name);
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                waiting();
+                file.lock().context("lock", &path)?;
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(e).context("lock", &path),
+        }
+        Ok(file)
+    }
+
+    /// Takes the named lock if nobody holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] where the lock file cannot be made.
+    pub fn try_lock(&self, name: &str) -> Result<Option<File>, StoreError> {
+        let path = self.root().join("locks").join(name);
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(e)) => Err(e).context("lock", &path),
+        }
+    }
+}
+
+/// Removes a folder and everything below it.
+///
+/// # Errors
+///
+/// The first refusal of the kernel.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    fs::remove_dir_all(path)
+}
+
+fn open_lock(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new().create(true).append(true).open(path).context("open", path)
+}
+
+fn check_version(root: &Path, text: &str) -> Result<(), StoreError> {
+    let found = text
+        .strip_prefix(VERSION_PREFIX)
+        .and_then(|rest| rest.trim_end().parse::<u32>().ok())
+        .ok_or_else(|| StoreError::NotAStore { path: root.to_owned() })?;
+    if found > VERSION {
+        return Err(StoreError::Newer { path: root.to_owned(), found });
+    }
+    Ok(())
+}
+
+/// Makes the folders of a new store. Two processes may do this at once.
+fn create(root: &Path) -> Result<(), StoreError> {
+    let mut private = fs::DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    private.create(root).context("create", root)?;
+    let foreign = fs::read_dir(root)
+        .context("list", root)?
+        .filter_map(Result::ok)
+        .any(|entry| !PARTS.contains(&entry.file_name().to_string_lossy().as_ref()));
+    if foreign {
+        return Err(StoreError::NotAStore { path: root.to_owned() });
+    }
+    for folder in ["blobs/sha256", "layers", "diffs", "chains", "records", "trees", "context"]
+        .into_iter()
+        .chain(["builds", "mounts", "tmp", "locks"])
+    {
+        let path = root.join(folder);
+        private.create(&path).context("create", &path)?;
+    }
+    write_new(&root.join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}\n")?;
+    write_new(&root.join("index.json"), refs::EMPTY_INDEX)?;
+    // Last: a store with a version is complete.
+    write_new(&root.join("version"), format!("{VERSION_PREFIX}{VERSION}\n").as_bytes())
+}
+
+/// What may stand in a folder that [`create`] takes over: a store that somebody is making, or a
+/// file system's own folder.
+const PARTS: &[&str] = &[
+    "blobs",
+    "layers",
+    "diffs",
+    "chains",
+    "records",
+    "trees",
+    "context",
+    "builds",
+    "mounts",
+    "tmp",
+    "locks",
+    "oci-layout",
+    "index.json",
+    "version",
+    "lost+found",
+];
+
+/// Writes a file that only ever has this content, by rename so that nobody reads half of it.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temp = path.with_file_name("tmp").join(name);
+    fs::write(&temp, bytes).context("write", path)?;
+    match fs::hard_link(&temp, path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            let _ = fs::remove_file(&temp);
+            Err(e).context("write", path)
+        }
+        _ => fs::remove_file(&temp).context("remove", &temp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_an_oci_layout_from_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let store = Store::open(&root).unwrap();
+        let layout: serde_json::Value =
+            serde_json::from_slice(&fs::read(store.root().join("oci-layout")).unwrap()).unwrap();
+        assert_eq!(layout["imageLayoutVersion"], "1.0.0");
+        assert!(root.join("blobs/sha256").is_dir());
+    }
+
+    #[test]
+    fn a_newer_store_and_a_foreign_folder_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("precious"), "mine").unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::NotAStore { .. })));
+
+        let root = dir.path().join("store");
+        drop(Store::open(&root).unwrap());
+        fs::write(root.join("version"), "builder store 99\n").unwrap();
+        assert!(matches!(Store::open(&root), Err(StoreError::Newer { found: 99, .. })));
+    }
+
+    #[test]
+    fn files_are_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let name = Path::new("records/ab/x");
+        assert_eq!(store.read_file(name).unwrap(), None);
+        store.write_file(name, b"one").unwrap();
+        store.write_file(name, b"two").unwrap();
+        assert_eq!(store.read_file(name).unwrap().as_deref(), Some(&b"two"[..]));
+    }
+
+    #[test]
+    fn a_held_lock_is_not_given_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let held = store.lock("step-1", || unreachable!("nobody holds it")).unwrap();
+        assert!(store.try_lock("step-1").unwrap().is_none());
+        drop(held);
+        assert!(store.try_lock("step-1").unwrap().is_some());
+    }
+}

@@ -1,1 +1,3 @@
 //! System calls the libraries lack; the only unsafe code.
+
+pub mod cancel;

@@ -1,0 +1,229 @@
+//! Unpacked layers: each once, immutable, shared by every image and build that uses it.
+
+use super::{ContentId, Digest, IoContext as _, LayerId, Store, StoreError};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The format of `meta.json`.
+const META_VERSION: u32 = 1;
+
+/// What is known of a layer: `layers/<id>/meta.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerMeta {
+    /// The format of this document.
+    pub version: u32,
+    /// The hash of its entries with times; the folder's name.
+    pub id: LayerId,
+    /// The hash of its entries without times.
+    pub content: ContentId,
+    /// How many entries its tar has, whiteouts included.
+    pub entries: u64,
+    /// The bytes of its regular files.
+    pub bytes: u64,
+    /// Its tar's facts, once somebody needed them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tar: Option<TarFacts>,
+    /// The blobs that hold it, compressed or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<LayerBlob>,
+}
+
+impl LayerMeta {
+    /// Describes a layer of which nothing but its entries is known.
+    pub fn new(id: LayerId, content: ContentId, entries: u64, bytes: u64) -> Self {
+        Self { version: META_VERSION, id, content, entries, bytes, tar: None, blobs: Vec::new() }
+    }
+}
+
+/// The uncompressed tar of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TarFacts {
+    /// The sha256 of the tar.
+    pub diff_id: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A blob of the store that holds a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerBlob {
+    /// How it was made, as `gzip:6`, `zstd:3`, `uncompressed`; or `received` for a base's own blob.
+    pub compression: String,
+    /// The sha256 of the stored bytes.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+    /// The media type a manifest gives it.
+    pub media_type: String,
+}
+
+/// A layer of the store.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Its identity.
+    pub id: LayerId,
+    /// Its folder: `fs/` and `meta.json`; still under `tmp/` where a layer of the same identity
+    /// was there first and ours is in use.
+    pub dir: PathBuf,
+    /// What is known of it.
+    pub meta: LayerMeta,
+}
+
+impl Layer {
+    /// Returns the folder that overlays take as a lower.
+    pub fn fs(&self) -> PathBuf {
+        self.dir.join("fs")
+    }
+}
+
+impl Store {
+    /// Returns the folder that holds the layer's files.
+    pub fn layer_fs(&self, id: &LayerId) -> PathBuf {
+        self.layer_dir(id).join("fs")
+    }
+
+    fn layer_dir(&self, id: &LayerId) -> PathBuf {
+        self.root().join("layers").join(id.to_hex())
+    }
+
+    /// Reads a layer's facts; `None` where it is not here, or is damaged.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] for anything but absence.
+    pub fn layer(&self, id: &LayerId) -> Result<Option<Layer>, StoreError> {
+        let dir = self.layer_dir(id);
+        let path = dir.join("meta.json");
+        match fs::read(&path) {
+            Ok(bytes) => Ok(serde_json::from_slice::<LayerMeta>(&bytes)
+                .ok()
+                .filter(|meta| meta.id == *id && meta.version <= META_VERSION)
+                .map(|meta| Layer { id: *id, dir, meta })),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(e).context("read", &path),
+        }
+    }
+
+    /// Makes a finished layer visible: `work`, a folder of this session that holds `fs/`, is renamed
+    /// to `layers/<id>`.
+    ///
+    /// Where a layer of that identity exists, it wins, and `work` stays to the end of the session,
+    /// since a mount may be using it. What the existing one knows of its tar and blobs is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`], for example on a full disk.
+    pub fn add_layer(&self, work: &Path, meta: &LayerMeta) -> Result<Layer, StoreError> {
+        if let Some(existing) = self.layer(&meta.id)? {
+            return Ok(existing);
+        }
+        let path = work.join("meta.json");
+        let json = serde_json::to_vec(meta).expect("layer facts are plain data");
+        fs::write(&path, json).context("write", &path)?;
+        self.session()?.pend(&format!("layer-{}", meta.id.to_hex()))?;
+        let dir = self.layer_dir(&meta.id);
+        match fs::rename(work, &dir) {
+            Ok(()) => Ok(Layer { id: meta.id, dir, meta: meta.clone() }),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {
+                match self.layer(&meta.id)? {
+                    Some(existing) => Ok(existing),
+                    None => self.replace_damaged(work, &dir, meta),
+                }
+            }
+            Err(e) => Err(e).context("rename", &dir),
+        }
+    }
+
+    /// Puts a sound layer where one without readable facts stands; that one is set aside.
+    fn replace_damaged(
+        &self,
+        work: &Path,
+        dir: &Path,
+        meta: &LayerMeta,
+    ) -> Result<Layer, StoreError> {
+        let aside = self.session()?.new_path()?;
+        fs::rename(dir, &aside).context("set aside", dir)?;
+        fs::rename(work, dir).context("rename", dir)?;
+        Ok(Layer { id: meta.id, dir: dir.to_owned(), meta: meta.clone() })
+    }
+
+    /// Notes what was learnt of a layer: its tar's facts, a blob made of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`]; the older facts stay then.
+    pub fn update_layer(&self, meta: &LayerMeta) -> Result<(), StoreError> {
+        let json = serde_json::to_vec(meta).expect("layer facts are plain data");
+        self.write_file(&Path::new("layers").join(meta.id.to_hex()).join("meta.json"), &json)
+    }
+
+    /// Returns the layer that a tar of this `diff_id` was unpacked to, if it is still here.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] for anything but absence.
+    pub fn layer_of_diff(&self, diff_id: &Digest) -> Result<Option<Layer>, StoreError> {
+        let name = Path::new("diffs").join(diff_id.to_hex());
+        let Some(bytes) = self.read_file(&name)? else { return Ok(None) };
+        let id = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim_end().parse().ok());
+        match id {
+            Some(id) => self.layer(&id),
+            None => Ok(None),
+        }
+    }
+
+    /// Notes which layer a tar of this `diff_id` was unpacked to.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn set_layer_of_diff(&self, diff_id: &Digest, id: &LayerId) -> Result<(), StoreError> {
+        let name = Path::new("diffs").join(diff_id.to_hex());
+        self.write_file(&name, format!("{id}\n").as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_two_equal_layers_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let meta =
+            LayerMeta::new(LayerId::from_bytes([7; 32]), ContentId::from_bytes([8; 32]), 1, 3);
+        for text in ["one", "two"] {
+            let work = store.session().unwrap().new_work().unwrap();
+            fs::create_dir(work.join("fs")).unwrap();
+            fs::write(work.join("fs/f"), text).unwrap();
+            let layer = store.add_layer(&work, &meta).unwrap();
+            assert_eq!(fs::read_to_string(layer.fs().join("f")).unwrap(), "one");
+        }
+        assert_eq!(store.layer(&meta.id).unwrap().unwrap().meta, meta);
+    }
+
+    #[test]
+    fn a_layer_without_readable_facts_is_absent_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let meta =
+            LayerMeta::new(LayerId::from_bytes([7; 32]), ContentId::from_bytes([8; 32]), 0, 0);
+        let make = || {
+            let work = store.session().unwrap().new_work().unwrap();
+            fs::create_dir(work.join("fs")).unwrap();
+            store.add_layer(&work, &meta).unwrap()
+        };
+        let layer = make();
+        fs::write(layer.dir.join("meta.json"), "").unwrap();
+        assert!(store.layer(&meta.id).unwrap().is_none());
+        make();
+        assert!(store.layer(&meta.id).unwrap().is_some());
+    }
+}
