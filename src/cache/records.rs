@@ -1,0 +1,305 @@
+//! Records on disk: written when a step has run, looked up before one does.
+
+use super::{Inputs, TreeEntry, TreeId};
+use crate::store::{ChainId, ContentId, Key, Layer, LayerId, Store, StoreError};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The format of a record. Records of other formats are misses.
+const RECORD_VERSION: u32 = 1;
+
+/// What can go wrong with the cache: only what is wrong with the store.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the build cache")]
+pub struct CacheError(#[from] pub StoreError);
+
+/// The result of a step, with everything it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format of this document.
+    pub version: u32,
+    /// The hash of `inputs`.
+    pub key: Key,
+    /// The chain of the files the step started from.
+    pub parent: ChainId,
+    /// Every input of the key.
+    pub inputs: Inputs,
+    /// What it made.
+    pub output: Output,
+    /// The build that ran it, as in `builds/<id>`.
+    pub build: String,
+    /// When it was finished, in seconds since 1970.
+    pub finished: i64,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// What a step made: one layer on top of its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// The layer in the store.
+    pub layer: LayerId,
+    /// Its content without times.
+    pub content: ContentId,
+}
+
+/// What running a step cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// From start to finished layer, in microseconds.
+    pub wall_us: u64,
+    /// Processor time of its processes, user and system, in microseconds.
+    #[serde(default)]
+    pub cpu_us: u64,
+    /// The most memory its control group held, in bytes; 0 where not measured.
+    #[serde(default)]
+    pub peak_memory: u64,
+    /// Bytes of files in its layer.
+    #[serde(default)]
+    pub layer_bytes: u64,
+}
+
+/// Why there was nothing to hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// No step of this key was ever recorded here.
+    Key,
+    /// The key is known, but not on this parent.
+    Parent,
+    /// The record is there and its layer is gone.
+    Layer,
+    /// The record is there and cannot be read.
+    Damaged,
+}
+
+/// The records of one store.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    store: Store,
+}
+
+impl Cache {
+    /// Uses the records of `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Says whether a record of `key` exists on any parent. One system call.
+    pub fn knows(&self, key: &Key) -> bool {
+        self.store.root().join(key_dir(key)).exists()
+    }
+
+    /// Looks up the result of a step.
+    ///
+    /// # Errors
+    ///
+    /// The inner `Err` says why there is no hit; a damaged record is one of those reasons.
+    /// [`CacheError`] only where the store itself cannot be read.
+    pub fn lookup(
+        &self,
+        key: &Key,
+        parent: &ChainId,
+    ) -> Result<Result<(Record, Layer), Missing>, CacheError> {
+        let record = match self.read(key, parent)? {
+            Ok(record) => record,
+            Err(Missing::Key) if self.knows(key) => return Ok(Err(Missing::Parent)),
+            Err(missing) => return Ok(Err(missing)),
+        };
+        Ok(match self.store.layer(&record.output.layer)? {
+            Some(layer) if layer.meta.content == record.output.content => Ok((record, layer)),
+            _ => Err(Missing::Layer),
+        })
+    }
+
+    /// Reads a record without looking for its layer.
+    fn read(&self, key: &Key, parent: &ChainId) -> Result<Result<Record, Missing>, CacheError> {
+        let Some(bytes) = self.store.read_file(&record_path(key, parent))? else {
+            return Ok(Err(Missing::Key));
+        };
+        Ok(serde_json::from_slice::<Record>(&bytes)
+            .ok()
+            .filter(|record| {
+                record.version == RECORD_VERSION && record.key == *key && record.parent == *parent
+            })
+            .ok_or(Missing::Damaged))
+    }
+
+    /// Reads a record for comparing, whether or not its layer still exists.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] where the store cannot be read.
+    pub fn record(&self, key: &Key, parent: &ChainId) -> Result<Option<Record>, CacheError> {
+        Ok(self.read(key, parent)?.ok())
+    }
+
+    /// Files a record; one of the same key and parent is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`], for example on a full disk.
+    pub fn file(&self, record: &Record) -> Result<(), CacheError> {
+        let json = serde_json::to_vec(record).expect("a record is plain data");
+        Ok(self.store.write_file(&record_path(&record.key, &record.parent), &json)?)
+    }
+
+    /// Makes a record of the current format.
+    pub fn new_record(
+        inputs: Inputs,
+        parent: ChainId,
+        output: Output,
+        build: String,
+        finished: i64,
+        cost: Cost,
+    ) -> Record {
+        let key = inputs.key();
+        Record { version: RECORD_VERSION, key, parent, inputs, output, build, finished, cost }
+    }
+
+    /// Returns the layer that completes `chain`, if one is known and still here.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] where the store cannot be read.
+    pub fn interned(&self, chain: &ChainId) -> Result<Option<Layer>, CacheError> {
+        let Some(bytes) = self.store.read_file(&chain_path(chain))? else { return Ok(None) };
+        let id = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim_end().parse().ok());
+        match id {
+            Some(id) => Ok(self.store.layer(&id)?),
+            None => Ok(None),
+        }
+    }
+
+    /// Notes that `layer` completes `chain`.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`], for example on a full disk.
+    pub fn intern(&self, chain: &ChainId, layer: &LayerId) -> Result<(), CacheError> {
+        Ok(self.store.write_file(&chain_path(chain), format!("{layer}\n").as_bytes())?)
+    }
+
+    /// Keeps a listing of files, unless it is kept already. One JSON object a line.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`], for example on a full disk.
+    pub fn keep_tree(
+        &self,
+        id: &TreeId,
+        entries: impl Iterator<Item = TreeEntry>,
+    ) -> Result<(), CacheError> {
+        let path = tree_path(id);
+        if self.store.root().join(&path).exists() {
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        for entry in entries {
+            serde_json::to_writer(&mut lines, &entry).expect("a listing is plain data");
+            lines.push(b'\n');
+        }
+        Ok(self.store.write_file(&path, &lines)?)
+    }
+
+    /// Reads a listing; `None` where it is gone or damaged.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] where the store cannot be read.
+    pub fn tree(&self, id: &TreeId) -> Result<Option<Vec<TreeEntry>>, CacheError> {
+        let Some(bytes) = self.store.read_file(&tree_path(id))? else { return Ok(None) };
+        Ok(serde_json::Deserializer::from_slice(&bytes).into_iter().collect::<Result<_, _>>().ok())
+    }
+}
+
+/// `<kind>/<first two digits>/<all digits>`.
+fn fan_out(kind: &str, hex: &str) -> PathBuf {
+    Path::new(kind).join(&hex[..2]).join(hex)
+}
+
+fn key_dir(key: &Key) -> PathBuf {
+    fan_out("records", &key.to_hex())
+}
+
+fn record_path(key: &Key, parent: &ChainId) -> PathBuf {
+    key_dir(key).join(parent.to_hex())
+}
+
+fn chain_path(chain: &ChainId) -> PathBuf {
+    fan_out("chains", &chain.to_hex())
+}
+
+fn tree_path(id: &TreeId) -> PathBuf {
+    fan_out("trees", &Key::from_bytes(id.0).to_hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::LayerMeta;
+    use std::fs;
+
+    fn record(store: &Store) -> Record {
+        let work = store.session().unwrap().new_work().unwrap();
+        fs::create_dir(work.join("fs")).unwrap();
+        let (id, content) = (LayerId::from_bytes([1; 32]), ContentId::from_bytes([2; 32]));
+        store.add_layer(&work, &LayerMeta::new(id, content, 0, 0)).unwrap();
+        let mut inputs = Inputs::new();
+        inputs.text("argv", "true");
+        let output = Output { layer: id, content };
+        Cache::new_record(inputs, ChainId::scratch(), output, "b".into(), 5, Cost::default())
+    }
+
+    #[test]
+    fn a_record_is_found_on_its_parent_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let cache = Cache::new(store.clone());
+        let record = record(&store);
+        let (key, parent) = (record.key, record.parent);
+        let miss = |key: &Key, parent: &ChainId| cache.lookup(key, parent).unwrap().unwrap_err();
+
+        assert_eq!(miss(&key, &parent), Missing::Key);
+        cache.file(&record).unwrap();
+        assert_eq!(cache.lookup(&key, &parent).unwrap().unwrap().0, record);
+        let elsewhere = parent.with(&record.output.content);
+        assert_eq!(miss(&key, &elsewhere), Missing::Parent);
+    }
+
+    #[test]
+    fn a_record_that_is_cut_short_or_lost_its_layer_is_a_miss() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let cache = Cache::new(store.clone());
+        let record = record(&store);
+        let (key, parent) = (record.key, record.parent);
+        cache.file(&record).unwrap();
+        fs::remove_dir_all(store.layer_fs(&record.output.layer).parent().unwrap()).unwrap();
+        assert_eq!(cache.lookup(&key, &parent).unwrap().unwrap_err(), Missing::Layer);
+
+        let path = store.root().join(record_path(&key, &parent));
+        let bytes = fs::read(&path).unwrap();
+        for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            assert_eq!(cache.lookup(&key, &parent).unwrap().unwrap_err(), Missing::Damaged);
+        }
+    }
+
+    #[test]
+    fn a_listing_comes_back_in_its_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(Store::open(&dir.path().join("s")).unwrap());
+        let entry = |path: &str| TreeEntry {
+            path: path.into(),
+            kind: "file".into(),
+            mode: 0o644,
+            owner: None,
+            size: Some(3),
+            content: Some("abc".into()),
+        };
+        let id = TreeId([4; 32]);
+        assert_eq!(cache.tree(&id).unwrap(), None);
+        cache.keep_tree(&id, ["b", "a"].map(entry).into_iter()).unwrap();
+        assert_eq!(cache.tree(&id).unwrap().unwrap(), ["b", "a"].map(entry));
+    }
+}
