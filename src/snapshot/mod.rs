@@ -1,1 +1,24 @@
-//! Overlay stacks: mount, copy into, commit, unpack.
+//! Overlay stacks: layers on disk become a tree that a step sees, and what it wrote a layer.
+//!
+//! In come layer folders in overlay form (whiteouts are character devices 0:0, opaque folders carry
+//! an xattr), bottom first. Out come a [`Mounted`] tree, which is a descriptor and needs no mount
+//! point, and, after a step, an upper folder that has been made fit to be a layer.
+//!
+//! # Invariants
+//!
+//! - No mount made here is ever attached to a name: when its last descriptor closes, which the
+//!   kernel does for a killed process too, it is gone.
+//! - A layer is self-contained: no overlay feature that refers from one layer to another
+//!   (`redirect_dir`, `metacopy`, `index`) is ever on.
+//! - Layers are never written through a lower. An upper may be read as a lower of the next step once
+//!   it is clean.
+//!
+//! # Not here
+//!
+//! Tars, hashes and compression live in `layer`; who runs in a tree lives in `sandbox`.
+
+mod mount;
+mod xattrs;
+
+pub use mount::{LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, mount};
+pub use xattrs::XattrSpace;

@@ -1,3 +1,4 @@
 //! System calls the libraries lack; the only unsafe code.
 
 pub mod cancel;
+pub mod mount;

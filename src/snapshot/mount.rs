@@ -1,0 +1,448 @@
+//! Detached overlay mounts.
+//!
+//! The new mount API takes any number of lowers one by one (`lowerdir+`, Linux 6.7), each as a
+//! descriptor (6.13) or as a name below `/proc/self/fd`, so neither the length of the store's path
+//! nor odd bytes in it matter. Older kernels take one string of at most a page: there a thread with
+//! a mount namespace of its own makes `/proc/self/fd` its working folder, so that each lower costs
+//! the digits of its descriptor, mounts, and hands back a clone of the mount.
+//!
+//! Source: Documentation/filesystems/overlayfs.rst; fsopen(2), fsconfig(2), fsmount(2).
+
+use super::XattrSpace;
+use crate::sys::mount::{MountAttributes, mount_setattr};
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, mount as mount_old, mount_change, open_tree, unmount,
+};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// The most lowers the kernel takes (`OVL_MAX_STACK`).
+pub const LOWER_MAX: usize = 500;
+
+/// A mount, a lookup or a change of a snapshot that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// A layer's folder cannot be opened.
+    #[error("cannot open layer {} of {total}, {}", .index + 1, .path.display())]
+    Lower {
+        /// Its place, counted from 0 at the bottom.
+        index: usize,
+        /// How many layers were to be stacked.
+        total: usize,
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused a layer.
+    #[error("the kernel refuses layer {} of {total}, {}{}", .index + 1, .path.display(), kernel_said(.log))]
+    LowerRefused {
+        /// Its place, counted from 0 at the bottom.
+        index: usize,
+        /// How many layers were to be stacked.
+        total: usize,
+        /// Its folder.
+        path: PathBuf,
+        /// What the kernel added, if anything.
+        log: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// More layers than the kernel can stack.
+    #[error("{count} layers are more than the {LOWER_MAX} that can be stacked")]
+    TooManyLayers {
+        /// How many there are.
+        count: usize,
+    },
+    /// The mount itself failed.
+    #[error("cannot mount a snapshot of {layers} layers: {doing}{}", kernel_said(.log))]
+    Mount {
+        /// How many layers it has, the upper not counted.
+        layers: usize,
+        /// What was being done, as `set upperdir`.
+        doing: &'static str,
+        /// What the kernel added, if anything.
+        log: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Work on a snapshot's files failed.
+    #[error("cannot {doing} {}", .path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+fn kernel_said(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!(" ({log})") }
+}
+
+/// The writable part of a mount.
+#[derive(Debug, Clone, Copy)]
+pub struct Upper<'a> {
+    /// Takes what is written: `…/fs`.
+    pub fs: &'a Path,
+    /// Overlay's scratch folder, empty, on the same filesystem. `volatile` makes it usable once.
+    pub work: &'a Path,
+}
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountOptions<'a> {
+    /// Which extended attributes mark opaque folders.
+    pub xattrs: XattrSpace,
+    /// Makes the mount read-only even where it has an upper.
+    pub read_only: bool,
+    /// A user namespace through whose mapping all layers, the upper too, are seen. Needs
+    /// [`XattrSpace::Trusted`] and a kernel with id-mapped overlay layers (5.19).
+    pub idmap: Option<BorrowedFd<'a>>,
+}
+
+impl MountOptions<'_> {
+    /// Returns what this process can use: writable, ids as they are on disk.
+    pub fn detect() -> Self {
+        Self { xattrs: XattrSpace::detect(), read_only: false, idmap: None }
+    }
+}
+
+/// A mounted tree without a mount point. Dropping it unmounts, unless it was moved into a mount
+/// namespace or somebody holds files of it open.
+#[derive(Debug)]
+pub struct Mounted {
+    fd: OwnedFd,
+}
+
+impl Mounted {
+    /// Returns the tree's root, good for `openat2`, `move_mount` and `fchdir`.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Gives up the descriptor, which holds the mount.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl AsFd for Mounted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Mounts `lowers`, the bottom first, and above them `upper`.
+///
+/// Without an upper the tree is read-only. No lowers and no upper give an empty one, mode 0755.
+/// Changes to the upper are `volatile`: no sync of its files reaches the disk through this mount, so
+/// its filesystem must be synced before anything that outlives a crash refers to them.
+///
+/// The working folders of the process and its threads stay as they are; nothing is attached to the
+/// caller's mount namespace.
+///
+/// # Errors
+///
+/// [`SnapshotError`] with the layer that is missing or refused.
+pub fn mount(
+    lowers: &[PathBuf],
+    upper: Option<&Upper<'_>>,
+    options: &MountOptions<'_>,
+) -> Result<Mounted, SnapshotError> {
+    if lowers.len() > LOWER_MAX {
+        return Err(SnapshotError::TooManyLayers { count: lowers.len() });
+    }
+    if lowers.is_empty() && upper.is_none() {
+        return empty_dir().map_err(|source| failed(0, "make an empty folder", source));
+    }
+    match mount_new(lowers, upper, options) {
+        Err(SnapshotError::Mount { doing: NO_LOWERDIR_PLUS, .. }) => {
+            mount_in_thread(lowers, upper, options)
+        }
+        other => other,
+    }
+}
+
+/// Marks the one failure that the old way can mend.
+const NO_LOWERDIR_PLUS: &str = "add lowers one by one";
+
+fn failed(layers: usize, doing: &'static str, source: impl Into<io::Error>) -> SnapshotError {
+    SnapshotError::Mount { layers, doing, log: String::new(), source: source.into() }
+}
+
+fn open_lower(lowers: &[PathBuf], index: usize) -> Result<OwnedFd, SnapshotError> {
+    let path = &lowers[index];
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+        SnapshotError::Lower { index, total: lowers.len(), path: path.clone(), source: e.into() }
+    })
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, SnapshotError> {
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SnapshotError::Io { doing: "open", path: path.to_owned(), source: e.into() })
+}
+
+/// Returns a private view of `dir` with the mapping of `options`, or `dir` itself.
+fn mapped(dir: OwnedFd, options: &MountOptions<'_>) -> io::Result<OwnedFd> {
+    let Some(userns) = options.idmap else { return Ok(dir) };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(&dir, "", flags)?;
+    mount_setattr(tree.as_fd(), &MountAttributes { set: None, idmap: Some(userns) })?;
+    Ok(tree)
+}
+
+/// An empty read-only tree of its own.
+fn empty_dir() -> io::Result<Mounted> {
+    let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&fs, "mode", "0755")?;
+    fsconfig_create(&fs)?;
+    let fd = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    Ok(Mounted { fd })
+}
+
+/// Overlay takes one lower beside an upper and two without; this many empty folders are to be added.
+fn missing_lowers(lowers: usize, upper: Option<&Upper<'_>>) -> bool {
+    lowers < if upper.is_some() { 1 } else { 2 }
+}
+
+/// The features that would make one layer refer to another, or its entries depend on the machine.
+/// `userxattr` excludes the first two by itself and refuses to hear of them.
+const OFF: &[(&str, &str, bool)] = &[
+    ("redirect_dir", "nofollow", true),
+    ("metacopy", "off", true),
+    ("index", "off", false),
+    ("xino", "off", false),
+];
+
+fn mount_new(
+    lowers: &[PathBuf],
+    upper: Option<&Upper<'_>>,
+    options: &MountOptions<'_>,
+) -> Result<Mounted, SnapshotError> {
+    let layers = lowers.len();
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|e| failed(layers, "open the overlay filesystem", e))?;
+    let with_log = |doing: &'static str, e: Errno| SnapshotError::Mount {
+        layers,
+        doing,
+        log: kernel_log(&fs),
+        source: e.into(),
+    };
+
+    fsconfig_set_string(&fs, "source", "builder").map_err(|e| with_log("set source", e))?;
+    if options.xattrs == XattrSpace::User {
+        fsconfig_set_flag(&fs, "userxattr").map_err(|e| with_log("set userxattr", e))?;
+    }
+    for &(key, value, trusted_only) in OFF {
+        if trusted_only && options.xattrs == XattrSpace::User {
+            continue;
+        }
+        fsconfig_set_string(&fs, key, value).map_err(|e| with_log("switch off features", e))?;
+    }
+
+    for index in (0..layers).rev() {
+        let dir = open_lower(lowers, index)?;
+        let refused = |source: io::Error, log: String| SnapshotError::LowerRefused {
+            index,
+            total: layers,
+            path: lowers[index].clone(),
+            log,
+            source,
+        };
+        let dir = mapped(dir, options).map_err(|e| refused(e, String::new()))?;
+        add_dir(&fs, "lowerdir+", &dir).map_err(|e| {
+            if index + 1 == layers && e == Errno::INVAL && !knows_lowerdir_plus() {
+                return failed(layers, NO_LOWERDIR_PLUS, e);
+            }
+            refused(e.into(), kernel_log(&fs))
+        })?;
+    }
+    let mut empty = None;
+    if missing_lowers(layers, upper) {
+        let dir = empty_dir().map_err(|e| failed(layers, "make an empty folder", e))?;
+        add_dir(&fs, "lowerdir+", dir.root()).map_err(|e| {
+            let doing = if knows_lowerdir_plus() { "add an empty lower" } else { NO_LOWERDIR_PLUS };
+            with_log(doing, e)
+        })?;
+        empty = Some(dir);
+    }
+
+    if let Some(upper) = upper {
+        let map = |path: &Path| {
+            mapped(open_dir(path)?, options).map_err(|source| SnapshotError::Io {
+                doing: "map the ids of",
+                path: path.to_owned(),
+                source,
+            })
+        };
+        // The two must be on one mount, so with a mapping they are reached through a common one.
+        let (fs_dir, work_dir) = if options.idmap.is_some() {
+            mapped_pair(upper, &map)?
+        } else {
+            (open_dir(upper.fs)?, open_dir(upper.work)?)
+        };
+        add_dir(&fs, "upperdir", &fs_dir).map_err(|e| with_log("set upperdir", e))?;
+        add_dir(&fs, "workdir", &work_dir).map_err(|e| with_log("set workdir", e))?;
+        fsconfig_set_flag(&fs, "volatile").map_err(|e| with_log("set volatile", e))?;
+    }
+    fsconfig_create(&fs).map_err(|e| with_log("create it", e))?;
+    drop(empty);
+    let attributes =
+        if options.read_only { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+    let fd = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(|e| with_log("mount it", e))?;
+    Ok(Mounted { fd })
+}
+
+/// Opens upper and work below one mapped clone of their common parent.
+fn mapped_pair(
+    upper: &Upper<'_>,
+    map: &dyn Fn(&Path) -> Result<OwnedFd, SnapshotError>,
+) -> Result<(OwnedFd, OwnedFd), SnapshotError> {
+    let parent = upper.fs.parent().filter(|parent| upper.work.parent() == Some(*parent));
+    let (Some(parent), Some(fs), Some(work)) =
+        (parent, upper.fs.file_name(), upper.work.file_name())
+    else {
+        return Err(SnapshotError::Io {
+            doing: "find a common parent of upper and",
+            path: upper.work.to_owned(),
+            source: Errno::XDEV.into(),
+        });
+    };
+    let tree = map(parent)?;
+    let below = |name: &std::ffi::OsStr| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&tree, name, flags, Mode::empty()).map_err(|e| SnapshotError::Io {
+            doing: "open",
+            path: parent.join(name),
+            source: e.into(),
+        })
+    };
+    Ok((below(fs)?, below(work)?))
+}
+
+/// Gives overlay a folder: as a descriptor, or by its name in `/proc` where it takes only strings.
+fn add_dir(fs: &OwnedFd, key: &str, dir: impl AsFd) -> Result<(), Errno> {
+    match fsconfig_set_fd(fs, key, dir.as_fd()) {
+        Err(Errno::INVAL) => {
+            let name = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+            fsconfig_set_string(fs, key, name)
+        }
+        other => other,
+    }
+}
+
+/// Says whether the running kernel has the option `lowerdir+`.
+fn knows_lowerdir_plus() -> bool {
+    let Ok(fs) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
+    fsconfig_set_string(&fs, "lowerdir+", "/").is_ok()
+}
+
+/// Reads what the kernel had to say about a failed mount: lines such as `e overlay: …`.
+fn kernel_log(fs: &OwnedFd) -> String {
+    let mut lines = Vec::new();
+    let mut buffer = [0u8; 1024];
+    while let Ok(length @ 1..) = rustix::io::read(fs, &mut buffer) {
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        let text = text.trim();
+        lines.push(text.strip_prefix("e ").unwrap_or(text).to_owned());
+        if lines.len() == 8 {
+            break;
+        }
+    }
+    lines.join("; ")
+}
+
+/// The way of kernels before 6.7: mount(2) in a thread with its own namespace and working folder.
+fn mount_in_thread(
+    lowers: &[PathBuf],
+    upper: Option<&Upper<'_>>,
+    options: &MountOptions<'_>,
+) -> Result<Mounted, SnapshotError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("overlay-mount".into())
+            .spawn_scoped(scope, || mount_old_way(lowers, upper, options))
+            .map_err(|e| failed(lowers.len(), "start a thread", e))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn mount_old_way(
+    lowers: &[PathBuf],
+    upper: Option<&Upper<'_>>,
+    options: &MountOptions<'_>,
+) -> Result<Mounted, SnapshotError> {
+    let layers = lowers.len();
+    let fail = |doing: &'static str, e: io::Error| failed(layers, doing, e);
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS | nix::sched::CloneFlags::CLONE_NEWNS)
+        .map_err(|e| fail("leave the mount namespace", e.into()))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| fail("make mounts private", e.into()))?;
+
+    // Held open to the end: the names below are their numbers.
+    let mut dirs = Vec::with_capacity(layers + 3);
+    let mut names = Vec::with_capacity(layers + 1);
+    for index in (0..layers).rev() {
+        let dir = open_lower(lowers, index)?;
+        let dir = mapped(dir, options).map_err(|e| fail("map the ids of a layer", e))?;
+        names.push(dir.as_raw_fd().to_string());
+        dirs.push(dir);
+    }
+    if missing_lowers(layers, upper) {
+        let dir = empty_dir().map_err(|e| fail("make an empty folder", e))?.into_fd();
+        names.push(dir.as_raw_fd().to_string());
+        dirs.push(dir);
+    }
+    let mut data = vec![format!("lowerdir={}", names.join(":"))];
+    for &(key, value, trusted_only) in OFF {
+        if !trusted_only || options.xattrs == XattrSpace::Trusted {
+            data.push(format!("{key}={value}"));
+        }
+    }
+    if options.xattrs == XattrSpace::User {
+        data.push("userxattr".into());
+    }
+    if let Some(upper) = upper {
+        let (fs, work) = if options.idmap.is_some() {
+            mapped_pair(upper, &|path| {
+                mapped(open_dir(path)?, options).map_err(|e| fail("map the ids of the upper", e))
+            })?
+        } else {
+            (open_dir(upper.fs)?, open_dir(upper.work)?)
+        };
+        data.push(format!("upperdir={},workdir={}", fs.as_raw_fd(), work.as_raw_fd()));
+        data.push("volatile".into());
+        dirs.extend([fs, work]);
+    }
+
+    // The folder of descriptors cannot be mounted on, so the mount goes over /proc itself, which
+    // this namespace needs no more once the names are resolved.
+    rustix::process::chdir("/proc/self/fd").map_err(|e| fail("enter /proc/self/fd", e.into()))?;
+    let data =
+        std::ffi::CString::new(data.join(",")).expect("numbers and option names hold no NUL");
+    let flags = if options.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    mount_old("builder", "/proc", "overlay", flags, data.as_c_str())
+        .map_err(|e| fail("mount it", e.into()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let fd = open_tree(CWD, "/proc", flags).map_err(|e| fail("clone the mount", e.into()))?;
+    let _ = unmount("/proc", UnmountFlags::DETACH);
+    Ok(Mounted { fd })
+}
+
+#[cfg(test)]
+mod tests;
