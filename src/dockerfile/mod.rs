@@ -1,1 +1,4 @@
 //! Dockerfile text to spanned syntax tree.
+
+pub mod ast;
+pub mod errors;
