@@ -17,6 +17,7 @@
 //!
 //! Tars, hashes and compression live in `layer`; who runs in a tree lives in `sandbox`.
 
+pub mod copy;
 mod mount;
 mod xattrs;
 
