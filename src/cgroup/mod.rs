@@ -1,1 +1,7 @@
-//! Control groups v1 and v2 behind one type.
+//! Control groups v1, v2 and the hybrid of both, behind one type.
+
+mod error;
+mod limits;
+
+pub use error::CgroupError;
+pub use limits::{Limits, Throttle};

@@ -1,1 +1,60 @@
 //! One RUN or `builder run` in namespaces.
+//!
+//! In comes a [`RunSpec`], which is data only, with the descriptors it refers to; out go the
+//! command's output and an [`Exit`].
+
+mod error;
+mod spec;
+
+pub use error::SandboxError;
+pub use spec::{
+    DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Exit, Limits, MountKind, MountSpec, NetworkMode, Oom,
+    OsBytes, RunSpec, Seccomp, Security, Stream, Throttle, Ulimit, Usage,
+};
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+/// What a spec refers to by index, and where input and output go.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// A detached mount (of an overlay, say) that becomes the root. It is moved into the sandbox:
+    /// afterwards the descriptor still reads and writes, but cannot be mounted again.
+    pub root: BorrowedFd<'a>,
+    /// What mounts refer to.
+    pub sources: Vec<Source<'a>>,
+    /// Where input and output go.
+    pub stdio: Stdio<'a>,
+}
+
+/// Something from outside that a mount shows inside.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A detached mount of the caller's, moved into the sandbox. It is used as it is: ids are
+    /// the caller's affair.
+    Detached(BorrowedFd<'a>),
+    /// A folder or file of this process's mount namespace; a private clone of its mount is shown,
+    /// with ids mapped as the sandbox maps them.
+    Tree(BorrowedFd<'a>),
+    /// Bytes, read to the end from where the descriptor stands.
+    File(BorrowedFd<'a>),
+    /// The socket of an ssh agent.
+    Agent(&'a Path),
+}
+
+/// Where a command's input and output go.
+#[derive(Debug, Clone, Copy)]
+pub enum Stdio<'a> {
+    /// Input is empty; output goes to the callback.
+    Capture,
+    /// The command gets these three as they are.
+    Inherit([BorrowedFd<'a>; 3]),
+    /// The command gets a terminal of its own, joined to these two. A terminal at `input` is in
+    /// raw mode meanwhile.
+    Terminal {
+        /// Where key strokes come from.
+        input: BorrowedFd<'a>,
+        /// Where output goes, and whose window size counts.
+        output: BorrowedFd<'a>,
+    },
+}

@@ -1,0 +1,52 @@
+//! What a control group is asked to enforce.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of one step; `None` means not limited.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Memory in bytes.
+    pub memory: Option<u64>,
+    /// Memory and swap together in bytes; -1 for unlimited swap. Docker's rule where it is not
+    /// given: as much swap again as memory.
+    pub memory_swap: Option<i64>,
+    /// How many CPUs' worth of time, 1.5 say.
+    pub cpus: Option<f64>,
+    /// Relative weight in Docker's scale, 2 to 262144; 1024 is the usual.
+    pub cpu_shares: Option<u64>,
+    /// CPUs it may run on, as `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes it may use.
+    pub cpuset_mems: Option<String>,
+    /// Most processes and threads.
+    pub pids: Option<u64>,
+    /// Relative weight of storage requests, 10 to 1000.
+    pub io_weight: Option<u64>,
+    /// Ceilings per device.
+    pub io_throttle: Vec<Throttle>,
+}
+
+impl Limits {
+    /// Says whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Ceilings for one block device, in bytes or requests a second.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttle {
+    /// Major device number.
+    pub major: u32,
+    /// Minor device number.
+    pub minor: u32,
+    /// Bytes read a second.
+    pub read_bps: Option<u64>,
+    /// Bytes written a second.
+    pub write_bps: Option<u64>,
+    /// Reads a second.
+    pub read_iops: Option<u64>,
+    /// Writes a second.
+    pub write_iops: Option<u64>,
+}

@@ -1,0 +1,57 @@
+//! Why a command could not be run at all.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::cgroup::CgroupError;
+
+/// A sandbox that could not be made or was given up. A command that ran and failed is not one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// Somebody asked to stop; everything in the sandbox was killed.
+    #[error("cancelled")]
+    Cancelled,
+    /// A system call of ours, in this process, failed.
+    #[error("{doing}")]
+    Io {
+        /// What was being done, with its path.
+        doing: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The child could not set up the sandbox.
+    #[error("setting up the sandbox: {doing}: {}", io::Error::from_raw_os_error(*errno))]
+    Setup {
+        /// What was being done, with its path.
+        doing: String,
+        /// Error number that the kernel gave.
+        errno: i32,
+    },
+    /// The spec asks for what cannot be, such as a user that the image lacks.
+    #[error("{message}")]
+    Spec {
+        /// What is wrong.
+        message: String,
+    },
+    /// The helper process that starts sandboxes cannot be started or is gone.
+    #[error("the sandbox helper `{}` is gone", program.display())]
+    Spawner {
+        /// Program that was to be it.
+        program: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The init of the sandbox died before it said how the command ended.
+    #[error("the sandbox's init was killed from outside")]
+    InitLost,
+    /// A limit cannot be enforced, or a control group cannot be made.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// No private network can be had although it was demanded.
+    #[error("no private network: {reason}")]
+    Network {
+        /// Which helpers were tried, and what each said.
+        reason: String,
+    },
+}
