@@ -1,1 +1,40 @@
-//! Tar in, tar out, compression, digests.
+//! Layers as bytes: tar out, tar in, compression, identities.
+//!
+//! A layer on disk is a folder in overlay form: whiteouts are character devices 0:0, a folder that
+//! hides what is below it carries overlay's opaque xattr. This room turns such a folder into its
+//! facts ([`scan`]) and its tar ([`write_tar`])
+//! (more below).
+//!
+//! # Invariants
+//!
+//! - The same folder gives the same bytes on any machine, at any thread count: entries go by the raw
+//!   bytes of their paths, and nothing but path, type, mode, owner, size, content, link target,
+//!   device, file capability and whole-second mtime is written.
+//! - A file is read once, however many hashes are wanted.
+//! - A tar from elsewhere is never trusted: each of its paths is resolved beneath the root by the
+//!   kernel, and it can make no whiteout, overlay mark or set of xattrs that a layer may not have.
+//! - A layer may hold several thousand folders below each other, so nothing here recurses.
+//!
+//! # Not here
+//!
+//! What a RUN left behind becomes fit to be a layer in `snapshot`; blobs and folders are kept by
+//! `store`.
+
+mod content;
+mod error;
+mod header;
+mod pack;
+mod scan;
+mod walk;
+
+pub use content::{CONTENT_VERSION, LayerHasher};
+pub use error::LayerError;
+pub use pack::{TarOptions, write_tar};
+pub use scan::{Scan, ScanOptions, scan};
+pub use walk::{Entry, Kind, Walk};
+
+/// What a whiteout's name starts with in a tar.
+pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
+
+/// The tar entry that makes its folder opaque.
+pub const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";

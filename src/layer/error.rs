@@ -1,0 +1,53 @@
+//! What can go wrong with a layer.
+
+use std::io;
+
+/// Work on a layer that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// A file of the layer cannot be read or made.
+    #[error("cannot {doing} `{path}` in the layer")]
+    Io {
+        /// What was being done, as `read`.
+        doing: &'static str,
+        /// The path in the layer; bytes that are no UTF-8 are replaced.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file changed its size while it was read.
+    #[error("`{path}` changed while it was read: {read} bytes instead of {expected}")]
+    Changed {
+        /// The path in the layer.
+        path: String,
+        /// How many bytes it should have.
+        expected: u64,
+        /// How many it had.
+        read: u64,
+    },
+    /// What is made of the layer cannot be written.
+    #[error("cannot write the layer's {what}")]
+    Output {
+        /// What was being written, as `tar`.
+        what: &'static str,
+        /// Why; [`io::ErrorKind::StorageFull`] on a full disk.
+        source: io::Error,
+    },
+    /// A worker thread cannot be started.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl LayerError {
+    pub(super) fn io(doing: &'static str, path: &[u8], source: impl Into<io::Error>) -> Self {
+        let path = if path.is_empty() { "/".into() } else { String::from_utf8_lossy(path).into() };
+        Self::Io { doing, path, source: source.into() }
+    }
+}

@@ -1,0 +1,223 @@
+//! A layer's folder becomes tar bytes, hashes, or both, in one pass over its files.
+
+use super::header::{self, BLOCK};
+use super::walk::{Entry, Kind, Walk};
+use super::{LayerError, LayerHasher};
+use crate::snapshot::XattrSpace;
+use crate::store::{ContentId, LayerId};
+use crate::sys::cancel::Cancel;
+use std::io::Write;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// How many bytes of tar are handed on at a time: large enough that a hand-over between threads
+/// costs nothing, small enough for a level 2 cache.
+pub(super) const CHUNK: usize = 256 * 1024;
+
+/// How a tar is written.
+#[derive(Debug, Clone)]
+pub struct TarOptions {
+    /// Which opaque marks count.
+    pub xattrs: XattrSpace,
+    /// Times after this many seconds since 1970 are set to it (`SOURCE_DATE_EPOCH`).
+    pub clamp_mtime: Option<i64>,
+}
+
+impl TarOptions {
+    /// Returns what this process needs: its own kind of opaque marks, times as they are.
+    pub fn detect() -> Self {
+        Self { xattrs: XattrSpace::detect(), clamp_mtime: None }
+    }
+}
+
+/// Writes the layer's tar to `out` and returns its size in bytes.
+///
+/// The bytes depend on nothing but the layer and `clamp_mtime`. `fs` is an open folder in overlay form;
+/// its root itself is no entry.
+///
+/// # Errors
+///
+/// [`LayerError`] with the path that cannot be read, or [`LayerError::Output`].
+pub fn write_tar(
+    fs: BorrowedFd<'_>,
+    out: &mut dyn Write,
+    options: &TarOptions,
+    cancel: &Cancel,
+) -> Result<u64, LayerError> {
+    let packed = pack(fs, options, Wanted::Tar, cancel, &mut |mut chunk| {
+        out.write_all(&chunk).map_err(|source| LayerError::Output { what: "tar", source })?;
+        chunk.clear();
+        Ok(chunk)
+    })?;
+    Ok(packed.tar_size)
+}
+
+/// What a pass over a layer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Identities,
+    Tar,
+    Both,
+}
+
+impl Wanted {
+    fn tar(self) -> bool {
+        self != Self::Identities
+    }
+
+    fn identities(self) -> bool {
+        self != Self::Tar
+    }
+}
+
+/// What a pass over a layer found.
+#[derive(Debug)]
+pub(super) struct Packed {
+    /// Present if identities were wanted.
+    pub(super) identities: Option<(ContentId, LayerId)>,
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+    pub(super) tar_size: u64,
+}
+
+/// Takes a full chunk of the tar and gives back an empty one to fill. Blocks for as long as whoever
+/// consumes the tar is behind, which is what bounds memory.
+pub(super) type Sink<'s> = dyn FnMut(Vec<u8>) -> Result<Vec<u8>, LayerError> + 's;
+
+/// Reads the layer once, handing its tar to `sink` chunk by chunk where one is wanted.
+pub(super) fn pack(
+    fs: BorrowedFd<'_>,
+    options: &TarOptions,
+    wanted: Wanted,
+    cancel: &Cancel,
+    sink: &mut Sink<'_>,
+) -> Result<Packed, LayerError> {
+    let mut packer = Packer {
+        wanted,
+        clamp: options.clamp_mtime.unwrap_or(i64::MAX),
+        hasher: LayerHasher::new(),
+        chunk: Vec::new(),
+        name: Vec::new(),
+        packed: Packed { identities: None, entries: 0, bytes: 0, tar_size: 0 },
+        sink,
+        cancel,
+    };
+    Walk::new(options.xattrs, cancel).run(fs, |entry, file| packer.entry(entry, file))?;
+    packer.finish()
+}
+
+struct Packer<'s, 'f> {
+    wanted: Wanted,
+    clamp: i64,
+    hasher: LayerHasher,
+    chunk: Vec<u8>,
+    name: Vec<u8>,
+    packed: Packed,
+    sink: &'s mut Sink<'f>,
+    cancel: &'s Cancel,
+}
+
+impl Packer<'_, '_> {
+    fn entry(&mut self, entry: &Entry<'_>, file: Option<OwnedFd>) -> Result<(), LayerError> {
+        self.packed.entries += 1;
+        if self.wanted.tar() {
+            header::tar_name(entry, &mut self.name);
+            header::append(&mut self.chunk, entry, &self.name, entry.mtime.min(self.clamp));
+        }
+        let mut digest = [0; 32];
+        if let (Kind::File { size }, Some(file)) = (entry.kind, file) {
+            self.packed.bytes += size;
+            digest = self.content(entry, &file, size)?;
+        }
+        if self.wanted.identities() {
+            self.hasher.add(entry, &digest);
+        }
+        if self.chunk.len() >= CHUNK {
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Reads a file into the tar, hashing it on the way.
+    fn content(
+        &mut self,
+        entry: &Entry<'_>,
+        file: &OwnedFd,
+        size: u64,
+    ) -> Result<[u8; 32], LayerError> {
+        let mut left = size;
+        let mut hasher = None;
+        let mut digest = None;
+        while left > 0 {
+            if self.cancel.is_cancelled() {
+                return Err(LayerError::Cancelled);
+            }
+            if !self.wanted.tar() {
+                self.chunk.clear();
+            } else if self.chunk.len() + BLOCK > CHUNK {
+                self.hand_on()?;
+            }
+            // Rounded so that a large file is hashed in whole power-of-two pieces most of the time.
+            let room = (CHUNK - self.chunk.len()).next_multiple_of(BLOCK);
+            let want = left.min(room as u64) as usize;
+            let start = self.chunk.len();
+            self.chunk.resize(start + want, 0);
+            let mut filled = start;
+            while filled < start + want {
+                match rustix::io::read(file, &mut self.chunk[filled..]) {
+                    Ok(0) => break,
+                    Ok(length) => filled += length,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(e) => return Err(LayerError::io("read", entry.path, e)),
+                }
+            }
+            if filled < start + want {
+                return Err(LayerError::Changed {
+                    path: String::from_utf8_lossy(entry.path).into(),
+                    expected: size,
+                    read: size - left + (filled - start) as u64,
+                });
+            }
+            left -= want as u64;
+            if self.wanted.identities() {
+                let bytes = &self.chunk[start..];
+                if hasher.is_none() && left == 0 {
+                    digest = Some(blake3::hash(bytes));
+                } else {
+                    hasher.get_or_insert_with(blake3::Hasher::new).update(bytes);
+                }
+            }
+        }
+        if self.wanted.tar() {
+            header::pad(&mut self.chunk, size);
+        } else {
+            self.chunk.clear();
+        }
+        let digest = match (digest, hasher) {
+            (Some(digest), _) => digest,
+            (None, Some(hasher)) => hasher.finalize(),
+            (None, None) => blake3::hash(b""),
+        };
+        Ok(*digest.as_bytes())
+    }
+
+    fn hand_on(&mut self) -> Result<(), LayerError> {
+        let chunk = std::mem::take(&mut self.chunk);
+        self.packed.tar_size += chunk.len() as u64;
+        self.chunk = (self.sink)(chunk)?;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Packed, LayerError> {
+        if self.wanted.tar() {
+            self.chunk.resize(self.chunk.len() + 2 * BLOCK, 0);
+            self.hand_on()?;
+        }
+        if self.wanted.identities() {
+            self.packed.identities = Some(self.hasher.finish());
+        }
+        Ok(self.packed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! The facts of a layer: its identities, its size and, where somebody needs it, its `diff_id`.
+
+use super::LayerError;
+use super::pack::{Packed, TarOptions, Wanted, pack};
+use crate::snapshot::XattrSpace;
+use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts};
+use crate::sys::cancel::Cancel;
+use sha2::{Digest as _, Sha256};
+use std::os::fd::BorrowedFd;
+
+/// What to find out about a layer.
+#[derive(Debug, Clone)]
+pub struct ScanOptions {
+    /// Which opaque marks count.
+    pub xattrs: XattrSpace,
+    /// Whether to hash the tar too, which keeps a second core busy.
+    pub want_tar: bool,
+}
+
+impl ScanOptions {
+    /// Returns what this process needs, with or without the tar's facts.
+    pub fn detect(want_tar: bool) -> Self {
+        Self { xattrs: XattrSpace::detect(), want_tar }
+    }
+}
+
+/// The facts of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// The hash of its entries without times.
+    pub content: ContentId,
+    /// The hash of its entries with times.
+    pub id: LayerId,
+    /// How many entries its tar has, whiteouts and opaque marks included.
+    pub entries: u64,
+    /// The bytes of its regular files, each counted once.
+    pub bytes: u64,
+    /// The facts of its tar, if wanted.
+    pub tar: Option<TarFacts>,
+}
+
+impl Scan {
+    /// Returns the facts as the store keeps them.
+    pub fn meta(&self) -> LayerMeta {
+        let mut meta = LayerMeta::new(self.id, self.content, self.entries, self.bytes);
+        meta.tar = self.tar;
+        meta
+    }
+}
+
+/// Reads the layer in the folder `fs`, which is in overlay form, once, and tells its facts.
+///
+/// With `want_tar`, the tar is hashed as [`super::write_tar`] would write it without clamping. A
+/// layer of less than a chunk (256 KiB) is done on the calling thread.
+///
+/// # Errors
+///
+/// [`LayerError`] with the path that cannot be read.
+pub fn scan(
+    fs: BorrowedFd<'_>,
+    options: &ScanOptions,
+    cancel: &Cancel,
+) -> Result<Scan, LayerError> {
+    let tar_options = TarOptions { xattrs: options.xattrs, clamp_mtime: None };
+    if !options.want_tar {
+        let packed = pack(fs, &tar_options, Wanted::Identities, cancel, &mut Ok)?;
+        return Ok(facts(&packed, None));
+    }
+    let (packed, digest) = std::thread::scope(|scope| {
+        let mut hash = HashThread { scope, worker: None, inline: Sha256::new() };
+        let packed = pack(fs, &tar_options, Wanted::Both, cancel, &mut |chunk| hash.chunk(chunk))?;
+        Ok::<_, LayerError>((packed, hash.finish()))
+    })?;
+    Ok(facts(&packed, Some(digest)))
+}
+
+fn facts(packed: &Packed, diff_id: Option<Digest>) -> Scan {
+    let (content, id) = packed.identities.expect("the pass was asked for identities");
+    let tar = diff_id.map(|diff_id| TarFacts { diff_id, size: packed.tar_size });
+    Scan { content, id, entries: packed.entries, bytes: packed.bytes, tar }
+}
+
+/// sha256 on a thread of its own, which starts with the second chunk.
+struct HashThread<'scope, 'env> {
+    scope: &'scope std::thread::Scope<'scope, 'env>,
+    worker: Option<Worker<'scope>>,
+    inline: Sha256,
+}
+
+struct Worker<'scope> {
+    full: crossbeam_channel::Sender<Vec<u8>>,
+    empty: crossbeam_channel::Receiver<Vec<u8>>,
+    thread: std::thread::ScopedJoinHandle<'scope, Sha256>,
+}
+
+/// How many chunks may wait for the hash.
+const QUEUE: usize = 8;
+
+impl HashThread<'_, '_> {
+    fn chunk(&mut self, chunk: Vec<u8>) -> Result<Vec<u8>, LayerError> {
+        if self.worker.is_none() && chunk.len() < super::pack::CHUNK {
+            self.inline.update(&chunk);
+            return Ok(Vec::new());
+        }
+        if self.worker.is_none() {
+            let (full, work) = crossbeam_channel::bounded::<Vec<u8>>(QUEUE);
+            let (back, empty) = crossbeam_channel::bounded(QUEUE + 2);
+            let mut hasher = std::mem::take(&mut self.inline);
+            let thread = std::thread::Builder::new()
+                .name("layer-sha256".into())
+                .spawn_scoped(self.scope, move || {
+                    for mut chunk in work {
+                        hasher.update(&chunk);
+                        chunk.clear();
+                        let _ = back.try_send(chunk);
+                    }
+                    hasher
+                })
+                .map_err(|source| LayerError::Thread { source })?;
+            self.worker = Some(Worker { full, empty, thread });
+        }
+        let worker = self.worker.as_ref().expect("it was just made");
+        worker.full.send(chunk).expect("the hashing thread reads to the end");
+        Ok(worker.empty.try_recv().unwrap_or_default())
+    }
+
+    fn finish(self) -> Digest {
+        let hasher = match self.worker {
+            None => self.inline,
+            Some(worker) => {
+                drop(worker.full);
+                worker.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+        };
+        Digest::from_bytes(hasher.finalize().into())
+    }
+}
