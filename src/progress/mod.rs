@@ -1,1 +1,447 @@
-//! Build events to tty, plain or JSON progress.
+//! What a build tells while it runs: events in, text out.
+//!
+//! Rooms below emit [`Event`]s into a [`Progress`]; one thread renders them in the chosen [`Mode`].
+//! The emitter stamps each event, keeps the last lines of every running step's log (so that an
+//! error can show them in any mode) and counts steps.
+//!
+//! # Cost
+//!
+//! The rendering thread starts with the first event, and never in quiet mode. It takes all events
+//! that are waiting before it writes once, and the tty renderer draws nothing in the first
+//! [`tty::FIRST_DRAW`], so a build served from the cache pays for a few sends and one write.
+//!
+//! # Not here
+//!
+//! Errors are rendered by the command line; the final digest on stdout is its as well.
+
+mod clean;
+mod event;
+mod plain;
+mod rawjson;
+mod tail;
+mod tty;
+
+use crate::store::Digest;
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{IsTerminal as _, Write};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use clean::clean_line;
+pub use event::{Event, Outcome, Source, Stream, Vertex, Warning};
+use tail::Tail;
+
+/// Events waiting for the renderer before emitters wait for it. Log events carry up to 64 KiB, so
+/// this bounds memory at some 16 MiB when a terminal is slower than a step.
+const QUEUE: usize = 256;
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// [`Mode::Tty`] on a terminal, [`Mode::Plain`] elsewhere.
+    #[default]
+    Auto,
+    /// A window of running steps, redrawn.
+    Tty,
+    /// Lines, each marked with its step's number.
+    Plain,
+    /// One JSON object per line, in the shape of BuildKit's `SolveStatus`.
+    RawJson,
+    /// Nothing.
+    Quiet,
+}
+
+impl Mode {
+    /// All modes under the names of `--progress`.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("auto", Self::Auto),
+        ("tty", Self::Tty),
+        ("plain", Self::Plain),
+        ("rawjson", Self::RawJson),
+        ("quiet", Self::Quiet),
+    ];
+}
+
+/// A `--progress` value that names no mode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown progress mode `{text}`: expected auto, tty, plain, rawjson or quiet")]
+pub struct ModeParseError {
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for Mode {
+    type Err = ModeParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::NAMES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, mode)| *mode)
+            .ok_or_else(|| ModeParseError { text: text.to_owned() })
+    }
+}
+
+/// Returns rows and columns of a terminal.
+pub type TerminalSize = Box<dyn Fn() -> (u16, u16) + Send + Sync>;
+
+/// Where progress goes.
+pub struct Output {
+    /// Takes the bytes. Its errors are ignored: a closed pipe must not fail a build.
+    pub writer: Box<dyn Write + Send>,
+    /// Tells the size of the terminal behind `writer`; `None` where it is no terminal.
+    pub size: Option<TerminalSize>,
+    /// Whether the tty renderer may use colours.
+    pub is_coloured: bool,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").field("is_terminal", &self.size.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Output {
+    /// Returns the process's stderr, recognised as a terminal where it is one.
+    pub fn stderr(is_coloured: bool) -> Self {
+        let stderr = std::io::stderr();
+        let size: Option<TerminalSize> =
+            stderr.is_terminal().then(|| Box::new(stderr_size) as TerminalSize);
+        Self { writer: Box::new(stderr), size, is_coloured }
+    }
+
+    /// Returns a sink that is no terminal.
+    pub fn to(writer: impl Write + Send + 'static) -> Self {
+        Self { writer: Box::new(writer), size: None, is_coloured: false }
+    }
+}
+
+fn stderr_size() -> (u16, u16) {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
+        // A terminal that does not know its size, as a serial line.
+        _ => (24, 80),
+    }
+}
+
+/// How many steps there were, and what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Steps taken from the cache.
+    pub cached: usize,
+    /// Steps that ran to their end.
+    pub ran: usize,
+    /// Steps that failed.
+    pub failed: usize,
+    /// Steps that were stopped.
+    pub cancelled: usize,
+}
+
+impl Counts {
+    /// Returns how many steps there were.
+    pub fn steps(&self) -> usize {
+        self.cached + self.ran + self.failed + self.cancelled
+    }
+
+    /// Returns the line that ends a build: `7 steps: 5 cached, 2 ran in 1.2s`.
+    pub fn summary(&self, wall: Duration) -> String {
+        let steps = self.steps();
+        let parts: Vec<_> = [
+            (self.cached, "cached"),
+            (self.ran, "ran"),
+            (self.failed, "failed"),
+            (self.cancelled, "cancelled"),
+        ]
+        .into_iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} {what}"))
+        .collect();
+        let parts = if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") };
+        let plural = if steps == 1 { "" } else { "s" };
+        format!("{steps} step{plural}: {parts} in {:.1}s", wall.as_secs_f64())
+    }
+}
+
+/// The emitter: cheap to clone, shared by all threads of a build.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    lane: Lane,
+    tails: BTreeMap<Digest, Tail>,
+    steps: BTreeMap<Digest, bool>,
+    counts: Counts,
+}
+
+/// The way to the renderer.
+enum Lane {
+    Quiet,
+    Idle(Box<dyn Renderer>),
+    Running(Sender<Stamped>, JoinHandle<()>),
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quiet => "Quiet",
+            Self::Idle(_) => "Idle",
+            Self::Running(..) => "Running",
+        })
+    }
+}
+
+/// An event and when it was emitted.
+#[derive(Debug, Clone)]
+struct Stamped {
+    at: Timestamp,
+    event: Event,
+}
+
+/// The build's clock: wall time at the start, monotonic from there.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    started: Timestamp,
+    instant: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Timestamp {
+        let since = SignedDuration::try_from(self.instant.elapsed()).unwrap_or_default();
+        self.started.saturating_add(since).unwrap_or(self.started)
+    }
+}
+
+/// Turns events into bytes of an output.
+trait Renderer: Send {
+    /// Takes an event in; writes nothing yet.
+    fn take(&mut self, at: Timestamp, event: Event);
+    /// Writes what is due; returns after how long to be called again although nothing came.
+    fn flush(&mut self, now: Timestamp) -> Option<Duration>;
+    /// Writes what is left, and the end.
+    fn finish(&mut self, now: Timestamp);
+}
+
+impl Progress {
+    /// Makes an emitter that renders to `output`; `started` is the wall-clock time of this moment.
+    ///
+    /// [`Mode::Tty`] on something that is no terminal falls back to [`Mode::Plain`]; a command line
+    /// that wants to refuse that can ask `output.size` first.
+    pub fn new(mode: Mode, output: Output, started: Timestamp) -> Self {
+        let clock = Clock { started, instant: Instant::now() };
+        let Output { writer, size, is_coloured } = output;
+        let lane = match (mode, size) {
+            (Mode::Quiet, _) => Lane::Quiet,
+            (Mode::RawJson, _) => Lane::Idle(Box::new(rawjson::RawJson::new(writer))),
+            (Mode::Auto | Mode::Tty, Some(size)) => {
+                Lane::Idle(Box::new(tty::Tty::new(writer, size, is_coloured, started)))
+            }
+            (Mode::Auto | Mode::Tty | Mode::Plain, _) => {
+                Lane::Idle(Box::new(plain::Plain::new(writer)))
+            }
+        };
+        let state = State {
+            lane,
+            tails: BTreeMap::new(),
+            steps: BTreeMap::new(),
+            counts: Counts::default(),
+        };
+        Self { inner: Arc::new(Inner { clock, state: Mutex::new(state) }) }
+    }
+
+    /// Makes an emitter that shows nothing and still keeps the last lines of logs.
+    pub fn quiet() -> Self {
+        Self::new(Mode::Quiet, Output::to(std::io::sink()), Timestamp::UNIX_EPOCH)
+    }
+
+    /// Reports an event. Waits where the renderer is far behind.
+    pub fn emit(&self, event: Event) {
+        let mut state = self.lock();
+        state.note(&event);
+        if matches!(state.lane, Lane::Quiet) {
+            return;
+        }
+        let stamped = Stamped { at: self.inner.clock.now(), event };
+        if let Lane::Running(sender, _) = state.lane.start(self.inner.clock) {
+            // The renderer is gone only after a panic of its own; the build goes on without it.
+            let _ = sender.send(stamped);
+        }
+    }
+
+    /// Reports that `vertex` began.
+    pub fn started(&self, vertex: Vertex) {
+        self.emit(Event::VertexStarted(vertex));
+    }
+
+    /// Reports that a vertex ended.
+    pub fn done(&self, vertex: Digest, outcome: Outcome) {
+        self.emit(Event::VertexDone { vertex, outcome });
+    }
+
+    /// Reports that `vertex` was taken from the cache.
+    pub fn cached(&self, vertex: Vertex) {
+        let digest = vertex.digest;
+        self.emit(Event::VertexStarted(vertex));
+        self.emit(Event::VertexDone { vertex: digest, outcome: Outcome::Cached });
+    }
+
+    /// Reports output of a step.
+    pub fn log(&self, vertex: Digest, stream: Stream, data: &[u8]) {
+        for part in data.chunks(64 << 10) {
+            self.emit(Event::Log { vertex, stream, data: part.to_vec() });
+        }
+    }
+
+    /// Reports something that belongs to no step.
+    pub fn notice(&self, text: impl Into<String>) {
+        self.emit(Event::Notice { text: text.into() });
+    }
+
+    /// Returns at most the `n` last lines that a running or failed vertex wrote, oldest first, fit
+    /// for a terminal.
+    pub fn last_lines(&self, vertex: &Digest, n: usize) -> Vec<String> {
+        self.lock().tails.get(vertex).map_or_else(Vec::new, |tail| tail.lines(n))
+    }
+
+    /// Returns what became of the steps that ended so far.
+    pub fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    /// Returns how long ago this emitter was made.
+    pub fn elapsed(&self) -> Duration {
+        self.inner.clock.instant.elapsed()
+    }
+
+    /// Waits until everything is rendered and ends the output. Later events are dropped.
+    pub fn finish(&self) {
+        let lane = std::mem::replace(&mut self.lock().lane, Lane::Quiet);
+        lane.close();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut state.lane, Lane::Quiet).close();
+    }
+}
+
+impl State {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::VertexStarted(vertex) => {
+                self.steps.insert(vertex.digest, vertex.is_step);
+            }
+            Event::VertexDone { vertex, outcome } => {
+                if !matches!(outcome, Outcome::Failed(_)) {
+                    self.tails.remove(vertex);
+                }
+                if self.steps.get(vertex) == Some(&true) {
+                    let count = match outcome {
+                        Outcome::Cached => &mut self.counts.cached,
+                        Outcome::Ran => &mut self.counts.ran,
+                        Outcome::Failed(_) => &mut self.counts.failed,
+                        Outcome::Cancelled => &mut self.counts.cancelled,
+                    };
+                    *count += 1;
+                }
+            }
+            Event::Log { vertex, data, .. } => self.tails.entry(*vertex).or_default().push(data),
+            Event::Status { .. } | Event::Warning(_) | Event::Notice { .. } => {}
+        }
+    }
+}
+
+impl Lane {
+    /// Starts the renderer's thread if it has none yet.
+    fn start(&mut self, clock: Clock) -> &Self {
+        if matches!(self, Self::Idle(_))
+            && let Self::Idle(mut renderer) = std::mem::replace(self, Self::Quiet)
+        {
+            let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
+            let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(move || {
+                render(&receiver, renderer.as_mut(), clock);
+            });
+            // Without a thread (a pids limit of our own) the build goes on in silence.
+            if let Ok(thread) = thread {
+                *self = Self::Running(sender, thread);
+            }
+        }
+        self
+    }
+
+    fn close(self) {
+        if let Self::Running(sender, thread) = self {
+            drop(sender);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn render(
+    events: &crossbeam_channel::Receiver<Stamped>,
+    renderer: &mut dyn Renderer,
+    clock: Clock,
+) {
+    let mut wake = None;
+    loop {
+        let first = match wake {
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(after) => events.recv_timeout(after),
+        };
+        match first {
+            Ok(Stamped { at, event }) => {
+                renderer.take(at, event);
+                while let Ok(Stamped { at, event }) = events.try_recv() {
+                    renderer.take(at, event);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        wake = renderer.flush(clock.now());
+    }
+    renderer.finish(clock.now());
+}
+
+/// Returns the seconds from `from` to `to`, never negative.
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64().max(0.0)
+}
+
+/// A writer that falls silent at its first error.
+struct Quietly(Option<Box<dyn Write + Send>>);
+
+impl Quietly {
+    fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Some(writer) = &mut self.0
+            && writer.write_all(bytes).and_then(|()| writer.flush()).is_err()
+        {
+            self.0 = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! What can be reported.
+
+use crate::store::Digest;
+use serde::{Serialize, Serializer};
+
+/// Something that happened in a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A vertex began.
+    VertexStarted(Vertex),
+    /// A vertex ended; it has begun before.
+    VertexDone {
+        /// Which one.
+        vertex: Digest,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// How far a part of a vertex is: a transfer, an export.
+    Status {
+        /// Whose part it is.
+        vertex: Digest,
+        /// What it is called, as `sending layer sha256:…`; one line per id.
+        id: String,
+        /// Bytes or items done.
+        current: u64,
+        /// Bytes or items there are; `None` where that is not known.
+        total: Option<u64>,
+        /// Whether the part is finished.
+        is_done: bool,
+    },
+    /// A step wrote something.
+    Log {
+        /// Which step.
+        vertex: Digest,
+        /// Where it wrote.
+        stream: Stream,
+        /// What it wrote; cut anywhere, even within a character.
+        #[serde(serialize_with = "as_base64")]
+        data: Vec<u8>,
+    },
+    /// Something in the Dockerfile deserves attention.
+    Warning(Warning),
+    /// Something to know that belongs to no step.
+    Notice {
+        /// One line.
+        text: String,
+    },
+}
+
+/// One node of the graph, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Vertex {
+    /// What tells it apart from the build's others.
+    pub digest: Digest,
+    /// The vertices it starts from.
+    pub inputs: Vec<Digest>,
+    /// What people read: `[build 2/4] RUN make`, `[internal] load build context`.
+    pub name: String,
+    /// Whether it counts as a step in the summary: an instruction of the Dockerfile, not our own
+    /// doings.
+    pub is_step: bool,
+}
+
+impl Vertex {
+    /// Describes an instruction of the Dockerfile.
+    pub fn step(digest: Digest, inputs: Vec<Digest>, name: impl Into<String>) -> Self {
+        Self { digest, inputs, name: name.into(), is_step: true }
+    }
+
+    /// Describes something of our own doing, as `[internal] load build definition`; its digest is
+    /// that of its name.
+    pub fn internal(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self { digest: Digest::of(name.as_bytes()), inputs: Vec::new(), name, is_step: false }
+    }
+}
+
+/// How a vertex ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It ran.
+    Ran,
+    /// Its result was in the cache.
+    Cached,
+    /// It failed, with the message to show.
+    Failed(String),
+    /// It was stopped because the build ends.
+    Cancelled,
+}
+
+/// Where a process wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+/// A finding about the Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// The vertex it is about; `None` for the file as a whole.
+    pub vertex: Option<Digest>,
+    /// BuildKit's level; 1 for all of its checks.
+    pub level: u32,
+    /// One line.
+    pub short: String,
+    /// Further lines.
+    pub detail: Vec<String>,
+    /// Where it is explained.
+    pub url: Option<String>,
+    /// The file it is in.
+    pub source: Option<Source>,
+    /// The places: first and last line, one-based.
+    pub lines: Vec<(u32, u32)>,
+}
+
+/// A text that a warning points into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// Its name, as given.
+    pub filename: String,
+    /// All of it.
+    pub text: String,
+}
+
+fn as_base64<S: Serializer>(data: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&base64(data))
+}
+
+/// Encodes in the standard alphabet, padded, as Go's `[]byte` in JSON.
+pub(super) fn base64(data: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(data.len().div_ceil(3) * 4);
+    for chunk in data.chunks(3) {
+        let bits = u32::from(chunk[0]) << 16
+            | u32::from(chunk.get(1).copied().unwrap_or(0)) << 8
+            | u32::from(chunk.get(2).copied().unwrap_or(0));
+        for i in 0..4 {
+            if i <= chunk.len() {
+                out.push(char::from(ALPHABET[(bits >> (18 - 6 * i) & 63) as usize]));
+            } else {
+                out.push('=');
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_pads_to_four() {
+        for (plain, encoded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0x3f]), "//4/");
+    }
+}

@@ -1,0 +1,172 @@
+//! One JSON object per line, in the shape of BuildKit's `SolveStatus`, for tools that read that.
+//!
+//! Source: BuildKit, `client/graph.go`.
+
+use super::event::base64;
+use super::{Event, Outcome, Quietly, Renderer, Stream, Vertex, Warning};
+use crate::store::Digest;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+pub(super) struct RawJson {
+    out: Quietly,
+    buffer: Vec<u8>,
+    running: BTreeMap<Digest, (Vertex, Timestamp)>,
+    parts: BTreeMap<(Digest, String), Timestamp>,
+}
+
+#[derive(Serialize)]
+struct VertexJson<'a> {
+    digest: &'a Digest,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    inputs: &'a [Digest],
+    name: &'a str,
+    started: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cached: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+impl RawJson {
+    pub(super) fn new(writer: Box<dyn Write + Send>) -> Self {
+        Self {
+            out: Quietly(Some(writer)),
+            buffer: Vec::new(),
+            running: BTreeMap::new(),
+            parts: BTreeMap::new(),
+        }
+    }
+
+    fn line(&mut self, key: &str, value: &impl Serialize) {
+        self.buffer.extend_from_slice(b"{\"");
+        self.buffer.extend_from_slice(key.as_bytes());
+        self.buffer.extend_from_slice(b"\":[");
+        serde_json::to_writer(&mut self.buffer, value).expect("writing to memory cannot fail");
+        self.buffer.extend_from_slice(b"]}\n");
+    }
+
+    fn warning(&mut self, warning: &Warning) {
+        let mut value = json!({
+            "level": warning.level,
+            "short": base64(warning.short.as_bytes()),
+        });
+        let fields = value.as_object_mut().expect("made as an object above");
+        if let Some(vertex) = &warning.vertex {
+            fields.insert("vertex".to_owned(), json!(vertex));
+        }
+        if !warning.detail.is_empty() {
+            let detail: Vec<_> = warning.detail.iter().map(|d| base64(d.as_bytes())).collect();
+            fields.insert("detail".to_owned(), json!(detail));
+        }
+        if let Some(url) = &warning.url {
+            fields.insert("url".to_owned(), json!(url));
+        }
+        if let Some(source) = &warning.source {
+            let info = json!({
+                "filename": source.filename,
+                "data": base64(source.text.as_bytes()),
+                "language": "Dockerfile",
+            });
+            fields.insert("sourceInfo".to_owned(), info);
+        }
+        if !warning.lines.is_empty() {
+            let ranges: Vec<Value> = warning
+                .lines
+                .iter()
+                .map(|(first, last)| json!({"start": {"line": first}, "end": {"line": last}}))
+                .collect();
+            fields.insert("range".to_owned(), Value::Array(ranges));
+        }
+        self.line("warnings", &value);
+    }
+}
+
+impl Renderer for RawJson {
+    fn take(&mut self, at: Timestamp, event: Event) {
+        match event {
+            Event::VertexStarted(vertex) => {
+                self.line(
+                    "vertexes",
+                    &VertexJson {
+                        digest: &vertex.digest,
+                        inputs: &vertex.inputs,
+                        name: &vertex.name,
+                        started: at.to_string(),
+                        completed: None,
+                        cached: false,
+                        error: None,
+                    },
+                );
+                self.running.insert(vertex.digest, (vertex, at));
+            }
+            Event::VertexDone { vertex, outcome } => {
+                let Some((vertex, started)) = self.running.remove(&vertex) else { return };
+                let error = match &outcome {
+                    Outcome::Failed(message) => Some(message.as_str()),
+                    Outcome::Cancelled => Some("context canceled"),
+                    Outcome::Ran | Outcome::Cached => None,
+                };
+                self.line(
+                    "vertexes",
+                    &VertexJson {
+                        digest: &vertex.digest,
+                        inputs: &vertex.inputs,
+                        name: &vertex.name,
+                        started: started.to_string(),
+                        completed: Some(at.to_string()),
+                        cached: outcome == Outcome::Cached,
+                        error,
+                    },
+                );
+            }
+            Event::Status { vertex, id, current, total, is_done } => {
+                let started = *self.parts.entry((vertex, id.clone())).or_insert(at);
+                let mut value = json!({
+                    "id": id, "vertex": vertex, "current": current,
+                    "timestamp": at.to_string(), "started": started.to_string(),
+                });
+                let fields = value.as_object_mut().expect("made as an object above");
+                if let Some(total) = total {
+                    fields.insert("total".to_owned(), json!(total));
+                }
+                if is_done {
+                    fields.insert("completed".to_owned(), json!(at.to_string()));
+                }
+                self.line("statuses", &value);
+            }
+            Event::Log { vertex, stream, data } => {
+                let stream = match stream {
+                    Stream::Stdout => 1,
+                    Stream::Stderr => 2,
+                };
+                let data = base64(&data);
+                self.line(
+                    "logs",
+                    &json!({"vertex": vertex, "stream": stream, "data": data, "timestamp": at.to_string()}),
+                );
+            }
+            Event::Warning(warning) => self.warning(&warning),
+            Event::Notice { text } => {
+                let data = base64(format!("{text}\n").as_bytes());
+                self.line("logs", &json!({"stream": 2, "data": data, "timestamp": at.to_string()}));
+            }
+        }
+    }
+
+    fn flush(&mut self, _now: Timestamp) -> Option<Duration> {
+        self.out.write(&self.buffer);
+        self.buffer.clear();
+        None
+    }
+
+    fn finish(&mut self, now: Timestamp) {
+        self.flush(now);
+    }
+}
