@@ -1,0 +1,479 @@
+//! An image's config: the base's JSON, edited in place so that no field is lost.
+//!
+//! Source: OCI image specification 1.1, "config.md"; Docker's image specification 1.3 for
+//! `Healthcheck`, `OnBuild`, `Shell` and `ArgsEscaped`.
+
+use super::json::object;
+use super::{ImageError, Platform, canonical_json};
+use crate::store::Digest;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// The comment BuildKit and we put into history entries.
+pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// An image config. Getters take a malformed field for an absent one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config(Value);
+
+/// One entry of a config's history.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// When, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// By which instruction.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub created_by: String,
+    /// By whom.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub author: String,
+    /// With which tool.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub comment: String,
+    /// Whether the instruction made no layer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
+}
+
+impl Config {
+    /// Makes the config of an image without layers.
+    pub fn empty(platform: &Platform) -> Self {
+        let mut value = platform.to_json();
+        let fields = object(&mut value);
+        fields.insert("config".to_owned(), json!({}));
+        fields.insert("history".to_owned(), json!([]));
+        fields.insert("rootfs".to_owned(), json!({"type": "layers", "diff_ids": []}));
+        Self(value)
+    }
+
+    /// Parses a config whose digest was verified as `digest`.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::BadDocument`] for what is no JSON object.
+    pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
+        let bad = |what: String| ImageError::BadDocument { digest: *digest, what };
+        let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if !value.is_object() {
+            return Err(bad("a config is a JSON object".to_owned()));
+        }
+        Ok(Self(value))
+    }
+
+    /// Takes an object for a config.
+    pub fn from_json(value: Value) -> Self {
+        let mut value = value;
+        object(&mut value);
+        Self(value)
+    }
+
+    /// Returns the whole document.
+    pub fn as_json(&self) -> &Value {
+        &self.0
+    }
+
+    /// Returns the bytes to store.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        canonical_json(&self.0)
+    }
+
+    /// Returns what the image runs on; the host's where the config is silent.
+    pub fn platform(&self) -> Platform {
+        Platform::of_json(&self.0).unwrap_or_else(Platform::host)
+    }
+
+    /// Sets what the image runs on.
+    pub fn set_platform(&mut self, platform: &Platform) {
+        let fields = object(&mut self.0);
+        fields.remove("variant");
+        if let Value::Object(new) = platform.to_json() {
+            fields.extend(new);
+        }
+    }
+
+    /// Returns a field of the inner `config`, which is what a container is started with.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get("config")?.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Sets a field of the inner `config`.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.inner().insert(key.to_owned(), value);
+    }
+
+    /// Removes a field of the inner `config`.
+    pub fn remove(&mut self, key: &str) {
+        self.inner().remove(key);
+    }
+
+    fn inner(&mut self) -> &mut Map<String, Value> {
+        object(object(&mut self.0).entry("config").or_insert_with(|| json!({})))
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.get(key).and_then(Value::as_str).unwrap_or("")
+    }
+
+    fn set_text(&mut self, key: &str, text: &str) {
+        if text.is_empty() {
+            self.remove(key);
+        } else {
+            self.set(key, json!(text));
+        }
+    }
+
+    fn list(&self, key: &str) -> Option<Vec<String>> {
+        let items = self.get(key)?.as_array()?;
+        Some(items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
+    }
+
+    fn set_list(&mut self, key: &str, items: Option<&[String]>) {
+        match items {
+            Some(items) => self.set(key, json!(items)),
+            None => self.remove(key),
+        }
+    }
+
+    fn keys(&self, key: &str) -> Vec<String> {
+        self.get(key)
+            .and_then(Value::as_object)
+            .map(|map| map.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    fn add_key(&mut self, key: &str, item: &str) {
+        let map = object(self.inner().entry(key).or_insert_with(|| json!({})));
+        map.entry(item).or_insert_with(|| json!({}));
+    }
+
+    /// Returns the environment in its order; an entry without `=` has an empty value.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let entries = self.list("Env").unwrap_or_default();
+        entries
+            .into_iter()
+            .map(|entry| match entry.split_once('=') {
+                Some((name, value)) => (name.to_owned(), value.to_owned()),
+                None => (entry, String::new()),
+            })
+            .collect()
+    }
+
+    /// Returns a variable's value.
+    pub fn env_var(&self, name: &str) -> Option<String> {
+        // The last one wins, as execve's readers see it through libc's first-match is not portable.
+        self.env().into_iter().rev().find(|(n, _)| n == name).map(|(_, value)| value)
+    }
+
+    /// Sets a variable, in its old place where it has one.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        let entry = json!(format!("{name}={value}"));
+        let list = self.inner().entry("Env").or_insert_with(|| json!([]));
+        if !list.is_array() {
+            *list = json!([]);
+        }
+        let items = list.as_array_mut().expect("made an array above");
+        let is_it = |item: &Value| {
+            item.as_str().is_some_and(|s| s.split_once('=').map_or(s, |(n, _)| n) == name)
+        };
+        match items.iter().position(is_it) {
+            Some(i) => items[i] = entry,
+            None => items.push(entry),
+        }
+    }
+
+    /// Returns CMD.
+    pub fn cmd(&self) -> Option<Vec<String>> {
+        self.list("Cmd")
+    }
+
+    /// Sets or clears CMD.
+    pub fn set_cmd(&mut self, argv: Option<&[String]>) {
+        self.set_list("Cmd", argv);
+    }
+
+    /// Returns ENTRYPOINT.
+    pub fn entrypoint(&self) -> Option<Vec<String>> {
+        self.list("Entrypoint")
+    }
+
+    /// Sets or clears ENTRYPOINT.
+    pub fn set_entrypoint(&mut self, argv: Option<&[String]>) {
+        self.set_list("Entrypoint", argv);
+    }
+
+    /// Returns SHELL, where one was set.
+    pub fn shell(&self) -> Option<Vec<String>> {
+        self.list("Shell")
+    }
+
+    /// Sets SHELL.
+    pub fn set_shell(&mut self, argv: &[String]) {
+        self.set_list("Shell", Some(argv));
+    }
+
+    /// Returns WORKDIR; empty where none was set.
+    pub fn working_dir(&self) -> &str {
+        self.text("WorkingDir")
+    }
+
+    /// Sets WORKDIR.
+    pub fn set_working_dir(&mut self, dir: &str) {
+        self.set_text("WorkingDir", dir);
+    }
+
+    /// Returns USER; empty where none was set.
+    pub fn user(&self) -> &str {
+        self.text("User")
+    }
+
+    /// Sets USER.
+    pub fn set_user(&mut self, user: &str) {
+        self.set_text("User", user);
+    }
+
+    /// Returns STOPSIGNAL; empty where none was set.
+    pub fn stop_signal(&self) -> &str {
+        self.text("StopSignal")
+    }
+
+    /// Sets STOPSIGNAL.
+    pub fn set_stop_signal(&mut self, signal: &str) {
+        self.set_text("StopSignal", signal);
+    }
+
+    /// Returns the labels.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let map = self.get("Labels").and_then(Value::as_object);
+        map.into_iter()
+            .flatten()
+            .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+            .collect()
+    }
+
+    /// Sets a label.
+    pub fn set_label(&mut self, name: &str, value: &str) {
+        let map = object(self.inner().entry("Labels").or_insert_with(|| json!({})));
+        map.insert(name.to_owned(), json!(value));
+    }
+
+    /// Returns the exposed ports, as `80/tcp`, sorted.
+    pub fn exposed_ports(&self) -> Vec<String> {
+        self.keys("ExposedPorts")
+    }
+
+    /// Exposes a port, as `80/tcp`.
+    pub fn add_exposed_port(&mut self, port: &str) {
+        self.add_key("ExposedPorts", port);
+    }
+
+    /// Returns the volumes, sorted.
+    pub fn volumes(&self) -> Vec<String> {
+        self.keys("Volumes")
+    }
+
+    /// Declares a volume.
+    pub fn add_volume(&mut self, path: &str) {
+        self.add_key("Volumes", path);
+    }
+
+    /// Returns the health check as it is stored: `{"Test": […], "Interval": ns, …}`.
+    pub fn healthcheck(&self) -> Option<&Value> {
+        self.get("Healthcheck")
+    }
+
+    /// Sets or clears the health check.
+    pub fn set_healthcheck(&mut self, check: Option<Value>) {
+        match check {
+            Some(check) => self.set("Healthcheck", check),
+            None => self.remove("Healthcheck"),
+        }
+    }
+
+    /// Returns the ONBUILD triggers.
+    pub fn on_build(&self) -> Vec<String> {
+        self.list("OnBuild").unwrap_or_default()
+    }
+
+    /// Sets the ONBUILD triggers; none removes the field.
+    pub fn set_on_build(&mut self, triggers: &[String]) {
+        self.set_list("OnBuild", (!triggers.is_empty()).then_some(triggers));
+    }
+
+    /// Returns MAINTAINER; empty where none was set.
+    pub fn author(&self) -> &str {
+        self.0.get("author").and_then(Value::as_str).unwrap_or("")
+    }
+
+    /// Sets MAINTAINER.
+    pub fn set_author(&mut self, author: &str) {
+        object(&mut self.0).insert("author".to_owned(), json!(author));
+    }
+
+    /// Returns when the image was made, in RFC 3339.
+    pub fn created(&self) -> Option<&str> {
+        self.0.get("created").and_then(Value::as_str)
+    }
+
+    /// Sets when the image was made, in RFC 3339.
+    pub fn set_created(&mut self, created: &str) {
+        object(&mut self.0).insert("created".to_owned(), json!(created));
+    }
+
+    /// Returns the history, oldest first.
+    pub fn history(&self) -> Vec<History> {
+        let entries = self.0.get("history").and_then(Value::as_array);
+        entries
+            .into_iter()
+            .flatten()
+            .map(|entry| History::deserialize(entry).unwrap_or_default())
+            .collect()
+    }
+
+    /// Adds an entry to the history.
+    pub fn push_history(&mut self, entry: &History) {
+        let list = object(&mut self.0).entry("history").or_insert_with(|| json!([]));
+        if !list.is_array() {
+            *list = json!([]);
+        }
+        let value = serde_json::to_value(entry).expect("an entry is plain data");
+        list.as_array_mut().expect("made an array above").push(value);
+    }
+
+    /// Returns the diff_ids of the layers, from the bottom up.
+    ///
+    /// # Errors
+    ///
+    /// The first text that is no sha256 digest.
+    pub fn diff_ids(&self) -> Result<Vec<Digest>, crate::store::DigestParseError> {
+        let ids = self.0.get("rootfs").and_then(|r| r.get("diff_ids")).and_then(Value::as_array);
+        ids.into_iter().flatten().map(|id| id.as_str().unwrap_or("").parse()).collect()
+    }
+
+    /// Sets the diff_ids of the layers, from the bottom up.
+    pub fn set_diff_ids(&mut self, ids: &[Digest]) {
+        let rootfs = object(object(&mut self.0).entry("rootfs").or_insert_with(|| json!({})));
+        rootfs.insert("type".to_owned(), json!("layers"));
+        rootfs.insert("diff_ids".to_owned(), json!(ids));
+    }
+
+    /// Makes the history fit the layers, as readers demand: one entry that is not empty per layer.
+    ///
+    /// Images of other tools may lack entries, or all of them; what is missing is put in front of
+    /// what there is, what is too much is marked as empty.
+    pub fn reconcile_history(&mut self, layers: usize) {
+        let entries = self.history();
+        let full = entries.iter().filter(|entry| !entry.empty_layer).count();
+        if full == layers {
+            return;
+        }
+        let list = object(&mut self.0).entry("history").or_insert_with(|| json!([]));
+        if !list.is_array() {
+            *list = json!([]);
+        }
+        let list = list.as_array_mut().expect("made an array above");
+        if full < layers {
+            let created = entries.first().and_then(|entry| entry.created.clone());
+            let filler = History { created, ..History::default() };
+            let value = serde_json::to_value(&filler).expect("an entry is plain data");
+            for _ in full..layers {
+                list.insert(0, value.clone());
+            }
+        } else {
+            let surplus = list
+                .iter_mut()
+                .filter(|entry| entry.get("empty_layer").and_then(Value::as_bool) != Some(true))
+                .take(full - layers);
+            for entry in surplus {
+                object(entry).insert("empty_layer".to_owned(), json!(true));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(items: &[&str]) -> Vec<String> {
+        items.iter().map(|&s| s.to_owned()).collect()
+    }
+
+    #[test]
+    fn unknown_fields_survive_an_edit() {
+        let text = br#"{"architecture":"amd64","os":"linux","moby.buildkit":{"x":[1]},"config":{"ArgsEscaped":true,"Odd":{"k":null},"Env":["A=1","B","A=2"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let mut config = Config::parse(text, &Digest::of(text)).unwrap();
+        config.set_env("B", "x=y");
+        config.set_env("C", "");
+        config.set_user("root");
+        config.set_user("");
+        let expected: Value = serde_json::from_str(
+            r#"{"architecture":"amd64","os":"linux","moby.buildkit":{"x":[1]},"config":{"ArgsEscaped":true,"Odd":{"k":null},"Env":["A=1","B=x=y","A=2","C="]},"rootfs":{"type":"layers","diff_ids":[]}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.as_json(), &expected);
+        assert_eq!(config.env_var("B").as_deref(), Some("x=y"));
+        assert_eq!(config.env_var("Z"), None);
+    }
+
+    #[test]
+    fn every_instruction_has_its_field() {
+        let mut config = Config::empty(&Platform::new("linux", "arm", "v6"));
+        config.set_cmd(Some(&strings(&["sh"])));
+        config.set_entrypoint(Some(&strings(&["/init", "-x"])));
+        config.set_shell(&strings(&["/bin/bash", "-c"]));
+        config.set_working_dir("/w");
+        config.set_user("1:2");
+        config.set_stop_signal("SIGINT");
+        config.set_label("a", "b");
+        config.add_exposed_port("80/tcp");
+        config.add_volume("/data");
+        config.set_on_build(&strings(&["RUN x"]));
+        config.set_healthcheck(Some(json!({"Test": ["NONE"]})));
+        config.set_author("me");
+        config.set_created("2020-01-01T00:00:00Z");
+        config.set_diff_ids(&[Digest::of(b"l")]);
+        config.push_history(&History { created_by: "RUN".to_owned(), ..History::default() });
+        let id = Digest::of(b"l");
+        assert_eq!(
+            config.as_json(),
+            &json!({
+                "architecture": "arm", "os": "linux", "variant": "v6", "author": "me",
+                "created": "2020-01-01T00:00:00Z",
+                "config": {
+                    "Cmd": ["sh"], "Entrypoint": ["/init", "-x"], "Shell": ["/bin/bash", "-c"],
+                    "WorkingDir": "/w", "User": "1:2", "StopSignal": "SIGINT", "Labels": {"a": "b"},
+                    "ExposedPorts": {"80/tcp": {}}, "Volumes": {"/data": {}}, "OnBuild": ["RUN x"],
+                    "Healthcheck": {"Test": ["NONE"]},
+                },
+                "history": [{"created_by": "RUN"}],
+                "rootfs": {"type": "layers", "diff_ids": [id.to_string()]},
+            })
+        );
+        assert_eq!(config.cmd(), Some(strings(&["sh"])));
+        assert_eq!(config.platform().to_string(), "linux/arm/v6");
+        assert_eq!(config.diff_ids().unwrap(), [id]);
+        config.set_cmd(None);
+        assert_eq!(config.cmd(), None);
+    }
+
+    #[test]
+    fn history_is_made_to_fit_the_layers() {
+        let entry = |by: &str, empty_layer| History {
+            created_by: by.to_owned(),
+            empty_layer,
+            ..History::default()
+        };
+        let mut config = Config::empty(&Platform::host());
+        config.push_history(&entry("a", true));
+        config.push_history(&entry("b", false));
+        config.reconcile_history(3);
+        let made: Vec<_> =
+            config.history().into_iter().map(|h| (h.created_by, h.empty_layer)).collect();
+        let expected = [("", false), ("", false), ("a", true), ("b", false)];
+        assert_eq!(made, expected.map(|(by, empty)| (by.to_owned(), empty)));
+        config.reconcile_history(1);
+        assert_eq!(config.history().iter().filter(|h| !h.empty_layer).count(), 1);
+    }
+}

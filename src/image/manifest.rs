@@ -1,0 +1,271 @@
+//! Manifests and indexes: what names an image's blobs.
+//!
+//! Source: OCI image specification 1.1, "manifest.md", "image-index.md"; Docker's "Image Manifest
+//! Version 2, Schema 2".
+
+use super::{ImageError, Platform};
+use crate::store::{Descriptor, Digest};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Media types of the formats we read and write.
+pub mod media_type {
+    /// An OCI manifest.
+    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// An OCI index.
+    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// An OCI config.
+    pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// An OCI layer, uncompressed; `+gzip` and `+zstd` follow for the compressed ones.
+    pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// A Docker manifest.
+    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// A Docker manifest list.
+    pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// A Docker config.
+    pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    /// A Docker layer, uncompressed; `.gzip` and `.zstd` follow for the compressed ones.
+    pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+    /// The prefix of Docker's layers that may not be distributed.
+    pub const DOCKER_FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
+
+    /// Returns the media type of a layer with a compression suffix: `""`, `"gzip"` or `"zstd"`.
+    pub fn layer(is_oci: bool, compression: &str) -> String {
+        match (is_oci, compression) {
+            (true, "") => OCI_LAYER.to_owned(),
+            (true, suffix) => format!("{OCI_LAYER}+{suffix}"),
+            (false, "") => DOCKER_LAYER.to_owned(),
+            (false, suffix) => format!("{DOCKER_LAYER}.{suffix}"),
+        }
+    }
+
+    /// Says whether an index is meant.
+    pub fn is_index(media_type: &str) -> bool {
+        matches!(media_type, OCI_INDEX | DOCKER_INDEX)
+    }
+
+    /// Returns the media type of the same thing in the other family, OCI for `is_oci`.
+    pub fn convert(media_type: &str, is_oci: bool) -> String {
+        let suffix = |text: &str| match text.rsplit_once(['+', '.']) {
+            Some((_, "gzip")) => "gzip",
+            Some((_, "zstd")) => "zstd",
+            _ => "",
+        };
+        match media_type {
+            OCI_MANIFEST | DOCKER_MANIFEST if is_oci => OCI_MANIFEST.to_owned(),
+            OCI_MANIFEST | DOCKER_MANIFEST => DOCKER_MANIFEST.to_owned(),
+            OCI_CONFIG | DOCKER_CONFIG if is_oci => OCI_CONFIG.to_owned(),
+            OCI_CONFIG | DOCKER_CONFIG => DOCKER_CONFIG.to_owned(),
+            text if text.starts_with(OCI_LAYER) || text.starts_with(DOCKER_LAYER) => {
+                layer(is_oci, suffix(text))
+            }
+            text => text.to_owned(),
+        }
+    }
+}
+
+/// What marks a manifest in an index as a statement about another one.
+const ATTESTATION: &str = "vnd.docker.reference.type";
+
+/// The manifest of one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u32,
+    /// The document's own media type; old OCI tools leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// The type of an artifact that is no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The config.
+    pub config: Descriptor,
+    /// The layers, from the bottom up.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub layers: Vec<Descriptor>,
+    /// What this is a statement about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Free-form notes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// BuildKit writes `null` for no layers.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<Descriptor>, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+/// A list of manifests: platforms of one image, or the images of a layout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u32,
+    /// The document's own media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// The manifests.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub manifests: Vec<Descriptor>,
+    /// Free-form notes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Lists `manifests` as an OCI index.
+    pub fn new(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_INDEX.to_owned()),
+            manifests,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the images among the manifests that `wanted` can run, the best first; statements
+    /// about images are left out. One without a platform comes last: only its config can tell.
+    pub fn candidates(&self, wanted: &Platform) -> Vec<&Descriptor> {
+        let mut ranked: Vec<_> = self
+            .manifests
+            .iter()
+            .filter(|d| !d.annotations.contains_key(ATTESTATION))
+            .filter_map(|d| match d.platform.as_ref().and_then(Platform::of_json) {
+                Some(platform) => wanted.rank(&platform).map(|rank| (rank, d)),
+                None => Some((u32::MAX, d)),
+            })
+            .collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, d)| d).collect()
+    }
+
+    /// Returns the platforms there are, for error messages.
+    pub fn platforms(&self) -> Vec<Platform> {
+        let all = self.manifests.iter().filter(|d| !d.annotations.contains_key(ATTESTATION));
+        all.filter_map(|d| d.platform.as_ref().and_then(Platform::of_json)).collect()
+    }
+}
+
+/// What a manifest reference may lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// One image.
+    Manifest(Box<Manifest>),
+    /// Several.
+    Index(Index),
+}
+
+impl Document {
+    /// Parses bytes whose digest was verified as `digest`.
+    ///
+    /// What a document is follows from its content and must agree with its own media type: one
+    /// that could be read both ways is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::BadDocument`] for damage, [`ImageError::Schema1`] for the format Docker gave
+    /// up, [`ImageError::NoImage`] for artifacts.
+    pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
+        let bad = |what: String| ImageError::BadDocument { digest: *digest, what };
+        let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if value.get("schemaVersion").and_then(Value::as_u64) == Some(1) {
+            return Err(ImageError::Schema1 { digest: *digest });
+        }
+        let (has_layers, has_manifests) =
+            (value.get("layers").is_some(), value.get("manifests").is_some());
+        let stated = value.get("mediaType").and_then(Value::as_str).unwrap_or("");
+        let is_index = match (has_layers, has_manifests) {
+            (true, true) => {
+                return Err(bad("it is both a manifest and an index".to_owned()));
+            }
+            (false, true) => true,
+            _ => false,
+        };
+        if media_type::is_index(stated) != is_index && !stated.is_empty() {
+            return Err(bad(format!("its content does not fit its media type {stated}")));
+        }
+        if is_index {
+            return Ok(Self::Index(serde_json::from_value(value).map_err(|e| bad(e.to_string()))?));
+        }
+        let config_type = value["config"]["mediaType"].as_str().unwrap_or("");
+        if has_layers && ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&config_type)
+        {
+            return Err(ImageError::NoImage {
+                digest: *digest,
+                media_type: config_type.to_owned(),
+            });
+        }
+        let manifest: Manifest = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+        Ok(Self::Manifest(Box::new(manifest)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: &Value) -> Result<Document, ImageError> {
+        let bytes = serde_json::to_vec(value).unwrap();
+        Document::parse(&bytes, &Digest::of(&bytes))
+    }
+
+    fn blob(media_type: &str) -> Value {
+        json!({"mediaType": media_type, "digest": Digest::of(b"").to_string(), "size": 0})
+    }
+
+    #[test]
+    fn ambiguous_old_and_foreign_documents_are_refused() {
+        let config = blob(media_type::OCI_CONFIG);
+        let ok = json!({"schemaVersion": 2, "config": config, "layers": null});
+        assert!(matches!(parse(&ok), Ok(Document::Manifest(m)) if m.layers.is_empty()));
+        let both = json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []});
+        assert!(matches!(parse(&both), Err(ImageError::BadDocument { .. })));
+        let lie = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "config": config, "layers": []});
+        assert!(matches!(parse(&lie), Err(ImageError::BadDocument { .. })));
+        let old = json!({"schemaVersion": 1, "fsLayers": []});
+        assert!(matches!(parse(&old), Err(ImageError::Schema1 { .. })));
+        let chart = json!({"schemaVersion": 2, "config": blob("application/vnd.cncf.helm.config.v1+json"), "layers": []});
+        assert!(matches!(parse(&chart), Err(ImageError::NoImage { .. })));
+        assert!(parse(&json!({"schemaVersion": 2})).is_err());
+        assert!(parse(&json!([])).is_err());
+    }
+
+    #[test]
+    fn an_index_offers_the_best_platform_and_no_attestations() {
+        let entry = |n: u8, platform: Option<&str>, attests: bool| {
+            let mut d = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(&[n]), 1);
+            d.platform = platform.map(|p| p.parse::<Platform>().unwrap().to_json());
+            if attests {
+                d.platform = Some(json!({"architecture": "unknown", "os": "unknown"}));
+                d.annotations.insert(ATTESTATION.to_owned(), "attestation-manifest".to_owned());
+            }
+            d
+        };
+        let index = Index::new(vec![
+            entry(0, None, true),
+            entry(1, Some("linux/arm/v6"), false),
+            entry(2, Some("linux/arm/v7"), false),
+            entry(3, Some("linux/amd64"), false),
+        ]);
+        let best = |p: &str| index.candidates(&p.parse().unwrap()).first().map(|d| d.digest);
+        assert_eq!(best("linux/arm/v7"), Some(Digest::of(&[2])));
+        assert_eq!(best("linux/amd64"), Some(Digest::of(&[3])));
+        assert_eq!(best("linux/s390x"), None);
+        assert_eq!(index.platforms().len(), 3);
+    }
+
+    #[test]
+    fn media_types_convert_both_ways() {
+        let oci = media_type::layer(true, "gzip");
+        let docker = media_type::layer(false, "gzip");
+        assert_eq!(oci, "application/vnd.oci.image.layer.v1.tar+gzip");
+        assert_eq!(docker, "application/vnd.docker.image.rootfs.diff.tar.gzip");
+        assert_eq!(media_type::convert(&oci, false), docker);
+        assert_eq!(media_type::convert(&docker, true), oci);
+        assert_eq!(media_type::convert(media_type::OCI_LAYER, false), media_type::DOCKER_LAYER);
+    }
+}
