@@ -1,1 +1,30 @@
-//! Why a step hit or missed.
+//! Why a step hit or missed: what builds did, compared, and what a build would do.
+//!
+//! # Overview
+//!
+//! Every build leaves a [`BuildRecord`] in the store: its steps, with every input of their keys,
+//! what became of each, and what it cost. Two such records are [compared](compare) step by step,
+//! and the differences are the causes that a [`Report`](report::Report) names. A build that has
+//! not run yet is described by the same record, with outcomes that say "would run", so a
+//! prediction and a look back are one piece of code.
+//!
+//! Nothing is reconstructed by guessing: a cause is a difference between two recorded inputs, with
+//! both values as evidence.
+//!
+//! # Invariants
+//!
+//! - No clock is read here; times come from the caller.
+//! - What looks like a secret by its name is shown as changed, never by its value.
+//!
+//! # Not here
+//!
+//! Deciding whether a step hits: [`crate::solve`]. Printing: [`crate::cli`] gets text from
+//! [`report`] and chooses colour.
+
+pub mod history;
+mod log;
+mod record;
+
+pub use history::{BuildId, History, HistoryError};
+pub use log::{BuildLog, StepLog};
+pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};

@@ -1,0 +1,641 @@
+//! The history of builds: `builds/<id>/`.
+//!
+//! ```text
+//! builds/<id>/build.jsonl     a finished build: its head, then one line a step
+//! builds/<id>/running.jsonl   the same of a build that runs, locked while its process lives
+//! builds/<id>/logs/<number>   what a step wrote
+//! ```
+//!
+//! An id is the time of the build's start, so names sort by time and age is known without opening
+//! anything; the head is a line of its own, so lists read one block a build.
+
+use super::BuildLog;
+use super::log::{FINISHED, LOGS, RUNNING};
+use super::record::{About, BuildRecord, Head, Outcome, RECORD_VERSION, StepRecord};
+use crate::store::Store;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// How many builds are kept, unless somebody says otherwise: months of work of one person, a
+/// few megabytes.
+pub const KEEP_BUILDS: usize = 200;
+
+/// Digits of an id: milliseconds since 1970 in hexadecimal reach this width until the year 2527.
+const ID_DIGITS: usize = 11;
+
+/// An unfinished build that nobody holds is left alone for this long, since it may be one that has
+/// not run anything yet.
+const GRACE_MS: i64 = 60 * 60 * 1000;
+
+/// What can go wrong with the history.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// A system call failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why the kernel refused.
+        source: io::Error,
+    },
+    /// No build's id begins so.
+    #[error("no build {id:?} in the history")]
+    NoSuchBuild {
+        /// What was asked for.
+        id: String,
+    },
+    /// More than one build's id begins so.
+    #[error("build {id:?} could be any of {}", ids.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        id: String,
+        /// The ids that begin so, at most five, oldest first.
+        ids: Vec<String>,
+    },
+    /// The build's record cannot be read.
+    #[error("the record of build {id} is damaged")]
+    Damaged {
+        /// The build.
+        id: BuildId,
+    },
+    /// The build's record was written by a newer program.
+    #[error(
+        "the record of build {id} has format {found}, newer than this program's {RECORD_VERSION}"
+    )]
+    Newer {
+        /// The build.
+        id: BuildId,
+        /// Its format.
+        found: u32,
+    },
+    /// The step wrote nothing, or did not run.
+    #[error("build {id} has no output of step {number}")]
+    NoLog {
+        /// The build.
+        id: BuildId,
+        /// The step's number, from 0.
+        number: usize,
+    },
+}
+
+/// Attaches what was being done, and to what, to an [`io::Error`].
+pub(super) trait IoContext<T> {
+    fn context(self, doing: &'static str, path: &Path) -> Result<T, HistoryError>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn context(self, doing: &'static str, path: &Path) -> Result<T, HistoryError> {
+        self.map_err(|source| HistoryError::Io { doing, path: path.to_owned(), source })
+    }
+}
+
+/// The name of a build: the milliseconds since 1970 at which it began, in hexadecimal; one more for
+/// each other build of that millisecond. Names sort by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct BuildId(u64);
+
+impl BuildId {
+    /// Returns the id that a build of this start has, if nobody took it.
+    pub fn at(started_ms: i64) -> Self {
+        Self(u64::try_from(started_ms).unwrap_or(0))
+    }
+
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    fn started_ms(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:0width$x}", self.0, width = ID_DIGITS))
+    }
+}
+
+impl FromStr for BuildId {
+    type Err = HistoryError;
+
+    fn from_str(text: &str) -> Result<Self, HistoryError> {
+        let is_ours =
+            text.len() >= ID_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        u64::from_str_radix(text, 16)
+            .ok()
+            .filter(|_| is_ours)
+            .map(Self)
+            .ok_or_else(|| HistoryError::NoSuchBuild { id: text.to_owned() })
+    }
+}
+
+impl From<BuildId> for String {
+    fn from(id: BuildId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for BuildId {
+    type Error = HistoryError;
+
+    fn try_from(text: String) -> Result<Self, HistoryError> {
+        text.parse()
+    }
+}
+
+/// The builds of one store.
+#[derive(Debug, Clone)]
+pub struct History {
+    dir: PathBuf,
+}
+
+impl History {
+    /// Uses the history of `store`.
+    pub fn new(store: &Store) -> Self {
+        Self { dir: store.root().join("builds") }
+    }
+
+    /// Begins a build's history. One `mkdir`, which also makes the id unique.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`], for example on a full disk.
+    pub fn begin(&self, about: About) -> Result<BuildLog, HistoryError> {
+        let mut id = BuildId::at(about.started_ms);
+        loop {
+            let dir = self.folder(id);
+            match fs::create_dir(&dir) {
+                Ok(()) => return Ok(BuildLog::new(dir, id, about)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => id = id.next(),
+                Err(e) => return Err(e).context("create", &dir),
+            }
+        }
+    }
+
+    /// Returns the ids of all builds, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`] where the folder cannot be read.
+    pub fn ids(&self) -> Result<Vec<BuildId>, HistoryError> {
+        let mut ids: Vec<BuildId> = fs::read_dir(&self.dir)
+            .context("list", &self.dir)?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(ids)
+    }
+
+    /// Returns all builds, newest first, without their steps. What cannot be read is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`] where the folder cannot be read.
+    pub fn list(&self) -> Result<Vec<BuildRecord>, HistoryError> {
+        Ok(self.heads()?.collect())
+    }
+
+    fn heads(&self) -> Result<impl Iterator<Item = BuildRecord> + '_, HistoryError> {
+        Ok(self.ids()?.into_iter().filter_map(|id| self.head(id).ok().flatten()))
+    }
+
+    /// Returns the newest build, with its steps.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`] where the history cannot be read.
+    pub fn last(&self) -> Result<Option<BuildRecord>, HistoryError> {
+        self.newest(|_| true)
+    }
+
+    /// Returns the newest build of this context, Dockerfile and target, with its steps.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`] where the history cannot be read.
+    pub fn last_for(
+        &self,
+        context: &str,
+        dockerfile: &str,
+        target: &str,
+    ) -> Result<Option<BuildRecord>, HistoryError> {
+        self.newest(|build| {
+            let about = &build.about;
+            about.context == context && about.dockerfile == dockerfile && about.target == target
+        })
+    }
+
+    /// Returns the builds before `build` of the same context, Dockerfile and target, newest first,
+    /// with their steps: at most `count`, those of the same platform before others.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`] where the history cannot be read.
+    pub fn before(
+        &self,
+        build: BuildId,
+        about: &About,
+        count: usize,
+    ) -> Result<Vec<BuildRecord>, HistoryError> {
+        let mut found: Vec<BuildRecord> = self
+            .heads()?
+            .filter(|earlier| {
+                earlier.id < build
+                    && earlier.about.context == about.context
+                    && earlier.about.dockerfile == about.dockerfile
+                    && earlier.about.target == about.target
+            })
+            .collect();
+        found.sort_by_key(|earlier| earlier.about.platform != about.platform);
+        Ok(found.into_iter().filter_map(|head| self.read(head.id).ok()).take(count).collect())
+    }
+
+    fn newest(
+        &self,
+        is_wanted: impl Fn(&BuildRecord) -> bool,
+    ) -> Result<Option<BuildRecord>, HistoryError> {
+        Ok(self.heads()?.filter(|head| is_wanted(head)).find_map(|head| self.read(head.id).ok()))
+    }
+
+    /// Returns the build whose id is, or alone begins with, `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::NoSuchBuild`], [`HistoryError::Ambiguous`], or what [`History::read`] says.
+    pub fn load(&self, id: &str) -> Result<BuildRecord, HistoryError> {
+        self.read(self.find(id)?)
+    }
+
+    /// Returns the only id that is, or begins with, `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::NoSuchBuild`] and [`HistoryError::Ambiguous`].
+    pub fn find(&self, prefix: &str) -> Result<BuildId, HistoryError> {
+        let mut ids = self.ids()?;
+        ids.retain(|id| !prefix.is_empty() && id.to_string().starts_with(prefix));
+        // An id of one more digit may begin like a shorter one.
+        if let Some(exact) = ids.iter().find(|id| id.to_string() == prefix) {
+            return Ok(*exact);
+        }
+        match ids.as_slice() {
+            [] => Err(HistoryError::NoSuchBuild { id: prefix.to_owned() }),
+            [id] => Ok(*id),
+            many => Err(HistoryError::Ambiguous {
+                id: prefix.to_owned(),
+                ids: many.iter().rev().take(5).map(ToString::to_string).collect(),
+            }),
+        }
+    }
+
+    /// Reads a build with its steps. Of an unfinished one, those steps that are over.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::NoSuchBuild`], [`HistoryError::Damaged`], [`HistoryError::Newer`].
+    pub fn read(&self, id: BuildId) -> Result<BuildRecord, HistoryError> {
+        let Some(mut opened) = self.open(id)? else {
+            return Err(HistoryError::NoSuchBuild { id: id.to_string() });
+        };
+        let head = opened.head(id)?;
+        let mut steps = Vec::new();
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let path = || self.folder(id);
+            if opened.reader.read_until(b'\n', &mut line).context("read", &path())? == 0 {
+                break;
+            }
+            match serde_json::from_slice::<StepRecord>(&line) {
+                Ok(step) => steps.push(step),
+                // The last line of a process that was killed.
+                Err(_) if opened.state != State::Finished => break,
+                Err(_) => return Err(HistoryError::Damaged { id }),
+            }
+        }
+        steps.sort_by_key(|step| step.number);
+        Ok(head.into_record(steps))
+    }
+
+    /// Reads a build without its steps; `None` where it says nothing of itself yet.
+    fn head(&self, id: BuildId) -> Result<Option<BuildRecord>, HistoryError> {
+        let Some(mut opened) = self.open(id)? else { return Ok(None) };
+        Ok(Some(opened.head(id)?.into_record(Vec::new())))
+    }
+
+    /// Opens a build's file; `None` where it has none yet.
+    fn open(&self, id: BuildId) -> Result<Option<Opened>, HistoryError> {
+        for name in [FINISHED, RUNNING] {
+            let path = self.folder(id).join(name);
+            match File::open(&path) {
+                Ok(file) => {
+                    let state = if name == FINISHED {
+                        State::Finished
+                    } else if matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+                        State::Running
+                    } else {
+                        State::Dead
+                    };
+                    return Ok(Some(Opened { reader: BufReader::new(file), state }));
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e).context("open", &path),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns what step `number` of a build wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::NoLog`] where it wrote nothing.
+    pub fn log(&self, id: BuildId, number: usize) -> Result<File, HistoryError> {
+        let path = self.folder(id).join(LOGS).join(number.to_string());
+        match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(HistoryError::NoLog { id, number })
+            }
+            other => other.context("open", &path),
+        }
+    }
+
+    /// Removes all but the newest `keep` builds, and of those the ones that began before
+    /// `oldest_ms`. Returns how many went. Builds that run are kept.
+    ///
+    /// One listing of a folder where there is nothing to remove.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`] for the first that cannot be removed.
+    pub fn prune(&self, keep: usize, oldest_ms: i64, now_ms: i64) -> Result<usize, HistoryError> {
+        let mut removed = 0;
+        for (place, id) in self.ids()?.into_iter().enumerate() {
+            if place < keep && id.started_ms() >= oldest_ms {
+                continue;
+            }
+            let is_live = match self.open(id)? {
+                Some(opened) => opened.state == State::Running,
+                None => now_ms.saturating_sub(id.started_ms()) < GRACE_MS,
+            };
+            if is_live {
+                continue;
+            }
+            let dir = self.folder(id);
+            match fs::remove_dir_all(&dir) {
+                // Another process prunes beside us.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => {
+                    other.context("remove", &dir)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    fn folder(&self, id: BuildId) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Finished,
+    Running,
+    /// Unfinished, and nobody holds its lock.
+    Dead,
+}
+
+struct Opened {
+    reader: BufReader<File>,
+    state: State,
+}
+
+impl Opened {
+    /// Reads the first line.
+    fn head(&mut self, id: BuildId) -> Result<Head, HistoryError> {
+        /// What every version has.
+        #[derive(Deserialize)]
+        struct Any {
+            version: u32,
+        }
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).map_err(|_| HistoryError::Damaged { id })?;
+        match serde_json::from_slice::<Any>(&line) {
+            Ok(any) if any.version > RECORD_VERSION => {
+                return Err(HistoryError::Newer { id, found: any.version });
+            }
+            Ok(_) => {}
+            Err(_) => return Err(HistoryError::Damaged { id }),
+        }
+        let mut head: Head =
+            serde_json::from_slice(&line).map_err(|_| HistoryError::Damaged { id })?;
+        if self.state == State::Dead {
+            head.outcome = Outcome::Interrupted;
+        }
+        Ok(head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Finish, Miss, Origin, StepOutcome};
+    use super::*;
+    use crate::cache::{Cost, Inputs};
+    use std::io::{Read as _, Write as _};
+
+    fn kit() -> (tempfile::TempDir, History) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        (dir, History::new(&store))
+    }
+
+    fn about(started_ms: i64, target: &str) -> About {
+        About {
+            started_ms,
+            context: "/src".into(),
+            dockerfile: "Dockerfile".into(),
+            target: target.into(),
+            platform: "linux/amd64".into(),
+            tags: vec!["app:latest".into()],
+        }
+    }
+
+    fn step(number: usize, outcome: StepOutcome) -> StepRecord {
+        let mut inputs = Inputs::new();
+        inputs.text("env A", "1");
+        StepRecord {
+            number,
+            name: format!("[build {}/9] RUN true", number + 1),
+            stage: "build".into(),
+            instruction: "RUN true".into(),
+            lines: (3, 4),
+            from: Origin::Scratch,
+            reads: vec![Origin::Step { number: 0 }],
+            key: Some(inputs.key()),
+            parent: None,
+            inputs,
+            outcome,
+            miss: Some(Miss::NoCache),
+            output: None,
+            began_us: 1,
+            wall_us: 5,
+        }
+    }
+
+    fn ok(finished_ms: i64) -> Finish {
+        Finish { finished_ms, outcome: Outcome::Ok, image: None }
+    }
+
+    const NOW: i64 = 1_790_000_000_000;
+
+    #[test]
+    fn a_build_comes_back_as_it_was_noted() {
+        let (_dir, history) = kit();
+        let mut log = history.begin(about(NOW, "final")).unwrap();
+        log.step(step(1, StepOutcome::Ran { cost: Cost::default() })).unwrap();
+        log.step(step(0, StepOutcome::Failed { exit: Some(2) })).unwrap();
+        let written = log.finish(ok(NOW + 10)).unwrap();
+        assert_eq!(written.steps.iter().map(|s| s.number).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(history.load(&written.id.to_string()).unwrap(), written);
+        assert_eq!(history.last().unwrap().unwrap(), written);
+        assert_eq!(history.list().unwrap(), [BuildRecord { steps: Vec::new(), ..written }]);
+    }
+
+    #[test]
+    fn builds_of_one_millisecond_get_different_ids_in_order() {
+        let (_dir, history) = kit();
+        let first = history.begin(about(NOW, "a")).unwrap();
+        let second = history.begin(about(NOW, "a")).unwrap();
+        assert!(first.id() < second.id());
+        assert!(first.id().to_string() < second.id().to_string());
+    }
+
+    #[test]
+    fn a_build_that_runs_nothing_is_one_file() {
+        let (_dir, history) = kit();
+        let mut log = history.begin(about(NOW, "a")).unwrap();
+        let hit = StepOutcome::Hit { build: "b".into(), cost: Cost::default() };
+        log.step(step(0, hit)).unwrap();
+        let folder = history.folder(log.id());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        log.finish(ok(NOW)).unwrap();
+        let names: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, [FINISHED]);
+    }
+
+    #[test]
+    fn a_running_build_is_told_from_a_dead_one() {
+        let (_dir, history) = kit();
+        let mut log = history.begin(about(NOW, "a")).unwrap();
+        log.running().unwrap();
+        log.step(step(0, StepOutcome::Ran { cost: Cost::default() })).unwrap();
+        let id = log.id();
+        assert_eq!(history.read(id).unwrap().outcome, Outcome::Running);
+        drop(log);
+        // Killed in the middle of a line.
+        let path = history.folder(id).join(RUNNING);
+        fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"{\"num").unwrap();
+        let dead = history.read(id).unwrap();
+        assert_eq!((dead.outcome, dead.steps.len()), (Outcome::Interrupted, 1));
+    }
+
+    #[test]
+    fn a_build_dropped_before_anything_ran_leaves_nothing() {
+        let (_dir, history) = kit();
+        drop(history.begin(about(NOW, "a")).unwrap());
+        assert!(history.ids().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_last_build_of_a_place_is_found_behind_others() {
+        let (_dir, history) = kit();
+        for (at, target) in [(0, "a"), (1, "b"), (2, "a"), (3, "b")] {
+            history.begin(about(NOW + at, target)).unwrap().finish(ok(NOW)).unwrap();
+        }
+        let found = |target| {
+            let build = history.last_for("/src", "Dockerfile", target).unwrap();
+            build.map(|build| build.about.started_ms - NOW)
+        };
+        assert_eq!((found("a"), found("b"), found("c")), (Some(2), Some(3), None));
+        let before = history.before(BuildId::at(NOW + 2), &about(0, "a"), 9).unwrap();
+        assert_eq!(before.iter().map(|b| b.about.started_ms - NOW).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn a_prefix_is_enough_where_it_is_unique() {
+        let (_dir, history) = kit();
+        for at in [0, 1] {
+            history.begin(about(NOW + at, "a")).unwrap().finish(ok(NOW)).unwrap();
+        }
+        let id = BuildId::at(NOW).to_string();
+        assert_eq!(history.find(&id).unwrap(), BuildId::at(NOW));
+        assert!(
+            matches!(history.find(&id[..10]), Err(HistoryError::Ambiguous { ids, .. }) if ids.len() == 2)
+        );
+        for unknown in ["", "zz", "../.."] {
+            assert!(matches!(history.find(unknown), Err(HistoryError::NoSuchBuild { .. })));
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_newer_record_is_named_and_left_out_of_lists() {
+        let (_dir, history) = kit();
+        let id = history.begin(about(NOW, "a")).unwrap().finish(ok(NOW)).unwrap().id;
+        let path = history.folder(id).join(FINISHED);
+        for (text, is_newer) in [("", false), ("{}", false), ("{\"version\":99}\n", true)] {
+            fs::write(&path, text).unwrap();
+            assert!(history.list().unwrap().is_empty());
+            match history.read(id).unwrap_err() {
+                HistoryError::Newer { found: 99, .. } => assert!(is_newer),
+                HistoryError::Damaged { .. } => assert!(!is_newer),
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest_and_those_that_run() {
+        let (_dir, history) = kit();
+        let mut live = history.begin(about(NOW, "live")).unwrap();
+        live.running().unwrap();
+        for at in 1..6 {
+            history.begin(about(NOW + at, "a")).unwrap().finish(ok(NOW)).unwrap();
+        }
+        let left = || -> Vec<i64> {
+            history.list().unwrap().iter().map(|b| b.about.started_ms - NOW).collect()
+        };
+        assert_eq!(history.prune(9, 0, NOW).unwrap(), 0);
+        assert_eq!(history.prune(3, 0, NOW).unwrap(), 2);
+        assert_eq!(left(), [5, 4, 3, 0]);
+        assert_eq!(history.prune(9, NOW + 5, NOW).unwrap(), 2);
+        assert_eq!(left(), [5, 0]);
+    }
+
+    #[test]
+    fn what_a_step_wrote_is_kept_up_to_a_limit() {
+        let (_dir, history) = kit();
+        let log = history.begin(about(NOW, "a")).unwrap();
+        let mut out = log.log(3);
+        assert!(matches!(history.log(log.id(), 3), Err(HistoryError::NoLog { number: 3, .. })));
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..20 {
+            out.write_all(&chunk).unwrap();
+        }
+        let mut text = String::new();
+        history.log(log.id(), 3).unwrap().read_to_string(&mut text).unwrap();
+        assert!(text.len() as u64 > super::super::log::LOG_MAX);
+        assert!(text.ends_with("was not kept]\n"));
+        assert!(text.len() < 17 << 20);
+    }
+}

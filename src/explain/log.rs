@@ -1,0 +1,204 @@
+//! Writing a build's history while it runs.
+//!
+//! A build in which nothing runs costs one folder and one file. As soon as a step runs,
+//! `running.jsonl` appears beside it, locked by this process and grown by one line a step, so that
+//! a build that dies is still explained.
+
+use super::history::{BuildId, HistoryError, IoContext as _};
+use super::record::{About, BuildRecord, Finish, Head, Outcome, RECORD_VERSION, StepRecord};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The most bytes that are kept of one step's output. A step that writes more is read by nobody,
+/// and the history is no place to fill a disk.
+pub const LOG_MAX: u64 = 16 * 1024 * 1024;
+
+pub(super) const FINISHED: &str = "build.jsonl";
+pub(super) const RUNNING: &str = "running.jsonl";
+pub(super) const LOGS: &str = "logs";
+
+/// The history of one build in the making. Dropped without [`BuildLog::finish`], it leaves what a
+/// killed process would leave: nothing, or an interrupted build.
+#[derive(Debug)]
+pub struct BuildLog {
+    dir: PathBuf,
+    head: Head,
+    steps: Vec<StepRecord>,
+    running: Option<File>,
+    is_finished: bool,
+}
+
+impl BuildLog {
+    /// Takes a folder that was made for this build.
+    pub(super) fn new(dir: PathBuf, id: BuildId, about: About) -> Self {
+        let head = Head {
+            version: RECORD_VERSION,
+            id,
+            about,
+            finished_ms: None,
+            outcome: Outcome::Running,
+            image: None,
+        };
+        Self { dir, head, steps: Vec::new(), running: None, is_finished: false }
+    }
+
+    /// Returns the build's name, which cache records made by it carry.
+    pub fn id(&self) -> BuildId {
+        self.head.id
+    }
+
+    /// Notes that a step is about to run. From here on the build is listed as running.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`], for example on a full disk.
+    pub fn running(&mut self) -> Result<(), HistoryError> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        let path = self.dir.join(RUNNING);
+        let mut file =
+            OpenOptions::new().append(true).create(true).open(&path).context("create", &path)?;
+        // Says that we live for as long as we do.
+        file.lock().context("lock", &path)?;
+        let mut bytes = Vec::new();
+        push_line(&mut bytes, &self.head);
+        for step in &self.steps {
+            push_line(&mut bytes, step);
+        }
+        file.write_all(&bytes).context("write", &path)?;
+        self.running = Some(file);
+        Ok(())
+    }
+
+    /// Notes what became of a step. Once for each, in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`]; the step is kept in memory for [`BuildLog::finish`] all the same.
+    pub fn step(&mut self, step: StepRecord) -> Result<(), HistoryError> {
+        let has_run = step.has_run();
+        let mut line = Vec::new();
+        if self.running.is_some() {
+            push_line(&mut line, &step);
+        }
+        self.steps.push(step);
+        match &mut self.running {
+            Some(file) => file.write_all(&line).context("write", &self.dir.join(RUNNING)),
+            None if has_run => self.running(),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns where the output of step `number` goes. Its file is made at the first byte.
+    pub fn log(&self, number: usize) -> StepLog {
+        StepLog {
+            path: self.dir.join(LOGS).join(number.to_string()),
+            file: None,
+            written: 0,
+            is_full: false,
+        }
+    }
+
+    /// Ends the build's history: one file, put in place by one rename.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`]; what was written so far stays as an interrupted build.
+    pub fn finish(mut self, finish: Finish) -> Result<BuildRecord, HistoryError> {
+        let Finish { finished_ms, outcome, image } = finish;
+        self.head.finished_ms = Some(finished_ms);
+        self.head.outcome = outcome;
+        self.head.image = image;
+        self.steps.sort_by_key(|step| step.number);
+        let mut bytes = Vec::with_capacity(1024 * (1 + self.steps.len()));
+        push_line(&mut bytes, &self.head);
+        for step in &self.steps {
+            push_line(&mut bytes, step);
+        }
+        let temp = self.dir.join("build.new");
+        let path = self.dir.join(FINISHED);
+        match fs::write(&temp, &bytes) {
+            // Pruned under our feet: a build of days.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.dir).context("create", &self.dir)?;
+                fs::write(&temp, &bytes).context("write", &temp)?;
+            }
+            other => other.context("write", &temp)?,
+        }
+        fs::rename(&temp, &path).context("rename", &path)?;
+        self.is_finished = true;
+        if self.running.take().is_some() {
+            let _ = fs::remove_file(self.dir.join(RUNNING));
+        }
+        let head = Head {
+            about: self.head.about.clone(),
+            outcome: self.head.outcome.clone(),
+            ..self.head
+        };
+        Ok(head.into_record(std::mem::take(&mut self.steps)))
+    }
+}
+
+impl Drop for BuildLog {
+    fn drop(&mut self) {
+        if !self.is_finished && self.running.is_none() {
+            // Fails where there is a log, which is right.
+            let _ = fs::remove_dir(&self.dir);
+        }
+    }
+}
+
+fn push_line(bytes: &mut Vec<u8>, value: &impl serde::Serialize) {
+    serde_json::to_writer(&mut *bytes, value).expect("a build's record is plain data");
+    bytes.push(b'\n');
+}
+
+/// The kept output of one step, up to [`LOG_MAX`] bytes.
+#[derive(Debug)]
+pub struct StepLog {
+    path: PathBuf,
+    file: Option<File>,
+    written: u64,
+    is_full: bool,
+}
+
+impl StepLog {
+    fn open(path: &Path) -> io::Result<File> {
+        match File::create(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent)?;
+                }
+                File::create(path)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Write for StepLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() || self.is_full {
+            return Ok(bytes.len());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(Self::open(&self.path)?),
+        };
+        let room = usize::try_from(LOG_MAX - self.written).unwrap_or(usize::MAX);
+        let kept = &bytes[..bytes.len().min(room)];
+        file.write_all(kept)?;
+        self.written += kept.len() as u64;
+        if kept.len() < bytes.len() {
+            self.is_full = true;
+            file.write_all(b"\n[the rest of this output was not kept]\n")?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

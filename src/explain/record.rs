@@ -1,0 +1,247 @@
+//! What is kept of a build: `builds/<id>/build.jsonl`.
+
+use super::BuildId;
+use crate::cache::{Cost, Inputs, Missing, Output};
+use crate::store::{ChainId, Digest, Key};
+use serde::{Deserialize, Serialize};
+
+/// The format of a build's record. Records of a larger number are not read.
+pub const RECORD_VERSION: u32 = 1;
+
+/// What is known of a build when it begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// The main context: an absolute path, or the address of a remote one without credentials.
+    pub context: String,
+    /// The Dockerfile: relative to the context where it lies in it, else an absolute path; `-` for
+    /// standard input.
+    pub dockerfile: String,
+    /// The stage that is built: its name, or its number from 0.
+    pub target: String,
+    /// Its platform, as `linux/amd64`.
+    pub platform: String,
+    /// The names the image is to have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+/// What is known of a build when it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finish {
+    /// When it ended, in milliseconds since 1970.
+    pub finished_ms: i64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The digest of the image's manifest (or its config, where no manifest was made).
+    pub image: Option<Digest>,
+}
+
+/// How a build ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Outcome {
+    /// It has not ended.
+    Running,
+    /// It made its image.
+    Ok,
+    /// It failed.
+    Failed {
+        /// The error's first line.
+        message: String,
+    },
+    /// Somebody asked it to stop.
+    Cancelled,
+    /// Its process died before it could say anything.
+    Interrupted,
+    /// It has not been run: this is what it would do.
+    Predicted,
+}
+
+/// A build: what it was for, how it ended, and its steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildRecord {
+    /// Its name in the store; that of a prediction is the one it would at least have.
+    pub id: BuildId,
+    /// What it was for.
+    pub about: About,
+    /// When it ended, in milliseconds since 1970.
+    pub finished_ms: Option<i64>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The image it made.
+    pub image: Option<Digest>,
+    /// Its steps in the order of [`StepRecord::number`]; empty where only the head was read.
+    pub steps: Vec<StepRecord>,
+}
+
+/// The first line of a build's file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) version: u32,
+    pub(super) id: BuildId,
+    #[serde(flatten)]
+    pub(super) about: About,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) finished_ms: Option<i64>,
+    pub(super) outcome: Outcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<Digest>,
+}
+
+impl Head {
+    pub(super) fn into_record(self, steps: Vec<StepRecord>) -> BuildRecord {
+        let Self { id, about, finished_ms, outcome, image, .. } = self;
+        BuildRecord { id, about, finished_ms, outcome, image, steps }
+    }
+}
+
+/// Where files come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Origin {
+    /// No layers: `FROM scratch`.
+    Scratch,
+    /// An image.
+    Image {
+        /// Its full name.
+        name: String,
+        /// The digest it stood for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
+    },
+    /// A step of the same build.
+    Step {
+        /// Its [`StepRecord::number`].
+        number: usize,
+    },
+    /// A build context.
+    Context {
+        /// Its name; empty for the main one.
+        name: String,
+    },
+}
+
+/// One step of a build, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Its place among all steps of the build, from 0; the name of its log.
+    pub number: usize,
+    /// The name that progress shows: `[build 2/5] RUN make`.
+    pub name: String,
+    /// Its stage's name, or number from 0.
+    pub stage: String,
+    /// The instruction as it stands in the Dockerfile, variables unexpanded.
+    pub instruction: String,
+    /// First and last line in the Dockerfile, from 1.
+    pub lines: (u32, u32),
+    /// The files it starts from.
+    pub from: Origin,
+    /// What else it reads, in the order of its sources and mounts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<Origin>,
+    /// The hash of `inputs`; none where they were never known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// The chain of the files it starts from; none where it was never known, or does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ChainId>,
+    /// Every input of its key; empty where they were never known.
+    #[serde(default)]
+    pub inputs: Inputs,
+    /// What became of it.
+    pub outcome: StepOutcome,
+    /// Why there was no hit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss: Option<Miss>,
+    /// The layer it made or found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Output>,
+    /// How long after the build it began, in microseconds.
+    #[serde(default)]
+    pub began_us: u64,
+    /// From its begin to its end in this build, in microseconds.
+    #[serde(default)]
+    pub wall_us: u64,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum StepOutcome {
+    /// A record was used.
+    Hit {
+        /// The build that made the record.
+        build: String,
+        /// What the step cost then.
+        cost: Cost,
+    },
+    /// It ran.
+    Ran {
+        /// What it cost.
+        cost: Cost,
+    },
+    /// It ran and failed.
+    Failed {
+        /// Its exit status, 128 + signal for a killed one; none where it could not be started.
+        exit: Option<i32>,
+    },
+    /// The build ended before it.
+    NotReached,
+    /// In a prediction: it would run.
+    WouldRun,
+    /// In a prediction: it runs only if that step makes other files than it did before.
+    DependsOn {
+        /// The [`StepRecord::number`] of the step.
+        number: usize,
+    },
+}
+
+/// Why a step did not hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Miss {
+    /// No step of this key was ever recorded here.
+    Key,
+    /// The key is known, but not on this parent.
+    Parent,
+    /// The record is there and its layer is gone.
+    Layer,
+    /// The record is there and cannot be read.
+    Damaged,
+    /// Records were not looked up: `--no-cache`.
+    NoCache,
+}
+
+impl From<Missing> for Miss {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Key => Self::Key,
+            Missing::Parent => Self::Parent,
+            Missing::Layer => Self::Layer,
+            Missing::Damaged => Self::Damaged,
+        }
+    }
+}
+
+impl StepRecord {
+    /// Says whether its key was ever made, so that it can be compared.
+    pub fn is_keyed(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Returns what the step cost when it ran, in microseconds, in this build or in the one that it
+    /// was taken from; `None` where it did not run.
+    pub fn run_us(&self) -> Option<u64> {
+        match &self.outcome {
+            StepOutcome::Hit { cost, .. } | StepOutcome::Ran { cost } => Some(cost.wall_us),
+            _ => None,
+        }
+    }
+
+    /// Says whether the step began to run in this build.
+    pub fn has_run(&self) -> bool {
+        matches!(self.outcome, StepOutcome::Ran { .. } | StepOutcome::Failed { .. })
+    }
+}
