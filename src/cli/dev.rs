@@ -1,0 +1,158 @@
+//! `builder dev`: the parsers' answers, one JSON record a line, for corpora.
+//!
+//! The records have the form of the files under `conformance/parser`. Hidden:
+//! its output is for tests and may change.
+
+use std::io::{BufRead, Write};
+
+use serde_json::{Value, json};
+
+use crate::dockerfile::ignore::Matcher;
+
+/// What can go wrong outside of an answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DevError {
+    /// No such corpus.
+    #[error("unknown kind `{kind}`: expected ast, words or ignore")]
+    UnknownKind {
+        /// What was asked for.
+        kind: String,
+    },
+    /// Input or output failed.
+    #[error("cannot {action}")]
+    Stream {
+        /// What was being done.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A line is not a record.
+    #[error("line {line} of the input is not a JSON record")]
+    NotARecord {
+        /// One-based.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// Answers each line of `input` with a line on `output`.
+///
+/// `kind` is `ast` (lines are paths of Dockerfiles), `words` or `ignore` (lines
+/// are JSON records with the input fields).
+///
+/// # Errors
+///
+/// [`DevError`]; what a parser refuses is part of its answer.
+pub fn run(kind: &str, input: impl BufRead, mut output: impl Write) -> Result<(), DevError> {
+    for (index, line) in input.lines().enumerate() {
+        let line = line.map_err(|source| DevError::Stream { action: "read the input", source })?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let record = || -> Result<Value, DevError> {
+            serde_json::from_str(&line)
+                .map_err(|source| DevError::NotARecord { line: index + 1, source })
+        };
+        let answer = match kind {
+            "ignore" => ignore(&record()?),
+            _ => return Err(DevError::UnknownKind { kind: kind.to_owned() }),
+        };
+        writeln!(output, "{answer}")
+            .map_err(|source| DevError::Stream { action: "write the answer", source })?;
+    }
+    Ok(())
+}
+
+/// `{id, file, paths}` to `{id, parsed, match}`, or `{…, error}`.
+fn ignore(record: &Value) -> Value {
+    let text = record["file"].as_str().unwrap_or_default();
+    let mut answer = json!({ "id": record["id"] });
+    let matcher = match Matcher::parse_leniently(text.as_bytes()) {
+        Ok(matcher) => matcher,
+        Err(error) => {
+            answer["error"] = error.to_string().into();
+            return answer;
+        }
+    };
+    answer["parsed"] = matcher.patterns().collect();
+    let mut matches = Vec::new();
+    for path in record["paths"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        match matcher.matches_or_parent(path.as_bytes()) {
+            Ok(true) => matches.push(path),
+            Ok(false) => {}
+            Err(error) => {
+                answer["error"] = error.to_string().into();
+                return answer;
+            }
+        }
+    }
+    answer["match"] = matches.into();
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// The corpora, which lie beside the project where it is developed.
+    fn corpora() -> Option<PathBuf> {
+        let found = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .map(|folder| folder.join("shared/conformance/parser"))
+            .find(|folder| folder.is_dir());
+        if found.is_none() {
+            println!("skipped: no shared/conformance/parser beside the project");
+        }
+        found
+    }
+
+    fn records(path: &Path) -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn answers(kind: &str, lines: &[String]) -> Vec<Value> {
+        let mut output = Vec::new();
+        run(kind, lines.join("\n").as_bytes(), &mut output).unwrap();
+        let output = String::from_utf8(output).unwrap();
+        output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn compare(want: &[Value], got: &[Value], view: impl Fn(&Value) -> Value) {
+        assert_eq!(want.len(), got.len());
+        let mut failed = 0;
+        for (want, got) in want.iter().zip(got) {
+            if view(want) != view(got) {
+                failed += 1;
+                println!("want {want}\n got {got}");
+            }
+        }
+        assert_eq!(failed, 0, "of {}", want.len());
+    }
+
+    fn sorted(list: &Value) -> Vec<String> {
+        let mut list: Vec<String> =
+            list.as_array().into_iter().flatten().map(ToString::to_string).collect();
+        list.sort();
+        list
+    }
+
+    #[test]
+    fn ignore_corpus_is_answered_as_recorded() {
+        let Some(corpora) = corpora() else { return };
+        let mut want = records(&corpora.join("ignore.jsonl"));
+        let paths = want.remove(0)["paths"].clone();
+        let lines: Vec<String> = want
+            .iter()
+            .map(|r| json!({ "id": r["id"], "file": r["file"], "paths": paths }).to_string())
+            .collect();
+        compare(&want, &answers("ignore", &lines), |record| {
+            json!([record.get("error").is_some(), sorted(&record["match"])])
+        });
+    }
+}
