@@ -11,10 +11,15 @@
 //! Source: BuildKit's behaviour, as the conformance cases record it.
 
 mod chmod;
+mod data;
+mod dest;
+mod engine;
 mod owner;
 mod selection;
 
 pub use chmod::ChmodSpec;
+pub use dest::make_workdir;
+pub use engine::copy_into;
 pub use owner::{Owner, lookup_owner};
 pub use selection::{Entry, FileTime, Kind, Picked, Selection, Stamp};
 
@@ -127,6 +132,12 @@ pub enum CopyError {
     /// A character device 0:0 in the source: in a layer it would delete the file of its name.
     #[error("cannot copy {}: a character device 0:0 is a deletion mark in a layer", path.display())]
     Whiteout {
+        /// Path in the source.
+        path: PathBuf,
+    },
+    /// ADD of an archive.
+    #[error("cannot extract {}: extracting archives is not there yet", path.display())]
+    CannotUnpack {
         /// Path in the source.
         path: PathBuf,
     },
