@@ -34,6 +34,36 @@ pub enum LayerError {
         /// Why; [`io::ErrorKind::StorageFull`] on a full disk.
         source: io::Error,
     },
+    /// A tar cannot be read, or what it is compressed with is damaged.
+    #[error("cannot read the tar")]
+    Input {
+        /// Why.
+        source: io::Error,
+    },
+    /// A tar ends in the middle of a member.
+    #[error("the tar is cut off{}", after(.path))]
+    Truncated {
+        /// The last member that was begun; empty where there is none.
+        path: String,
+    },
+    /// A tar is not what a tar may be.
+    #[error("bad tar: {what}{}", after(.path))]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+        /// The member in question, or the last one that was begun.
+        path: String,
+    },
+    /// A hard link whose target cannot be linked to.
+    #[error("cannot make `{path}` a hard link to `{target}`")]
+    HardLink {
+        /// The link.
+        path: String,
+        /// What it should link to, from the root.
+        target: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A worker thread cannot be started.
     #[error("cannot start a thread")]
     Thread {
@@ -43,6 +73,10 @@ pub enum LayerError {
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+fn after(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!(", at `{path}`") }
 }
 
 impl LayerError {

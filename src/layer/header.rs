@@ -70,7 +70,8 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>, name: &[u8], mtime: i
         (None, Kind::Symlink { target }) => target,
         _ => b"",
     };
-    if !entry.capability.is_empty() && entry.hard_link.is_none() {
+    // Hard links repeat it, as Docker's do: who applies their owner loses the capability.
+    if !entry.capability.is_empty() {
         record(&mut pax, "SCHILY.xattr.security.capability", entry.capability);
     }
     let whole = header.number(116..124, u64::from(entry.gid));

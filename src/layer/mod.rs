@@ -2,8 +2,8 @@
 //!
 //! A layer on disk is a folder in overlay form: whiteouts are character devices 0:0, a folder that
 //! hides what is below it carries overlay's opaque xattr. This room turns such a folder into its
-//! facts ([`scan`]) and its tar ([`write_tar`])
-//! (more below).
+//! facts ([`scan`]) and its tar ([`write_tar`]), and tars that come from elsewhere into such a folder
+//! ([`unpack_layer`]) or into files of a tree ([`extract_archive`]).
 //!
 //! # Invariants
 //!
@@ -20,18 +20,30 @@
 //! What a RUN left behind becomes fit to be a layer in `snapshot`; blobs and folders are kept by
 //! `store`.
 
+mod apply;
 mod content;
+mod decompress;
 mod error;
 mod header;
 mod pack;
 mod scan;
+mod stack;
+mod unpack;
+mod untar;
 mod walk;
+mod xattrs;
 
 pub use content::{CONTENT_VERSION, LayerHasher};
+pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;
 pub use pack::{TarOptions, write_tar};
 pub use scan::{Scan, ScanOptions, scan};
+pub use stack::{Found, Stack, StackDir};
+pub use unpack::{
+    Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive, unpack_layer,
+};
 pub use walk::{Entry, Kind, Walk};
+pub use xattrs::XattrSpace;
 
 /// What a whiteout's name starts with in a tar.
 pub const WHITEOUT_PREFIX: &[u8] = b".wh.";

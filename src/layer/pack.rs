@@ -1,9 +1,9 @@
 //! A layer's folder becomes tar bytes, hashes, or both, in one pass over its files.
 
+use super::XattrSpace;
 use super::header::{self, BLOCK};
 use super::walk::{Entry, Kind, Walk};
 use super::{LayerError, LayerHasher};
-use crate::snapshot::XattrSpace;
 use crate::store::{ContentId, LayerId};
 use crate::sys::cancel::Cancel;
 use std::io::Write;

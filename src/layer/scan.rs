@@ -1,8 +1,8 @@
 //! The facts of a layer: its identities, its size and, where somebody needs it, its `diff_id`.
 
 use super::LayerError;
+use super::XattrSpace;
 use super::pack::{Packed, TarOptions, Wanted, pack};
-use crate::snapshot::XattrSpace;
 use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts};
 use crate::sys::cancel::Cancel;
 use sha2::{Digest as _, Sha256};

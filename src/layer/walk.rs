@@ -8,8 +8,8 @@
 //! two places among its siblings: its own, and that of everything in it, whose common prefix ends in
 //! a `/`.
 
+use super::XattrSpace;
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX};
-use crate::snapshot::XattrSpace;
 use crate::sys::cancel::Cancel;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fgetxattr, fstat, openat, statat};
 use rustix::io::Errno;

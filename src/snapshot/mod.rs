@@ -19,7 +19,6 @@
 
 pub mod copy;
 mod mount;
-mod xattrs;
 
+pub use crate::layer::XattrSpace;
 pub use mount::{LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, mount};
-pub use xattrs::XattrSpace;

@@ -2,4 +2,5 @@
 
 pub mod cancel;
 pub mod mount;
+pub mod remove;
 pub mod rooted;

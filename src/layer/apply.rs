@@ -1,0 +1,636 @@
+//! Putting members of a tar into a tree, each path resolved beneath its root by the kernel.
+
+use super::stack::{Found, Stack, StackDir, is_whiteout};
+use super::untar::{Member, MemberKind, TarReader};
+use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace};
+use crate::sys::remove::remove_tree;
+use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
+    chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, statat,
+    symlinkat, utimensat,
+};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::BufRead;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+/// What differs between applying a layer and extracting an archive.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// A fresh layer's folder: whiteouts become overlay's, and what is missing may be in a layer
+    /// below.
+    Layer { xattrs: XattrSpace, below: Option<&'a Stack> },
+    /// A tree that is being changed: whiteouts remove.
+    Tree { owner: Option<(u32, u32)> },
+}
+
+/// What was applied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+    /// File capabilities and devices that this process may not make.
+    pub(super) refused: u64,
+}
+
+pub(super) struct Applier<'a> {
+    root: BorrowedFd<'a>,
+    target: Target<'a>,
+    /// The folder of the member before, which most members share.
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    /// Times of folders, set when nothing more is put into them.
+    times: BTreeMap<Vec<u8>, Timespec>,
+    applied: Applied,
+}
+
+/// A time far enough from the ends of every filesystem's range to be storable by some.
+const TIME_MAX: i64 = 1 << 34;
+
+impl<'a> Applier<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>, target: Target<'a>) -> Self {
+        Self { root, target, parent: None, times: BTreeMap::new(), applied: Applied::default() }
+    }
+
+    /// Applies the member whose content `tar` is about to give.
+    pub(super) fn member<R: BufRead>(
+        &mut self,
+        member: &Member,
+        tar: &mut TarReader<R>,
+    ) -> Result<(), LayerError> {
+        let path = clean(&member.path);
+        let Some(name) = path.rsplit(|&b| b == b'/').next().filter(|name| !name.is_empty()) else {
+            // The root keeps its attributes: no layer has an entry for it.
+            return Ok(());
+        };
+        let folder = &path[..path.len() - name.len()];
+        let folder = folder.strip_suffix(b"/").unwrap_or(folder);
+        self.applied.entries += 1;
+
+        if name.starts_with(WHITEOUT_PREFIX) {
+            let parent = self.open_parent(folder)?;
+            let result = self.whiteout(parent.as_fd(), &path, name);
+            self.parent = Some((folder.to_vec(), parent));
+            return result;
+        }
+        let parent = self.open_parent(folder)?;
+        let result = self.put(parent.as_fd(), member, &path, name, tar);
+        // A removal on the way has dropped what may be stale; this one is what was just used.
+        self.parent = Some((folder.to_vec(), parent));
+        result
+    }
+
+    /// Sets the times of folders. Returns what was applied.
+    pub(super) fn finish(mut self) -> Result<Applied, LayerError> {
+        for (path, time) in std::mem::take(&mut self.times) {
+            let (folder, name) = split(&path);
+            let parent = self.open_parent(folder)?;
+            set_times(parent.as_fd(), name, time)
+                .map_err(|e| LayerError::io("set the time of", &path, e))?;
+            self.parent = Some((folder.to_vec(), parent));
+        }
+        Ok(self.applied)
+    }
+
+    /// Takes the cached folder if it is `path`, or opens it, making what is missing.
+    fn open_parent(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+        if let Some((cached, fd)) = self.parent.take()
+            && cached == path
+        {
+            return Ok(fd);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let absent = |e: &std::io::Error| {
+            matches!(
+                e.raw_os_error().map(Errno::from_raw_os_error),
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::NXIO)
+            )
+        };
+        match open_in_root(self.root, if path.is_empty() { b"." } else { path }, flags) {
+            Ok(fd) => Ok(fd),
+            Err(e) if absent(&e) => self.make_parents(path),
+            Err(e) => Err(LayerError::io("open", path, e)),
+        }
+    }
+
+    /// Makes the missing part of a path that no member of its own describes.
+    fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+        let fail = |e: std::io::Error| LayerError::io("make", path, e);
+        let resolved = resolve_in_root(self.root, path).map_err(fail)?;
+        let parts: Vec<&[u8]> = resolved.path.split(|&b| b == b'/').collect();
+        let known = parts.len() - resolved.missing.min(parts.len());
+        let mut at = open_beneath(
+            self.root,
+            &parts[..known].join(&b'/'),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        )
+        .or_else(|e| {
+            // The last known part may be a whiteout, or a file in the way, which is an error.
+            if e.raw_os_error() == Some(libc::ENOTDIR) && known > 0 {
+                open_beneath(
+                    self.root,
+                    &parts[..known - 1].join(&b'/'),
+                    OFlags::RDONLY | OFlags::DIRECTORY,
+                )
+                .and_then(|above| self.make_over_whiteout(above.as_fd(), parts[known - 1]))
+            } else {
+                Err(e)
+            }
+        })
+        .map_err(fail)?;
+        for (i, &part) in parts.iter().enumerate().skip(known) {
+            let here = parts[..=i].join(&b'/');
+            let fail = |e: Errno| LayerError::io("make", &here, e);
+            let next = match mkdirat(&at, part, Mode::from(0o755)) {
+                Ok(()) => open_dir(at.as_fd(), part).map_err(fail)?,
+                Err(Errno::EXIST) => match open_dir(at.as_fd(), part) {
+                    Err(Errno::NOTDIR) => self
+                        .make_over_whiteout(at.as_fd(), part)
+                        .map_err(|e| LayerError::io("make", &here, e))?,
+                    other => other.map_err(fail)?,
+                },
+                Err(e) => return Err(fail(e)),
+            };
+            self.describe_parent(&next, &here)?;
+            at = next;
+        }
+        Ok(at)
+    }
+
+    /// Replaces this layer's own whiteout by a folder that goes on hiding what is below.
+    fn make_over_whiteout(&self, above: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<OwnedFd> {
+        let Target::Layer { xattrs, .. } = self.target else {
+            return Err(Errno::NOTDIR.into());
+        };
+        if !is_whiteout(&statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?) {
+            return Err(Errno::NOTDIR.into());
+        }
+        rustix::fs::unlinkat(above, name, AtFlags::empty())?;
+        mkdirat(above, name, Mode::from(0o755))?;
+        let fd = open_dir(above, name)?;
+        fsetxattr(&fd, xattrs.opaque(), b"y", XattrFlags::empty())?;
+        Ok(fd)
+    }
+
+    /// Gives a folder that no member describes the attributes it has in the layers below, else 0755
+    /// root.
+    fn describe_parent(&mut self, dir: &OwnedFd, path: &[u8]) -> Result<(), LayerError> {
+        let fail = |e: Errno| LayerError::io("set the attributes of", path, e);
+        let (mode, uid, gid, time) = match self.target {
+            // ADD's implied folders are root's whatever `--chown` says, and new.
+            Target::Tree { .. } => {
+                fchmod(dir, Mode::from(0o755)).map_err(fail)?;
+                return Ok(());
+            }
+            Target::Layer { below, .. } => {
+                match below.map(|stack| find(stack, path)).transpose()? {
+                    Some(Some((_, found))) if is_dir(&found.stat) => {
+                        let stat = found.stat;
+                        (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, stat_time(&stat))
+                    }
+                    _ => (0o755, 0, 0, Timespec { tv_sec: 0, tv_nsec: 0 }),
+                }
+            }
+        };
+        chown_fd(dir, uid, gid).map_err(fail)?;
+        fchmod(dir, Mode::from(mode)).map_err(fail)?;
+        self.times.insert(path.to_vec(), time);
+        Ok(())
+    }
+
+    fn whiteout(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<(), LayerError> {
+        let fail = |e: Errno| LayerError::io("white out", path, e);
+        let hidden = &name[WHITEOUT_PREFIX.len()..];
+        if name == OPAQUE_MARKER {
+            return match self.target {
+                Target::Layer { xattrs, .. } => {
+                    fsetxattr(parent, xattrs.opaque(), b"y", XattrFlags::empty()).map_err(fail)
+                }
+                // In a tree that is being changed the mark says nothing: BuildKit leaves a file that
+                // only a later pull would take for a mark.
+                Target::Tree { .. } => Ok(()),
+            };
+        }
+        // aufs kept its own files under this prefix; nobody wants them.
+        if hidden.starts_with(WHITEOUT_PREFIX) {
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(LayerError::Malformed {
+                what: "a whiteout names nothing",
+                path: String::from_utf8_lossy(path).into(),
+            });
+        }
+        match self.target {
+            Target::Tree { .. } => self.remove(parent, path, hidden),
+            Target::Layer { xattrs, .. } => {
+                match mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
+                    // This layer's own file of that name stays, by the specification; where it is a
+                    // folder, what is below it must go.
+                    Err(Errno::EXIST) => match open_dir(parent, hidden) {
+                        Ok(dir) => fsetxattr(&dir, xattrs.opaque(), b"y", XattrFlags::empty())
+                            .map_err(fail),
+                        Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
+                        Err(e) => Err(fail(e)),
+                    },
+                    other => other.map_err(fail),
+                }
+            }
+        }
+    }
+
+    /// Removes what is at a path, and forgets what was known of it.
+    fn remove(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<(), LayerError> {
+        let name = CString::new(name).map_err(|_| LayerError::io("remove", path, Errno::INVAL))?;
+        remove_tree(parent, &name).map_err(|e| LayerError::io("replace", path, e))?;
+        let below = [path, b"/"].concat();
+        self.times.remove(path);
+        let gone: Vec<_> = self
+            .times
+            .range(below.clone()..)
+            .take_while(|(key, _)| key.starts_with(&below))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.times.remove(&key);
+        }
+        Ok(())
+    }
+
+    fn put<R: BufRead>(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        member: &Member,
+        path: &[u8],
+        name: &[u8],
+        tar: &mut TarReader<R>,
+    ) -> Result<(), LayerError> {
+        // Almost nothing exists, so make first and look only when that fails.
+        match self.make(parent, member, path, name, tar) {
+            Err(MakeError::Exists) => {}
+            Err(MakeError::Other(e)) => return Err(e),
+            Ok(()) => return Ok(()),
+        }
+        let hides = match self.target {
+            Target::Layer { xattrs, .. } => statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| is_whiteout(&stat))
+                .then_some(xattrs),
+            Target::Tree { .. } => None,
+        };
+        self.remove(parent, path, name)?;
+        match self.make(parent, member, path, name, tar) {
+            Ok(()) => {}
+            Err(MakeError::Other(e)) => return Err(e),
+            Err(MakeError::Exists) => return Err(LayerError::io("make", path, Errno::EXIST)),
+        }
+        if let (Some(xattrs), MemberKind::Dir) = (hides, member.kind) {
+            open_dir(parent, name)
+                .and_then(|dir| fsetxattr(&dir, xattrs.opaque(), b"y", XattrFlags::empty()))
+                .map_err(|e| LayerError::io("mark", path, e))?;
+        }
+        Ok(())
+    }
+
+    fn make<R: BufRead>(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        member: &Member,
+        path: &[u8],
+        name: &[u8],
+        tar: &mut TarReader<R>,
+    ) -> Result<(), MakeError> {
+        let fail = |doing| {
+            move |e: Errno| match e {
+                Errno::EXIST => MakeError::Exists,
+                e => MakeError::Other(LayerError::io(doing, path, e)),
+            }
+        };
+        let (uid, gid) = match self.target {
+            Target::Tree { owner: Some(owner) } => owner,
+            _ => (member.uid, member.gid),
+        };
+        let mode = Mode::from(member.mode);
+        let time = Timespec {
+            tv_sec: member.mtime.clamp(-TIME_MAX, TIME_MAX),
+            tv_nsec: i64::from(member.mtime_nsec),
+        };
+        let device = |kind, major, minor| {
+            mknodat(parent, name, kind, Mode::from(0o600), rustix::fs::makedev(major, minor))
+        };
+        match member.kind {
+            MemberKind::File => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let file = openat(parent, name, flags | OFlags::NOFOLLOW, Mode::from(0o600))
+                    .map_err(fail("make"))?;
+                self.applied.bytes += member.size;
+                tar.content(|bytes| {
+                    write_all(&file, bytes).map_err(|e| LayerError::io("write", path, e))
+                })
+                .map_err(MakeError::Other)?;
+                chown_fd(&file, uid, gid).map_err(fail("change the owner of"))?;
+                self.capability(&file, member).map_err(fail("set the capabilities of"))?;
+                fchmod(&file, mode).map_err(fail("change the mode of"))?;
+                let times = Timestamps { last_access: time, last_modification: time };
+                return futimens(&file, &times).map_err(fail("set the time of"));
+            }
+            MemberKind::Dir => {
+                let dir = match mkdirat(parent, name, Mode::from(0o700)) {
+                    // A folder stays, and takes the member's attributes.
+                    Ok(()) | Err(Errno::EXIST) => match open_dir(parent, name) {
+                        Err(Errno::NOTDIR | Errno::LOOP) => return Err(MakeError::Exists),
+                        other => other.map_err(fail("open"))?,
+                    },
+                    Err(e) => return Err(fail("make")(e)),
+                };
+                chown_fd(&dir, uid, gid).map_err(fail("change the owner of"))?;
+                fchmod(&dir, mode).map_err(fail("change the mode of"))?;
+                self.times.insert(path.to_vec(), time);
+                return Ok(());
+            }
+            MemberKind::HardLink => {
+                return self.hard_link(parent, member, path, name, time, (uid, gid));
+            }
+            MemberKind::Symlink => {
+                symlinkat(member.link.as_slice(), parent, name).map_err(fail("make"))?;
+            }
+            MemberKind::Fifo => device(FileType::Fifo, 0, 0).map_err(fail("make"))?,
+            MemberKind::Char | MemberKind::Block => {
+                let kind = if member.kind == MemberKind::Char {
+                    FileType::CharacterDevice
+                } else {
+                    FileType::BlockDevice
+                };
+                // Overlay would take it for a whiteout.
+                if kind == FileType::CharacterDevice && (member.major, member.minor) == (0, 0) {
+                    return Err(MakeError::Other(LayerError::Malformed {
+                        what: "a character device 0:0 would remove files",
+                        path: String::from_utf8_lossy(path).into(),
+                    }));
+                }
+                match device(kind, member.major, member.minor) {
+                    // Nobody can make devices in a user namespace; Docker skips them there, too.
+                    Err(Errno::PERM) => {
+                        self.applied.refused += 1;
+                        return Ok(());
+                    }
+                    other => other.map_err(fail("make"))?,
+                }
+            }
+        }
+        chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), NOFOLLOW)
+            .map_err(fail("change the owner of"))?;
+        if member.kind != MemberKind::Symlink {
+            // It was made just now, and by us: no link can be followed.
+            chmodat(parent, name, mode, AtFlags::empty()).map_err(fail("change the mode of"))?;
+        }
+        set_times(parent, name, time).map_err(fail("set the time of"))
+    }
+
+    /// Links to an earlier member, or to a file of a layer below, which is copied up.
+    fn hard_link(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        member: &Member,
+        path: &[u8],
+        name: &[u8],
+        time: Timespec,
+        (uid, gid): (u32, u32),
+    ) -> Result<(), MakeError> {
+        let other = |e| MakeError::Other(e);
+        let target = clean(&member.link);
+        let (folder, base) = split(&target);
+        let missing = |source: Errno| {
+            MakeError::Other(LayerError::HardLink {
+                path: String::from_utf8_lossy(path).into(),
+                target: String::from_utf8_lossy(&target).into(),
+                source: source.into(),
+            })
+        };
+        if base.is_empty() {
+            return Err(missing(Errno::ISDIR));
+        }
+        if target == path {
+            // A link to itself: the file is there already.
+            return match statat(parent, name, NOFOLLOW) {
+                Ok(_) => Ok(()),
+                Err(e) => Err(missing(e)),
+            };
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let from = open_in_root(self.root, if folder.is_empty() { b"." } else { folder }, flags);
+        let linked = match &from {
+            Ok(from) => match statat(from, base, NOFOLLOW) {
+                Ok(stat) if is_whiteout(&stat) => return Err(missing(Errno::NOENT)),
+                Ok(_) => linkat(from, base, parent, name, AtFlags::empty()),
+                Err(e) => Err(e),
+            },
+            Err(e) => Err(e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)),
+        };
+        match linked {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(MakeError::Exists),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                let Target::Layer { below: Some(stack), .. } = self.target else {
+                    return Err(missing(Errno::NOENT));
+                };
+                let (dir, found) =
+                    find(stack, &target).map_err(other)?.ok_or_else(|| missing(Errno::NOENT))?;
+                self.copy_up(stack, &dir, base, &found, parent, path, name)?;
+            }
+            Err(e) => return Err(missing(e)),
+        }
+        // As in Docker, the attributes of the last header are those of the file.
+        let fail = |e: Errno| MakeError::Other(LayerError::io("set the attributes of", path, e));
+        let stat = statat(parent, name, NOFOLLOW).map_err(fail)?;
+        // chown drops the capabilities that the first header gave, so only where it is needed.
+        if (stat.st_uid, stat.st_gid) != (uid, gid) {
+            chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), NOFOLLOW)
+                .map_err(fail)?;
+        }
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+                self.restore_capability(parent, name, member, path)?;
+            }
+            chmodat(parent, name, Mode::from(member.mode), AtFlags::empty()).map_err(fail)?;
+            set_times(parent, name, time).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Copies a file of the layers below into this one, under a new name.
+    #[expect(clippy::too_many_arguments, reason = "from where and to where take that many")]
+    fn copy_up(
+        &mut self,
+        stack: &Stack,
+        dir: &StackDir,
+        base: &[u8],
+        found: &Found,
+        parent: BorrowedFd<'_>,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<(), MakeError> {
+        let fail = |e: Errno| match e {
+            Errno::EXIST => MakeError::Exists,
+            e => MakeError::Other(LayerError::io("copy up", path, e)),
+        };
+        match FileType::from_raw_mode(found.stat.st_mode) {
+            FileType::RegularFile => {
+                let from =
+                    stack.open_found(dir, base, found, OFlags::RDONLY).map_err(MakeError::Other)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let to = openat(parent, name, flags | OFlags::NOFOLLOW, Mode::from(0o600))
+                    .map_err(fail)?;
+                let mut from = std::fs::File::from(from);
+                let mut to = std::fs::File::from(to);
+                self.applied.bytes += std::io::copy(&mut from, &mut to)
+                    .map_err(|e| MakeError::Other(LayerError::io("copy up", path, e)))?;
+                Ok(())
+            }
+            FileType::Symlink => {
+                let at = stack
+                    .open_found(dir, base, found, OFlags::PATH | OFlags::NOFOLLOW)
+                    .map_err(MakeError::Other)?;
+                let link = rustix::fs::readlinkat(&at, "", Vec::new()).map_err(fail)?;
+                symlinkat(link, parent, name).map_err(fail)
+            }
+            _ => Err(fail(Errno::PERM)),
+        }
+    }
+
+    fn restore_capability(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        member: &Member,
+        path: &[u8],
+    ) -> Result<(), MakeError> {
+        if member.capability.is_none() {
+            return Ok(());
+        }
+        let fail = |e: Errno| MakeError::Other(LayerError::io("set the capabilities of", path, e));
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = openat(parent, name, flags, Mode::empty()).map_err(fail)?;
+        self.capability(&file, member).map_err(fail)
+    }
+
+    fn capability(&mut self, file: &OwnedFd, member: &Member) -> Result<(), Errno> {
+        let Some(value) = &member.capability else { return Ok(()) };
+        match fsetxattr(file, CAPABILITY, value, XattrFlags::empty()) {
+            Err(Errno::NOTSUP | Errno::PERM) => {
+                self.applied.refused += 1;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+enum MakeError {
+    /// Something is there already; nothing of the member's content was read.
+    Exists,
+    Other(LayerError),
+}
+
+const CAPABILITY: &str = "security.capability";
+const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+
+/// Cleans a name as Go's `path.Clean` does to `/` and the name: no `.`, no `..` above the root, no
+/// leading slash.
+pub(super) fn clean(name: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in name.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// Finds a path in the layers below. Links in its middle are not followed: a layer says of each
+/// folder where it is.
+fn find(stack: &Stack, path: &[u8]) -> Result<Option<(StackDir, Found)>, LayerError> {
+    let (folder, name) = split(path);
+    let mut dir = stack.root();
+    for part in folder.split(|&b| b == b'/').filter(|part| !part.is_empty()) {
+        match stack.dir(&dir, part)? {
+            Some(next) => dir = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(stack.lookup(&dir, name)?.map(|found| (dir, found)))
+}
+
+fn is_dir(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+fn stat_time(stat: &Stat) -> Timespec {
+    Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as i64 }
+}
+
+fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
+fn chown_fd(fd: &OwnedFd, uid: u32, gid: u32) -> Result<(), Errno> {
+    fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+fn set_times(parent: BorrowedFd<'_>, name: &[u8], time: Timespec) -> Result<(), Errno> {
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(parent, name, &times, NOFOLLOW)
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(length) => bytes = &bytes[length..],
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn names_are_cleaned_beneath_the_root() {
+        for (name, want) in [
+            ("a/b", "a/b"),
+            ("/a//b/", "a/b"),
+            ("./a/./b", "a/b"),
+            ("../../etc/passwd", "etc/passwd"),
+            ("a/../../b", "b"),
+            (".", ""),
+            ("/", ""),
+            ("a/..", ""),
+        ] {
+            assert_eq!(clean(name.as_bytes()), want.as_bytes(), "{name}");
+        }
+    }
+}

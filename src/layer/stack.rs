@@ -1,0 +1,192 @@
+//! What the layers below have at a path, without mounting them.
+//!
+//! A lookup asks the layers from the top down and stops at whatever hides the rest: a file, a
+//! whiteout, an opaque folder. That is cheaper than a mount where few paths are asked for, which is
+//! what a small change of a large image is.
+
+use super::{LayerError, XattrSpace};
+use crate::sys::rooted::open_beneath;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fgetxattr, open, statat};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+
+/// Layers, to be asked for paths.
+#[derive(Debug)]
+pub struct Stack {
+    /// The top first.
+    layers: Vec<OwnedFd>,
+    xattrs: XattrSpace,
+}
+
+/// A folder of a stack: which layers contribute to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackDir {
+    path: Vec<u8>,
+    /// Indexes of the layers that have it, the top first.
+    layers: Vec<usize>,
+}
+
+/// What a stack has at a path.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its attributes, of the topmost layer that has it.
+    pub stat: Stat,
+    layer: usize,
+}
+
+impl Stack {
+    /// Opens the folders of the layers, given the bottom first.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Io`] for a layer that cannot be opened.
+    pub fn open(layers: &[PathBuf], xattrs: XattrSpace) -> Result<Self, LayerError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let layers = layers
+            .iter()
+            .rev()
+            .map(|path| {
+                open(path, flags, Mode::empty())
+                    .map_err(|e| LayerError::io("open", path.as_os_str().as_encoded_bytes(), e))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { layers, xattrs })
+    }
+
+    /// Returns the root of the stack.
+    pub fn root(&self) -> StackDir {
+        StackDir { path: Vec::new(), layers: (0..self.layers.len()).collect() }
+    }
+
+    /// Looks `name` up in a folder.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Io`] for anything but absence.
+    pub fn lookup(&self, dir: &StackDir, name: &[u8]) -> Result<Option<Found>, LayerError> {
+        let path = join(&dir.path, name);
+        for &layer in &dir.layers {
+            match self.stat(layer, &path) {
+                Ok(stat) if is_whiteout(&stat) => return Ok(None),
+                Ok(stat) => return Ok(Some(Found { stat, layer })),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(e) => return Err(LayerError::io("look up", &path, e)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the folder `name` of a folder; `None` where the stack has something else there, or
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Io`] for anything but absence.
+    pub fn dir(&self, dir: &StackDir, name: &[u8]) -> Result<Option<StackDir>, LayerError> {
+        let path = join(&dir.path, name);
+        let mut layers = Vec::new();
+        for &layer in &dir.layers {
+            match self.stat(layer, &path) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    layers.push(layer);
+                    if self.is_opaque(layer, &path)? {
+                        break;
+                    }
+                }
+                Ok(_) => break,
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(e) => return Err(LayerError::io("look up", &path, e)),
+            }
+        }
+        Ok((!layers.is_empty()).then_some(StackDir { path, layers }))
+    }
+
+    /// Lists a folder: each name once, with its type.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Io`].
+    pub fn list(&self, dir: &StackDir) -> Result<BTreeMap<Vec<u8>, FileType>, LayerError> {
+        let mut names = BTreeMap::new();
+        let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
+        // From the bottom up, so that the topmost has the last word.
+        for &layer in dir.layers.iter().rev() {
+            let fail = |e: std::io::Error| LayerError::io("list", &dir.path, e);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let fd = open_beneath(self.layers[layer].as_fd(), &dir.path, flags).map_err(fail)?;
+            let mut entries = RawDir::new(&fd, &mut buffer);
+            while let Some(entry) = entries.next() {
+                let entry = entry.map_err(|e| fail(e.into()))?;
+                let name = entry.file_name().to_bytes();
+                if name == b"." || name == b".." {
+                    continue;
+                }
+                let mut kind = entry.file_type();
+                if matches!(kind, FileType::CharacterDevice | FileType::Unknown) {
+                    let stat = statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                        .map_err(|e| fail(e.into()))?;
+                    if is_whiteout(&stat) {
+                        names.remove(name);
+                        continue;
+                    }
+                    kind = FileType::from_raw_mode(stat.st_mode);
+                }
+                names.insert(name.to_vec(), kind);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens what a lookup of `name` in `dir` found.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Io`].
+    pub fn open_found(
+        &self,
+        dir: &StackDir,
+        name: &[u8],
+        found: &Found,
+        flags: OFlags,
+    ) -> Result<OwnedFd, LayerError> {
+        let path = join(&dir.path, name);
+        open_beneath(self.layers[found.layer].as_fd(), &path, flags)
+            .map_err(|e| LayerError::io("open", &path, e))
+    }
+
+    fn stat(&self, layer: usize, path: &[u8]) -> Result<Stat, Errno> {
+        // The folders of the path were found to be folders of this layer, and layers never change,
+        // so no link can be followed here.
+        match statat(&self.layers[layer], path, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NAMETOOLONG) => {
+                let fd = open_beneath(self.layers[layer].as_fd(), path, OFlags::PATH)
+                    .map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+                rustix::fs::fstat(&fd)
+            }
+            other => other,
+        }
+    }
+
+    fn is_opaque(&self, layer: usize, path: &[u8]) -> Result<bool, LayerError> {
+        let fd = open_beneath(self.layers[layer].as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|e| LayerError::io("open", path, e))?;
+        let mut value = [0u8; 4];
+        match fgetxattr(&fd, self.xattrs.opaque(), &mut value) {
+            Ok(length) => Ok(&value[..length] == b"y"),
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+            Err(e) => Err(LayerError::io("read the opaque mark of", path, e)),
+        }
+    }
+}
+
+/// Says whether a file is overlay's mark of a removed path.
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
