@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs all tests. All a Debian 12 machine with cargo needs; arguments go to the test runner.
+#
+# The tests build images with the real sandbox, so they run as root: as another user, sudo starts them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/packages.sh
+source scripts/packages.sh
+need_compiler
+need busybox=busybox-static slirp4netns=slirp4netns pasta=passt newuidmap=uidmap \
+    skopeo=skopeo umoci=umoci runc=runc mmdebstrap=mmdebstrap python3=python3 git=git \
+    ssh-agent=openssh-client zstd=zstd xz=xz-utils bzip2=bzip2 mkfs.ext4=e2fsprogs
+
+if [ ${#as_root[@]} != 0 ]; then
+    # cargo and nextest start each test program through this; compiling stays with the caller.
+    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${host}_RUNNER=${as_root[*]}"
+fi
+
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --locked "$@"
+    cargo test --locked --quiet --doc # which nextest leaves out
+else
+    cargo test --locked "$@"
+fi
+echo "all tests passed"
