@@ -1,0 +1,174 @@
+//! One error for each mistake, with its place, its exit status, and no image left behind.
+
+use crate::kit::Kit;
+
+/// A build that must fail, and everything its message must hold.
+#[track_caller]
+fn refused(status: i32, dockerfile: &str, flags: &[&str], says: &[&str]) {
+    let kit = Kit::new();
+    kit.file("file", "x").dockerfile(dockerfile);
+    kit.build().args(flags).args(["-t", "wanted"]).fails(status).says(says);
+    let images = kit.builder(["images"]).ok().stdout();
+    assert!(!images.contains("wanted"), "no image of a failed build:\n{images}");
+}
+
+#[test]
+fn unknown_instruction() {
+    refused(3, "FROM fixture/base\nCOPPY a b\n", &[], &["COPPY", "Dockerfile:2:1", "COPY"]);
+}
+
+#[test]
+fn unknown_flag_of_an_instruction() {
+    refused(
+        3,
+        "FROM fixture/base\nRUN --nework=none x\n",
+        &[],
+        &["--nework", "Dockerfile:2:5", "--network"],
+    );
+}
+
+#[test]
+fn unknown_stage() {
+    refused(3, "FROM fixture/base AS build\n", &["--target", "biuld"], &["biuld", "build"]);
+}
+
+#[test]
+fn stage_that_comes_later_is_no_source() {
+    refused(
+        3,
+        "FROM fixture/base AS one\nCOPY --from=two /a /a\nFROM one AS two\nRUN true\n",
+        &[],
+        &["two", "Dockerfile:2"],
+    );
+}
+
+#[test]
+fn stages_in_a_circle() {
+    refused(3, "FROM fixture/base AS one\nCOPY --from=one /a /a\n", &[], &["one", "Dockerfile:2"]);
+}
+
+#[test]
+fn missing_file() {
+    refused(3, "FROM fixture/base\nCOPY fil /x\n", &[], &["fil", "Dockerfile:2:6", "file"]);
+}
+
+#[test]
+fn missing_base_names_the_ways_to_get_one() {
+    refused(
+        6,
+        "FROM no.such.invalid/image:1\n",
+        &[],
+        &[
+            "no.such.invalid/image:1",
+            "Dockerfile:1:6",
+            "builder import",
+            "builder load",
+            "--build-context",
+        ],
+    );
+}
+
+#[test]
+fn failing_run_shows_its_place_status_and_last_output() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN echo last words; exit 42\n");
+    kit.build().fails(4).says(&["RUN echo last words", "42", "Dockerfile:2", "last words"]);
+}
+
+#[test]
+fn command_that_is_not_there() {
+    refused(4, "FROM fixture/base\nRUN [\"/no/such\"]\n", &[], &["/no/such", "Dockerfile:2"]);
+}
+
+#[test]
+fn unknown_user() {
+    refused(4, "FROM fixture/base\nUSER stranger\nRUN true\n", &[], &["stranger", "Dockerfile:"]);
+}
+
+#[test]
+fn bad_values() {
+    refused(3, "FROM fixture/base\nSTOPSIGNAL SIGNOPE\n", &[], &["SIGNOPE", "Dockerfile:2:12"]);
+    refused(3, "FROM fixture/base\nEXPOSE 80/foo\n", &[], &["80/foo", "Dockerfile:2:8"]);
+    refused(
+        3,
+        "FROM fixture/base\nHEALTHCHECK --interval=soon CMD x\n",
+        &[],
+        &["soon", "Dockerfile:2"],
+    );
+    refused(3, "FROM fixture/base\nENV =x\n", &[], &["Dockerfile:2"]);
+    refused(3, "FROM fixture/base\nENV a=${b\n", &[], &["Dockerfile:2"]);
+    refused(3, "FROM fixture/base\nCOPY --chmod=rwx file /x\n", &[], &["rwx", "Dockerfile:2"]);
+    refused(3, "", &[], &["Dockerfile"]);
+    refused(3, "RUN true\n", &[], &["FROM", "Dockerfile:1"]);
+}
+
+#[test]
+fn bad_flags_of_the_command() {
+    for flags in [
+        &["--no-such-flag"][..],
+        &["--memory=lots"],
+        &["--output=type=nonsense"],
+        &["--output=type=oci,compression=lzw,dest=/dev/null"],
+        &["--build-context=noequals"],
+        &["--progress=loud"],
+        &["-t", "Bad Name"],
+    ] {
+        let kit = Kit::new();
+        kit.dockerfile("FROM fixture/base\n");
+        let mut run = kit.builder(["build"]).arg(kit.path(""));
+        run = run.args(flags);
+        run.fails(2).says(&[flags[0].split('=').next().unwrap()]);
+    }
+}
+
+#[test]
+fn context_that_is_not_there_or_no_folder() {
+    let kit = Kit::new();
+    kit.build_of(&kit.beside("nowhere")).fails(2).says(&["nowhere"]);
+    kit.file("plain", "");
+    kit.build_of(&kit.path("plain")).fails(2).says(&["plain"]);
+}
+
+#[test]
+fn dockerfile_that_is_not_there() {
+    let kit = Kit::new();
+    kit.file("Dockerfle", "FROM scratch\n");
+    kit.build().fails(3).says(&["Dockerfile"]);
+    kit.build().args(["-f", "other"]).fails(3).says(&["other"]);
+}
+
+#[test]
+fn several_independent_errors_of_one_file_come_with_their_places() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nSTOPSIGNAL NOPE\nEXPOSE x\n");
+    let outcome = kit.build().exits(3);
+    outcome.says(&["Dockerfile:2:12"]);
+}
+
+#[test]
+fn privileged_step_that_fills_the_disk_leaves_no_image() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN dd if=/dev/zero of=/big bs=1M count=200\nRUN true\n");
+    let outcome = kit.build().args(["-t", "wanted"]).on_disk_of("24m").fails(4);
+    outcome.says(&["RUN dd", "No space left"]);
+    assert!(!outcome.stdout().contains("wanted"), "{}", outcome.stdout());
+}
+
+#[test]
+fn privileged_copy_that_fills_the_disk_is_the_environments_fault() {
+    let kit = Kit::new();
+    kit.file("big", vec![7; 30 << 20]).dockerfile("FROM fixture/base\nCOPY big /big\n");
+    let outcome = kit.build().args(["-t", "wanted"]).on_disk_of("24m").fails(5);
+    assert!(outcome.text().to_lowercase().contains("no space left"), "{}", outcome.text());
+    assert!(!outcome.stdout().contains("wanted"), "{}", outcome.stdout());
+}
+
+#[test]
+fn privileged_export_that_fills_the_disk_leaves_no_half_file() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN true\n");
+    let export = format!("type=oci,dest={}/small.tar", kit.store().display());
+    let outcome = kit.build().args(["-o", &export]).on_disk_of("5m").exits(5);
+    assert!(outcome.text().to_lowercase().contains("no space left"), "{}", outcome.text());
+    assert!(!outcome.stdout().contains("small.tar"), "{}", outcome.stdout());
+}

@@ -1,0 +1,79 @@
+//! `builder explain`: why steps hit and missed, and what a build would do now.
+
+use crate::kit::{Kit, Outcome};
+use std::fs;
+
+/// A kit with a built tree of a few files.
+fn built() -> Kit {
+    let kit = Kit::new();
+    kit.file("src/a.c", "int a;\n").file("src/b.c", "int b;\n").file("notes", "n");
+    kit.dockerfile("FROM fixture/base\nRUN true\nCOPY src /src\nRUN cat /src/*.c > /all\nENV x=1\nRUN echo $x\n");
+    kit.build().args(["-t", "it"]).ok();
+    kit
+}
+
+#[track_caller]
+fn shows(outcome: &Outcome, parts: &[&str]) {
+    for part in parts {
+        assert!(outcome.stdout().contains(part), "`{part}` is not in:\n{}", outcome.stdout());
+    }
+}
+
+#[test]
+fn changed_mode_is_named_with_both_values() {
+    let kit = built();
+    kit.chmod("src/a.c", 0o755);
+    let outcome = kit.explain().ok();
+    shows(&outcome, &["src/a.c", "0644", "0755", "COPY src /src"]);
+    assert!(!outcome.stdout().contains("src/b.c"), "only what changed:\n{}", outcome.stdout());
+}
+
+#[test]
+fn changed_content_added_and_removed_files_are_named() {
+    let kit = built();
+    kit.file("src/a.c", "int c;\n").file("src/new.c", "");
+    fs::remove_file(kit.path("src/b.c")).unwrap();
+    shows(&kit.explain().ok(), &["src/a.c", "content", "src/new.c", "src/b.c"]);
+}
+
+#[test]
+fn changed_instruction_and_variable_are_named() {
+    let kit = built();
+    kit.dockerfile("FROM fixture/base\nRUN true\nCOPY src /src\nRUN cat /src/*.c > /all\nENV x=2\nRUN echo $x\n");
+    let outcome = kit.explain().ok();
+    shows(&outcome, &["RUN echo $x", "x"]);
+    kit.dockerfile("FROM fixture/base\nRUN true\nCOPY src /src\nRUN cat /src/*.c > /everything\n");
+    shows(&kit.explain().ok(), &["/everything"]);
+}
+
+#[test]
+fn nothing_is_run_or_written() {
+    let kit = built();
+    kit.file("src/a.c", "changed");
+    kit.explain().ok();
+    assert_eq!(kit.build().ok().ran(), ["COPY src /src", "RUN cat /src/*.c > /all", "RUN echo $x"]);
+}
+
+#[test]
+fn last_build_is_explained_afterwards() {
+    let kit = built();
+    kit.chmod("src/a.c", 0o755);
+    kit.build().ok();
+    let outcome = kit.builder(["explain"]).ok();
+    shows(&outcome, &["src/a.c", "0644", "0755", "RUN true"]);
+}
+
+#[test]
+fn touched_file_is_no_cause() {
+    let kit = built();
+    let file = fs::File::options().write(true).open(kit.path("src/a.c")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let outcome = kit.explain().ok();
+    assert!(!outcome.stdout().contains("src/a.c"), "{}", outcome.stdout());
+}
+
+#[test]
+fn empty_store_has_nothing_to_explain() {
+    let outcome = Kit::new().builder(["explain"]).run();
+    assert!(matches!(outcome.status, Some(0 | 2)), "{:?}", outcome.status);
+}

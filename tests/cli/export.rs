@@ -1,0 +1,210 @@
+//! What `-o`, `--iidfile` and `--metadata-file` write, read by other tools.
+
+use crate::kit::archive::{Archive, entries, members};
+use crate::kit::{Kit, host};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+/// A kit whose Dockerfile makes a few files to look at.
+fn small() -> Kit {
+    let kit = Kit::new();
+    kit.file("hello", "#!/bin/sh\necho hello from $0\n").chmod("hello", 0o755);
+    kit.dockerfile(
+        "FROM fixture/base\nCOPY hello /bin/hello\nRUN mkdir -m 700 /d && echo x > /d/f && chown 1000:1001 /d/f\n\
+         ENV WHO=me\nENTRYPOINT [\"/bin/hello\"]\n",
+    );
+    kit
+}
+
+#[test]
+fn compressions_hold_the_same_layers() {
+    let kit = small();
+    let mut seen = Vec::new();
+    for compression in
+        ["uncompressed", "gzip", "gzip,compression-level=1", "zstd", "zstd,compression-level=9"]
+    {
+        let path = kit.out("image.tar");
+        kit.build()
+            .arg(format!("-otype=oci,dest={},compression={compression}", path.display()))
+            .ok();
+        let image = Archive::open(&path);
+        let kind = compression.split(',').next().unwrap();
+        let kind = if kind == "uncompressed" { ".tar" } else { kind };
+        let types = image.manifest["layers"].as_array().unwrap().iter();
+        let types = types.map(|layer| layer["mediaType"].as_str().unwrap().to_owned());
+        assert!(types.into_iter().skip(1).all(|media| media.ends_with(kind)), "{compression}");
+        seen.push(image.document["rootfs"]["diff_ids"].clone());
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "compression leaves diff_ids alone");
+}
+
+#[test]
+fn oci_archive_on_standard_output() {
+    let kit = small();
+    let outcome = kit.build().args(["-o", "type=oci,dest=-"]).ok();
+    fs::write(kit.out("x.tar"), outcome.bytes()).unwrap();
+    assert_eq!(Archive::open(&kit.out("x.tar")).env("WHO"), Some("me"));
+}
+
+#[test]
+fn local_export_is_the_file_tree() {
+    let kit = small();
+    kit.build().arg(format!("-otype=local,dest={}", kit.out("tree").display())).ok();
+    let file = fs::metadata(kit.out("tree/d/f")).unwrap();
+    assert_eq!(fs::read_to_string(kit.out("tree/d/f")).unwrap(), "x\n");
+    assert_eq!((file.uid(), file.gid()), (1000, 1001));
+    assert_eq!(fs::metadata(kit.out("tree/d")).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert!(fs::symlink_metadata(kit.out("tree/usr/bin/env")).unwrap().is_symlink());
+}
+
+#[test]
+fn path_alone_means_a_local_export() {
+    let kit = small();
+    kit.build().arg("-o").arg(kit.out("tree")).ok();
+    assert!(kit.out("tree/bin/hello").is_file());
+}
+
+#[test]
+fn tar_export_is_the_flat_file_tree() {
+    let kit = small();
+    kit.build().arg(format!("-otype=tar,dest={}", kit.out("flat.tar").display())).ok();
+    let entries = entries(&fs::read(kit.out("flat.tar")).unwrap());
+    let file = entries.iter().find(|entry| entry.path == "d/f").unwrap();
+    assert_eq!((file.uid, file.gid, &file.content[..]), (1000, 1001, &b"x\n"[..]));
+    assert!(entries.iter().all(|entry| !entry.path.contains(".wh.")));
+}
+
+#[test]
+fn docker_archive_has_its_manifest() {
+    let kit = small();
+    let path = kit.out("docker.tar");
+    kit.build().args(["-t", "hello:v1"]).arg(format!("-otype=docker,dest={}", path.display())).ok();
+    let files = members(&fs::read(&path).unwrap());
+    let manifest: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    let tags = manifest[0]["RepoTags"].as_array().unwrap();
+    assert!(tags.iter().any(|tag| tag.as_str().unwrap().ends_with("hello:v1")), "{manifest}");
+    assert!(files.contains_key(manifest[0]["Config"].as_str().unwrap()));
+    for layer in manifest[0]["Layers"].as_array().unwrap() {
+        assert!(files.contains_key(layer.as_str().unwrap()), "{layer}");
+    }
+}
+
+#[test]
+fn iidfile_and_metadata_file() {
+    let kit = small();
+    let (iid, metadata) = (kit.out("iid"), kit.out("metadata.json"));
+    let archive = kit.out("image.tar");
+    kit.build()
+        .arg("--iidfile")
+        .arg(&iid)
+        .arg("--metadata-file")
+        .arg(&metadata)
+        .args(["-t", "hello:v1"])
+        .arg(format!("-otype=oci,dest={}", archive.display()))
+        .ok();
+    let image = Archive::open(&archive);
+    let written: Value = serde_json::from_slice(&fs::read(metadata).unwrap()).unwrap();
+    assert_eq!(written["containerimage.digest"], image.digest);
+    assert_eq!(written["containerimage.config.digest"], image.manifest["config"]["digest"]);
+    assert!(written["image.name"].as_str().unwrap().ends_with("hello:v1"), "{written}");
+    let id = fs::read_to_string(iid).unwrap();
+    assert!(id == image.digest || id == image.manifest["config"]["digest"], "{id}");
+}
+
+#[test]
+fn failed_build_writes_no_file() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN exit 1\n");
+    kit.build()
+        .arg("--iidfile")
+        .arg(kit.out("iid"))
+        .arg(format!("-otype=oci,dest={}", kit.out("x.tar").display()))
+        .fails(4);
+    assert_eq!(fs::read_dir(kit.out("")).unwrap().count(), 0);
+}
+
+#[test]
+fn other_tools_accept_the_oci_archive() {
+    if !host::has("skopeo", "skopeo") || !host::has("umoci", "umoci") || !host::has("runc", "runc")
+    {
+        return;
+    }
+    let kit = small();
+    let (archive, layout, bundle) = (kit.out("i.tar"), kit.out("layout"), kit.out("bundle"));
+    for compression in ["gzip", "zstd", "uncompressed"] {
+        let output = format!("-otype=oci,dest={},compression={compression}", archive.display());
+        kit.build().arg(output).ok();
+        let inspected =
+            host::tool(&["skopeo", "inspect", &format!("oci-archive:{}", archive.display())]);
+        let inspected: Value = serde_json::from_str(&inspected).unwrap();
+        assert!(inspected["Env"].as_array().unwrap().contains(&"WHO=me".into()), "{compression}");
+    }
+    // umoci 0.4 of Debian 12 reads gzip.
+    kit.build().arg(format!("-otype=oci,dest={}", archive.display())).ok();
+    fs::create_dir(&layout).unwrap();
+    host::tool(&["tar", "-xf", archive.to_str().unwrap(), "-C", layout.to_str().unwrap()]);
+    let index: Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let name = &index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"];
+    let name = name.as_str().map_or("latest", |name| name);
+    let image = format!("{}:{name}", layout.display());
+    if index["manifests"][0]["annotations"].is_null() {
+        let copy = format!("oci:{}:latest", layout.display());
+        host::tool(&["skopeo", "copy", &format!("oci-archive:{}", archive.display()), &copy]);
+    }
+    host::tool(&["umoci", "unpack", "--image", &image, bundle.to_str().unwrap()]);
+    let file = fs::metadata(bundle.join("rootfs/d/f")).unwrap();
+    assert_eq!((file.uid(), file.gid()), (1000, 1001));
+    run_bundle(&kit);
+}
+
+/// Runs the unpacked bundle under runc, without a terminal.
+fn run_bundle(kit: &Kit) {
+    let path = kit.out("bundle/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["process"]["terminal"] = false.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let id = format!("builder-kit-{}", std::process::id());
+    let (bundle, state) = (kit.out("bundle"), kit.out("runc"));
+    let printed = host::tool(&[
+        "runc",
+        "--root",
+        state.to_str().unwrap(),
+        "run",
+        "--bundle",
+        bundle.to_str().unwrap(),
+        &id,
+    ]);
+    assert_eq!(printed.trim(), "hello from /bin/hello");
+}
+
+#[test]
+fn other_tools_accept_the_docker_archive() {
+    if !host::has("skopeo", "skopeo") {
+        return;
+    }
+    let kit = small();
+    let path = kit.out("docker.tar");
+    kit.build().args(["-t", "hello:v1"]).arg(format!("-otype=docker,dest={}", path.display())).ok();
+    let copy = kit.out("copied");
+    let from = format!("docker-archive:{}", path.display());
+    host::tool(&["skopeo", "--insecure-policy", "copy", &from, &format!("dir:{}", copy.display())]);
+    assert!(copy.join("manifest.json").is_file());
+}
+
+#[test]
+fn store_is_an_oci_layout_that_other_tools_read() {
+    if !host::has("skopeo", "skopeo") {
+        return;
+    }
+    let kit = small();
+    kit.build().args(["-t", "hello:v1"]).ok();
+    let index: Value =
+        serde_json::from_slice(&fs::read(kit.store().join("index.json")).unwrap()).unwrap();
+    let name =
+        index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap();
+    assert_eq!(name, "docker.io/library/hello:v1");
+    let manifest = index["manifests"][0]["digest"].as_str().unwrap().replace(':', "/");
+    assert!(kit.store().join("blobs").join(manifest).is_file());
+}

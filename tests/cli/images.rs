@@ -1,0 +1,107 @@
+//! The store's images: `images`, `inspect`, `history`, `tag`, `rmi`, `import`, `load`, `save`.
+
+use crate::kit::base::rootfs;
+use crate::kit::{Archive, Kit};
+use std::fs;
+
+#[test]
+fn built_image_is_listed_inspected_tagged_and_removed() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nENV WHO=me\nRUN true\n");
+    kit.build().args(["-t", "one", "-t", "two:v2"]).ok();
+    let listed = kit.builder(["images"]).ok().stdout();
+    assert!(listed.contains("one") && listed.contains("two") && listed.contains("v2"), "{listed}");
+
+    let inspected = kit.builder(["inspect", "one"]).ok().stdout();
+    assert!(inspected.contains("WHO=me"), "{inspected}");
+    assert!(
+        kit.builder(["history", "one"]).ok().stdout().contains("RUN"),
+        "history shows the steps"
+    );
+
+    kit.builder(["tag", "one", "three:v3"]).ok();
+    kit.builder(["rmi", "one"]).ok();
+    let listed = kit.builder(["images"]).ok().stdout();
+    assert!(!listed.contains("one") && listed.contains("three"), "{listed}");
+    kit.dockerfile("FROM three:v3\nRUN test $WHO = me\n").build().ok();
+}
+
+#[test]
+fn unknown_names_are_errors_that_name_them() {
+    let kit = Kit::new();
+    for words in [
+        &["inspect", "nobody"][..],
+        &["history", "nobody"],
+        &["rmi", "nobody"],
+        &["tag", "nobody", "x"],
+    ] {
+        let outcome = kit.builder(words).run();
+        assert!(matches!(outcome.status, Some(2..=6)), "{words:?}: {:?}", outcome.status);
+        outcome.says(&["nobody"]);
+    }
+}
+
+#[test]
+fn root_file_system_becomes_a_base() {
+    let kit = Kit::new();
+    fs::write(kit.out("rootfs.tar"), rootfs()).unwrap();
+    kit.builder(["import"]).arg(kit.out("rootfs.tar")).arg("mine:1").ok();
+    kit.dockerfile("FROM mine:1\nRUN id -un > /who\n");
+    assert_eq!(kit.image().text("/who"), "root\n");
+}
+
+#[test]
+fn compressed_root_file_systems_become_the_same_base() {
+    let kit = Kit::new();
+    fs::write(kit.out("plain.tar"), rootfs()).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &rootfs()).unwrap();
+    fs::write(kit.out("gzip.tar.gz"), gzip.finish().unwrap()).unwrap();
+    fs::write(kit.out("zstd.tar.zst"), zstd::encode_all(&rootfs()[..], 1).unwrap()).unwrap();
+    for file in ["plain.tar", "gzip.tar.gz", "zstd.tar.zst"] {
+        kit.builder(["import"]).arg(kit.out(file)).arg("mine").ok();
+        kit.dockerfile("FROM mine\nRUN true\n");
+        let counts = kit.build().ok().counts();
+        assert_eq!(counts.ran, usize::from(file == "plain.tar"), "{file}: equal files, so cached");
+    }
+}
+
+#[test]
+fn damaged_root_file_system_is_refused() {
+    let kit = Kit::new();
+    let mut bytes = rootfs();
+    bytes.truncate(100_000);
+    fs::write(kit.out("short.tar"), bytes).unwrap();
+    let outcome = kit.builder(["import"]).arg(kit.out("short.tar")).arg("mine").run();
+    assert!(matches!(outcome.status, Some(2..=6)), "{:?}", outcome.status);
+    outcome.says(&["short.tar"]);
+    assert!(!kit.builder(["images"]).ok().stdout().contains("mine"));
+}
+
+#[test]
+fn archives_load_into_an_empty_store() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN echo built > /made\n");
+    for kind in ["oci", "docker"] {
+        let path = kit.out(&format!("{kind}.tar"));
+        kit.build()
+            .args(["-t", "moved:1"])
+            .arg(format!("-otype={kind},dest={}", path.display()))
+            .ok();
+        let other = Kit::new();
+        other.builder(["load", "-i"]).arg(&path).ok();
+        assert!(other.builder(["images"]).ok().stdout().contains("moved"), "{kind}");
+        other.dockerfile("FROM moved:1\nRUN cat /made > /again\n");
+        assert_eq!(other.image().text("/again"), "built\n", "{kind}");
+    }
+}
+
+#[test]
+fn saved_image_is_what_was_built() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nENV a=1\nRUN echo x > /x\n");
+    kit.build().args(["-t", "kept"]).ok();
+    kit.builder(["save", "-o"]).arg(kit.out("kept.tar")).arg("kept").ok();
+    let image = Archive::open(&kit.out("kept.tar"));
+    assert_eq!((image.env("a"), image.text("/x").as_str()), (Some("1"), "x\n"));
+}

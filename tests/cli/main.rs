@@ -1,0 +1,24 @@
+//! The command line, from outside: each module runs the real program on a real store in the real
+//! sandbox and looks at what it leaves and says.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod add;
+mod args;
+mod build;
+mod cache;
+mod copy;
+mod errors;
+mod explain;
+mod export;
+mod ignore;
+mod images;
+mod limits;
+mod metadata;
+mod progress;
+mod project;
+mod run;
+mod sandbox;

@@ -1,0 +1,58 @@
+//! What tests need of the machine: other tools, and facts about what runs and what is mounted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+/// Tells whether a tool is here. A test that goes without one says so, and fails in CI instead.
+#[allow(clippy::disallowed_methods, reason = "CI is how the test run learns where it is")]
+pub fn has(tool: &str, package: &str) -> bool {
+    let found =
+        super::PATH.split(':').any(|folder| fs::exists(format!("{folder}/{tool}")).unwrap());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{tool} is missing: apt-get install {package}");
+        println!("left out: {tool} is missing (apt-get install {package})");
+    }
+    found
+}
+
+/// Runs a tool of the machine and returns what it printed; its failure is the test's.
+#[track_caller]
+pub fn tool(words: &[&str]) -> String {
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .env("PATH", super::PATH)
+        .output()
+        .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {}\n{stderr}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The mounts of this mount namespace whose place or source mentions `part`.
+pub fn mounts_with(part: &str) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    table.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+/// A process and all its descendants, as far as they still have their parents.
+pub fn family(root: u32) -> BTreeSet<u32> {
+    let mut known = BTreeSet::from([root]);
+    loop {
+        let before = known.len();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Everything after the command's closing bracket: state, then the parent.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let parent =
+                stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+            if parent.is_some_and(|parent| known.contains(&parent)) {
+                known.insert(pid);
+            }
+        }
+        if known.len() == before {
+            return known;
+        }
+    }
+}

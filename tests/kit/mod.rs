@@ -1,0 +1,280 @@
+//! A hermetic place to run `builder` in: a context, a store and a home of its own, and nothing else
+//! of the machine but its kernel.
+//!
+//! Every run is the real program with the real sandbox, so it needs root; `scripts/test.sh` sees to
+//! that. Nothing outside the [`Kit`]'s folder is written.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "shared by several test programs, each of which uses a part of it"
+)]
+
+pub mod archive;
+pub mod base;
+pub mod host;
+mod outcome;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+pub use archive::Archive;
+pub use outcome::{Counts, Outcome, State, Step};
+
+/// The program under test.
+pub const BUILDER: &str = env!("CARGO_BIN_EXE_builder");
+
+/// The environment a run starts with; everything else of ours is hidden from it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A folder with a context, a store and a home, removed at the end.
+pub struct Kit {
+    dir: tempfile::TempDir,
+    store: PathBuf,
+}
+
+impl Kit {
+    /// Makes an empty context and an empty store.
+    pub fn new() -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests build images as root: run them with scripts/test.sh"
+        );
+        let dir = tempfile::Builder::new().prefix("builder-kit-").tempdir().expect("temp dir");
+        for name in ["context", "home", "tmp", "out"] {
+            make_dir(&dir.path().join(name));
+        }
+        let store = dir.path().join("store");
+        Self { dir, store }
+    }
+
+    /// The root of the store, which the first command makes.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// A path beside the context.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A path in the context.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("context").join(name)
+    }
+
+    /// Where exports go.
+    pub fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join("out").join(name)
+    }
+
+    /// Writes a file of the context, mode 0644, with its folders.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+        write_file(&self.path(name), content.as_ref());
+        self
+    }
+
+    /// Writes the Dockerfile.
+    pub fn dockerfile(&self, text: &str) -> &Self {
+        self.file("Dockerfile", text)
+    }
+
+    /// Changes the mode of a file of the context.
+    pub fn chmod(&self, name: &str, mode: u32) -> &Self {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).expect("chmod");
+        self
+    }
+
+    /// Makes a symbolic link in the context.
+    pub fn symlink(&self, target: &str, name: &str) -> &Self {
+        let path = self.path(name);
+        make_dir(path.parent().expect("a parent"));
+        std::os::unix::fs::symlink(target, path).expect("symlink");
+        self
+    }
+
+    /// Starts to describe `builder ARGS…`.
+    pub fn builder<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        let mut command = Command::new(BUILDER);
+        command
+            .env_clear()
+            .env("PATH", PATH)
+            .env("LC_ALL", "C")
+            .env("RUST_BACKTRACE", "1")
+            .env("HOME", self.beside("home"))
+            .env("TMPDIR", self.beside("tmp"))
+            .env("BUILDER_ROOT", &self.store)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .args(args);
+        Run { command, input: None, archive: None }
+    }
+
+    /// Starts to describe `builder build` of the context, with JSON progress and `fixture/base` at hand.
+    pub fn build(&self) -> Run {
+        self.build_of(&self.path(""))
+    }
+
+    /// As [`Kit::build`], of a context somewhere else.
+    pub fn build_of(&self, context: &Path) -> Run {
+        self.with_context("build", context).arg("--progress=rawjson")
+    }
+
+    /// As [`Kit::build`], with another kind of progress.
+    pub fn build_showing(&self, progress: &str) -> Run {
+        self.with_context("build", &self.path("")).arg(format!("--progress={progress}"))
+    }
+
+    /// Starts to describe `builder explain` of what a build would do now.
+    pub fn explain(&self) -> Run {
+        self.with_context("explain", &self.path(""))
+    }
+
+    fn with_context(&self, command: &str, context: &Path) -> Run {
+        let base =
+            format!("--build-context=fixture/base=oci-layout://{}", base::layout().display());
+        let mut run = self.builder([command]).arg(base).arg(context);
+        run.archive = Some(self.out("image.tar"));
+        run
+    }
+
+    /// Builds, exports and reads the image.
+    #[track_caller]
+    pub fn image(&self) -> Archive {
+        self.build().image()
+    }
+}
+
+/// A command that is about to run.
+pub struct Run {
+    command: Command,
+    input: Option<Vec<u8>>,
+    archive: Option<PathBuf>,
+}
+
+impl Run {
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of the environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Feeds standard input.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(bytes.into());
+        self
+    }
+
+    /// Gives the store a disk of this size (`24m`), which goes when the run ends. Standard output
+    /// has what `builder images` and `ls` show afterwards.
+    pub fn on_disk_of(mut self, size: &str) -> Self {
+        let script = "mkdir \"$BUILDER_ROOT\" && mount -t tmpfs -o size=\"$0\" small \"$BUILDER_ROOT\" || exit\n\
+                      \"$@\"; status=$?; \"$1\" images; ls \"$BUILDER_ROOT\"; exit $status";
+        let old = std::mem::replace(&mut self.command, Command::new("unshare"));
+        self.command.args(["--mount", "--", "sh", "-c", script, size]).env_clear();
+        self.command.arg(old.get_program()).args(old.get_args()).stdin(Stdio::null());
+        self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(folder) = old.get_current_dir() {
+            self.command.current_dir(folder);
+        }
+        self
+    }
+
+    /// Runs it to its end.
+    #[track_caller]
+    pub fn run(mut self) -> Outcome {
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.input.is_some() {
+            self.command.stdin(Stdio::piped());
+        }
+        let mut child = self.command.spawn().expect("the program starts");
+        let stdin = child.stdin.take();
+        let output = std::thread::scope(|scope| {
+            if let (Some(mut stdin), Some(bytes)) = (stdin, &self.input) {
+                // The program may well exit without reading it all.
+                scope.spawn(move || drop(stdin.write_all(bytes)));
+            }
+            child.wait_with_output().expect("the program ends")
+        });
+        Outcome::new(output)
+    }
+
+    /// Runs it; anything but exit status 0 is a failure of the test.
+    #[track_caller]
+    pub fn ok(self) -> Outcome {
+        self.exits(0)
+    }
+
+    /// Runs it and expects an error: this exit status, one message, and no panic.
+    #[track_caller]
+    pub fn fails(self, status: i32) -> Outcome {
+        let outcome = self.exits(status);
+        let errors = outcome.text().lines().filter(|line| line.starts_with("error")).count();
+        assert_eq!(errors, 1, "one error is shown:\n{}", outcome.text());
+        outcome
+    }
+
+    /// Runs it and expects this exit status.
+    #[track_caller]
+    pub fn exits(self, status: i32) -> Outcome {
+        let shown = format!("{:?}", self.command);
+        let outcome = self.run();
+        assert_eq!(
+            outcome.status,
+            Some(status),
+            "{shown}\n{}\n{}\n{}",
+            outcome.stdout(),
+            outcome.text(),
+            outcome.log()
+        );
+        outcome
+    }
+
+    /// Builds with an export and reads what came out.
+    #[track_caller]
+    pub fn image(self) -> Archive {
+        let path = self.archive.clone().expect("this run builds");
+        self.arg(format!("--output=type=oci,dest={},compression=uncompressed", path.display()))
+            .ok();
+        Archive::open(&path)
+    }
+
+    /// Gives up the description for tests that talk to the process while it runs.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+}
+
+/// Writes a file with mode 0644 and its folders with 0755, whatever the umask is.
+pub fn write_file(path: &Path, content: &[u8]) {
+    make_dir(path.parent().expect("a parent"));
+    fs::write(path, content).expect("write");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("chmod");
+}
+
+/// Makes a folder and those above it with mode 0755.
+pub fn make_dir(path: &Path) {
+    if path.is_dir() {
+        return;
+    }
+    make_dir(path.parent().expect("a parent"));
+    fs::create_dir(path).expect("mkdir");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+}
