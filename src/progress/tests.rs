@@ -320,7 +320,8 @@ fn a_tty_shows_running_steps_in_a_window_that_goes_away() {
     assert_eq!(lines[1].trim_end(), "[+] 1.6s, 1 done");
     tty.take(at(2.0), done(&b, Outcome::Failed("x".to_owned())));
     tty.finish(at(2.0));
-    let lines: Vec<_> = screen(&out.text(), 60).into_iter().filter(|l| !l.trim().is_empty()).collect();
+    let lines: Vec<_> =
+        screen(&out.text(), 60).into_iter().filter(|l| !l.trim().is_empty()).collect();
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert!(lines[1].starts_with("=> ERROR [2/2] RUN b"), "{lines:#?}");
     assert_eq!(lines[2], "2 steps: 1 ran, 1 failed in 2.0s");

@@ -41,11 +41,17 @@ pub struct Kit {
 impl Kit {
     /// Makes an empty context and an empty store.
     pub fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// As [`Kit::new`], beneath a folder of choice.
+    pub fn new_in(folder: &Path) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests build images as root: run them with scripts/test.sh"
         );
-        let dir = tempfile::Builder::new().prefix("builder-kit-").tempdir().expect("temp dir");
+        let dir = tempfile::Builder::new().prefix("builder-kit-").tempdir_in(folder);
+        let dir = dir.expect("temp dir");
         for name in ["context", "home", "tmp", "out"] {
             make_dir(&dir.path().join(name));
         }
