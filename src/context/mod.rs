@@ -13,6 +13,7 @@
 //! | `wildcard` | Go's `path.Match` |
 //! | `walk` | lists trees below a descriptor |
 //! | `fingerprint`, `index` | content hashes, and the file that remembers them |
+//! | [`remote`] | downloads and git repositories, which become directories first |
 //!
 //! # Not here
 //!
@@ -20,6 +21,7 @@
 
 mod fingerprint;
 mod index;
+pub mod remote;
 mod select;
 mod walk;
 mod wildcard;
@@ -146,6 +148,11 @@ impl Source {
         })?;
         let ignore = ignore.filter(|matcher| !matcher.is_empty());
         Ok(Self::new(Root::Directory(root), ignore, Index::open(index, Trust::Stamp), false))
+    }
+
+    /// Takes a directory that this build made, such as a git checkout: nothing is remembered of it.
+    pub fn checkout(root: OwnedFd) -> Self {
+        Self::new(Root::Directory(root), None, Index::open(None, Trust::Stamp), false)
     }
 
     /// Takes a mounted snapshot, of another stage or an image. Owners and capabilities are kept.

@@ -1,0 +1,363 @@
+//! Git repositories, by running `git`.
+//!
+//! Git runs without prompts, hooks, templates and the machine's configuration, and talks only the
+//! protocols that an address may name. What it is given is never mistaken for a flag.
+//!
+//! Source: BuildKit, frontend/dockerfile/dfgitutil and source/git; git(1), "Environment variables".
+
+use super::{RemoteError, redact};
+use crate::sys::cancel::Cancel;
+use crate::sys::rooted;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Protocols that a repository and its submodules may use.
+const PROTOCOLS: &str = "http:https:ssh:git";
+
+/// Seconds that a server may send nothing.
+const STALL_SECONDS: u32 = 60;
+
+/// Bytes of git's messages that an error quotes.
+const SAID_MAX: usize = 2_000;
+
+/// An address of a repository, a place in its history, and a folder of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GitUrl {
+    /// What git is given: no query and no fragment.
+    pub remote: String,
+    /// Branch, tag, full reference or commit; `None` is the server's default branch.
+    pub reference: Option<String>,
+    /// Folder of the repository, without outer slashes; empty is all of it.
+    pub subdir: String,
+    /// `?checksum=`: what the commit must begin with.
+    pub checksum: Option<String>,
+    /// `?keep-git-dir=`.
+    pub keep_git_dir: Option<bool>,
+    /// `?submodules=`; they are fetched unless it is false.
+    pub submodules: Option<bool>,
+}
+
+impl GitUrl {
+    /// Parses what may be an address of a repository: `None` when it is none, so that it is a path
+    /// or a download.
+    ///
+    /// Repositories are `git://…`, `ssh://…`, `user@host:path`, and `http(s)://….git`, each with
+    /// `?query` and `#reference:folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoteError::BadUrl`] for a repository with a query that cannot be understood.
+    pub fn parse(text: &str) -> Result<Option<Self>, RemoteError> {
+        let bad = |reason: String| RemoteError::BadUrl { url: redact(text), reason };
+        let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
+        let (remote, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let scheme = remote.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let is_git = match scheme.as_deref() {
+            Some("git" | "ssh") => true,
+            Some("http" | "https") => {
+                remote.splitn(4, '/').nth(3).is_some_and(|path| path.as_bytes().ends_with(b".git"))
+            }
+            Some(_) => false,
+            None => is_scp_style(remote),
+        };
+        if !is_git {
+            return Ok(None);
+        }
+        if remote.starts_with('-') || remote.contains(|c: char| c.is_control()) {
+            return Err(bad("an address does not begin with a dash".into()));
+        }
+        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let mut url = Self {
+            remote: remote.to_owned(),
+            reference: (!reference.is_empty()).then(|| reference.to_owned()),
+            subdir: clean(subdir),
+            ..Self::default()
+        };
+        url.read_query(query).map_err(bad)?;
+        if let Some(reference) = &url.reference
+            && (reference.starts_with('-')
+                || reference.contains(|c: char| c.is_control() || " ~^:?*[\\".contains(c))
+                || reference.contains(".."))
+        {
+            return Err(bad(format!("{reference:?} is not the name of a branch, tag or commit")));
+        }
+        Ok(Some(url))
+    }
+
+    fn read_query(&mut self, query: &str) -> Result<(), String> {
+        let truth = |key: &str, value: &str| match value {
+            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+            _ => Err(format!("{value:?} is neither true nor false for {key}")),
+        };
+        let mut set_reference = |value: String| match &self.reference {
+            Some(other) if *other != value => {
+                Err(format!("both {other:?} and {value:?} are asked for"))
+            }
+            _ => {
+                self.reference = Some(value);
+                Ok(())
+            }
+        };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match key {
+                "ref" if !value.is_empty() => set_reference(value.to_owned())?,
+                "tag" if !value.is_empty() => {
+                    let name = value.strip_prefix("refs/tags/").unwrap_or(value);
+                    set_reference(format!("refs/tags/{name}"))?;
+                }
+                "branch" if !value.is_empty() => {
+                    let name = value.strip_prefix("refs/heads/").unwrap_or(value);
+                    set_reference(format!("refs/heads/{name}"))?;
+                }
+                "subdir" if !value.is_empty() => {
+                    let value = clean(value);
+                    if !self.subdir.is_empty() && self.subdir != value {
+                        return Err(format!("both {:?} and {value:?} are asked for", self.subdir));
+                    }
+                    self.subdir = value;
+                }
+                "checksum" | "commit" if !value.is_empty() => {
+                    self.checksum = Some(value.to_owned());
+                }
+                "keep-git-dir" => self.keep_git_dir = Some(truth(key, value)?),
+                "submodules" => self.submodules = Some(truth(key, value)?),
+                "ref" | "tag" | "branch" | "subdir" | "checksum" | "commit" => {
+                    return Err(format!("{key} has no value"));
+                }
+                _ => return Err(format!("unknown query {key:?}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says whether text is `user@host:path`.
+fn is_scp_style(text: &str) -> bool {
+    let Some((user, rest)) = text.split_once('@') else { return false };
+    let Some((host, _)) = rest.split_once(':') else { return false };
+    let is_word = |text: &str, more: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    is_word(user, "-_") && is_word(host, "-.")
+}
+
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// How to check a repository out.
+#[derive(Debug, Clone, Copy)]
+pub struct GitOptions<'a> {
+    /// `--keep-git-dir`, unless the address says otherwise.
+    pub keep_git_dir: bool,
+    /// An existing empty folder of the session.
+    pub into: &'a Path,
+    /// True lets repositories be folders of this machine: for tests.
+    pub allows_local: bool,
+}
+
+/// A checked-out commit.
+#[derive(Debug)]
+pub struct GitCheckout {
+    /// The folder that was asked for: the repository's, or a folder in it.
+    pub root: OwnedFd,
+    /// The commit, in full.
+    pub commit: String,
+}
+
+struct Git<'a> {
+    url: &'a GitUrl,
+    options: &'a GitOptions<'a>,
+    cancel: &'a Cancel,
+    dir: PathBuf,
+}
+
+impl GitUrl {
+    /// Fetches the commit that the address means, and no other where the server can do that.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoteError`].
+    pub fn check_out(
+        &self,
+        options: &GitOptions<'_>,
+        cancel: &Cancel,
+    ) -> Result<GitCheckout, RemoteError> {
+        let git = Git { url: self, options, cancel, dir: options.into.join("tree") };
+        git.run()
+    }
+}
+
+impl Git<'_> {
+    fn run(&self) -> Result<GitCheckout, RemoteError> {
+        let io = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| RemoteError::Io { doing, path, source }
+        };
+        fs::create_dir(&self.dir).map_err(io("create", &self.dir))?;
+        self.git("prepare a folder for", &["init", "-q", "--template="])?;
+        self.git("name", &["remote", "add", "--", "origin", &self.url.remote])?;
+        let fetched = self.fetch()?;
+        let name = format!("{fetched}^{{commit}}");
+        let commit = self.git("resolve", &["rev-parse", "--verify", "-q", &name])?;
+        let commit = commit.trim().to_owned();
+        if let Some(expected) = &self.url.checksum
+            && !commit.starts_with(expected.as_str())
+        {
+            return Err(RemoteError::Commit {
+                url: redact(&self.url.remote),
+                expected: expected.clone(),
+                actual: commit,
+            });
+        }
+        self.git("check out", &["checkout", "-q", "--detach", &commit])?;
+        if self.url.submodules != Some(false) && self.dir.join(".gitmodules").exists() {
+            let update = ["submodule", "update", "-q", "--init", "--recursive", "--depth=1"];
+            self.git("fetch the submodules of", &update)?;
+        }
+        let keeps = self.url.keep_git_dir.unwrap_or(self.options.keep_git_dir);
+        if !keeps || !self.url.subdir.is_empty() {
+            let metadata = self.dir.join(".git");
+            fs::remove_dir_all(&metadata).map_err(io("remove", &metadata))?;
+        }
+        let dir = File::open(&self.dir).map_err(io("open", &self.dir))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        // No link of the repository is followed, so the folder is one of the repository's own.
+        let root =
+            rooted::open_beneath(dir.as_fd(), self.url.subdir.as_bytes(), flags).map_err(|_| {
+                RemoteError::NoSubdir {
+                    url: redact(&self.url.remote),
+                    subdir: self.url.subdir.clone(),
+                }
+            })?;
+        Ok(GitCheckout { root, commit })
+    }
+
+    /// Fetches as little as the server allows, and returns the name that the commit then has.
+    fn fetch(&self) -> Result<String, RemoteError> {
+        let reference = self.url.reference.as_deref().unwrap_or("HEAD");
+        let shallow = ["fetch", "-q", "--no-tags", "--depth=1", "--", "origin", reference];
+        let fetched = "FETCH_HEAD".to_owned();
+        let Err(error) = self.git("fetch", &shallow) else { return Ok(fetched) };
+        if matches!(error, RemoteError::Cancelled | RemoteError::NoGit { .. }) {
+            return Err(error);
+        }
+        // Plain file servers know no depth, and some others no commits that nothing points at.
+        if self.git("fetch", &["fetch", "-q", "--no-tags", "--", "origin", reference]).is_ok() {
+            return Ok(fetched);
+        }
+        let is_commit = reference.len() >= 7 && reference.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_commit {
+            return Err(error);
+        }
+        let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+        self.git("fetch", &["fetch", "-q", "--", "origin", all[0], all[1]])?;
+        Ok(reference.to_owned())
+    }
+
+    /// Runs one git command and returns its output.
+    fn git(&self, doing: &'static str, arguments: &[&str]) -> Result<String, RemoteError> {
+        let url = redact(&self.url.remote);
+        let io = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| RemoteError::Io { doing, path, source }
+        };
+        let [out_path, err_path] = ["out", "err"].map(|name| self.options.into.join(name));
+        let out = File::create(&out_path).map_err(io("create", &out_path))?;
+        let err = File::create(&err_path).map_err(io("create", &err_path))?;
+        let protocols =
+            if self.options.allows_local { "file:http:https:ssh:git" } else { PROTOCOLS };
+        // Modes of what is checked out must not depend on who builds; a child's umask can only be
+        // set by the child.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "umask 022 && exec git \"$@\"", "git"])
+            .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
+            .args(["-c", "init.defaultBranch=master", "-c", "advice.detachedHead=false"])
+            .args([
+                "-c",
+                "http.lowSpeedLimit=1",
+                "-c",
+                &format!("http.lowSpeedTime={STALL_SECONDS}"),
+            ])
+            .args(["-c", "core.autocrlf=false", "-c", "core.symlinks=true"])
+            .args(arguments)
+            .current_dir(&self.dir)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ASKPASS", "true")
+            .env("SSH_ASKPASS", "true")
+            .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_ALLOW_PROTOCOL", protocols)
+            .env("GIT_LFS_SKIP_SMUDGE", "1")
+            .env("LC_ALL", "C")
+            .env_remove("GIT_DIR")
+            .env_remove("GIT_WORK_TREE")
+            .env_remove("GIT_INDEX_FILE")
+            .env_remove("GIT_OBJECT_DIRECTORY")
+            .env_remove("GIT_ALTERNATE_OBJECT_DIRECTORIES")
+            .env_remove("GIT_CONFIG_PARAMETERS")
+            .env_remove("GIT_CONFIG_COUNT")
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .process_group(0)
+            .spawn()
+            .map_err(|source| RemoteError::NoGit { url: url.clone(), source })?;
+        let pid = rustix::process::Pid::from_child(&child);
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        let mut is_cancelled = false;
+        if let Ok(handle) = handle {
+            let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            loop {
+                let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+                if poll(&mut fds, Some(&tick)).is_ok_and(|ready| ready > 0) {
+                    break;
+                }
+                if self.cancel.is_cancelled() {
+                    is_cancelled = true;
+                    // Its helpers are in its group. One that is gone already needs no signal.
+                    let signal = rustix::process::Signal::KILL;
+                    let _ = rustix::process::kill_process_group(pid, signal);
+                    break;
+                }
+            }
+        }
+        let status = child.wait().map_err(io("wait for git in", &self.dir))?;
+        if is_cancelled {
+            return Err(RemoteError::Cancelled);
+        }
+        if status.success() {
+            return fs::read_to_string(&out_path).map_err(io("read", &out_path));
+        }
+        let said = fs::read(&err_path).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_MAX)..]);
+        let said = said.trim().replace(&self.url.remote, &url);
+        if status.code() == Some(127) {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(RemoteError::NoGit { url, source });
+        }
+        Err(RemoteError::Git { doing, url, said })
+    }
+}
+
+#[cfg(test)]
+#[path = "git_tests.rs"]
+mod tests;

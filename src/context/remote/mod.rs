@@ -1,0 +1,117 @@
+//! Sources that have to be brought here first: http(s) downloads and git repositories.
+//!
+//! Each becomes a directory of the session, and that a [`Source`](super::Source). What was brought
+//! is identified by content (sha256, commit), so a step's key needs no address.
+//!
+//! # Not here
+//!
+//! Registries and their protocol.
+
+mod git;
+mod http;
+
+pub use git::{GitCheckout, GitOptions, GitUrl};
+pub use http::{Download, HttpOptions, download, file_name_of};
+
+use crate::store::Digest;
+use std::io;
+use std::path::PathBuf;
+
+/// Why something could not be brought here. Addresses are shown without passwords.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// An address that cannot be understood.
+    #[error("{url:?} is not an address that can be read: {reason}")]
+    BadUrl {
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The server was not reached, or broke off.
+    #[error("cannot download {url}")]
+    Http {
+        /// The address.
+        url: String,
+        /// What the connection said.
+        source: Box<ureq::Error>,
+    },
+    /// The server answered, but not with the file.
+    #[error("cannot download {url}: the server answered {status}")]
+    Status {
+        /// The address.
+        url: String,
+        /// Status code.
+        status: u16,
+    },
+    /// The bytes are not those that were asked for.
+    #[error("{url} has the digest {actual}, but {expected} was asked for")]
+    Checksum {
+        /// The address.
+        url: String,
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// The commit is not the one that was asked for.
+    #[error("{url} is at commit {actual}, but {expected} was asked for")]
+    Commit {
+        /// The address.
+        url: String,
+        /// What was asked for.
+        expected: String,
+        /// What is there.
+        actual: String,
+    },
+    /// A git command failed.
+    #[error("git cannot {doing} {url}: {said}")]
+    Git {
+        /// What was being done.
+        doing: &'static str,
+        /// The address.
+        url: String,
+        /// The end of what git wrote.
+        said: String,
+    },
+    /// There is no git program.
+    #[error("cannot run git for {url}: is it installed?")]
+    NoGit {
+        /// The address.
+        url: String,
+        /// Why it did not start.
+        source: io::Error,
+    },
+    /// A folder that the repository does not have.
+    #[error("{url} has no directory {subdir:?}")]
+    NoSubdir {
+        /// The address.
+        url: String,
+        /// The folder.
+        subdir: String,
+    },
+    /// A system call failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Where, on the host.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Shows an address without the user name and password it may hold.
+fn redact(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let host_end = rest.find('/').unwrap_or(rest.len());
+    match rest[..host_end].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_owned(),
+    }
+}
