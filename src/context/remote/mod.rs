@@ -1,4 +1,4 @@
-//! Sources that have to be brought here first: http(s) downloads and git repositories.
+//! Sources that have to be brought here first: downloads, git repositories, tars on a stream.
 //!
 //! Each becomes a directory of the session, and that a [`Source`](super::Source). What was brought
 //! is identified by content (sha256, commit), so a step's key needs no address.
@@ -9,10 +9,13 @@
 
 mod git;
 mod http;
+mod stream;
 
 pub use git::{GitCheckout, GitOptions, GitUrl};
 pub use http::{Download, HttpOptions, download, file_name_of};
+pub use stream::{DOCKERFILE_MAX, StreamContext, read_stream};
 
+use crate::layer::LayerError;
 use crate::store::Digest;
 use std::io;
 use std::path::PathBuf;
@@ -90,6 +93,20 @@ pub enum RemoteError {
         url: String,
         /// The folder.
         subdir: String,
+    },
+    /// A stream that is a tar, but not a sound one.
+    #[error("cannot extract {name}")]
+    Extract {
+        /// What the stream is.
+        name: String,
+        /// Why.
+        source: LayerError,
+    },
+    /// A stream that is no tar, and longer than any Dockerfile.
+    #[error("{name} is neither a tar nor a Dockerfile of at most {DOCKERFILE_MAX} bytes")]
+    TooLong {
+        /// What the stream is.
+        name: String,
     },
     /// A system call failed.
     #[error("cannot {doing} {}", path.display())]

@@ -6,6 +6,7 @@ use super::{
     CopyError, CopyRequest, CopySource, CopyStats, Entry, FileTime, Kind, Owner, Picked, Selection,
     absolute,
 };
+use crate::layer::{self, LayerError};
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
@@ -162,8 +163,8 @@ impl Engine<'_> {
         let entries = &tree.selection.entries[picked.range.clone()];
         let Some(first) = entries.first() else { return Ok(()) };
         let is_tree = first.kind == Kind::Dir;
-        if unpack && first.kind == Kind::File && is_archive(tree.root, picked)? {
-            return Err(CopyError::CannotUnpack { path: absolute(&picked.path) });
+        if unpack && first.kind == Kind::File && self.unpack(destination, tree, picked)? {
+            return Ok(());
         }
         let target =
             self.directories.place(destination, &picked.name, is_tree, picked.contents_only)?;
@@ -183,6 +184,43 @@ impl Engine<'_> {
             path: above.to_vec(),
         };
         self.leaf(&level, tree, picked, first, source_name, name)
+    }
+
+    /// Extracts a file into the destination, which becomes a directory; `false` when it is no
+    /// archive.
+    fn unpack(
+        &mut self,
+        destination: &Destination,
+        tree: &Tree<'_>,
+        picked: &Picked,
+    ) -> Result<bool, CopyError> {
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            rooted::open_beneath(tree.root, &picked.path, flags)
+                .map(File::from)
+                .map_err(|e| CopyError::io("read", &picked.path, e))
+        };
+        if !layer::is_archive(open()?) {
+            return Ok(false);
+        }
+        // `--chmod` says nothing about what is in an archive, nor about where it goes.
+        let mode = std::mem::replace(&mut self.directories.mode, 0o755);
+        let target = self.directories.resolve(&destination.path)?;
+        self.directories.make_all(&target)?;
+        self.directories.mode = mode;
+        let dir = rooted::open_beneath(self.directories.root, &target, OFlags::DIRECTORY)
+            .map_err(|e| CopyError::io("open the directory", &target, e))?;
+        let owner = self.request.owner.map(|owner| (owner.uid, owner.gid));
+        let extracted =
+            layer::extract_archive(open()?, dir.as_fd(), owner, self.cancel).map_err(|source| {
+                match source {
+                    LayerError::Cancelled => CopyError::Cancelled,
+                    source => CopyError::Extract { path: absolute(&picked.path), source },
+                }
+            })?;
+        self.stats.files += extracted.entries;
+        self.stats.bytes += extracted.bytes;
+        Ok(true)
     }
 
     /// Copies a directory and all below it.
@@ -458,21 +496,6 @@ impl Engine<'_> {
 fn group_in(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Option<u32>, CopyError> {
     let stat = rustix::fs::fstat(dir).map_err(|e| CopyError::io("look at", path, e))?;
     Ok((stat.st_mode & 0o2000 != 0).then_some(stat.st_gid))
-}
-
-/// Says whether a file starts like a tar or like something compressed.
-fn is_archive(root: BorrowedFd<'_>, picked: &Picked) -> Result<bool, CopyError> {
-    let failed = |e| CopyError::io("read", &picked.path, e);
-    let mut start = [0; 512];
-    let mut file = File::from(
-        rooted::open_beneath(root, &picked.path, OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(failed)?,
-    );
-    let length = std::io::Read::read(&mut file, &mut start).map_err(failed)?;
-    let start = &start[..length];
-    let magics: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    Ok(magics.iter().any(|magic| start.starts_with(magic))
-        || start.get(257..262) == Some(b"ustar".as_slice()))
 }
 
 /// Creates a file that is not there yet.

@@ -361,6 +361,53 @@ fn a_file_that_changed_since_it_was_chosen_is_reported() {
 }
 
 #[test]
+fn archives_are_extracted_where_asked_and_only_if_they_are_picked_themselves() {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, mode) in [("p/q", 0o600), ("top", 0o4755)] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(mode);
+        header.set_size(1);
+        header.set_mtime(TIME as u64);
+        header.set_uid(u64::from(me().uid));
+        header.set_gid(u64::from(me().gid));
+        builder.append_data(&mut header, path, b"1".as_slice()).unwrap();
+    }
+    let archive = builder.into_inner().unwrap();
+    let context = Dir::new(&[("d/plain", "2"), ("not.tar", "3")]);
+    fs::write(context.0.path().join("a.tar"), &archive).unwrap();
+    fs::write(context.0.path().join("cut.tar"), &archive[..700]).unwrap();
+    let source = Source::dir(context.0.path(), None, None).unwrap();
+    let run = |target: &Dir, pattern: &str, chmod: Option<&str>| {
+        let selection =
+            source.select(&[pattern], &SelectOptions::default(), &Cancel::new()).unwrap();
+        let root = File::open(target.0.path()).unwrap();
+        let mode = chmod.map(|text| ChmodSpec::parse(text).unwrap());
+        let tree = CopySource::Tree {
+            root: source.root(),
+            selection: &selection,
+            keep_owner: false,
+            unpack: true,
+        };
+        let request = CopyRequest {
+            sources: vec![tree],
+            dest: b"/n",
+            workdir: b"/",
+            owner: Some(me()),
+            mode: mode.as_ref(),
+            created: None,
+        };
+        copy_into(root.as_fd(), &request, &Cancel::new())
+    };
+    let target = Dir::new(&[]);
+    run(&target, "a.tar", Some("0640")).unwrap();
+    assert_eq!(target.list(), ["n/ 755", "n/p/ 755", "n/p/q 600 1", "n/top 4755 1"]);
+    let target = Dir::new(&[]);
+    run(&target, "not.tar", None).unwrap();
+    assert_eq!(target.list(), ["n 644 3"]);
+    assert!(matches!(run(&Dir::new(&[]), "cut.tar", None), Err(CopyError::Extract { .. })));
+}
+
+#[test]
 fn a_cancelled_copy_stops() {
     let context = Dir::new(&[("d/f", "1")]);
     let source = Source::dir(context.0.path(), None, None).unwrap();

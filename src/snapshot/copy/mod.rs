@@ -23,6 +23,7 @@ pub use engine::copy_into;
 pub use owner::{Owner, lookup_owner};
 pub use selection::{Entry, FileTime, Kind, Picked, Selection, Stamp};
 
+use crate::layer::LayerError;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -72,7 +73,7 @@ pub struct CopyRequest<'a> {
 /// What a copy did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CopyStats {
-    /// Regular files written, hard links not counted.
+    /// Regular files written, hard links not counted; of an extracted archive, its members.
     pub files: u64,
     /// Bytes in them.
     pub bytes: u64,
@@ -135,11 +136,13 @@ pub enum CopyError {
         /// Path in the source.
         path: PathBuf,
     },
-    /// ADD of an archive.
-    #[error("cannot extract {}: extracting archives is not there yet", path.display())]
-    CannotUnpack {
+    /// An archive that ADD cannot extract.
+    #[error("cannot extract {}", path.display())]
+    Extract {
         /// Path in the source.
         path: PathBuf,
+        /// Why.
+        source: LayerError,
     },
     /// Somebody asked to stop.
     #[error("cancelled")]
