@@ -152,6 +152,7 @@ pub(super) fn kind_of(file_type: FileType) -> (Kind, bool) {
 }
 
 /// Makes an entry out of a stat. Links and capabilities are read by the caller.
+#[allow(clippy::unnecessary_cast, reason = "the type of st_nlink differs by architecture")]
 pub(super) fn found(name: &[u8], stat: &Stat) -> Found {
     let (kind, is_socket) = kind_of(FileType::from_raw_mode(stat.st_mode));
     let mut stamp = stamp_of(stat);
@@ -164,7 +165,7 @@ pub(super) fn found(name: &[u8], stat: &Stat) -> Found {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        links: stat.st_nlink,
+        links: stat.st_nlink as u64,
         rdev: if matches!(kind, Kind::Char | Kind::Block) { stat.st_rdev } else { 0 },
         stamp,
         link: None,

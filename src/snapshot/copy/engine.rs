@@ -1,7 +1,8 @@
-//! Writing a selection: one pass over the entries, with a descriptor per open directory.
+//! Writing a selection: one pass over the entries, with two descriptors per open directory; files
+//! are collected into batches, which several threads copy.
 
-use super::data::{Copier, DataError};
-use super::dest::{Destination, Directories, chown, times, umask};
+use super::dest::{Destination, Directories, chown, times};
+use super::file::{Worker, Writer, create, group_in, make_room};
 use super::{
     CopyError, CopyRequest, CopySource, CopyStats, Entry, FileTime, Kind, Owner, Picked, Selection,
     absolute,
@@ -9,10 +10,11 @@ use super::{
 use crate::layer::{self, LayerError};
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// Copies the sources of `request` below `root`, a merged root file system.
 ///
@@ -31,8 +33,13 @@ pub fn copy_into(
     let destination = Destination::parse(request.dest, request.workdir);
     let mode = request.mode.map_or(0o755, super::ChmodSpec::implied_dir_mode);
     let mut engine = Engine {
-        request,
-        cancel,
+        writer: Writer {
+            request,
+            cancel,
+            euid: rustix::process::geteuid().as_raw(),
+            egid: rustix::process::getegid().as_raw(),
+        },
+        worker: Worker::new(),
         directories: Directories {
             root,
             owner: request.owner,
@@ -40,10 +47,6 @@ pub fn copy_into(
             created: request.created,
             made: Vec::new(),
         },
-        copier: Copier::new(),
-        stats: CopyStats::default(),
-        euid: rustix::process::geteuid().as_raw(),
-        egid: rustix::process::getegid().as_raw(),
     };
     for source in &request.sources {
         match source {
@@ -56,42 +59,59 @@ pub fn copy_into(
             CopySource::Inline { name, data } => engine.inline(&destination, name, data)?,
         }
     }
-    engine.stats.directories += engine.directories.finish()?;
-    Ok(engine.stats)
+    engine.worker.stats.directories += engine.directories.finish()?;
+    Ok(engine.worker.stats)
 }
 
-struct Tree<'a> {
+/// What is copied.
+pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
     selection: &'a Selection,
-    keeps_owner: bool,
+    pub(super) keeps_owner: bool,
 }
 
 /// A directory that is being filled.
-struct Level {
+pub(super) struct Level {
     /// Length of its path below the picked root; its entries' paths are one part longer.
     depth: usize,
-    target: OwnedFd,
+    pub(super) target: OwnedFd,
     /// The same directory of the source.
-    source: OwnedFd,
+    pub(super) source: OwnedFd,
     /// Group that new files in it get from the kernel, if not the process's own.
-    group: Option<u32>,
+    pub(super) group: Option<u32>,
     /// Time that it gets when it is full.
     mtime: Option<FileTime>,
     /// Path below the target's root, for messages.
-    path: Vec<u8>,
+    pub(super) path: Vec<u8>,
 }
 
 struct Engine<'a> {
-    request: &'a CopyRequest<'a>,
-    cancel: &'a Cancel,
+    writer: Writer<'a>,
+    worker: Worker,
     directories: Directories<'a>,
-    copier: Copier,
-    stats: CopyStats,
-    euid: u32,
-    egid: u32,
 }
 
-fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+/// Files that are copied together, by several threads.
+#[derive(Default)]
+struct Batch<'a> {
+    files: Vec<(Arc<Level>, &'a Entry)>,
+    /// Other names of files, made when all files are there.
+    links: Vec<(Arc<Level>, &'a Entry)>,
+    /// Directories that nothing more is put into, in the order in which they were left.
+    full: Vec<Arc<Level>>,
+}
+
+/// Files and directories of a batch: enough to occupy threads, few enough to keep open.
+const BATCH_FILES: usize = 2048;
+const BATCH_DIRECTORIES: usize = 64;
+
+/// From how many files on threads are worth their start.
+const PARALLEL_FILES: usize = 128;
+
+/// More threads than this wait for each other in the file system's journal.
+const THREADS_MAX: usize = 4;
+
+pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     let mut joined = path.to_vec();
     if !path.is_empty() && !name.is_empty() {
         joined.push(b'/');
@@ -107,7 +127,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn is_dir(stat: &Stat) -> bool {
+pub(super) fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
@@ -117,18 +137,6 @@ impl Engine<'_> {
     fn open_target(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
         rooted::open_beneath(self.directories.root, path, DIRECTORY)
             .map_err(|e| CopyError::io("open the directory", path, e))
-    }
-
-    fn owner_of(&self, entry: &Entry, tree: &Tree<'_>) -> Owner {
-        match self.request.owner {
-            Some(owner) => owner,
-            None if tree.keeps_owner => Owner { uid: entry.uid, gid: entry.gid },
-            None => Owner::ROOT,
-        }
-    }
-
-    fn mode_of(&self, mode: u32, is_dir: bool) -> u32 {
-        self.request.mode.map_or(mode, |spec| spec.apply(mode, is_dir))
     }
 
     fn inline(
@@ -142,14 +150,22 @@ impl Engine<'_> {
         let (above, name) = split(&target);
         let dir = self.open_target(above)?;
         let group = group_in(dir.as_fd(), above)?;
-        let mode = self.mode_of(0o644, false);
+        let mode = self.writer.mode_of(0o644, false);
         let mut file = create(dir.as_fd(), name, mode, &target)?;
         std::io::Write::write_all(&mut file, data)
             .map_err(|e| CopyError::io("write", &target, e))?;
-        let owner = self.request.owner.unwrap_or(Owner::ROOT);
-        self.finish_file(&file, owner, mode, group, None, self.request.created, &target)?;
-        self.stats.files += 1;
-        self.stats.bytes += data.len() as u64;
+        let owner = self.writer.request.owner.unwrap_or(Owner::ROOT);
+        self.writer.finish_file(
+            &file,
+            owner,
+            mode,
+            group,
+            None,
+            self.writer.request.created,
+            &target,
+        )?;
+        self.worker.stats.files += 1;
+        self.worker.stats.bytes += data.len() as u64;
         Ok(())
     }
 
@@ -210,46 +226,101 @@ impl Engine<'_> {
         self.directories.mode = mode;
         let dir = rooted::open_beneath(self.directories.root, &target, OFlags::DIRECTORY)
             .map_err(|e| CopyError::io("open the directory", &target, e))?;
-        let owner = self.request.owner.map(|owner| (owner.uid, owner.gid));
-        let extracted =
-            layer::extract_archive(open()?, dir.as_fd(), owner, self.cancel).map_err(|source| {
-                match source {
-                    LayerError::Cancelled => CopyError::Cancelled,
-                    source => CopyError::Extract { path: absolute(&picked.path), source },
-                }
+        let owner = self.writer.request.owner.map(|owner| (owner.uid, owner.gid));
+        let extracted = layer::extract_archive(open()?, dir.as_fd(), owner, self.writer.cancel)
+            .map_err(|source| match source {
+                LayerError::Cancelled => CopyError::Cancelled,
+                source => CopyError::Extract { path: absolute(&picked.path), source },
             })?;
-        self.stats.files += extracted.entries;
-        self.stats.bytes += extracted.bytes;
+        self.worker.stats.files += extracted.entries;
+        self.worker.stats.bytes += extracted.bytes;
         Ok(true)
     }
 
     /// Copies a directory and all below it.
     fn tree(&mut self, target: &[u8], tree: &Tree<'_>, picked: &Picked) -> Result<(), CopyError> {
         let entries = &tree.selection.entries[picked.range.clone()];
-        let mut levels = vec![self.top(target, tree, picked, &entries[0])?];
+        let top = Arc::new(self.top(target, tree, picked, &entries[0])?);
+        let mut levels = vec![Arc::clone(&top)];
+        let mut batch = Batch::default();
         for entry in &entries[1..] {
-            if self.cancel.is_cancelled() {
+            if self.writer.cancel.is_cancelled() {
                 return Err(CopyError::Cancelled);
             }
             let (above, name) = split(&entry.path);
             while levels.last().is_some_and(|level| level.depth > above.len()) {
-                close(levels.pop())?;
+                batch.full.extend(levels.pop());
+            }
+            if batch.files.len() >= BATCH_FILES || batch.full.len() >= BATCH_DIRECTORIES {
+                self.flush(&mut batch, &top, tree, picked)?;
             }
             let level = levels.last().expect("the picked root is an ancestor of all its entries");
-            if entry.kind == Kind::Dir {
-                let level = self.directory(level, tree, entry, name)?;
-                levels.push(level);
-            } else if let Some(index) = entry.hard_link {
-                let first = &tree.selection.entries[index as usize];
-                if !link(&levels[0], level, &first.path, name)? {
-                    self.leaf(level, tree, picked, entry, name, name)?;
+            match entry.kind {
+                Kind::Dir => {
+                    let level = self.directory(level, tree, entry, name)?;
+                    levels.push(Arc::new(level));
                 }
-            } else {
-                self.leaf(level, tree, picked, entry, name, name)?;
+                Kind::File if entry.hard_link.is_some() => {
+                    batch.links.push((Arc::clone(level), entry));
+                }
+                Kind::File => batch.files.push((Arc::clone(level), entry)),
+                _ => self.leaf(level, tree, picked, entry, name, name)?,
             }
         }
-        while let Some(level) = levels.pop() {
-            close(Some(level))?;
+        batch.full.extend(levels.into_iter().rev());
+        self.flush(&mut batch, &top, tree, picked)
+    }
+
+    /// Copies the files of a batch, then makes its links, then gives its directories their times.
+    fn flush(
+        &mut self,
+        batch: &mut Batch<'_>,
+        top: &Level,
+        tree: &Tree<'_>,
+        picked: &Picked,
+    ) -> Result<(), CopyError> {
+        let writer = self.writer;
+        let copy = |worker: &mut Worker, files: &[(Arc<Level>, &Entry)]| {
+            for (level, entry) in files {
+                if writer.cancel.is_cancelled() {
+                    return Err(CopyError::Cancelled);
+                }
+                let (_, name) = split(&entry.path);
+                writer.file(worker, level, tree, picked, entry, name, name)?;
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        if threads == 1 || batch.files.len() < PARALLEL_FILES {
+            copy(&mut self.worker, &batch.files)?;
+        } else {
+            let chunks = batch.files.chunks(batch.files.len().div_ceil(threads));
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let run = |files| {
+                    let mut worker = Worker::new();
+                    copy(&mut worker, files).map(|()| worker.stats)
+                };
+                let handles: Vec<_> = chunks.map(|files| scope.spawn(move || run(files))).collect();
+                handles.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+            });
+            for result in results {
+                let stats = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                self.worker.stats.files += stats.files;
+                self.worker.stats.bytes += stats.bytes;
+                self.worker.stats.changed.extend(stats.changed);
+            }
+        }
+        batch.files.clear();
+        for (level, entry) in std::mem::take(&mut batch.links) {
+            let (_, name) = split(&entry.path);
+            let first = entry.hard_link.expect("only links are in this list");
+            let first = &tree.selection.entries[first as usize];
+            if !link(top, &level, &first.path, name)? {
+                self.leaf(&level, tree, picked, entry, name, name)?;
+            }
+        }
+        for level in batch.full.drain(..) {
+            close(&level)?;
         }
         Ok(())
     }
@@ -330,11 +401,12 @@ impl Engine<'_> {
             }
             Err(e) => return Err(failed("create the directory")(e)),
         };
-        self.stats.directories += u64::from(is_new);
+        self.worker.stats.directories += u64::from(is_new);
         let mut mode = entry.mode;
         if is_new || !entry.is_implied {
-            chown(dir, name, self.owner_of(entry, tree)).map_err(failed("set the owner of"))?;
-            mode = self.mode_of(mode, true);
+            chown(dir, name, self.writer.owner_of(entry, tree))
+                .map_err(failed("set the owner of"))?;
+            mode = self.writer.mode_of(mode, true);
         }
         rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(failed("set the mode of"))?;
@@ -351,10 +423,11 @@ impl Engine<'_> {
         source_name: &[u8],
         name: &[u8],
     ) -> Result<(), CopyError> {
-        let owner = self.owner_of(entry, tree);
+        let owner = self.writer.owner_of(entry, tree);
         let dir = level.target.as_fd();
         if entry.kind == Kind::File {
-            return self.file(level, tree, picked, entry, source_name, name);
+            let worker = &mut self.worker;
+            return self.writer.file(worker, level, tree, picked, entry, source_name, name);
         }
         let path = join(&level.path, name);
         let failed = |doing| {
@@ -387,137 +460,12 @@ impl Engine<'_> {
         }
         chown(dir, name, owner).map_err(failed("set the owner of"))?;
         if entry.kind != Kind::Symlink {
-            let mode = Mode::from_raw_mode(self.mode_of(entry.mode, false));
+            let mode = Mode::from_raw_mode(self.writer.mode_of(entry.mode, false));
             rustix::fs::chmodat(dir, name, mode, AtFlags::empty())
                 .map_err(failed("set the mode of"))?;
         }
         rustix::fs::utimensat(dir, name, &times(entry.mtime()), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed("set the time of"))
-    }
-
-    fn file(
-        &mut self,
-        level: &Level,
-        tree: &Tree<'_>,
-        picked: &Picked,
-        entry: &Entry,
-        source_name: &[u8],
-        name: &[u8],
-    ) -> Result<(), CopyError> {
-        let source_path = || absolute(&join(&picked.path, &entry.path));
-        let path = || join(&level.path, name);
-        let source = if entry.size == 0 {
-            None
-        } else {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&level.source, source_name, flags, Mode::empty()).map_err(
-                |e| CopyError::Io { doing: "read", path: source_path(), source: e.into() },
-            )?;
-            Some(File::from(fd))
-        };
-        let mode = self.mode_of(entry.mode, false);
-        let mut file = match open_new(level.target.as_fd(), name, mode) {
-            Ok(file) => file,
-            Err(Errno::EXIST) => create(level.target.as_fd(), name, mode, &path())?,
-            Err(e) => return Err(CopyError::io("create", &path(), e)),
-        };
-        let mut mtime = entry.mtime();
-        if let Some(mut source) = source {
-            let stat = rustix::fs::fstat(&source).map_err(|e| CopyError::Io {
-                doing: "look at",
-                path: source_path(),
-                source: e.into(),
-            })?;
-            let allocated = stat.st_blocks as u64 * 512;
-            let size = stat.st_size as u64;
-            let copied = self.copier.copy(&mut source, &mut file, size, allocated, self.cancel);
-            let copied = copied.map_err(|e| match e {
-                DataError::Read(source) => {
-                    CopyError::Io { doing: "read", path: source_path(), source }
-                }
-                DataError::Write(source) => CopyError::io("write", &path(), source),
-                DataError::Cancelled => CopyError::Cancelled,
-            })?;
-            self.stats.bytes += copied;
-            let is_as_chosen = copied == entry.size
-                && stat.st_mtime == mtime.seconds
-                && stat.st_mtime_nsec == u64::from(mtime.nanoseconds)
-                // In a mount these mean nothing, and nobody else writes there.
-                && (tree.keeps_owner
-                    || stat.st_ino == entry.stamp.ino
-                        && stat.st_ctime == entry.stamp.ctime.seconds
-                        && stat.st_ctime_nsec == u64::from(entry.stamp.ctime.nanoseconds));
-            if !is_as_chosen {
-                mtime = FileTime { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
-                self.stats.changed.push(source_path());
-            }
-        }
-        self.stats.files += 1;
-        let owner = self.owner_of(entry, tree);
-        let capability = entry.capability.as_deref().filter(|_| tree.keeps_owner);
-        self.finish_file(&file, owner, mode, level.group, capability, Some(mtime), &path())
-    }
-
-    /// Gives a new file its owner, mode, capability and time, in the one order in which none of
-    /// them undoes another; asks the kernel only for what is not so already.
-    #[expect(clippy::too_many_arguments, reason = "each is one attribute of the file")]
-    fn finish_file(
-        &self,
-        file: &File,
-        owner: Owner,
-        mode: u32,
-        group: Option<u32>,
-        capability: Option<&[u8]>,
-        mtime: Option<FileTime>,
-        path: &[u8],
-    ) -> Result<(), CopyError> {
-        let failed = |doing| move |e: Errno| CopyError::io(doing, path, e);
-        if owner.uid != self.euid || owner.gid != group.unwrap_or(self.egid) {
-            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-            rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(failed("set the owner of"))?;
-        }
-        if mode & (umask() | 0o7000) != 0 {
-            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
-                .map_err(failed("set the mode of"))?;
-        }
-        if let Some(value) = capability {
-            let flags = rustix::fs::XattrFlags::empty();
-            rustix::fs::fsetxattr(file, c"security.capability", value, flags)
-                .map_err(failed("set the capabilities of"))?;
-        }
-        if let Some(mtime) = mtime {
-            rustix::fs::futimens(file, &times(mtime)).map_err(failed("set the time of"))?;
-        }
-        Ok(())
-    }
-}
-
-/// Returns the group that the kernel gives to new files in a directory, if not the process's own.
-fn group_in(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Option<u32>, CopyError> {
-    let stat = rustix::fs::fstat(dir).map_err(|e| CopyError::io("look at", path, e))?;
-    Ok((stat.st_mode & 0o2000 != 0).then_some(stat.st_gid))
-}
-
-/// Creates a file that is not there yet.
-fn open_new(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> rustix::io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o777)).map(File::from)
-}
-
-/// Creates a file in the place of whatever is there, unless that is a directory.
-fn create(dir: BorrowedFd<'_>, name: &[u8], mode: u32, path: &[u8]) -> Result<File, CopyError> {
-    make_room(dir, name, path)?;
-    open_new(dir, name, mode).map_err(|e| CopyError::io("create", path, e))
-}
-
-/// Removes what is in the way of a file.
-fn make_room(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<(), CopyError> {
-    let failed = |doing| move |e: Errno| CopyError::io(doing, path, e);
-    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if is_dir(&stat) => Err(CopyError::FileOverDirectory { path: absolute(path) }),
-        Ok(_) => rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(failed("replace")),
-        Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(failed("look at")(e)),
     }
 }
 
@@ -541,8 +489,7 @@ fn link(top: &Level, level: &Level, first: &[u8], name: &[u8]) -> Result<bool, C
 }
 
 /// Gives a full directory its time.
-fn close(level: Option<Level>) -> Result<(), CopyError> {
-    let Some(level) = level else { return Ok(()) };
+fn close(level: &Level) -> Result<(), CopyError> {
     let Some(mtime) = level.mtime else { return Ok(()) };
     rustix::fs::utimensat(&level.target, ".", &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|e| CopyError::io("set the time of", &level.path, e))

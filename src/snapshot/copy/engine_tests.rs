@@ -306,6 +306,23 @@ fn parents_make_the_directories_above_with_their_own_modes() {
 }
 
 #[test]
+fn a_tree_of_several_batches_is_copied_whole_with_its_links_and_times() {
+    let names: Vec<String> = (0..400).map(|i| format!("d/{}/f{i}", i % 80)).collect();
+    let mut files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    files.push(("d/79/zz", "=d/0/f0"));
+    let context = Dir::new(&files);
+    let target = Dir::new(&[]);
+    let flags = Flags { workdir: "/", ..Flags::default() };
+    let stats = copy(&context, &target, &["."], "/", &flags).unwrap();
+    assert_eq!((stats.files, stats.bytes, stats.changed.len()), (400, 400, 0));
+    assert_eq!(target.list(), context.list());
+    assert_eq!(target.facts("d/79/zz").ino(), target.facts("d/0/f0").ino());
+    for path in ["d", "d/0", "d/79"] {
+        assert_eq!(target.facts(path).modified().unwrap(), context.facts(path).modified().unwrap());
+    }
+}
+
+#[test]
 fn inline_documents_take_their_names_from_their_delimiters() {
     let target = Dir::new(&[("old", "->x")]);
     let root = File::open(target.0.path()).unwrap();

@@ -14,6 +14,7 @@ mod chmod;
 mod data;
 mod dest;
 mod engine;
+mod file;
 mod owner;
 mod selection;
 
