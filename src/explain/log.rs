@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// The most bytes that are kept of one step's output. A step that writes more is read by nobody,
 /// and the history is no place to fill a disk.
-pub const LOG_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const LOG_MAX: u64 = 16 * 1024 * 1024;
 
 pub(super) const FINISHED: &str = "build.jsonl";
 pub(super) const RUNNING: &str = "running.jsonl";
@@ -132,12 +132,7 @@ impl BuildLog {
         if self.running.take().is_some() {
             let _ = fs::remove_file(self.dir.join(RUNNING));
         }
-        let head = Head {
-            about: self.head.about.clone(),
-            outcome: self.head.outcome.clone(),
-            ..self.head
-        };
-        Ok(head.into_record(std::mem::take(&mut self.steps)))
+        Ok(self.head.clone().into_record(std::mem::take(&mut self.steps)))
     }
 }
 
@@ -155,7 +150,7 @@ fn push_line(bytes: &mut Vec<u8>, value: &impl serde::Serialize) {
     bytes.push(b'\n');
 }
 
-/// The kept output of one step, up to [`LOG_MAX`] bytes.
+/// The kept output of one step, up to 16 MiB.
 #[derive(Debug)]
 pub struct StepLog {
     path: PathBuf,

@@ -6,7 +6,7 @@ use crate::store::{ChainId, Digest, Key};
 use serde::{Deserialize, Serialize};
 
 /// The format of a build's record. Records of a larger number are not read.
-pub const RECORD_VERSION: u32 = 1;
+pub(super) const RECORD_VERSION: u32 = 1;
 
 /// What is known of a build when it begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ pub struct BuildRecord {
 }
 
 /// The first line of a build's file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) version: u32,
     pub(super) id: BuildId,
