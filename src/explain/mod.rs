@@ -21,9 +21,21 @@
 //! Deciding whether a step hits: [`crate::solve`]. Printing: [`crate::cli`] gets text from
 //! [`report`] and chooses colour.
 
+pub mod compare;
+pub mod diff;
 pub mod history;
+pub mod listing;
 mod log;
+mod place;
 mod record;
+pub mod redact;
+pub mod report;
+#[cfg(test)]
+mod report_tests;
+pub mod suggest;
+#[cfg(test)]
+mod testing;
+pub mod text;
 
 pub use history::{BuildId, History, HistoryError};
 pub use log::{BuildLog, StepLog};

@@ -1,0 +1,489 @@
+//! What would avoid a miss, said only where the records support it.
+//!
+//! A suggestion is a conclusion from recorded facts, and carries them as its evidence: the files that
+//! changed and those that did not, what a step cost, how often it ran, that it made the same files
+//! again. Advice that would be good for any Dockerfile is not given.
+
+use super::compare::Cause;
+use super::listing::{FileChanges, Listings, SHOWN};
+use super::report::{Step, Verdict};
+use super::{BuildRecord, Origin, StepRecord};
+use crate::cache::{TreeEntry, Value};
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// A step that costs less is not worth a change to anybody's Dockerfile.
+const WORTH_US: u64 = 1_000_000;
+
+/// Before a cache mount is suggested, a step must have run this often.
+const RUNS_MIN: usize = 2;
+
+/// A change that would avoid a miss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Suggestion {
+    /// What kind of change.
+    pub kind: Kind,
+    /// The number of the step that it is about.
+    pub step: usize,
+    /// What to do: one imperative sentence.
+    pub text: String,
+    /// What in the records speaks for it.
+    pub evidence: String,
+    /// What it would have saved in this build, in microseconds, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saves_us: Option<u64>,
+}
+
+/// What a [`Suggestion`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// `--normalize-modes`.
+    NormalizeModes,
+    /// A line in the ignore file.
+    IgnoreFiles,
+    /// Copying less before an expensive step.
+    MoveCopy,
+    /// Declaring an argument later.
+    MoveArg,
+    /// `RUN --mount=type=cache`.
+    CacheMount,
+}
+
+/// What the suggestions are drawn from.
+struct Facts<'a> {
+    build: &'a BuildRecord,
+    steps: &'a [Step],
+    before: &'a [BuildRecord],
+    listings: &'a dyn Listings,
+}
+
+/// Returns what would avoid the misses of a build, the greatest saving of each kind first.
+pub(super) fn suggestions(
+    build: &BuildRecord,
+    steps: &[Step],
+    before: &[BuildRecord],
+    listings: &dyn Listings,
+) -> Vec<Suggestion> {
+    let facts = Facts { build, steps, before, listings };
+    let mut found = Vec::new();
+    for (place, step) in steps.iter().enumerate() {
+        if matches!(step.result, Verdict::Miss | Verdict::Unknown) {
+            found.extend(facts.files(place));
+            found.extend(facts.move_copy(place));
+            found.extend(facts.cache_mount(place));
+        }
+    }
+    found.extend(facts.move_args());
+    found.sort_by_key(|s| (s.kind, std::cmp::Reverse(s.saves_us), s.step));
+    found
+}
+
+/// Paths that say by their name that no build reads them, with the ignore line that hides them.
+const NOISE: &[(&str, &str)] = &[
+    (".git", ".git"),
+    (".svn", ".svn"),
+    (".hg", ".hg"),
+    (".idea", ".idea"),
+    (".vscode", ".vscode"),
+    ("__pycache__", "**/__pycache__"),
+    (".pytest_cache", "**/.pytest_cache"),
+    (".mypy_cache", "**/.mypy_cache"),
+    (".DS_Store", "**/.DS_Store"),
+    ("Dockerfile", "Dockerfile"),
+    (".dockerignore", ".dockerignore"),
+    (".github", ".github"),
+    (".gitlab-ci.yml", ".gitlab-ci.yml"),
+];
+
+/// The same, by the end of the name.
+const NOISE_SUFFIXES: &[(&str, &str)] =
+    &[(".swp", "**/*.swp"), (".pyc", "**/*.pyc"), ("~", "**/*~"), (".orig", "**/*.orig")];
+
+/// Installs by name, from the network, and reads nothing of the context.
+const SYSTEM_PACKAGES: &[&str] = &[
+    "apt-get install",
+    "apt-get -y install",
+    "apt install",
+    "apk add",
+    "dnf install",
+    "dnf -y install",
+    "yum install",
+    "yum -y install",
+    "microdnf install",
+    "zypper install",
+    "pacman -S",
+];
+
+/// Commands that read only these files of a project.
+const MANIFESTS: &[(&str, &[&str])] = &[
+    ("npm ci", NODE),
+    ("npm install", NODE),
+    ("yarn install", NODE),
+    ("pnpm install", NODE),
+    ("pip install -r", &["requirements.txt"]),
+    ("pip3 install -r", &["requirements.txt"]),
+    ("poetry install", &["pyproject.toml", "poetry.lock"]),
+    ("uv sync", &["pyproject.toml", "uv.lock"]),
+    ("go mod download", &["go.mod", "go.sum"]),
+    ("bundle install", &["Gemfile", "Gemfile.lock"]),
+    ("cargo fetch", &["Cargo.toml", "Cargo.lock"]),
+    ("composer install", &["composer.json", "composer.lock"]),
+    ("mvn dependency:", &["pom.xml"]),
+];
+
+const NODE: &[&str] =
+    &["package.json", "package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml"];
+
+/// A tool that keeps downloads or objects in a folder, which a cache mount would save. Package
+/// managers of distributions are not here: their images are set up to throw the downloads away.
+struct Tool {
+    command: &'static str,
+    /// The variable that names the folder above `folder`, and what that folder is without it;
+    /// relative to the home folder.
+    base: (&'static str, &'static str),
+    /// Below `base`.
+    folder: &'static str,
+    /// A flag that says that nothing is kept.
+    off: &'static str,
+}
+
+const fn tool(
+    command: &'static str,
+    base: (&'static str, &'static str),
+    folder: &'static str,
+    off: &'static str,
+) -> Tool {
+    Tool { command, base, folder, off }
+}
+
+const XDG_CACHE: (&str, &str) = ("XDG_CACHE_HOME", ".cache");
+const CARGO: (&str, &str) = ("CARGO_HOME", ".cargo");
+const HOME: (&str, &str) = ("HOME", "");
+
+const TOOLS: &[Tool] = &[
+    tool("pip install", XDG_CACHE, "pip", "--no-cache-dir"),
+    tool("pip3 install", XDG_CACHE, "pip", "--no-cache-dir"),
+    tool("uv sync", XDG_CACHE, "uv", "--no-cache"),
+    tool("uv pip install", XDG_CACHE, "uv", "--no-cache"),
+    tool("npm ci", HOME, ".npm", ""),
+    tool("npm install", HOME, ".npm", ""),
+    tool("go build", XDG_CACHE, "go-build", ""),
+    tool("go mod download", ("GOPATH", "go"), "pkg/mod", ""),
+    tool("cargo build", CARGO, "registry", ""),
+    tool("cargo fetch", CARGO, "registry", ""),
+    tool("mvn ", HOME, ".m2", ""),
+    tool("gradle ", HOME, ".gradle", ""),
+];
+
+impl Tool {
+    /// Returns the folder, where the records say which it is.
+    fn target(&self, record: &StepRecord) -> Option<String> {
+        let text = |name: &str| match record.inputs.get(name) {
+            Some(Value::Text(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let (variable, fallback) = self.base;
+        let base = if let Some(folder) = text(&format!("env {variable}")) {
+            folder.to_owned()
+        } else {
+            let home = match text("env HOME") {
+                Some(home) => home,
+                None if matches!(text("user"), None | Some("" | "0" | "root")) => "/root",
+                None => return None,
+            };
+            format!("{home}/{fallback}")
+        };
+        Some(format!("{}/{}", base.trim_end_matches('/'), self.folder))
+    }
+}
+
+impl Facts<'_> {
+    /// Suggestions from the very files that changed.
+    fn files(&self, place: usize) -> Option<Suggestion> {
+        let step = &self.steps[place];
+        let (_, changes) = only_files(step)?;
+        if changes.is_umask {
+            return Some(Suggestion {
+                kind: Kind::NormalizeModes,
+                step: step.number,
+                text:
+                    "build with --normalize-modes, so that a checkout under another umask is the \
+                       same context"
+                        .to_owned(),
+                evidence: format!(
+                    "only the write permission of group and others differs, of {}",
+                    files(changes.count())
+                ),
+                saves_us: Some(self.broken_by(place)),
+            });
+        }
+        let is_context = self.build.steps[place]
+            .reads
+            .iter()
+            .any(|origin| matches!(origin, Origin::Context { name } if name.is_empty()));
+        if !is_context || changes.count() == 0 || changes.count() > SHOWN {
+            return None;
+        }
+        let lines: Option<BTreeSet<&str>> =
+            changes.files.iter().map(|file| ignore_line(&file.path)).collect();
+        let lines: Vec<&str> = lines?.into_iter().collect();
+        Some(Suggestion {
+            kind: Kind::IgnoreFiles,
+            step: step.number,
+            text: format!("add to .dockerignore: {}", lines.join(", ")),
+            evidence: format!("nothing else changed in what the step copies ({})", {
+                files(changes.count())
+            }),
+            saves_us: Some(self.broken_by(place)),
+        })
+    }
+
+    /// What the steps cost that missed only because of this one.
+    fn broken_by(&self, place: usize) -> u64 {
+        let number = self.steps[place].number;
+        let behind = self.steps[place + 1..].iter().filter(|step| {
+            is_broken(step)
+                && !step.causes.is_empty()
+                && step.causes.iter().all(
+                    |cause| matches!(cause, Cause::EarlierStep { first, .. } if *first == number),
+                )
+        });
+        let own = self.steps[place].run_us;
+        own.unwrap_or(0) + behind.filter_map(|step| step.run_us).sum::<u64>()
+    }
+
+    /// A copy of changed files in front of an expensive step that does not read them.
+    fn move_copy(&self, place: usize) -> Option<Suggestion> {
+        let copy = &self.steps[place];
+        only_files(copy)?;
+        let mut best: Option<(u64, &Step, String)> = None;
+        let mut behind = vec![copy.number];
+        for (later, record) in self.steps.iter().zip(&self.build.steps).skip(place + 1) {
+            let Origin::Step { number } = record.from else { continue };
+            if !behind.contains(&number) || later.stage != copy.stage {
+                continue;
+            }
+            behind.push(later.number);
+            let only_by_copy = is_broken(later)
+                && later.causes.iter().all(|cause| {
+                    matches!(cause, Cause::EarlierStep { first, .. } if *first == copy.number)
+                });
+            let Some(cost) = later.run_us.filter(|cost| *cost >= WORTH_US) else { continue };
+            if !only_by_copy || best.as_ref().is_some_and(|(best, ..)| *best >= cost) {
+                continue;
+            }
+            if let Some(evidence) = self.does_not_read(place, later, record) {
+                best = Some((cost, later, evidence));
+            }
+        }
+        let (cost, run, evidence) = best?;
+        let text = format!(
+            "copy only what line {} needs before it, and move the COPY of line {} below it",
+            run.line, copy.line
+        );
+        Some(Suggestion {
+            kind: Kind::MoveCopy,
+            step: copy.number,
+            text,
+            evidence,
+            saves_us: Some(cost),
+        })
+    }
+
+    /// Returns what says that a step does not read the files that changed.
+    fn does_not_read(&self, copy: usize, run: &Step, record: &StepRecord) -> Option<String> {
+        let took = seconds(run.run_us.unwrap_or(0));
+        if !record.instruction.trim_start().get(..3)?.eq_ignore_ascii_case("run") {
+            return None;
+        }
+        if run.made_same_files == Some(true) {
+            return Some(format!("line {} ran {took} and made the same files as before", run.line));
+        }
+        let text = &record.instruction;
+        let (_, changes) = only_files(&self.steps[copy])?;
+        let mentions = changes
+            .files
+            .iter()
+            .any(|file| file.path.rsplit('/').next().is_some_and(|name| text.contains(name)));
+        if mentions {
+            return None;
+        }
+        if SYSTEM_PACKAGES.iter().any(|command| text.contains(command)) && is_simple(text) {
+            return Some(format!("line {} ({took}) installs packages by name", run.line));
+        }
+        let (command, names) = MANIFESTS.iter().find(|(command, _)| text.contains(command))?;
+        let unchanged = self.unchanged(copy, names)?;
+        is_simple(text).then(|| {
+            format!("line {} runs `{command}` ({took}), and {unchanged} did not change", run.line)
+        })
+    }
+
+    /// Returns those of the named files that a copy has, if it has any and none of them changed.
+    fn unchanged(&self, copy: usize, names: &[&str]) -> Option<String> {
+        let now = self.named(&self.build.steps[copy], names);
+        let with = self.steps[copy].compared_with.as_ref()?;
+        let earlier = self.before.iter().find(|build| build.id.to_string() == *with)?;
+        let places = super::place::counterparts(&self.build.steps, &earlier.steps);
+        let before = self.named(&earlier.steps[places[copy]?], names);
+        if now.is_empty() || now != before {
+            return None;
+        }
+        let names: BTreeSet<&str> = now.iter().map(|entry| base_name(&entry.path)).collect();
+        Some(names.into_iter().collect::<Vec<_>>().join(", "))
+    }
+
+    fn named(&self, copy: &StepRecord, names: &[&str]) -> Vec<TreeEntry> {
+        let mut found = Vec::new();
+        for input in &copy.inputs {
+            if let Value::Tree(tree) = &input.value {
+                let entries = self.listings.listing(tree).unwrap_or_default();
+                found.extend(entries.into_iter().filter(|e| names.contains(&base_name(&e.path))));
+            }
+        }
+        found
+    }
+
+    /// An expensive step that runs again and again and downloads or compiles the same each time.
+    fn cache_mount(&self, place: usize) -> Option<Suggestion> {
+        let (step, record) = (&self.steps[place], &self.build.steps[place]);
+        let cost = step.run_us.filter(|cost| *cost >= WORTH_US)?;
+        let text = &record.instruction;
+        let tool = TOOLS.iter().find(|tool| {
+            text.contains(tool.command) && (tool.off.is_empty() || !text.contains(tool.off))
+        })?;
+        let folder = tool.target(record)?;
+        let has_mount = text.contains("type=cache")
+            || record.inputs.iter().any(|input| input.name.starts_with("mount "));
+        if has_mount {
+            return None;
+        }
+        let mut runs = usize::from(record.has_run());
+        let mut total = if record.has_run() { cost } else { 0 };
+        let mut builds = 1;
+        for earlier in self.before {
+            let places = super::place::counterparts(&self.build.steps, &earlier.steps);
+            builds += 1;
+            if let Some(there) = places[place].map(|there| &earlier.steps[there])
+                && there.has_run()
+            {
+                runs += 1;
+                total += there.wall_us;
+            }
+        }
+        (runs >= RUNS_MIN).then(|| Suggestion {
+            kind: Kind::CacheMount,
+            step: step.number,
+            text: format!(
+                "keep what `{}` downloads: RUN --mount=type=cache,target={folder} on line {}",
+                tool.command.trim(),
+                step.line
+            ),
+            evidence: format!("it ran in {runs} of the last {builds} builds, {}", seconds(total)),
+            saves_us: None,
+        })
+    }
+
+    /// Arguments that changed and broke steps whose text does not mention them.
+    fn move_args(&self) -> Vec<Suggestion> {
+        let mut names: BTreeSet<&str> = BTreeSet::new();
+        for step in self.steps.iter().filter(|step| is_broken(step)) {
+            names.extend(step.causes.iter().filter_map(|cause| match cause {
+                Cause::Arg(variable) => Some(variable.name.as_str()),
+                _ => None,
+            }));
+        }
+        names.into_iter().filter_map(|name| self.move_arg(name)).collect()
+    }
+
+    fn move_arg(&self, name: &str) -> Option<Suggestion> {
+        let is_hit_by = |step: &&Step| {
+            is_broken(step)
+                && step.causes.iter().any(|c| matches!(c, Cause::Arg(v) if v.name == name))
+        };
+        let first = self.steps.iter().find(is_hit_by)?;
+        // In the first stage that it breaks, up to the first step that uses it.
+        let idle: Vec<&Step> = self
+            .steps
+            .iter()
+            .filter(|step| step.stage == first.stage && step.number >= first.number)
+            .take_while(|step| !mentions(&step.instruction, name))
+            .filter(is_hit_by)
+            .filter(|step| {
+                // Nothing else broke it.
+                step.causes.iter().all(|cause| match cause {
+                    Cause::Arg(variable) => variable.name == name,
+                    Cause::EarlierStep { first: root, .. } => *root >= first.number,
+                    _ => false,
+                })
+            })
+            .collect();
+        let last = idle.last()?;
+        let cost: u64 = idle.iter().filter_map(|step| step.run_us).sum();
+        (cost >= WORTH_US).then(|| Suggestion {
+            kind: Kind::MoveArg,
+            step: first.number,
+            text: format!("declare ARG {name} below line {}", last.line),
+            evidence: format!(
+                "{name} changed, and {} of {} it broke does not mention it",
+                if idle.len() == 1 { "the text" } else { "the text of each" },
+                if idle.len() == 1 {
+                    "the step".to_owned()
+                } else {
+                    format!("{} steps", idle.len())
+                },
+            ),
+            saves_us: Some(cost),
+        })
+    }
+}
+
+fn is_broken(step: &Step) -> bool {
+    matches!(step.result, Verdict::Miss | Verdict::Unknown)
+}
+
+/// Returns the files that changed, if they are all that a step missed by.
+fn only_files(step: &Step) -> Option<(&str, &FileChanges)> {
+    match step.causes.as_slice() {
+        [Cause::Files { source, changes: Some(changes), made_by: None }] => Some((source, changes)),
+        _ => None,
+    }
+}
+
+/// Returns the line that hides a path no build reads.
+fn ignore_line(path: &str) -> Option<&'static str> {
+    let part = path.trim_end_matches('/').split('/');
+    NOISE
+        .iter()
+        .find(|(name, _)| part.clone().any(|part| part == *name))
+        .or_else(|| NOISE_SUFFIXES.iter().find(|(end, _)| path.ends_with(end)))
+        .map(|(_, line)| *line)
+}
+
+/// Says whether a command is not mixed with work on the project's own files.
+fn is_simple(instruction: &str) -> bool {
+    const WORK: &[&str] = &["make", "build", "compile", "./", "test"];
+    !WORK.iter().any(|word| instruction.contains(word))
+}
+
+/// Says whether a text has `name` as a word.
+fn mentions(text: &str, name: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
+}
+
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
+
+/// Shows microseconds as seconds with one decimal, or as milliseconds below 100.
+pub(super) fn seconds(us: u64) -> String {
+    match us {
+        0..100_000 => format!("{} ms", us.div_ceil(1000)),
+        100_000..60_000_000 => format!("{}.{} s", us / 1_000_000, us / 100_000 % 10),
+        _ => format!("{} min {} s", us / 60_000_000, us / 1_000_000 % 60),
+    }
+}
