@@ -229,21 +229,23 @@ fn one(name: &str, old: Option<&Value>, new: Option<&Value>, listings: &dyn List
         "platform" => {
             Cause::Platform { old: joined(old).into_owned(), new: joined(new).into_owned() }
         }
+        "files" if rest.starts_with("of mount ") => Cause::Mount {
+            target: rest["of mount ".len()..].to_owned(),
+            old: None,
+            new: None,
+            changes: changes(old, new, listings),
+        },
         "files" => Cause::Files {
             source: redact::addresses(rest).into_owned(),
             changes: changes(old, new, listings),
             made_by: None,
         },
-        "mount" => {
-            let is_tree = |v: Option<&Value>| matches!(v, Some(Value::Tree(_)));
-            let text = |v: Option<&Value>| v.filter(|_| !is_tree(v)).map(|_| shown(v));
-            Cause::Mount {
-                target: rest.to_owned(),
-                old: text(old),
-                new: text(new),
-                changes: changes(old, new, listings),
-            }
-        }
+        "mount" => Cause::Mount {
+            target: rest.to_owned(),
+            old: old.map(|_| shown(old)),
+            new: new.map(|_| shown(new)),
+            changes: None,
+        },
         _ => Cause::Input {
             name: name.to_owned(),
             old: old.map(|_| shown(old)),
@@ -406,6 +408,12 @@ mod tests {
             ("RUN make", &[("argv", &make)]),
             ("RUN make test", &[("argv", &test)]),
             &["{instruction,diff:[{op:same,text:RUN make},{op:added,text: test}]}"],
+        );
+        check(
+            ("RUN x", &[("files of mount /m", &["tree:1"])]),
+            ("RUN x", &[("files of mount /m", &["tree:2"])]),
+            &["{mount,target:/m,changes:{added:0,removed:0,changed:1,files:[{path:a.c,\
+               change:changed,attributes:[{attribute:mode,old:0644,new:0755}]}],is_umask:false}}"],
         );
         // SHELL, or a variable in the exec form: the text is the same and the command is not.
         check(

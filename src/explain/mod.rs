@@ -24,8 +24,10 @@
 pub mod compare;
 pub mod diff;
 pub mod history;
+pub mod html;
 pub mod listing;
 mod log;
+mod phrase;
 mod place;
 mod record;
 pub mod redact;

@@ -2,7 +2,7 @@
 
 use super::listing::{Listings, Unwritten};
 use super::report::{Report, Verdict, explain};
-use super::testing::{entry, step};
+use super::testing::{build, entry, step};
 use super::text::{Colour, render};
 use super::*;
 use crate::cache::{Cache, Cost, Inputs, Output, TreeEntry, TreeId};
@@ -67,24 +67,6 @@ fn made(
     };
     step.outcome = outcome;
     step
-}
-
-fn build(id: i64, steps: Vec<StepRecord>) -> BuildRecord {
-    BuildRecord {
-        id: BuildId::at(id),
-        about: About {
-            started_ms: id,
-            context: "/src/app".into(),
-            dockerfile: "Dockerfile".into(),
-            target: "build".into(),
-            platform: "linux/amd64".into(),
-            tags: Vec::new(),
-        },
-        finished_ms: Some(id + 1),
-        outcome: Outcome::Ok,
-        image: None,
-        steps,
-    }
 }
 
 struct Kept(BTreeMap<TreeId, Vec<TreeEntry>>);

@@ -1,6 +1,6 @@
 //! Steps and listings for the tests of this room.
 
-use super::{Origin, StepOutcome, StepRecord};
+use super::{About, BuildId, BuildRecord, Origin, Outcome, StepOutcome, StepRecord};
 use crate::cache::{Inputs, TreeEntry};
 
 /// A step that hit, with the instruction as its only input.
@@ -37,5 +37,24 @@ pub(super) fn entry(path: &str, mode: u32, content: &str) -> TreeEntry {
         owner: None,
         size: Some(content.len() as u64),
         content: Some(content.into()),
+    }
+}
+
+/// A finished build of one place.
+pub(super) fn build(id: i64, steps: Vec<StepRecord>) -> BuildRecord {
+    BuildRecord {
+        id: BuildId::at(id),
+        about: About {
+            started_ms: id,
+            context: "/src/app".into(),
+            dockerfile: "Dockerfile".into(),
+            target: "build".into(),
+            platform: "linux/amd64".into(),
+            tags: Vec::new(),
+        },
+        finished_ms: Some(id + 1),
+        outcome: Outcome::Ok,
+        image: None,
+        steps,
     }
 }

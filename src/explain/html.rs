@@ -1,0 +1,530 @@
+//! A report as one self-contained page: the graph, the times, the causes.
+//!
+//! No script, no font, no address: the page opens from a CI artifact, an e-mail, or a disk, and a
+//! content security policy in it forbids anything else. All that comes from a build is escaped.
+
+use super::compare::Cause;
+use super::phrase::{self, Ink, Line, clean, short, shortened};
+use super::report::{Report, Step, Verdict};
+use super::suggest::seconds;
+use super::{Outcome, redact};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+/// The size of a step in the graph, in CSS pixels, and the gaps between steps and stages.
+const NODE_WIDTH: usize = 236;
+const NODE_HEIGHT: usize = 46;
+const GAP_X: usize = 44;
+const GAP_Y: usize = 20;
+
+/// Room above the first step for the name of its stage, and for where it starts from.
+const STAGE_HEAD: usize = 44;
+
+/// Characters of an instruction that fit a node.
+const NODE_CHARS: usize = 31;
+
+/// Text that is safe between tags and in quoted attributes.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cleans and escapes.
+fn safe(text: &str) -> String {
+    Escaped(&clean(text)).to_string()
+}
+
+/// Renders a report as an HTML page.
+pub fn render(report: &Report) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    let title = match &report.build {
+        Some(build) => format!("build {build}"),
+        None => "a build now".to_owned(),
+    };
+    let _ = write!(
+        out,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" \
+         content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{} – builder explain</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
+        safe(&title)
+    );
+    header(&mut out, report, &title);
+    tiles(&mut out, report);
+    verdict(&mut out, report);
+    suggestions(&mut out, report);
+    if !report.steps.is_empty() {
+        out.push_str("<h2>Steps and what they read</h2>\n");
+        graph(&mut out, report);
+    }
+    times(&mut out, report);
+    out.push_str("<h2>Every step, and why</h2>\n");
+    for step in &report.steps {
+        self::step(&mut out, report, step);
+    }
+    out.push_str("</main>\n</body>\n</html>\n");
+    out
+}
+
+fn header(out: &mut String, report: &Report, title: &str) {
+    let (class, text) = match &report.outcome {
+        Outcome::Running => ("maybe", "still running".to_owned()),
+        Outcome::Ok => ("hit", "done".to_owned()),
+        Outcome::Failed { message } => {
+            ("failed", format!("failed: {}", redact::addresses(message)))
+        }
+        Outcome::Cancelled => ("maybe", "cancelled".to_owned()),
+        Outcome::Interrupted => ("failed", "killed before its end".to_owned()),
+        Outcome::Predicted => ("maybe", "prediction: nothing was run or written".to_owned()),
+    };
+    let _ = writeln!(
+        out,
+        "<header><h1>{}</h1><p class=\"outcome {class}\">{}</p><dl>",
+        safe(title),
+        safe(&text)
+    );
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", safe(value));
+    };
+    row("context", &report.context);
+    row("Dockerfile", &report.dockerfile);
+    row("target", &report.target);
+    row("platform", &report.platform);
+    if let Ok(started) = jiff::Timestamp::from_millisecond(report.started_ms) {
+        row("started", &started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
+    }
+    if let Some(finished) = report.finished_ms {
+        let took = u64::try_from(finished - report.started_ms).unwrap_or(0) * 1000;
+        row("took", &seconds(took));
+    }
+    if !report.tags.is_empty() {
+        row("image", &report.tags.join(", "));
+    }
+    if let Some(earlier) = &report.compared_with {
+        row("compared with", &format!("build {earlier}"));
+    }
+    out.push_str("</dl></header>\n");
+}
+
+fn tiles(out: &mut String, report: &Report) {
+    let totals = &report.totals;
+    let is_prediction = report.outcome == Outcome::Predicted;
+    let ran = if is_prediction { "would run" } else { "ran" };
+    out.push_str("<ul class=\"tiles\">\n");
+    let mut tile = |class: &str, value: String, name: &str| {
+        let _ = writeln!(out, "<li class=\"{class}\"><b>{value}</b>{name}</li>");
+    };
+    tile("hit", totals.hits.to_string(), "cached");
+    tile("miss", totals.misses.to_string(), ran);
+    if totals.unknown > 0 {
+        tile("maybe", totals.unknown.to_string(), "may run");
+    }
+    if totals.spent_us > 0 {
+        tile("miss", seconds(totals.spent_us), if is_prediction { "to spend" } else { "spent" });
+    }
+    if totals.unknown_us > 0 {
+        tile("maybe", seconds(totals.unknown_us), "may be spent");
+    }
+    if totals.saved_us > 0 {
+        tile("hit", seconds(totals.saved_us), "saved by the cache");
+    }
+    out.push_str("</ul>\n");
+}
+
+/// The first broken step with its causes: what a reader came for.
+fn verdict(out: &mut String, report: &Report) {
+    let Some(first) =
+        report.first_broken.and_then(|n| report.steps.iter().find(|step| step.number == n))
+    else {
+        return;
+    };
+    let lead = if report.compared_with.is_some() { "First broken step" } else { "First step" };
+    let _ = writeln!(
+        out,
+        "<section class=\"first\"><h2>{lead}: <a href=\"#s{}\">{}</a> <small>line {}</small></h2>",
+        first.number,
+        safe(&first.name),
+        first.line
+    );
+    causes(out, report, &first.causes);
+    out.push_str("</section>\n");
+}
+
+fn suggestions(out: &mut String, report: &Report) {
+    if report.suggestions.is_empty() {
+        return;
+    }
+    out.push_str("<h2>What would avoid it</h2>\n<ul class=\"hints\">\n");
+    for suggestion in &report.suggestions {
+        let saves = match suggestion.saves_us {
+            Some(us) if us > 0 => format!("; saves {}", seconds(us)),
+            _ => String::new(),
+        };
+        let _ = writeln!(
+            out,
+            "<li>{} <small>{}{saves}</small></li>",
+            safe(&suggestion.text),
+            safe(&suggestion.evidence)
+        );
+    }
+    out.push_str("</ul>\n");
+}
+
+fn class(step: &Step) -> &'static str {
+    match step.result {
+        Verdict::Hit => "hit",
+        Verdict::Miss => "miss",
+        Verdict::Failed => "failed",
+        Verdict::Unknown => "maybe",
+        Verdict::NotReached => "none",
+    }
+}
+
+fn word(report: &Report, step: &Step) -> &'static str {
+    match step.result {
+        Verdict::Hit => "cached",
+        Verdict::Miss if report.outcome == Outcome::Predicted => "would run",
+        Verdict::Miss => "ran",
+        Verdict::Failed => "failed",
+        Verdict::Unknown => "may run",
+        Verdict::NotReached => "not reached",
+    }
+}
+
+/// Where the steps stand: a column for each stage in the order of their first steps, a row for each
+/// length of the longest way to a step.
+fn places(steps: &[Step]) -> (Vec<&str>, Vec<(usize, usize)>) {
+    let mut stages: Vec<&str> = Vec::new();
+    let mut rows: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut places = Vec::with_capacity(steps.len());
+    for step in steps {
+        let column = stages.iter().position(|stage| *stage == step.stage).unwrap_or_else(|| {
+            stages.push(&step.stage);
+            stages.len() - 1
+        });
+        let row = step.after.iter().filter_map(|n| rows.get(n)).max().map_or(0, |row| row + 1);
+        rows.insert(step.number, row);
+        places.push((column, row));
+    }
+    // Two steps of a stage that do not follow each other (`COPY --link`) must not cover each other.
+    let mut taken: BTreeSet<(usize, usize)> = BTreeSet::new();
+    for place in &mut places {
+        while !taken.insert(*place) {
+            place.1 += 1;
+        }
+    }
+    (stages, places)
+}
+
+fn graph(out: &mut String, report: &Report) {
+    let steps = &report.steps;
+    let (stages, places) = places(steps);
+    let rows = places.iter().map(|place| place.1).max().unwrap_or(0) + 1;
+    let x = |column: usize| 1 + column * (NODE_WIDTH + GAP_X);
+    let y = |row: usize| STAGE_HEAD + row * (NODE_HEIGHT + GAP_Y);
+    let (width, height) = (x(stages.len()) - GAP_X + 1, y(rows) - GAP_Y + 1);
+    let _ = writeln!(
+        out,
+        "<div class=\"graph\"><svg width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"graph of the steps\">"
+    );
+    for (column, stage) in stages.iter().enumerate() {
+        let first = places.iter().filter(|place| place.0 == column).map(|place| place.1).min();
+        let top = y(first.unwrap_or(0));
+        let from: Vec<&str> = steps
+            .iter()
+            .zip(&places)
+            .filter(|(_, place)| place.0 == column)
+            .flat_map(|(step, _)| step.reads.iter().map(String::as_str))
+            .filter(|name| *name != "context")
+            .take(1)
+            .collect();
+        let _ = write!(
+            out,
+            "<text class=\"stage\" x=\"{}\" y=\"{}\">{}</text>",
+            x(column),
+            top - 26,
+            safe(&shortened(&format!("stage {stage}"), NODE_CHARS))
+        );
+        if let [from] = from[..] {
+            let _ = write!(
+                out,
+                "<text class=\"sub\" x=\"{}\" y=\"{}\">from {}</text>",
+                x(column),
+                top - 9,
+                safe(&shortened(from, NODE_CHARS))
+            );
+        }
+        out.push('\n');
+    }
+    let by_number: BTreeMap<usize, usize> =
+        steps.iter().enumerate().map(|(place, step)| (step.number, place)).collect();
+    for (step, &(column, row)) in steps.iter().zip(&places) {
+        for from in step.after.iter().filter_map(|n| by_number.get(n)) {
+            let (from_column, from_row) = places[*from];
+            edge(
+                out,
+                class(&steps[*from]),
+                (x(from_column), y(from_row)),
+                (x(column), y(row)),
+                from_column == column && from_row + 1 == row,
+            );
+        }
+    }
+    for (step, &(column, row)) in steps.iter().zip(&places) {
+        let (x, y) = (x(column), y(row));
+        let first = if report.first_broken == Some(step.number) { " broken" } else { "" };
+        let name = step.name.split_once("] ").map_or(step.name.as_str(), |(_, rest)| rest);
+        let cost = step.run_us.filter(|_| step.result != Verdict::NotReached).map(seconds);
+        let _ = writeln!(
+            out,
+            "<a href=\"#s{}\"><g class=\"node {}{first}\"><title>{}</title>\
+             <rect x=\"{x}\" y=\"{y}\" width=\"{NODE_WIDTH}\" height=\"{NODE_HEIGHT}\" rx=\"6\"/>\
+             <text x=\"{}\" y=\"{}\">{}</text><text class=\"sub\" x=\"{}\" y=\"{}\">{}{}</text>\
+             <text class=\"sub\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text></g></a>",
+            step.number,
+            class(step),
+            safe(&step.name),
+            x + 10,
+            y + 19,
+            safe(&shortened(&clean(name), NODE_CHARS)),
+            x + 10,
+            y + 36,
+            word(report, step),
+            if first.is_empty() { "" } else { " – first" },
+            x + NODE_WIDTH - 10,
+            y + 36,
+            cost.unwrap_or_default(),
+        );
+    }
+    out.push_str("</svg></div>\n");
+}
+
+/// A line from the bottom of one step to the top of another, or from side to side between stages.
+fn edge(
+    out: &mut String,
+    class: &str,
+    from: (usize, usize),
+    to: (usize, usize),
+    is_straight: bool,
+) {
+    let path = if is_straight {
+        let x = from.0 + NODE_WIDTH / 2;
+        format!("M{x} {}V{}", from.1 + NODE_HEIGHT, to.1)
+    } else if from.0 == to.0 {
+        // Past the steps between.
+        let (x, out) = (from.0 + NODE_WIDTH, from.0 + NODE_WIDTH + GAP_X / 2);
+        let (a, b) = (from.1 + NODE_HEIGHT / 2, to.1 + NODE_HEIGHT / 2);
+        format!("M{x} {a}C{out} {a} {out} {b} {x} {b}")
+    } else {
+        let (a, b) = (from.1 + NODE_HEIGHT / 2, to.1 + NODE_HEIGHT / 2);
+        let (from, to) =
+            if from.0 < to.0 { (from.0 + NODE_WIDTH, to.0) } else { (from.0, to.0 + NODE_WIDTH) };
+        let middle = usize::midpoint(from, to);
+        format!("M{from} {a}C{middle} {a} {middle} {b} {to} {b}")
+    };
+    let _ = writeln!(out, "<path class=\"edge {class}\" d=\"{path}\"/>");
+}
+
+/// Bars from begin to end, for a build that was run.
+fn times(out: &mut String, report: &Report) {
+    let ran: Vec<&Step> = report
+        .steps
+        .iter()
+        .filter(|step| matches!(step.result, Verdict::Miss | Verdict::Failed) && step.wall_us > 0)
+        .collect();
+    let end = ran.iter().map(|step| step.began_us + step.wall_us).max().unwrap_or(0);
+    if end == 0 {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "<h2>When they ran <small>0 to {} after the start</small></h2>\n<div class=\"times\">",
+        seconds(end)
+    );
+    let percent = |us: u64| us as f64 * 100.0 / end as f64;
+    for step in ran {
+        // Long enough to be seen.
+        let width = percent(step.wall_us).max(0.4);
+        let left = percent(step.began_us).min(100.0 - width);
+        let _ = writeln!(
+            out,
+            "<a href=\"#s{}\" title=\"{}\"><span class=\"name\">{}</span>\
+             <span class=\"lane\"><span class=\"bar {}\" style=\"left:{left:.2}%;width:{width:.2}%\">\
+             </span></span><span class=\"cost\">{}</span></a>",
+            step.number,
+            safe(&step.name),
+            safe(&step.name),
+            class(step),
+            seconds(step.wall_us)
+        );
+    }
+    out.push_str("</div>\n");
+}
+
+fn step(out: &mut String, report: &Report, step: &Step) {
+    let is_first = report.first_broken == Some(step.number);
+    let is_open = if step.result == Verdict::Hit && step.causes.is_empty() { "" } else { " open" };
+    let cost = step.run_us.filter(|_| step.result != Verdict::NotReached).map(seconds);
+    let _ = writeln!(
+        out,
+        "<details id=\"s{}\" class=\"{}\"{is_open}><summary><span class=\"badge\">{}</span>\
+         <code>{}</code><span class=\"cost\">{}</span></summary>",
+        step.number,
+        class(step),
+        word(report, step),
+        safe(&step.name),
+        cost.unwrap_or_default()
+    );
+    out.push_str("<p class=\"facts\">");
+    let _ = write!(out, "line {}", step.line);
+    if let Some(build) = &step.from_build {
+        let _ = write!(out, ", taken from build {}", safe(build));
+    }
+    for number in &step.after {
+        if let Some(from) = report.steps.iter().find(|step| step.number == *number) {
+            let name = safe(short(&from.name));
+            let _ = write!(out, ", after <a href=\"#s{number}\">{name}</a>");
+        }
+    }
+    for name in &step.reads {
+        let _ = write!(out, ", reads {}", safe(name));
+    }
+    if let Some(exit) = step.exit {
+        let _ = write!(out, ", exit status {exit}");
+    }
+    out.push_str("</p>\n");
+    if is_first && report.compared_with.is_some() {
+        out.push_str("<p class=\"mark\">first broken step</p>\n");
+    }
+    causes(out, report, &step.causes);
+    if step.made_same_files == Some(true) {
+        out.push_str(
+            "<p class=\"same\">Made the same files as before: what follows is undisturbed.</p>\n",
+        );
+    }
+    out.push_str("</details>\n");
+}
+
+fn causes(out: &mut String, report: &Report, causes: &[Cause]) {
+    if causes.is_empty() {
+        return;
+    }
+    out.push_str("<div class=\"causes\">\n");
+    for cause in causes {
+        for (depth, line) in phrase::cause(report, cause) {
+            let _ = write!(out, "<p class=\"d{depth}\">");
+            self::line(out, &line);
+            out.push_str("</p>\n");
+        }
+    }
+    out.push_str("</div>\n");
+}
+
+fn line(out: &mut String, line: &Line) {
+    for (ink, text) in &line.0 {
+        let text = Escaped(text);
+        let _ = match ink {
+            Ink::Plain => write!(out, "{text}"),
+            Ink::Bold => write!(out, "<b>{text}</b>"),
+            Ink::Dim => write!(out, "<small>{text}</small>"),
+            Ink::Red | Ink::Removed => write!(out, "<del>{text}</del>"),
+            Ink::Green | Ink::Added => write!(out, "<ins>{text}</ins>"),
+            Ink::Yellow => write!(out, "<em>{text}</em>"),
+        };
+    }
+}
+
+const STYLE: &str = include_str!("html.css");
+
+#[cfg(test)]
+mod tests {
+    use super::super::report;
+    use super::super::testing::{build, step};
+    use super::super::{Outcome, StepOutcome, listing::Listings};
+    use super::*;
+    use crate::cache::{Cost, TreeEntry, TreeId};
+
+    struct NoListings;
+
+    impl Listings for NoListings {
+        fn listing(&self, _: &TreeId) -> Option<Vec<TreeEntry>> {
+            None
+        }
+    }
+
+    fn page(lines: &[(&str, &str)]) -> String {
+        let mut steps: Vec<_> = lines
+            .iter()
+            .enumerate()
+            .map(|(number, (stage, text))| step(number, stage, text))
+            .collect();
+        for step in &mut steps {
+            step.outcome = StepOutcome::Ran { cost: Cost { wall_us: 5, ..Cost::default() } };
+            step.wall_us = 5;
+        }
+        let mut build = build(7, steps);
+        build.outcome = Outcome::Failed { message: "<b>".into() };
+        render(&report::explain(&build, &[], &NoListings))
+    }
+
+    #[test]
+    fn what_comes_from_a_build_is_escaped() {
+        let page = page(&[("<script>", "RUN echo '<img src=x onerror=\"alert(1)\">' && \x1b[2J")]);
+        assert!(!page.contains("<img") && !page.contains("<script"), "{page}");
+        assert!(!page.contains('\x1b'));
+        assert!(page.contains("&lt;img src=x"));
+        assert!(page.contains("failed: &lt;b&gt;"));
+    }
+
+    #[test]
+    fn the_page_needs_nothing_from_elsewhere() {
+        let page = page(&[("a", "RUN true")]);
+        for mark in ["http:", "https:", "src=", "url(", "@import", "<script", "<link"] {
+            assert!(!page.contains(mark), "{mark}");
+        }
+    }
+
+    #[test]
+    fn every_step_has_a_place_of_its_own_and_every_link_a_target() {
+        let lines: Vec<_> =
+            (0..9).map(|n| if n % 2 == 0 { ("a", "RUN x") } else { ("b", "RUN y") }).collect();
+        let page = page(&lines);
+        for n in 0..9 {
+            assert!(page.contains(&format!("<details id=\"s{n}\"")));
+            assert!(page.contains(&format!("<a href=\"#s{n}\"><g")));
+        }
+        let rects: Vec<&str> =
+            page.split("<rect ").skip(1).map(|r| r.split(" width").next().unwrap()).collect();
+        let mut unique = rects.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), rects.len());
+    }
+
+    #[test]
+    fn tags_are_closed() {
+        let page = page(&[("a", "RUN x"), ("b", "COPY <&> /")]);
+        for tag in [
+            "main", "header", "dl", "details", "summary", "svg", "g", "div", "ul", "p", "a", "text",
+        ] {
+            let opened = page.matches(&format!("<{tag}>")).count()
+                + page.matches(&format!("<{tag} ")).count();
+            assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+    }
+}
