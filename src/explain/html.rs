@@ -237,9 +237,11 @@ fn graph(out: &mut String, report: &Report) {
     let x = |column: usize| 1 + column * (NODE_WIDTH + GAP_X);
     let y = |row: usize| STAGE_HEAD + row * (NODE_HEIGHT + GAP_Y);
     let (width, height) = (x(stages.len()) - GAP_X + 1, y(rows) - GAP_Y + 1);
+    // Shrunk to the page as far as it can be read, then scrolled.
+    let least = width * 7 / 10;
     let _ = writeln!(
         out,
-        "<div class=\"graph\"><svg width=\"{width}\" height=\"{height}\" \
+        "<div class=\"graph\"><svg width=\"{width}\" style=\"min-width:{least}px\" \
          viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"graph of the steps\">"
     );
     for (column, stage) in stages.iter().enumerate() {

@@ -15,6 +15,10 @@ use std::collections::BTreeSet;
 /// A step that costs less is not worth a change to anybody's Dockerfile.
 const WORTH_US: u64 = 1_000_000;
 
+/// A step must have made the same files from so many different ones before it is believed not to read
+/// what changed.
+const SAME_MIN: usize = 3;
+
 /// Before a cache mount is suggested, a step must have run this often.
 const RUNS_MIN: usize = 2;
 
@@ -257,27 +261,24 @@ impl Facts<'_> {
     fn move_copy(&self, place: usize) -> Option<Suggestion> {
         let copy = &self.steps[place];
         only_files(copy)?;
-        let mut best: Option<(u64, &Step, String)> = None;
         let mut behind = vec![copy.number];
-        for (later, record) in self.steps.iter().zip(&self.build.steps).skip(place + 1) {
-            let Origin::Step { number } = record.from else { continue };
-            if !behind.contains(&number) || later.stage != copy.stage {
-                continue;
-            }
-            behind.push(later.number);
-            let only_by_copy = is_broken(later)
-                && later.causes.iter().all(|cause| {
-                    matches!(cause, Cause::EarlierStep { first, .. } if *first == copy.number)
-                });
-            let Some(cost) = later.run_us.filter(|cost| *cost >= WORTH_US) else { continue };
-            if !only_by_copy || best.as_ref().is_some_and(|(best, ..)| *best >= cost) {
-                continue;
-            }
-            if let Some(evidence) = self.does_not_read(place, later, record) {
-                best = Some((cost, later, evidence));
-            }
-        }
-        let (cost, run, evidence) = best?;
+        // The first command behind it: to a later one, the files that this one made count too.
+        let (run, record) =
+            self.steps.iter().zip(&self.build.steps).skip(place + 1).find(|(step, record)| {
+                let follows =
+                    matches!(record.from, Origin::Step { number } if behind.contains(&number));
+                if follows && step.stage == copy.stage {
+                    behind.push(step.number);
+                    return is_run(record);
+                }
+                false
+            })?;
+        let is_only_by_copy = is_broken(run)
+            && run.causes.iter().all(
+                |cause| matches!(cause, Cause::EarlierStep { first, .. } if *first == copy.number),
+            );
+        let cost = run.run_us.filter(|cost| is_only_by_copy && *cost >= WORTH_US)?;
+        let evidence = self.does_not_read(place, run, record)?;
         let text = format!(
             "copy only what line {} needs before it, and move the COPY of line {} below it",
             run.line, copy.line
@@ -294,11 +295,11 @@ impl Facts<'_> {
     /// Returns what says that a step does not read the files that changed.
     fn does_not_read(&self, copy: usize, run: &Step, record: &StepRecord) -> Option<String> {
         let took = seconds(run.run_us.unwrap_or(0));
-        if !record.instruction.trim_start().get(..3)?.eq_ignore_ascii_case("run") {
-            return None;
-        }
-        if run.made_same_files == Some(true) {
-            return Some(format!("line {} ran {took} and made the same files as before", run.line));
+        if let Some(count) = self.same_files(record) {
+            let line = run.line;
+            return Some(format!(
+                "line {line} ({took}) made the same files from {count} different sources"
+            ));
         }
         let text = &record.instruction;
         let (_, changes) = only_files(&self.steps[copy])?;
@@ -317,6 +318,28 @@ impl Facts<'_> {
         is_simple(text).then(|| {
             format!("line {} runs `{command}` ({took}), and {unchanged} did not change", run.line)
         })
+    }
+
+    /// Returns from how many different files a step made the same ones, if it always did and that
+    /// was often enough to be no chance, as an edited comment is.
+    fn same_files(&self, record: &StepRecord) -> Option<usize> {
+        let made = record.output?.content;
+        let mut parents = BTreeSet::from([record.parent?]);
+        let place = self.build.steps.iter().position(|step| std::ptr::eq(step, record))?;
+        for earlier in self.before {
+            let places = super::place::counterparts(&self.build.steps, &earlier.steps);
+            let Some(step) = places[place].map(|there| &earlier.steps[there]) else { continue };
+            if step.key != record.key {
+                continue;
+            }
+            if let (Some(output), Some(parent)) = (step.output, step.parent) {
+                if output.content != made {
+                    return None;
+                }
+                parents.insert(parent);
+            }
+        }
+        (parents.len() >= SAME_MIN).then_some(parents.len())
     }
 
     /// Returns those of the named files that a copy has, if it has any and none of them changed.
@@ -440,6 +463,10 @@ impl Facts<'_> {
 
 fn is_broken(step: &Step) -> bool {
     matches!(step.result, Verdict::Miss | Verdict::Unknown)
+}
+
+fn is_run(record: &StepRecord) -> bool {
+    record.instruction.trim_start().get(..3).is_some_and(|word| word.eq_ignore_ascii_case("run"))
 }
 
 /// Returns the files that changed, if they are all that a step missed by.
