@@ -1,6 +1,8 @@
 //! The command line: flags become requests, errors become text.
 
 pub mod dev;
+pub mod explain;
+pub mod history_builds;
 
 use std::process::ExitCode;
 

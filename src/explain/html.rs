@@ -5,8 +5,7 @@
 
 use super::compare::Cause;
 use super::phrase::{self, Ink, Line, clean, short, shortened};
-use super::report::{Report, Step, Verdict};
-use super::suggest::seconds;
+use super::report::{Report, Step, Verdict, seconds};
 use super::{Outcome, redact};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

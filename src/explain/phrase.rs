@@ -269,7 +269,7 @@ pub(super) fn shortened(text: &str, room: usize) -> String {
 }
 
 /// Makes control characters visible, so that no file name moves a cursor; line breaks become `⏎`.
-pub(super) fn clean(text: &str) -> Cow<'_, str> {
+pub fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(char::is_control) {
         return Cow::Borrowed(text);
     }

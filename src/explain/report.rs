@@ -465,3 +465,12 @@ fn totals(steps: &[Step]) -> Totals {
     }
     totals
 }
+
+/// Shows microseconds as seconds with one decimal, or as milliseconds below 100.
+pub fn seconds(us: u64) -> String {
+    match us {
+        0..100_000 => format!("{} ms", us.div_ceil(1000)),
+        100_000..60_000_000 => format!("{}.{} s", us / 1_000_000, us / 100_000 % 10),
+        _ => format!("{} min {} s", us / 60_000_000, us / 1_000_000 % 60),
+    }
+}

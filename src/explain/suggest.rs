@@ -6,7 +6,7 @@
 
 use super::compare::Cause;
 use super::listing::{FileChanges, Listings, SHOWN};
-use super::report::{Step, Verdict};
+use super::report::{Step, Verdict, seconds};
 use super::{BuildRecord, Origin, StepRecord};
 use crate::cache::{TreeEntry, Value};
 use serde::Serialize;
@@ -504,13 +504,4 @@ fn base_name(path: &str) -> &str {
 
 fn files(count: usize) -> String {
     if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
-}
-
-/// Shows microseconds as seconds with one decimal, or as milliseconds below 100.
-pub(super) fn seconds(us: u64) -> String {
-    match us {
-        0..100_000 => format!("{} ms", us.div_ceil(1000)),
-        100_000..60_000_000 => format!("{}.{} s", us / 1_000_000, us / 100_000 % 10),
-        _ => format!("{} min {} s", us / 60_000_000, us / 1_000_000 % 60),
-    }
 }

@@ -1,9 +1,9 @@
 //! A report as text of 80 columns.
 
 use super::compare::{Cause, NoRecord};
-use super::phrase::{self, Ink, Line, clean, shortened};
-use super::report::{Report, Step, Verdict};
-use super::suggest::seconds;
+pub use super::phrase::clean;
+use super::phrase::{self, Ink, Line, shortened};
+use super::report::{Report, Step, Verdict, seconds};
 use super::{Outcome, redact};
 use std::fmt::Write as _;
 

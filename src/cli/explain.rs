@@ -1,0 +1,160 @@
+//! `builder explain`: why steps hit and missed.
+
+use crate::cache::{Cache, CacheError, TreeEntry, TreeId};
+use crate::explain::listing::{Listings, Unwritten};
+use crate::explain::report::{self, Report};
+use crate::explain::text::{self, Colour};
+use crate::explain::{BuildRecord, History, HistoryError, html};
+use crate::store::Store;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+/// How many earlier builds a build is compared with at most: the newest says what changed, the
+/// others fill in what it did not reach and how often a step ran.
+const EARLIER: usize = 8;
+
+/// How a report is to be shown, and of which build.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReportArgs {
+    /// Build of the history to explain, by its id or the beginning of it [default: the last]
+    #[arg(long, value_name = "ID")]
+    pub build: Option<String>,
+    /// How to show it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// A form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// 80 columns of text
+    Text,
+    /// One object; see docs/explain.md
+    Json,
+    /// One self-contained page
+    Html,
+}
+
+/// What can go wrong with `builder explain` and the history's commands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExplainError {
+    /// The history has no build at all.
+    #[error("no build in the history")]
+    NoBuilds,
+    /// The build has no such step.
+    #[error("build {build} has no step {text:?}")]
+    NoSuchStep {
+        /// The build.
+        build: String,
+        /// What was asked for.
+        text: String,
+    },
+    /// More than one step has such a name.
+    #[error("step {text:?} of build {build} could be any of {}", names.join(", "))]
+    AmbiguousStep {
+        /// The build.
+        build: String,
+        /// What was asked for.
+        text: String,
+        /// The names of the steps.
+        names: Vec<String>,
+    },
+    /// The history cannot be read, or has no such build.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The output cannot be written.
+    #[error("cannot write the output")]
+    Write(#[from] io::Error),
+}
+
+impl ExplainError {
+    /// Says whether it is about what was typed, not about the machine.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::NoBuilds | Self::NoSuchStep { .. } | Self::AmbiguousStep { .. } => true,
+            Self::History(error) => matches!(
+                error,
+                HistoryError::NoSuchBuild { .. }
+                    | HistoryError::Ambiguous { .. }
+                    | HistoryError::NoLog { .. }
+            ),
+            Self::Cache(_) | Self::Write(_) => false,
+        }
+    }
+}
+
+/// Explains a build of the history; the last one where none is named.
+///
+/// # Errors
+///
+/// [`ExplainError::NoBuilds`], or what the history says.
+pub fn past(store: &Store, build: Option<&str>) -> Result<Report, ExplainError> {
+    let history = History::new(store);
+    let build = match build {
+        Some(id) => history.load(id)?,
+        None => history.last()?.ok_or(ExplainError::NoBuilds)?,
+    };
+    against_history(&history, &build, &Cache::new(store.clone()))
+}
+
+/// Explains what a build would do now. `listings` are those of the files as they are, which nobody
+/// has written to the store.
+///
+/// # Errors
+///
+/// What the history says.
+pub fn prediction(
+    store: &Store,
+    build: &BuildRecord,
+    listings: BTreeMap<TreeId, Vec<TreeEntry>>,
+) -> Result<Report, ExplainError> {
+    let cache = Cache::new(store.clone());
+    let listings = Unwritten { kept: &cache, now: listings };
+    against_history(&History::new(store), build, &listings)
+}
+
+fn against_history(
+    history: &History,
+    build: &BuildRecord,
+    listings: &dyn Listings,
+) -> Result<Report, ExplainError> {
+    let before = history.before(build.id, &build.about, EARLIER)?;
+    Ok(report::explain(build, &before, listings))
+}
+
+/// Explains `new` by `old`, whatever else was built between them.
+///
+/// # Errors
+///
+/// What the history says.
+pub fn compared(store: &Store, old: &str, new: &str) -> Result<Report, ExplainError> {
+    let history = History::new(store);
+    let (old, new) = (history.load(old)?, history.load(new)?);
+    Ok(report::explain(&new, &[old], &Cache::new(store.clone())))
+}
+
+/// Writes a report.
+///
+/// # Errors
+///
+/// [`ExplainError::Write`].
+pub fn write(
+    report: &Report,
+    format: Format,
+    colour: Colour,
+    out: &mut dyn Write,
+) -> Result<(), ExplainError> {
+    match format {
+        Format::Text => out.write_all(text::render(report, colour).as_bytes())?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, report).map_err(io::Error::from)?;
+            out.write_all(b"\n")?;
+        }
+        Format::Html => out.write_all(html::render(report).as_bytes())?,
+    }
+    Ok(())
+}
