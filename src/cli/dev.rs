@@ -3,10 +3,13 @@
 //! The records have the form of the files under `conformance/parser`. Hidden:
 //! its output is for tests and may change.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 
 use serde_json::{Value, json};
 
+use crate::dockerfile::ast::Escape;
+use crate::dockerfile::expand;
 use crate::dockerfile::ignore::Matcher;
 
 /// What can go wrong outside of an answer.
@@ -57,6 +60,7 @@ pub fn run(kind: &str, input: impl BufRead, mut output: impl Write) -> Result<()
         };
         let answer = match kind {
             "ignore" => ignore(&record()?),
+            "words" => words(&record()?),
             _ => return Err(DevError::UnknownKind { kind: kind.to_owned() }),
         };
         writeln!(output, "{answer}")
@@ -89,6 +93,36 @@ fn ignore(record: &Value) -> Value {
         }
     }
     answer["match"] = matches.into();
+    answer
+}
+
+/// `{id, word, env, escape}` to `{id, result, words}` with `error` and
+/// `words_error` where there is none.
+fn words(record: &Value) -> Value {
+    let word = record["word"].as_str().unwrap_or_default();
+    let escape = if record["escape"] == "`" { Escape::Backtick } else { Escape::Backslash };
+    let env: BTreeMap<&str, &str> = record["env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .collect();
+    let lookup = |name: &str| env.get(name).map(|value| (*value).to_owned());
+    let mut answer = json!({ "id": record["id"] });
+    match expand::process_word(word, &lookup, escape) {
+        Ok(expanded) => {
+            answer["result"] = expanded.text.into();
+            if !expanded.unmatched.is_empty() {
+                answer["unmatched"] = expanded.unmatched.into_iter().collect();
+            }
+        }
+        Err(error) => answer["error"] = error.to_string().into(),
+    }
+    match expand::process_words(word, &lookup, escape) {
+        Ok(words) => answer["words"] = words.into(),
+        Err(error) => answer["words_error"] = error.to_string().into(),
+    }
     answer
 }
 
@@ -153,6 +187,19 @@ mod tests {
             .collect();
         compare(&want, &answers("ignore", &lines), |record| {
             json!([record.get("error").is_some(), sorted(&record["match"])])
+        });
+    }
+
+    #[test]
+    fn words_corpus_is_answered_as_recorded() {
+        let Some(corpora) = corpora() else { return };
+        let want = records(&corpora.join("words.jsonl"));
+        let lines: Vec<String> = want.iter().map(ToString::to_string).collect();
+        compare(&want, &answers("words", &lines), |record| {
+            let words = record["words"].as_array().cloned().unwrap_or_default();
+            let unmatched = sorted(&record["unmatched"]);
+            let errors = [record.get("error").is_some(), record.get("words_error").is_some()];
+            json!([errors, record["result"], words, unmatched])
         });
     }
 }

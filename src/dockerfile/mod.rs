@@ -2,4 +2,5 @@
 
 pub mod ast;
 pub mod errors;
+pub mod expand;
 pub mod ignore;
