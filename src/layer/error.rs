@@ -70,6 +70,9 @@ pub enum LayerError {
         /// Why.
         source: io::Error,
     },
+    /// Another stage of the work has stopped; its own error says why.
+    #[error("another stage of the work has stopped")]
+    Closed,
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -80,7 +83,7 @@ fn after(path: &str) -> String {
 }
 
 impl LayerError {
-    pub(super) fn io(doing: &'static str, path: &[u8], source: impl Into<io::Error>) -> Self {
+    pub(crate) fn io(doing: &'static str, path: &[u8], source: impl Into<io::Error>) -> Self {
         let path = if path.is_empty() { "/".into() } else { String::from_utf8_lossy(path).into() };
         Self::Io { doing, path, source: source.into() }
     }

@@ -2,8 +2,8 @@
 //!
 //! A layer on disk is a folder in overlay form: whiteouts are character devices 0:0, a folder that
 //! hides what is below it carries overlay's opaque xattr. This room turns such a folder into its
-//! facts ([`scan`]) and its tar ([`write_tar`]), and tars that come from elsewhere into such a folder
-//! ([`unpack_layer`]) or into files of a tree ([`extract_archive`]).
+//! facts ([`scan`]), its tar ([`write_tar`]) and its blob ([`write_compressed`]), and tars that come
+//! from elsewhere into such a folder ([`unpack_layer`]) or into files of a tree ([`extract_archive`]).
 //!
 //! # Invariants
 //!
@@ -21,9 +21,11 @@
 //! `store`.
 
 mod apply;
+mod compress;
 mod content;
 mod decompress;
 mod error;
+mod gzip;
 mod header;
 mod pack;
 mod scan;
@@ -33,6 +35,7 @@ mod untar;
 mod walk;
 mod xattrs;
 
+pub use compress::{Compressed, Compression, compress, write_compressed};
 pub use content::{CONTENT_VERSION, LayerHasher};
 pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;

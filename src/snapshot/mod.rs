@@ -2,7 +2,7 @@
 //!
 //! In come layer folders in overlay form (whiteouts are character devices 0:0, opaque folders carry
 //! an xattr), bottom first. Out come a [`Mounted`] tree, which is a descriptor and needs no mount
-//! point, and, after a step, an upper folder that has been made fit to be a layer.
+//! point, and, after a step, an upper folder that [`clean`] has made fit to be a layer.
 //!
 //! # Invariants
 //!
@@ -17,8 +17,10 @@
 //!
 //! Tars, hashes and compression live in `layer`; who runs in a tree lives in `sandbox`.
 
+mod commit;
 pub mod copy;
 mod mount;
 
 pub use crate::layer::XattrSpace;
+pub use commit::{Cleaned, clean, commit};
 pub use mount::{LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, mount};

@@ -9,6 +9,7 @@
 //! Source: Documentation/filesystems/overlayfs.rst; fsopen(2), fsconfig(2), fsmount(2).
 
 use super::XattrSpace;
+use crate::layer::LayerError;
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
@@ -82,6 +83,9 @@ pub enum SnapshotError {
         /// Why.
         source: io::Error,
     },
+    /// A layer cannot be read or changed.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
