@@ -55,3 +55,10 @@ pub enum SandboxError {
         reason: String,
     },
 }
+
+impl SandboxError {
+    /// Makes the error of a failed system call.
+    pub(super) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io { doing: doing.into(), source: source.into() }
+    }
+}

@@ -1,12 +1,39 @@
 //! One RUN or `builder run` in namespaces.
 //!
 //! In comes a [`RunSpec`], which is data only, with the descriptors it refers to; out go the
-//! command's output and an [`Exit`].
+//! command's output and an [`Exit`]. Four parties do it:
+//!
+//! - [`Sandbox`], in the builder's threads: makes the control group, opens mounts, reads output;
+//! - the spawner (`spawner`), a small process of one thread, which forks;
+//! - the init (`init`), process 1 of a sandbox: mounts, changes root, reaps;
+//! - the command, its child.
+//!
+//! `docs/sandbox.md` says why it is so.
+//!
+//! # Not here
+//!
+//! Root file systems are mounted by [`snapshot`](crate::snapshot); the folders and locks of cache
+//! mounts and the values of secrets are the scheduler's.
 
+mod agent;
+mod caps;
 mod error;
+mod fault;
+mod init;
+mod limits;
+mod mounts;
+mod network;
+mod protocol;
+mod run;
+mod seccomp;
+mod spawner;
 mod spec;
+mod users;
 
 pub use error::SandboxError;
+pub use protocol::IdMap;
+pub use run::{Control, Sandbox, SandboxOptions};
+pub use spawner::{is_spawner_call, spawner_main};
 pub use spec::{
     DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Exit, Limits, MountKind, MountSpec, NetworkMode, Oom,
     OsBytes, RunSpec, Seccomp, Security, Stream, Throttle, Ulimit, Usage,

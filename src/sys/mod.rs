@@ -2,5 +2,6 @@
 
 pub mod cancel;
 pub mod mount;
+pub mod process;
 pub mod remove;
 pub mod rooted;

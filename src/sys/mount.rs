@@ -48,3 +48,26 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, change: &MountAttributes<'_>) -> io:
     };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Takes `mount`, and all mounts below it, out of every propagation group: what is mounted beneath
+/// it later appears nowhere else.
+///
+/// # Errors
+///
+/// The kernel's, as for [`mount_setattr`].
+pub fn make_private(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attr =
+        libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    // SAFETY: as in `mount_setattr`: a constant path, and a structure of the size passed, only read.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,497 @@
+//! One step's control group: its folder in every hierarchy that is needed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::hierarchy::Hierarchy;
+use super::{CgroupError, Limits, Throttle, read, write};
+
+/// A control group, removed when dropped.
+#[derive(Debug, Default)]
+pub struct Cgroup {
+    v2: Option<(PathBuf, OwnedFd)>,
+    /// Controllers that the version 2 folder has.
+    has_v2: Vec<String>,
+    v1: BTreeMap<String, PathBuf>,
+    memory_limit: Option<u64>,
+}
+
+/// What a group used; `None` where the kernel does not count it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// CPU time in user mode and in the kernel, in microseconds.
+    pub cpu_us: Option<(u64, u64)>,
+    /// Most memory ever used, in bytes.
+    pub peak_memory: Option<u64>,
+    /// Bytes read from and written to storage.
+    pub io: Option<(u64, u64)>,
+    /// Most processes and threads at one time.
+    pub max_pids: Option<u64>,
+}
+
+/// Out-of-memory kills in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OomKills {
+    /// How many processes.
+    pub kills: u64,
+    /// Memory limit in force, in bytes.
+    pub limit: Option<u64>,
+    /// Most memory ever used, in bytes; 0 where unknown.
+    pub peak: u64,
+}
+
+/// Controllers of version 1 that account for a step without limits. Others cost as much and tell
+/// what init's resource usage tells as well.
+const ACCOUNTING: [&str; 2] = ["memory", "pids"];
+
+/// How long removing waits for the last members to be gone, in tries of a millisecond each.
+const REMOVE_TRIES: u32 = 200;
+
+pub(super) fn create(
+    hierarchy: &Hierarchy,
+    name: Option<&str>,
+    limits: &Limits,
+) -> Result<Cgroup, CgroupError> {
+    let mut group = Cgroup::default();
+    group.memory_limit = limits.memory;
+    let wanted = wanted(limits);
+    let Some(name) = name else {
+        return match wanted.first() {
+            Some((_, _, limit)) => Err(CgroupError::NotEnforceable {
+                limit,
+                reason: "no control group can be made here".into(),
+            }),
+            None => Ok(group),
+        };
+    };
+    if let Some(v2) = &hierarchy.v2 {
+        let path = v2.parent.join(name);
+        if make(&path).is_ok() {
+            let fd = File::open(&path).map_err(|source| CgroupError::Io {
+                doing: "cannot open",
+                path: path.clone(),
+                source,
+            })?;
+            group.v2 = Some((path, fd.into()));
+            group.has_v2 = v2.enabled.iter().cloned().collect();
+        }
+    }
+    let mut v1_names: Vec<&str> = ACCOUNTING.to_vec();
+    v1_names.extend(wanted.iter().map(|(_, v1, _)| *v1));
+    if group.v2.is_none() {
+        v1_names.push("freezer");
+    }
+    for controller in v1_names {
+        if group.v1.contains_key(controller) || group.has(controller) {
+            continue;
+        }
+        if let Some(parent) = hierarchy.v1.get(controller) {
+            let path = parent.join(name);
+            // Several controllers may share a hierarchy, and so the folder.
+            if path.is_dir() || make(&path).is_ok() {
+                group.v1.insert(controller.to_owned(), path);
+            }
+        }
+    }
+    for (v2, v1, limit) in wanted {
+        if !group.has(v2) && !group.v1.contains_key(v1) {
+            return Err(CgroupError::NotEnforceable {
+                limit,
+                reason: format!("the controller {v2} is not available here"),
+            });
+        }
+    }
+    group.apply(limits)?;
+    Ok(group)
+}
+
+/// Lists the controllers that limits need: in version 2, in version 1, and the limit's name.
+fn wanted(limits: &Limits) -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut wanted = Vec::new();
+    let mut want = |is_set: bool, v2, v1, limit| {
+        if is_set {
+            wanted.push((v2, v1, limit));
+        }
+    };
+    want(limits.memory.is_some(), "memory", "memory", "--memory");
+    want(limits.memory_swap.is_some_and(|swap| swap >= 0), "memory", "memory", "--memory-swap");
+    want(limits.cpus.is_some(), "cpu", "cpu", "--cpus");
+    want(limits.cpu_shares.is_some(), "cpu", "cpu", "--cpu-shares");
+    want(limits.cpuset_cpus.is_some(), "cpuset", "cpuset", "--cpuset-cpus");
+    want(limits.cpuset_mems.is_some(), "cpuset", "cpuset", "--cpuset-mems");
+    want(limits.pids.is_some(), "pids", "pids", "--pids-limit");
+    want(limits.io_weight.is_some(), "io", "blkio", "--io-weight");
+    want(!limits.io_throttle.is_empty(), "io", "blkio", "--device-read-bps and its like");
+    wanted
+}
+
+fn make(path: &Path) -> std::io::Result<()> {
+    fs::create_dir(path)
+}
+
+/// The period over which CPU time is given out, in microseconds: the kernel's default.
+const CPU_PERIOD: u64 = 100_000;
+
+impl Cgroup {
+    fn has(&self, v2_controller: &str) -> bool {
+        self.has_v2.iter().any(|name| name == v2_controller)
+    }
+
+    fn v2_file(&self, controller: &str, file: &str) -> Option<PathBuf> {
+        let (path, _) = self.v2.as_ref()?;
+        self.has(controller).then(|| path.join(file))
+    }
+
+    fn v1_file(&self, controller: &str, file: &str) -> Option<PathBuf> {
+        Some(self.v1.get(controller)?.join(file))
+    }
+
+    fn apply(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.limit_memory(limits)?;
+        if let Some(cpus) = limits.cpus {
+            // The kernel refuses quotas under a millisecond.
+            let quota = ((cpus * CPU_PERIOD as f64).round() as u64).max(1000);
+            if let Some(file) = self.v2_file("cpu", "cpu.max") {
+                write(file, &format!("{quota} {CPU_PERIOD}"))?;
+            } else if let (Some(period), Some(file)) =
+                (self.v1_file("cpu", "cpu.cfs_period_us"), self.v1_file("cpu", "cpu.cfs_quota_us"))
+            {
+                write(period, &CPU_PERIOD.to_string())?;
+                write(file, &quota.to_string())?;
+            }
+        }
+        if let Some(shares) = limits.cpu_shares {
+            let shares = shares.clamp(2, 262_144);
+            if let Some(file) = self.v2_file("cpu", "cpu.weight") {
+                write(file, &weight_of_shares(shares).to_string())?;
+            } else if let Some(file) = self.v1_file("cpu", "cpu.shares") {
+                write(file, &shares.to_string())?;
+            }
+        }
+        self.limit_cpuset("cpus", limits.cpuset_cpus.as_deref())?;
+        self.limit_cpuset("mems", limits.cpuset_mems.as_deref())?;
+        if let Some(pids) = limits.pids {
+            let file =
+                self.v2_file("pids", "pids.max").or_else(|| self.v1_file("pids", "pids.max"));
+            if let Some(file) = file {
+                write(file, &pids.to_string())?;
+            }
+        }
+        self.limit_io(limits)
+    }
+
+    fn limit_memory(&self, limits: &Limits) -> Result<(), CgroupError> {
+        // Docker's rule: as much swap again as memory, unless told otherwise.
+        let total = match (limits.memory, limits.memory_swap) {
+            (_, Some(swap)) if swap < 0 => None,
+            (_, Some(total)) => Some(total as u64),
+            (Some(memory), None) => Some(memory.saturating_mul(2)),
+            (None, None) => None,
+        };
+        if let Some(file) = self.v2_file("memory", "memory.max") {
+            if let Some(memory) = limits.memory {
+                write(file, &memory.to_string())?;
+            }
+            let swap = total.map(|total| total.saturating_sub(limits.memory.unwrap_or(0)));
+            if let (Some(swap), Some(file)) = (swap, self.v2_file("memory", "memory.swap.max")) {
+                // Absent where the kernel has no swap accounting.
+                if file.exists() || limits.memory_swap.is_some() {
+                    write(file, &swap.to_string())?;
+                }
+            }
+            return Ok(());
+        }
+        if let (Some(memory), Some(file)) =
+            (limits.memory, self.v1_file("memory", "memory.limit_in_bytes"))
+        {
+            write(file, &memory.to_string())?;
+        }
+        if let (Some(total), Some(file)) =
+            (total, self.v1_file("memory", "memory.memsw.limit_in_bytes"))
+            && (file.exists() || limits.memory_swap.is_some())
+        {
+            write(file, &total.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn limit_cpuset(&self, what: &str, value: Option<&str>) -> Result<(), CgroupError> {
+        let name = format!("cpuset.{what}");
+        if let Some(file) = self.v2_file("cpuset", &name) {
+            return value.map_or(Ok(()), |value| write(file, value));
+        }
+        let Some(folder) = self.v1.get("cpuset") else { return Ok(()) };
+        // Version 1 admits nobody to a group that has not been given both.
+        let inherited = || {
+            let parent = folder.parent()?;
+            read(&parent.join(format!("cpuset.effective_{what}")))
+                .or_else(|| read(&parent.join(&name)))
+        };
+        match value.map(str::to_owned).or_else(inherited) {
+            Some(value) => write(folder.join(&name), value.trim()),
+            None => Ok(()),
+        }
+    }
+
+    fn limit_io(&self, limits: &Limits) -> Result<(), CgroupError> {
+        if let Some(weight) = limits.io_weight {
+            let weight = weight.clamp(10, 1000);
+            let files = if self.has("io") {
+                // The one is the cost model's, the other the BFQ scheduler's: what is there counts.
+                [
+                    self.v2_file("io", "io.weight").map(|f| (f, weight_of_blkio(weight))),
+                    self.v2_file("io", "io.bfq.weight").map(|f| (f, weight)),
+                ]
+            } else {
+                [
+                    self.v1_file("blkio", "blkio.weight").map(|f| (f, weight)),
+                    self.v1_file("blkio", "blkio.bfq.weight").map(|f| (f, weight)),
+                ]
+            };
+            let mut written = false;
+            for (file, value) in files.into_iter().flatten() {
+                written |= file.exists() && fs::write(&file, value.to_string()).is_ok();
+            }
+            if !written {
+                return Err(CgroupError::NotEnforceable {
+                    limit: "--io-weight",
+                    reason: "no I/O scheduler of this kernel takes weights".into(),
+                });
+            }
+        }
+        for throttle in &limits.io_throttle {
+            self.throttle(throttle)?;
+        }
+        Ok(())
+    }
+
+    fn throttle(&self, throttle: &Throttle) -> Result<(), CgroupError> {
+        let device = format!("{}:{}", throttle.major, throttle.minor);
+        let ceilings = [
+            ("rbps", "blkio.throttle.read_bps_device", throttle.read_bps),
+            ("wbps", "blkio.throttle.write_bps_device", throttle.write_bps),
+            ("riops", "blkio.throttle.read_iops_device", throttle.read_iops),
+            ("wiops", "blkio.throttle.write_iops_device", throttle.write_iops),
+        ];
+        for (v2_key, v1_file, ceiling) in ceilings {
+            let Some(ceiling) = ceiling else { continue };
+            if let Some(file) = self.v2_file("io", "io.max") {
+                write(file, &format!("{device} {v2_key}={ceiling}"))?;
+            } else if let Some(file) = self.v1_file("blkio", v1_file) {
+                write(file, &format!("{device} {ceiling}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the version 2 folder, for a process to be born in.
+    pub fn v2_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.v2.as_ref().map(|(_, fd)| fd.as_fd())
+    }
+
+    /// Opens the files that a process writes `0` to in order to join the version 1 groups.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened.
+    pub fn v1_procs(&self) -> Result<Vec<File>, CgroupError> {
+        let mut folders: Vec<&PathBuf> = self.v1.values().collect();
+        folders.dedup();
+        folders
+            .into_iter()
+            .map(|folder| {
+                let path = folder.join("cgroup.procs");
+                OpenOptions::new().write(true).open(&path).map_err(|source| CgroupError::Io {
+                    doing: "cannot open",
+                    path,
+                    source,
+                })
+            })
+            .collect()
+    }
+
+    /// Stops everything in the group until [`Cgroup::thaw`]. Where nothing can freeze, nothing
+    /// happens.
+    pub fn freeze(&self) {
+        self.set_frozen(true);
+    }
+
+    /// Lets everything in the group go on.
+    pub fn thaw(&self) {
+        self.set_frozen(false);
+    }
+
+    fn set_frozen(&self, frozen: bool) {
+        if let Some((path, _)) = &self.v2 {
+            fs::write(path.join("cgroup.freeze"), if frozen { "1" } else { "0" }).ok();
+        } else if let Some(file) = self.v1_file("freezer", "freezer.state") {
+            fs::write(file, if frozen { "FROZEN" } else { "THAWED" }).ok();
+        }
+    }
+
+    /// Kills everything in the group.
+    pub fn kill(&self) {
+        // A frozen process of version 1 answers no signal.
+        if self.v2.is_none() {
+            self.thaw();
+        }
+        for folder in self.folders() {
+            kill_members(folder);
+        }
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.v2.iter().map(|(path, _)| path.as_path()).chain(self.v1.values().map(PathBuf::as_path))
+    }
+
+    /// Reads what the group used so far.
+    pub fn accounts(&self) -> Accounts {
+        let number = |file: Option<PathBuf>| read(&file?)?.trim().parse::<u64>().ok();
+        let cpu_us = self.v2.as_ref().and_then(|(path, _)| {
+            let stat = read(&path.join("cpu.stat"))?;
+            Some((keyed(&stat, "user_usec")?, keyed(&stat, "system_usec")?))
+        });
+        let io = match self.v2_file("io", "io.stat") {
+            Some(file) => read(&file).map(|text| io_stat(&text)),
+            None => self
+                .v1_file("blkio", "blkio.throttle.io_service_bytes_recursive")
+                .and_then(|file| read(&file))
+                .map(|text| blkio_bytes(&text)),
+        };
+        Accounts {
+            cpu_us,
+            peak_memory: number(self.v2_file("memory", "memory.peak"))
+                .or_else(|| number(self.v1_file("memory", "memory.max_usage_in_bytes"))),
+            io,
+            max_pids: number(self.v2_file("pids", "pids.peak"))
+                .or_else(|| number(self.v1_file("pids", "pids.peak"))),
+        }
+    }
+
+    /// Says whether the kernel killed for memory in the group.
+    pub fn oom_kills(&self) -> Option<OomKills> {
+        let file = self
+            .v2_file("memory", "memory.events")
+            .or_else(|| self.v1_file("memory", "memory.oom_control"))?;
+        let kills = keyed(&read(&file)?, "oom_kill").filter(|&kills| kills > 0)?;
+        let peak = self.accounts().peak_memory.unwrap_or(0);
+        Some(OomKills { kills, limit: self.memory_limit, peak })
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for folder in self.folders() {
+            remove(folder);
+        }
+    }
+}
+
+/// Kills the members of one folder until none is left.
+pub(super) fn kill_members(folder: &Path) {
+    if fs::write(folder.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    // Members may fork while the list is read; each round finds the new ones.
+    for _ in 0..REMOVE_TRIES {
+        let pids = read(&folder.join("cgroup.procs")).unwrap_or_default();
+        let mut any = false;
+        for pid in pids.lines().filter_map(|pid| pid.parse().ok()) {
+            // 0 is a process of a namespace we cannot see; signalling 0 would mean ourselves.
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                any |= rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
+            }
+        }
+        if !any {
+            return;
+        }
+    }
+}
+
+/// Removes one folder, waiting a little for members that are just dying. Says whether it is gone.
+pub(super) fn remove(folder: &Path) -> bool {
+    for _ in 0..REMOVE_TRIES {
+        match fs::remove_dir(folder) {
+            Ok(()) => return true,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => return true,
+                Some(libc::EBUSY) => {}
+                _ => return false,
+            },
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    false
+}
+
+/// Finds the value of `key` in lines of `key value`.
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Adds up bytes of version 2's `io.stat`: a line per device, `rbytes=` and `wbytes=` among others.
+fn io_stat(text: &str) -> (u64, u64) {
+    let sum = |key: &str| {
+        text.split_whitespace()
+            .filter_map(|field| field.strip_prefix(key)?.parse::<u64>().ok())
+            .sum()
+    };
+    (sum("rbytes="), sum("wbytes="))
+}
+
+/// Adds up version 1's lines of `major:minor Read bytes`.
+fn blkio_bytes(text: &str) -> (u64, u64) {
+    let sum = |what: &str| {
+        text.lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ').skip(1);
+                if fields.next() == Some(what) { fields.next()?.parse::<u64>().ok() } else { None }
+            })
+            .sum()
+    };
+    (sum("Read"), sum("Write"))
+}
+
+/// Translates Docker's scale of shares, 2 to 262144, to version 2's weights, 1 to 10000. runc's
+/// older formula, which is linear.
+fn weight_of_shares(shares: u64) -> u64 {
+    1 + (shares - 2) * 9999 / 262_142
+}
+
+/// Translates version 1's scale of I/O weights, 10 to 1000, to version 2's, 1 to 10000.
+fn weight_of_blkio(weight: u64) -> u64 {
+    1 + (weight - 10) * 9999 / 990
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_s_files_are_read() {
+        let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!(keyed(events, "oom_kill"), Some(2));
+        assert_eq!(keyed("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "oom_kill"), Some(1));
+        let io = "8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2 rios=1\n";
+        assert_eq!(io_stat(io), (11, 22));
+        let blkio = "8:0 Read 5\n8:0 Write 6\n8:0 Sync 9\n8:16 Read 1\nTotal 12\n";
+        assert_eq!(blkio_bytes(blkio), (6, 6));
+    }
+
+    #[test]
+    fn weights_keep_their_ends() {
+        assert_eq!((weight_of_shares(2), weight_of_shares(262_144)), (1, 10_000));
+        assert_eq!((weight_of_blkio(10), weight_of_blkio(1000)), (1, 10_000));
+    }
+
+    #[test]
+    fn a_limit_without_control_groups_is_refused_and_none_is_fine() {
+        let nothing = Hierarchy::default();
+        assert!(create(&nothing, None, &Limits::default()).is_ok());
+        let limits = Limits { pids: Some(5), ..Limits::default() };
+        let error = create(&nothing, None, &limits).unwrap_err();
+        assert!(error.to_string().starts_with("--pids-limit cannot be enforced"), "{error}");
+    }
+}

@@ -1,0 +1,41 @@
+//! How setting up fails inside the child, where nobody can be asked.
+
+use super::protocol::Report;
+
+/// A failure of the child before the command runs.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// A system call failed.
+    Failed {
+        /// What was being done.
+        doing: String,
+        /// Error number.
+        errno: i32,
+    },
+    /// The spec asks for what cannot be.
+    Refused(String),
+}
+
+impl From<Fault> for Report {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Failed { doing, errno } => Self::Failed { doing, errno },
+            Fault::Refused(message) => Self::Refused { message },
+        }
+    }
+}
+
+/// Says what was being done when something failed.
+pub(super) trait Doing<T> {
+    /// Turns the error into a [`Fault`] with the text of `what`.
+    fn doing<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T, Fault>;
+}
+
+impl<T, E: Into<std::io::Error>> Doing<T> for Result<T, E> {
+    fn doing<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T, Fault> {
+        self.map_err(|error| Fault::Failed {
+            doing: what().into(),
+            errno: error.into().raw_os_error().unwrap_or(libc::EIO),
+        })
+    }
+}

@@ -1,0 +1,505 @@
+//! Process 1 of a sandbox: builds it, starts the command, reaps, forwards signals, and reports.
+//!
+//! It is a fork of the spawner, hence single-threaded and small. It never executes a program itself,
+//! is not dumpable (so nothing inside can trace it or read its `/proc` entries), and once the
+//! command runs it holds no descriptor but its socket and its signals, and no capability but the one
+//! to send signals.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid};
+use rustix::thread::LinkNameSpaceType;
+
+use super::caps;
+use super::fault::{Doing, Fault};
+use super::mounts;
+use super::protocol::{self, Order, Report, RunRequest, StdioFds};
+use super::seccomp::Program;
+use super::spec::{Security, Ulimit};
+use super::users::{self, Identity};
+use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
+use crate::sys::rooted::open_in_root;
+
+/// Lives as process 1. Never returns.
+pub(super) fn main(
+    proof: SingleThreaded,
+    request: &RunRequest,
+    filter: Option<&Program>,
+    fds: Vec<OwnedFd>,
+) -> ! {
+    let status = match run(proof, request, filter, fds) {
+        Ok(()) => 0,
+        Err((control, fault)) => {
+            protocol::send(control.as_fd(), &Report::from(fault), &[]).ok();
+            1
+        }
+    };
+    process::exit_now(status)
+}
+
+fn run(
+    proof: SingleThreaded,
+    request: &RunRequest,
+    filter: Option<&Program>,
+    mut fds: Vec<OwnedFd>,
+) -> Result<(), (OwnedFd, Fault)> {
+    // Everything below refers to descriptors by index, so the socket's place keeps a duplicate.
+    let control = match fds[0].try_clone() {
+        Ok(control) => control,
+        Err(error) => {
+            let control = fds.swap_remove(0);
+            return Err((control, Fault::Refused(format!("no descriptors left: {error}"))));
+        }
+    };
+    match prepare(proof, request, filter, fds, control.as_fd()) {
+        Ok(running) => {
+            supervise(&running, &control);
+            Ok(())
+        }
+        Err(fault) => Err((control, fault)),
+    }
+}
+
+/// A command that was started.
+struct Running {
+    pid: i32,
+    signals: SignalFd,
+}
+
+/// Dies with the spawner, which dies with the builder. To be called again after every change of
+/// credentials, which the kernel answers by forgetting it.
+fn die_with_parent() -> Result<(), Fault> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .doing(|| "tying the sandbox to the builder")?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .doing(|| "closing the init to tracing")
+}
+
+fn prepare(
+    proof: SingleThreaded,
+    request: &RunRequest,
+    filter: Option<&Program>,
+    fds: Vec<OwnedFd>,
+    control: BorrowedFd<'_>,
+) -> Result<Running, Fault> {
+    let spec = &request.spec;
+    die_with_parent()?;
+    process::reset_signals();
+    rustix::process::umask(Mode::empty());
+
+    for &index in &request.cgroup1 {
+        rustix::io::write(&fds[index], b"0").doing(|| "joining a control group")?;
+    }
+    // Only now, so that the sandbox's own groups are what it sees as the tops.
+    proof.unshare(libc::CLONE_NEWCGROUP).doing(|| "making a control group namespace")?;
+    if let Some(index) = request.netns {
+        rustix::thread::move_into_link_name_space(
+            fds[index].as_fd(),
+            Some(LinkNameSpaceType::Network),
+        )
+        .doing(|| "joining the build's network")?;
+    } else if spec.network != super::spec::NetworkMode::Host {
+        process::loopback_up().doing(|| "bringing lo up")?;
+    }
+    match process::join_new_keyring() {
+        // No keys in this kernel, none left of the user's quota, or a container around us forbids
+        // it: the filter keeps the command from the keyring calls in any case.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOSYS | libc::EDQUOT | libc::EPERM | libc::EACCES)
+            ) => {}
+        result => result.doing(|| "joining a new keyring")?,
+    }
+    rustix::system::sethostname(spec.hostname.as_bytes()).doing(|| "setting the host name")?;
+    for limit in &spec.ulimits {
+        set_ulimit(limit)?;
+    }
+
+    let map = request.userns.as_ref().map(|(_, map)| map);
+    if let Some(map) = map {
+        process::set_fs_ids(map.uid, map.gid);
+        caps::raise().doing(|| "keeping capabilities")?;
+    }
+    let tree = mounts::build(request, &fds, map)?;
+    let (uid_of, gid_of) = (
+        |id: u32| map.map_or(id, |map| map.uid.saturating_add(id)),
+        |id: u32| map.map_or(id, |map| map.gid.saturating_add(id)),
+    );
+    let identity = identity(&spec.user)?;
+    let highest = identity.groups.iter().chain([&identity.uid, &identity.gid]).max();
+    if let (Some(map), Some(&highest)) = (map, highest)
+        && highest >= map.count
+    {
+        return Err(Fault::Refused(format!(
+            "user {} needs id {highest}, outside the sandbox's {} ids",
+            spec.user, map.count
+        )));
+    }
+    let stdio = stdio(request, &fds, tree.terminal.as_ref())?;
+    if !matches!(request.stdio, StdioFds::Three(_)) || identity.uid != 0 || map.is_some() {
+        // So that /dev/stdout and its like can be opened again by whoever the command runs as.
+        for fd in &stdio {
+            own_pipe(fd.as_fd(), uid_of(identity.uid), gid_of(identity.gid));
+        }
+    }
+
+    if let Some((index, _)) = request.userns {
+        rustix::thread::move_into_link_name_space(
+            fds[index].as_fd(),
+            Some(LinkNameSpaceType::User),
+        )
+        .doing(|| "joining the user namespace")?;
+        become_root()?;
+    }
+    enter_cwd(&spec.cwd)?;
+    die_with_parent()?;
+
+    let command = Command::new(request, &identity, filter)?;
+    let mut extra: Vec<BorrowedFd<'_>> = tree.agents.iter().map(AsFd::as_fd).collect();
+    extra.extend(tree.terminal.as_ref().map(|(master, _)| master.as_fd()));
+    protocol::send(control, &Report::Ready { stubs: tree.stubs }, &extra)
+        .doing(|| "reporting to the builder")?;
+
+    let mut handled = SigSet::all();
+    for fatal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE] {
+        handled.remove(fatal);
+    }
+    handled.thread_block().doing(|| "blocking signals")?;
+    let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .doing(|| "watching signals")?;
+
+    let terminal = tree.terminal.is_some();
+    let forked = proof.clone_process(0, None).doing(|| "starting the command's process")?;
+    let Forked::Parent(child) = forked else {
+        let status = command.execute(control, &stdio, terminal);
+        process::exit_now(status);
+    };
+
+    drop((tree.agents, tree.terminal, stdio, fds, child.pidfd));
+    caps::bound(KILL).doing(|| "giving up capabilities")?;
+    caps::hold(KILL).doing(|| "giving up capabilities")?;
+    die_with_parent()?;
+    Ok(Running { pid: child.pid, signals })
+}
+
+/// The one capability init needs: commands change their user.
+const KILL: u64 = 1 << 5;
+
+/// Waits until the command has ended, and tells how.
+fn supervise(running: &Running, control: &OwnedFd) {
+    let mut used = ChildUsage::default();
+    let mut status = None;
+    while status.is_none() {
+        let mut watched =
+            [PollFd::new(&running.signals, PollFlags::IN), PollFd::new(control, PollFlags::IN)];
+        if rustix::event::poll(&mut watched, None).is_err() {
+            continue;
+        }
+        let (signalled, ordered) =
+            (!watched[0].revents().is_empty(), !watched[1].revents().is_empty());
+        if ordered {
+            match protocol::receive::<Order>(control.as_fd()) {
+                Ok(Some((Order::Signal(signal), _))) => forward(running.pid, signal),
+                // The builder is gone; so is all that runs for it.
+                Ok(None) | Err(_) => return,
+            }
+        }
+        if signalled {
+            while let Ok(Some(_)) = running.signals.read_signal() {}
+            status = reap(running.pid, &mut used, false);
+        }
+    }
+    // What the command left behind ends with it, as it does in any container.
+    if process::kill_all(libc::SIGKILL).is_ok() {
+        reap(-1, &mut used, true);
+    }
+    let report = Report::Exited {
+        status: status.unwrap_or(255),
+        user_us: used.user_us,
+        system_us: used.system_us,
+        max_rss: used.max_rss,
+        io_read: used.io_read,
+        io_written: used.io_written,
+    };
+    protocol::send(control.as_fd(), &report, &[]).ok();
+}
+
+/// Waits for all that has ended (`all`: until no child is left); returns the status of `main`.
+fn reap(main: i32, used: &mut ChildUsage, all: bool) -> Option<i32> {
+    let mut status = None;
+    loop {
+        match process::wait_any(all) {
+            Ok(Some(ended)) => {
+                used.user_us += ended.usage.user_us;
+                used.system_us += ended.usage.system_us;
+                used.max_rss = used.max_rss.max(ended.usage.max_rss);
+                used.io_read += ended.usage.io_read;
+                used.io_written += ended.usage.io_written;
+                if ended.pid == main {
+                    status = Some(ended.status);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(None) | Err(_) => return status,
+        }
+    }
+}
+
+fn forward(pid: i32, signal: i32) {
+    if let (Some(pid), Some(signal)) =
+        (Pid::from_raw(pid), rustix::process::Signal::from_named_raw(signal))
+    {
+        rustix::process::kill_process(pid, signal).ok();
+    }
+}
+
+fn become_root() -> Result<(), Fault> {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+    // A namespace of a single id does not allow it, and has no groups to lose.
+    match set_thread_groups(&[]) {
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(error) => return Err(error).doing(|| "dropping groups"),
+    }
+    set_thread_res_gid(gid, gid, gid).doing(|| "becoming the sandbox's root group")?;
+    set_thread_res_uid(uid, uid, uid).doing(|| "becoming the sandbox's root")?;
+    caps::raise().doing(|| "raising capabilities")
+}
+
+/// Reads one of the image's own files; nothing where it is no regular file.
+fn image_text(path: &str) -> String {
+    use rustix::fs::{FileType, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let read = || -> std::io::Result<String> {
+        let file = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let file = open_in_root(file.as_fd(), path.as_bytes(), flags)?;
+        let stat = rustix::fs::fstat(&file)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Ok(String::new());
+        }
+        let mut bytes = Vec::new();
+        let mut file = std::io::Read::take(std::fs::File::from(file), USERS_MAX);
+        std::io::Read::read_to_end(&mut file, &mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
+}
+
+/// More of `/etc/passwd` or `/etc/group` than this is not read.
+const USERS_MAX: u64 = 8 << 20;
+
+fn identity(user: &str) -> Result<Identity, Fault> {
+    users::look_up(user, &image_text("/etc/passwd"), &image_text("/etc/group"))
+        .map_err(Fault::Refused)
+}
+
+fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
+    let Some(number) = super::limits::rlimit(&limit.name) else {
+        return Err(Fault::Refused(format!("unknown ulimit {}", limit.name)));
+    };
+    let or_all = |value: Option<u64>| value.unwrap_or(u64::MAX);
+    process::set_rlimit(number, or_all(limit.soft), or_all(limit.hard))
+        .doing(|| format!("setting the ulimit {}", limit.name))
+}
+
+/// Returns the command's input, output and error output.
+fn stdio(
+    request: &RunRequest,
+    fds: &[OwnedFd],
+    terminal: Option<&(OwnedFd, OwnedFd)>,
+) -> Result<[OwnedFd; 3], Fault> {
+    let copy = |fd: &OwnedFd| fd.try_clone().doing(|| "copying a descriptor");
+    match (request.stdio, terminal) {
+        (StdioFds::Three([input, output, error]), _) => {
+            Ok([copy(&fds[input])?, copy(&fds[output])?, copy(&fds[error])?])
+        }
+        (StdioFds::Terminal { rows, cols }, Some((_, slave))) => {
+            let size =
+                rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(slave, size).ok();
+            Ok([copy(slave)?, copy(slave)?, copy(slave)?])
+        }
+        (StdioFds::Terminal { .. }, None) => Err(Fault::Refused("no terminal was made".into())),
+    }
+}
+
+/// Gives a pipe or a terminal of ours to the command's user. Anything else is the caller's.
+fn own_pipe(fd: BorrowedFd<'_>, uid: u32, gid: u32) {
+    use rustix::fs::{FileType, Gid, Uid};
+    let Ok(stat) = rustix::fs::fstat(fd) else { return };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).ok();
+        }
+        FileType::CharacterDevice if rustix::termios::isatty(fd) => {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None).ok();
+        }
+        _ => {}
+    }
+}
+
+/// Enters the working directory, made where it is missing.
+fn enter_cwd(cwd: &str) -> Result<(), Fault> {
+    match rustix::process::chdir(cwd) {
+        Err(Errno::NOENT) => {}
+        result => return result.doing(|| format!("entering the working directory {cwd}")),
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o755);
+    builder.create(cwd).doing(|| format!("making the working directory {cwd}"))?;
+    rustix::process::chdir(cwd).doing(|| format!("entering the working directory {cwd}"))
+}
+
+/// A command ready to be executed: all that allocates is done.
+struct Command<'a> {
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    /// Files to try in turn.
+    programs: Vec<CString>,
+    identity: &'a Identity,
+    keep: u64,
+    filter: Option<&'a Program>,
+}
+
+/// Where programs are looked for when the environment has no `PATH`. Docker's.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl<'a> Command<'a> {
+    fn new(
+        request: &RunRequest,
+        identity: &'a Identity,
+        filter: Option<&'a Program>,
+    ) -> Result<Self, Fault> {
+        let spec = &request.spec;
+        let string = |bytes: Vec<u8>| {
+            CString::new(bytes)
+                .map_err(|_| Fault::Refused("an argument contains a NUL byte".into()))
+        };
+        let argv = spec
+            .argv
+            .iter()
+            .map(|argument| string(argument.0.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let Some(program) = spec.argv.first() else {
+            return Err(Fault::Refused("no command was given".into()));
+        };
+        let mut env = spec
+            .env
+            .iter()
+            .map(|(name, value)| string(format!("{name}={value}").into_bytes()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if !spec.env.iter().any(|(name, _)| name == "HOME") {
+            env.push(string(format!("HOME={}", identity.home).into_bytes())?);
+        }
+        let programs = if program.0.contains(&b'/') || program.0.is_empty() {
+            vec![string(program.0.clone())?]
+        } else {
+            let path = spec.env.iter().rev().find(|(name, _)| name == "PATH");
+            let path = path.map_or(DEFAULT_PATH, |(_, value)| value.as_str());
+            path.split(':')
+                .filter(|dir| !dir.is_empty())
+                .map(|dir| string([dir.as_bytes(), b"/", program.0.as_slice()].concat()))
+                .collect::<Result<_, _>>()?
+        };
+        let base = match spec.security {
+            Security::Default => caps::DEFAULT,
+            Security::Insecure => caps::ALL,
+        };
+        let keep = caps::select(base, &spec.cap_add, &spec.cap_drop).map_err(Fault::Refused)?;
+        Ok(Self { argv, env, programs, identity, keep, filter })
+    }
+
+    /// Becomes the command. Returns the status to end with when it cannot.
+    fn execute(&self, control: BorrowedFd<'_>, stdio: &[OwnedFd; 3], terminal: bool) -> i32 {
+        match self.become_user(stdio, terminal) {
+            Ok(()) => {}
+            Err(fault) => {
+                protocol::send(control, &Report::from(fault), &[]).ok();
+                return 1;
+            }
+        }
+        let mut failure = Errno::NOENT;
+        for program in &self.programs {
+            let Err(error) = nix::unistd::execve(program, &self.argv, &self.env);
+            let error = Errno::from_raw_os_error(error as i32);
+            match error {
+                Errno::NOENT | Errno::NOTDIR => {}
+                // Go on looking, but remember it: a file that may not be run is worth more words
+                // than one that is not there.
+                Errno::ACCESS => failure = error,
+                _ => {
+                    failure = error;
+                    break;
+                }
+            }
+        }
+        self.explain(failure)
+    }
+
+    /// Says on the command's own error output why it cannot start.
+    fn explain(&self, error: Errno) -> i32 {
+        let name = self.argv[0].to_string_lossy();
+        let looked_up = !self.argv[0].as_bytes().contains(&b'/');
+        let (what, status) = match error {
+            Errno::NOENT | Errno::NOTDIR if looked_up => {
+                ("executable file not found in $PATH".to_owned(), 127)
+            }
+            // The file may be there and its interpreter missing.
+            Errno::NOENT if std::fs::symlink_metadata(&*name).is_ok() => {
+                ("its interpreter was not found in the image".to_owned(), 127)
+            }
+            Errno::NOENT | Errno::NOTDIR => ("no such file or directory".to_owned(), 127),
+            Errno::ACCESS => ("permission denied".to_owned(), 126),
+            Errno::NOEXEC => ("exec format error".to_owned(), 126),
+            other => (std::io::Error::from(other).to_string(), 126),
+        };
+        let text = format!("exec: \"{name}\": {what}\n");
+        rustix::io::write(rustix::stdio::stderr(), text.as_bytes()).ok();
+        status
+    }
+
+    fn become_user(&self, stdio: &[OwnedFd; 3], terminal: bool) -> Result<(), Fault> {
+        use rustix::fs::{Gid, Uid};
+        use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+        process::reset_signals();
+        rustix::process::setsid().doing(|| "starting a session")?;
+        for (number, fd) in stdio.iter().enumerate() {
+            process::dup_to(fd.as_fd(), number as i32).doing(|| "connecting input and output")?;
+        }
+        if terminal {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+                .doing(|| "taking the terminal")?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+
+        caps::bound(self.keep).doing(|| "limiting capabilities")?;
+        // Before the ids change, while CAP_SYS_ADMIN is held: the other way to be allowed, to give
+        // up gaining privileges for good, breaks sudo and su inside.
+        if let Some(filter) = self.filter {
+            process::load_filter(filter).doing(|| "loading the system call filter")?;
+        }
+        let groups: Vec<Gid> = self.identity.groups.iter().map(|&g| Gid::from_raw(g)).collect();
+        match set_thread_groups(&groups) {
+            Ok(()) => {}
+            Err(Errno::PERM) if groups.is_empty() => {}
+            Err(error) => return Err(error).doing(|| "setting groups"),
+        }
+        let (uid, gid) = (Uid::from_raw(self.identity.uid), Gid::from_raw(self.identity.gid));
+        set_thread_res_gid(gid, gid, gid).doing(|| "setting the group")?;
+        set_thread_res_uid(uid, uid, uid).doing(|| "setting the user")?;
+        caps::hold(if self.identity.uid == 0 { self.keep } else { 0 })
+            .doing(|| "setting capabilities")?;
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+            .doing(|| "becoming an ordinary process")?;
+        // Marked rather than closed: an error between here and the program still needs the socket.
+        process::close_on_exec_from(3).doing(|| "closing descriptors")?;
+        Ok(())
+    }
+}

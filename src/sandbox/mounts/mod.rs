@@ -1,0 +1,374 @@
+//! The file system tree of a sandbox, built in the init's own mount namespace.
+//!
+//! Everything is made with the mount API by descriptors: a file system or a clone is made detached,
+//! gets its attributes, and is then moved to its place. Places are resolved inside the new root, so
+//! no link of an image leads out of it.
+//!
+//! Two mounts are stacked on the old root before `pivot_root` changes to the upper one: the *stage*,
+//! a tmpfs that holds what is made for this step alone (generated files, secrets, sockets, device
+//! nodes) and that is reachable from inside only where a single file of it is bound; and the root.
+//!
+//! Every mount but those of single device nodes has `nodev`, so a device node that a command makes
+//! cannot be opened, control group for devices or not.
+
+mod dev;
+mod proc;
+mod stub;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    mount_change, move_mount, open_tree, unmount,
+};
+
+use super::fault::{Doing, Fault};
+use super::protocol::{IdMap, RunRequest, SourceFd, StdioFds, Stub};
+use super::spec::{MountKind, NetworkMode, Security};
+use crate::sys::mount::{MountAttributes, make_private, mount_setattr};
+use crate::sys::rooted::open_in_root;
+
+pub(super) use stub::remove as remove_stubs;
+
+/// What came of building.
+pub(super) struct Tree {
+    /// Mount points made for the step.
+    pub stubs: Vec<Stub>,
+    /// Listening sockets of agent mounts, in order.
+    pub agents: Vec<OwnedFd>,
+    /// Master and slave side of the terminal.
+    pub terminal: Option<(OwnedFd, OwnedFd)>,
+}
+
+const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+
+/// Makes a file system of `kind`, detached.
+fn make(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Fault> {
+    let run = || {
+        let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in options {
+            fsconfig_set_string(&fs, *key, *value)?;
+        }
+        fsconfig_create(&fs)?;
+        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    run().doing(|| format!("making a file system of type {kind}"))
+}
+
+/// Clones the mount at `path` beneath `dir`, detached.
+fn clone(dir: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if path.is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    open_tree(dir, path, flags)
+}
+
+/// Moves a detached mount onto `place`.
+fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", place, "", flags)
+}
+
+fn restrict(mount: BorrowedFd<'_>, set: MountAttrFlags) -> std::io::Result<()> {
+    mount_setattr(mount, &MountAttributes { set: Some(set), idmap: None })
+}
+
+/// Builds the tree and makes it this process's root.
+///
+/// The caller is alone in a new mount namespace, in the sandbox's pid, network, ipc and cgroup
+/// namespaces, makes files as the sandbox's root and has umask 0.
+pub(super) fn build(
+    request: &RunRequest,
+    fds: &[OwnedFd],
+    map: Option<&IdMap>,
+) -> Result<Tree, Fault> {
+    let spec = &request.spec;
+    let strict = spec.security == Security::Default;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .doing(|| "making mounts private")?;
+
+    let stage = make(
+        "tmpfs",
+        &[("mode", "0755"), ("source", "builder")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )?;
+    let stack = |mount: BorrowedFd<'_>| {
+        move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    };
+    stack(stage.as_fd()).doing(|| "mounting the stage")?;
+    let root = fds[request.root].as_fd();
+    stack(root).doing(|| "mounting the root file system")?;
+    restrict(root, MountAttrFlags::MOUNT_ATTR_NODEV).doing(|| "restricting the root")?;
+
+    let mut building = Building {
+        root,
+        stage: stage.as_fd(),
+        map,
+        stubs: stub::Maker::new(root).doing(|| "looking at the root file system")?,
+        agents: Vec::new(),
+    };
+    building.proc_and_sys(request)?;
+    let terminal =
+        building.dev(spec.shm_size, matches!(request.stdio, StdioFds::Terminal { .. }))?;
+    building.generated("hosts", request.hosts.as_bytes(), "/etc/hosts")?;
+    building.generated("resolv.conf", request.resolv_conf.as_bytes(), "/etc/resolv.conf")?;
+    building.extra(request, fds)?;
+    if strict {
+        building.mask()?;
+    }
+    if spec.readonly_root {
+        restrict(root, READ_ONLY).doing(|| "making the root read-only")?;
+    }
+    let Building { stubs, agents, .. } = building;
+
+    let old = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening the old root")?;
+    rustix::process::fchdir(root).doing(|| "entering the root")?;
+    rustix::process::pivot_root(".", ".").doing(|| "changing the root")?;
+    // The old root now lies on the new one, and the stage on it: from the old root, the name `.`
+    // means the topmost of the two that is left.
+    rustix::process::fchdir(&old).doing(|| "entering the old root")?;
+    unmount(".", UnmountFlags::DETACH).doing(|| "leaving the stage")?;
+    unmount(".", UnmountFlags::DETACH).doing(|| "leaving the old root")?;
+    rustix::process::chdir("/").doing(|| "entering the new root")?;
+    Ok(Tree { stubs: stubs.into_list(), agents, terminal })
+}
+
+struct Building<'a> {
+    root: BorrowedFd<'a>,
+    stage: BorrowedFd<'a>,
+    map: Option<&'a IdMap>,
+    stubs: stub::Maker<'a>,
+    agents: Vec<OwnedFd>,
+}
+
+impl Building<'_> {
+    /// Mounts `/proc` and `/sys`. Their folders stay where they had to be made.
+    fn proc_and_sys(&mut self, request: &RunRequest) -> Result<(), Fault> {
+        let proc = make("proc", &[], NOTHING_SPECIAL)?;
+        let place = self.stubs.keep_dir("/proc").doing(|| "making /proc")?;
+        attach(proc.as_fd(), place.as_fd()).doing(|| "mounting /proc")?;
+
+        let mut attributes = NOTHING_SPECIAL;
+        if request.spec.security == Security::Default {
+            attributes |= READ_ONLY;
+        }
+        let sys = make("sysfs", &[], attributes)?;
+        let place = self.stubs.keep_dir("/sys").doing(|| "making /sys")?;
+        attach(sys.as_fd(), place.as_fd()).doing(|| "mounting /sys")?;
+        if request.cgroup2_only {
+            // Programs size themselves by the limits they read there. Absent, they take the
+            // machine's; a kernel that refuses is no reason to fail.
+            if let (Ok(mount), Ok(place)) = (
+                make("cgroup2", &[], attributes),
+                open_in_root(self.root, b"sys/fs/cgroup", OFlags::PATH | OFlags::DIRECTORY),
+            ) {
+                attach(mount.as_fd(), place.as_fd()).doing(|| "mounting /sys/fs/cgroup")?;
+            }
+        }
+        if request.spec.network != NetworkMode::Host && request.netns.is_none() {
+            proc::own_network(self.root);
+        }
+        Ok(())
+    }
+
+    /// Binds a generated file, read-only.
+    fn generated(&mut self, name: &str, text: &[u8], target: &str) -> Result<(), Fault> {
+        self.stage_file(name, text, 0o644, None)?;
+        self.bind_stage(name, target, NOTHING_SPECIAL | READ_ONLY)
+    }
+
+    fn stage_file(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), Fault> {
+        let write = || -> std::io::Result<()> {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(self.stage, name, flags, Mode::from_raw_mode(0o600))?;
+            let mut file = std::fs::File::from(fd);
+            std::io::Write::write_all(&mut file, bytes)?;
+            if let Some((uid, gid)) = owner {
+                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+            }
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+            Ok(())
+        };
+        write().doing(|| format!("making the file {name}"))
+    }
+
+    /// Shows the stage's `name` at `target`.
+    fn bind_stage(
+        &mut self,
+        name: &str,
+        target: &str,
+        attributes: MountAttrFlags,
+    ) -> Result<(), Fault> {
+        let mount = clone(self.stage, name).doing(|| format!("cloning {name}"))?;
+        restrict(mount.as_fd(), attributes).doing(|| format!("restricting {name}"))?;
+        let place = self.stubs.file(target).doing(|| format!("making {target}"))?;
+        attach(mount.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))
+    }
+
+    /// The spec's own mounts, shallow ones first, so that none hides another; of several with one
+    /// target the last in the spec wins.
+    fn extra(&mut self, request: &RunRequest, fds: &[OwnedFd]) -> Result<(), Fault> {
+        let mut mounts: Vec<(usize, &super::spec::MountSpec)> =
+            request.spec.mounts.iter().enumerate().collect();
+        mounts.sort_by_key(|(_, mount)| depth(&mount.target));
+        let mut attached: Vec<bool> = vec![false; request.sources.len()];
+        for (index, mount) in mounts {
+            let target = mount.target.as_str();
+            match &mount.kind {
+                MountKind::Bind { source, subpath, readonly } => {
+                    let made = self.bind_source(request, fds, *source, subpath, &mut attached)?;
+                    make_private(made.as_fd())
+                        .doing(|| format!("making the mount of {target} private"))?;
+                    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+                    if *readonly {
+                        attributes |= READ_ONLY;
+                    }
+                    restrict(made.as_fd(), attributes)
+                        .doing(|| format!("restricting the mount of {target}"))?;
+                    let is_dir = rustix::fs::fstat(&made)
+                        .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+                        .doing(|| format!("looking at the source of {target}"))?;
+                    let place =
+                        if is_dir { self.stubs.dir(target) } else { self.stubs.file(target) }
+                            .doing(|| format!("making {target}"))?;
+                    attach(made.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))?;
+                }
+                MountKind::Tmpfs { size, mode } => {
+                    let mode = format!("{mode:o}");
+                    let size = size.map(|size| size.to_string());
+                    let mut options = vec![("mode", mode.as_str()), ("source", "tmpfs")];
+                    options.extend(size.as_deref().map(|size| ("size", size)));
+                    let attributes =
+                        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+                    let made = make("tmpfs", &options, attributes)?;
+                    let place = self.stubs.dir(target).doing(|| format!("making {target}"))?;
+                    attach(made.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))?;
+                }
+                MountKind::Secret { source, mode, uid, gid } => {
+                    let Some(SourceFd::File(fd)) = request.sources.get(*source) else {
+                        return Err(Fault::Refused(format!("{target} has no secret to show")));
+                    };
+                    let mut bytes = Vec::new();
+                    fds[*fd]
+                        .try_clone()
+                        .map(std::fs::File::from)
+                        .and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut bytes))
+                        .doing(|| format!("reading the secret for {target}"))?;
+                    let name = format!("secret-{index}");
+                    self.stage_file(&name, &bytes, *mode, Some(self.owner(*uid, *gid)?))?;
+                    self.bind_stage(&name, target, NOTHING_SPECIAL | READ_ONLY)?;
+                }
+                MountKind::Ssh { mode, uid, gid, .. } => {
+                    let name = format!("agent-{index}");
+                    let socket = self.listen(&name, *mode, self.owner(*uid, *gid)?)?;
+                    self.agents.push(socket);
+                    self.bind_stage(&name, target, NOTHING_SPECIAL)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns a detached mount of a source, or of `subpath` beneath it.
+    fn bind_source(
+        &self,
+        request: &RunRequest,
+        fds: &[OwnedFd],
+        source: usize,
+        subpath: &str,
+        attached: &mut [bool],
+    ) -> Result<OwnedFd, Fault> {
+        let Some(&SourceFd::Mount(fd)) = request.sources.get(source) else {
+            return Err(Fault::Refused("a bind mount has no source".into()));
+        };
+        let mount = fds[fd].as_fd();
+        // Only what is attached in this namespace can be cloned before Linux 6.15; so the source
+        // is mounted on the stage, once, and what is shown are clones.
+        if !attached[source] {
+            let name = format!("source-{source}");
+            let stat =
+                rustix::fs::fstat(mount).doing(|| "looking at the source of a bind mount")?;
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+                rustix::fs::mkdirat(self.stage, &*name, Mode::from_raw_mode(0o700))
+                    .doing(|| "making a place for a source")?;
+            } else {
+                self.stage_file(&name, b"", 0o600, None)?;
+            }
+            let place = rustix::fs::openat(
+                self.stage,
+                &*name,
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .doing(|| "opening the place of a source")?;
+            attach(mount, place.as_fd()).doing(|| "mounting the source of a bind mount")?;
+            attached[source] = true;
+        }
+        let inner = subpath.trim_matches('/');
+        if inner.is_empty() {
+            return clone(mount, "").doing(|| "cloning a source");
+        }
+        let found = open_in_root(mount, inner.as_bytes(), OFlags::PATH | OFlags::CLOEXEC).map_err(
+            |error| match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => {
+                    Fault::Refused(format!("/{inner}: not found in the source of a bind mount"))
+                }
+                errno => Fault::Failed {
+                    doing: format!("opening {inner} in the source of a bind mount"),
+                    errno: errno.unwrap_or(libc::EIO),
+                },
+            },
+        )?;
+        clone(found.as_fd(), "").doing(|| format!("cloning {inner} of a source"))
+    }
+
+    /// Makes a listening socket on the stage.
+    fn listen(&self, name: &str, mode: u32, (uid, gid): (u32, u32)) -> Result<OwnedFd, Fault> {
+        let make = || -> std::io::Result<OwnedFd> {
+            // A socket's address is a path, at most 108 bytes; relative to the stage it is short.
+            rustix::process::fchdir(self.stage)?;
+            let listener = std::os::unix::net::UnixListener::bind(name)?;
+            let owner =
+                (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
+            rustix::fs::chownat(self.stage, name, owner.0, owner.1, rustix::fs::AtFlags::empty())?;
+            rustix::fs::chmodat(
+                self.stage,
+                name,
+                Mode::from_raw_mode(mode),
+                rustix::fs::AtFlags::empty(),
+            )?;
+            Ok(listener.into())
+        };
+        make().doing(|| "making an agent's socket")
+    }
+
+    /// Translates ids of the sandbox to the ones its files are made with.
+    fn owner(&self, uid: u32, gid: u32) -> Result<(u32, u32), Fault> {
+        let Some(map) = self.map else { return Ok((uid, gid)) };
+        if uid >= map.count || gid >= map.count {
+            return Err(Fault::Refused(format!("{uid}:{gid} is outside the sandbox's ids")));
+        }
+        Ok((map.uid + uid, map.gid + gid))
+    }
+}
+
+pub(super) fn depth(path: &str) -> usize {
+    path.split('/').filter(|part| !part.is_empty()).count()
+}

@@ -1,0 +1,284 @@
+//! What builder, spawner and init say to each other.
+//!
+//! One message is one packet of a `SOCK_SEQPACKET` pair: JSON, and descriptors beside it. JSON too
+//! long for a packet travels in a memfd, which is then the last descriptor. Both ends are the same
+//! program, so the form has no version.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::MemfdFlags;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::spec::RunSpec;
+
+/// Longest JSON sent as a packet. Well under the least default socket buffer; an environment and
+/// argv of usual size fit many times over.
+const PACKET_MAX: usize = 32 * 1024;
+
+/// Most descriptors in one message: the kernel's limit (`SCM_MAX_FD`).
+const FDS_MAX: usize = 253;
+
+/// What the builder asks of the spawner. Descriptor 0 of every request is the socket on which
+/// [`Report`]s about it are sent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Start a sandbox.
+    Run(Box<RunRequest>),
+    /// Make a user namespace with this mapping and report its descriptor.
+    MakeUserns(IdMap),
+    /// Make a network namespace, inside a user namespace where descriptor 1 is one.
+    MakeNetns,
+    /// Start a program that dies with the spawner; further descriptors become 3, 4, ….
+    Helper {
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+}
+
+/// A sandbox to start. Numbers are indices of the descriptors sent along.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RunRequest {
+    /// What to run.
+    pub spec: RunSpec,
+    /// The root's detached mount.
+    pub root: usize,
+    /// What `spec.mounts` refer to by index.
+    pub sources: Vec<SourceFd>,
+    /// Input and output.
+    pub stdio: StdioFds,
+    /// Network namespace to join.
+    pub netns: Option<usize>,
+    /// User namespace to join, and how it maps.
+    pub userns: Option<(usize, IdMap)>,
+    /// Version 2 control group to be born in.
+    pub cgroup2: Option<usize>,
+    /// Whether control groups are version 2 throughout, and so worth showing inside.
+    pub cgroup2_only: bool,
+    /// `cgroup.procs` files of version 1 control groups to join.
+    pub cgroup1: Vec<usize>,
+    /// Text of `/etc/hosts`.
+    pub hosts: String,
+    /// Text of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+}
+
+/// A source as it travels.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum SourceFd {
+    /// A detached mount.
+    Mount(usize),
+    /// Bytes to read.
+    File(usize),
+    /// A socket that the builder listens on; nothing is sent.
+    Agent,
+}
+
+/// Input and output as they travel.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum StdioFds {
+    /// These three.
+    Three([usize; 3]),
+    /// A terminal made inside.
+    Terminal {
+        /// Rows of its window.
+        rows: u16,
+        /// Columns of its window.
+        cols: u16,
+    },
+}
+
+/// How ids of a sandbox map to the host's: one run from 0 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// Host id of the sandbox's user 0.
+    pub uid: u32,
+    /// Host id of the sandbox's group 0.
+    pub gid: u32,
+    /// How many of each.
+    pub count: u32,
+}
+
+/// What spawner and init report.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The process exists; its pidfd is attached.
+    Started {
+        /// Its number as the spawner sees it.
+        pid: i32,
+    },
+    /// A namespace is made; its descriptor is attached.
+    Made,
+    /// The sandbox stands and the command is about to start. Attached: the listening socket of
+    /// each agent mount in order, then the terminal's master side if there is one.
+    Ready {
+        /// Mount points made for the step, parents before children.
+        stubs: Vec<Stub>,
+    },
+    /// Setting up failed.
+    Failed {
+        /// What was being done.
+        doing: String,
+        /// Error number.
+        errno: i32,
+    },
+    /// The spec asks for what cannot be.
+    Refused {
+        /// What is wrong.
+        message: String,
+    },
+    /// The command ended.
+    Exited {
+        /// Exit status; 128 + signal.
+        status: i32,
+        /// CPU time in user mode.
+        user_us: u64,
+        /// CPU time in the kernel.
+        system_us: u64,
+        /// Most memory resident in one process.
+        max_rss: u64,
+        /// Bytes read from storage.
+        io_read: u64,
+        /// Bytes written to storage.
+        io_written: u64,
+    },
+}
+
+/// A mount point made for a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stub {
+    /// Path beneath the root, links resolved.
+    pub path: super::spec::OsBytes,
+    /// Whether it is a folder.
+    pub is_dir: bool,
+    /// Modification time of its parent before it was made, seconds and nanoseconds.
+    pub before: (i64, i64),
+    /// The same right after.
+    pub after: (i64, i64),
+}
+
+/// What the builder tells init while the command runs.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Send this signal to the command.
+    Signal(i32),
+}
+
+/// Returns a connected pair of packet sockets, closed on exec.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Sends one message.
+pub(super) fn send<M: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &M,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let json = serde_json::to_vec(message)?;
+    if json.len() <= PACKET_MAX {
+        return send_packet(socket, &json, fds);
+    }
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("message", MemfdFlags::CLOEXEC)?);
+    file.write_all(&json)?;
+    file.rewind()?;
+    let mut fds = fds.to_vec();
+    fds.push(file.as_fd());
+    // A packet may not be empty: that is how the end of the connection looks.
+    send_packet(socket, b"@", &fds)
+}
+
+fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if fds.len() > FDS_MAX {
+        return Err(io::Error::other(format!("{} descriptors in one message", fds.len())));
+    }
+    let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(fds).size()];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    loop {
+        match rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        ) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// Receives one message, waiting for it; `None` when the other end is closed.
+pub(super) fn receive<M: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; PACKET_MAX];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
+            Err(rustix::io::Errno::INTR) => {}
+            // A peer that was killed with packets unread resets the connection.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+            Ok(received) => break received.bytes,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received == 0 {
+        return Ok(None);
+    }
+    bytes.truncate(received);
+    if bytes == b"@" {
+        let mut file = std::fs::File::from(fds.pop().ok_or(io::ErrorKind::InvalidData)?);
+        bytes.clear();
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(Some((serde_json::from_slice(&bytes)?, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_long_messages_arrive_with_their_descriptors() {
+        let (a, b) = pair().unwrap();
+        for text in ["short".to_owned(), "long".repeat(100_000)] {
+            send(a.as_fd(), &text, &[a.as_fd(), b.as_fd()]).unwrap();
+            let (got, fds) = receive::<String>(b.as_fd()).unwrap().unwrap();
+            assert_eq!((got, fds.len()), (text, 2));
+        }
+    }
+
+    #[test]
+    fn a_closed_peer_is_the_end() {
+        let (a, b) = pair().unwrap();
+        drop(a);
+        assert!(receive::<String>(b.as_fd()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,337 @@
+//! Processes: fork in a single-threaded process, clone into namespaces, wait with usage.
+
+#![expect(unsafe_code, reason = "clone3, wait4 and their kin have no safe wrapper")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Above the 32 bits that libc gives its flags.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Proof that the process has one thread, which makes fork as safe as any other call: no lock can
+/// be held by a thread that the child lacks.
+#[derive(Debug, Clone, Copy)]
+pub struct SingleThreaded(());
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one.
+    Parent(Child),
+}
+
+/// A process just started.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number in this process's pid namespace.
+    pub pid: i32,
+    /// A descriptor of it, readable when it has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// What a process used before it was waited for, its own waited-for children included.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChildUsage {
+    /// CPU time in user mode, in microseconds.
+    pub user_us: u64,
+    /// CPU time in the kernel, in microseconds.
+    pub system_us: u64,
+    /// Most memory resident in any one process, in bytes.
+    pub max_rss: u64,
+    /// Bytes read from storage.
+    pub io_read: u64,
+    /// Bytes written to storage.
+    pub io_written: u64,
+}
+
+/// A child that ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Its number.
+    pub pid: i32,
+    /// Exit status; 128 + signal number where a signal ended it.
+    pub status: i32,
+    /// What it used.
+    pub usage: ChildUsage,
+}
+
+impl SingleThreaded {
+    /// Looks whether this process has one thread.
+    ///
+    /// The holder must start none afterwards; children of [`SingleThreaded::clone_process`] inherit
+    /// the proof.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` cannot be read, or there are more threads.
+    pub fn prove() -> io::Result<Self> {
+        let tasks = std::fs::read_dir("/proc/self/task")?.count();
+        if tasks == 1 {
+            Ok(Self(()))
+        } else {
+            Err(io::Error::other(format!("{tasks} threads run where one was expected")))
+        }
+    }
+
+    /// Forks, the child into the new namespaces that `flags` (`CLONE_NEW…`) name and, where
+    /// `cgroup` is given, into that version 2 control group.
+    ///
+    /// # Errors
+    ///
+    /// What clone3(2) says.
+    pub fn clone_process(self, flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+        let mut pidfd: libc::c_int = -1;
+        // SAFETY: all-zero is a valid `clone_args`: no stack, no tls, no flags.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        args.flags = (flags | libc::CLONE_PIDFD) as u64;
+        args.pidfd = (&raw mut pidfd) as u64;
+        args.exit_signal = libc::SIGCHLD as u64;
+        if let Some(cgroup) = cgroup {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = cgroup.as_raw_fd() as u64;
+        }
+        // SAFETY: `args` outlives the call and its size is the one passed. Without CLONE_VM the
+        // child has a copy of the memory and goes on where the parent does; `self` proves that no
+        // other thread can hold a lock in that copy.
+        let pid = unsafe {
+            libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>())
+        };
+        match pid {
+            -1 => Err(io::Error::last_os_error()),
+            0 => Ok(Forked::Child),
+            pid => {
+                // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+                Ok(Forked::Parent(Child { pid: pid as i32, pidfd }))
+            }
+        }
+    }
+}
+
+impl SingleThreaded {
+    /// Moves this process into new namespaces (`CLONE_NEW…`).
+    ///
+    /// # Errors
+    ///
+    /// What unshare(2) says.
+    pub fn unshare(self, flags: i32) -> io::Result<()> {
+        // SAFETY: a plain number. With one thread there is none that keeps another view of shared
+        // descriptors or folders.
+        let status = unsafe { libc::unshare(flags) };
+        if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// Ends the process at once: no destructors, no buffers flushed.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit takes any number and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Waits for any child, or returns `None` at once when `block` is false and none has ended.
+///
+/// # Errors
+///
+/// `ECHILD` when there are no children; `EINTR`.
+pub fn wait_any(block: bool) -> io::Result<Option<Ended>> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: all-zero is a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let options = libc::__WALL | if block { 0 } else { libc::WNOHANG };
+    // SAFETY: both pointers are to live locals of the right types.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, options, &raw mut usage) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        return Ok(None);
+    }
+    let status = if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    };
+    let micros = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+    let usage = ChildUsage {
+        user_us: micros(usage.ru_utime),
+        system_us: micros(usage.ru_stime),
+        max_rss: usage.ru_maxrss as u64 * 1024,
+        // Block counts are in units of 512 bytes whatever the device's block size.
+        io_read: usage.ru_inblock as u64 * 512,
+        io_written: usage.ru_oublock as u64 * 512,
+    };
+    Ok(Some(Ended { pid, status, usage }))
+}
+
+/// Gives every signal its default disposition and unblocks all: what a new program expects.
+pub fn reset_signals() {
+    // The kernel's own structure, all of it zero: default handler, no flags, empty mask. libc's
+    // functions will not touch the two signals it uses itself, which may be ignored by inheritance.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: `default` is as large as the kernel's sigaction on every architecture and lives
+        // through the call, which only reads it; 8 is the size of the kernel's signal set. SIGKILL
+        // and SIGSTOP refuse.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8,
+            )
+        };
+    }
+    // SAFETY: the set is a live local, emptied before use; a null old set is allowed.
+    unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Lets the kernel reap this process's children by itself.
+pub fn ignore_children() {
+    // SAFETY: SIG_IGN is a valid disposition of SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Joins a new session keyring of nobody else's.
+///
+/// # Errors
+///
+/// `ENOSYS` without key support, `EDQUOT` over the user's quota, `EPERM` under a filter.
+pub fn join_new_keyring() -> io::Result<()> {
+    // SAFETY: the operation takes one pointer, null for an anonymous keyring.
+    let status = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets the ids that this thread makes files with, leaving all else.
+pub fn set_fs_ids(uid: u32, gid: u32) {
+    // SAFETY: both take plain numbers and never fail in a way that matters to memory.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+///
+/// # Errors
+///
+/// What close_range(2) says.
+pub fn close_on_exec_from(first: i32) -> io::Result<()> {
+    // SAFETY: plain numbers; no descriptor is closed now.
+    let status =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if status == 0 {
+        return Ok(());
+    }
+    // Linux before 5.11 has no such flag: one by one, as `/proc` lists them.
+    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        if let Some(number) = number.filter(|&number| number >= first) {
+            // SAFETY: as above.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// Sends `signal` to every process but the caller and process 1; meant for a process 1.
+///
+/// # Errors
+///
+/// `ESRCH` when there is none.
+pub fn kill_all(signal: i32) -> io::Result<()> {
+    assert_eq!(std::process::id(), 1, "only the init of a pid namespace kills all of it");
+    // SAFETY: plain numbers; the check above keeps it inside the namespace.
+    let status = unsafe { libc::kill(-1, signal) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes `fd` appear under exactly the number `to`, not closed on exec.
+///
+/// # Errors
+///
+/// What dup2(2) says.
+pub fn dup_to(fd: BorrowedFd<'_>, to: i32) -> io::Result<()> {
+    let status = if fd.as_raw_fd() == to {
+        // SAFETY: plain numbers; the descriptor is borrowed, hence open.
+        unsafe { libc::fcntl(to, libc::F_SETFD, 0) }
+    } else {
+        // SAFETY: as above. What had the number `to` is closed: callers use it for 0, 1 and 2,
+        // which no descriptor object of theirs owns.
+        unsafe { libc::dup2(fd.as_raw_fd(), to) }
+    };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets a resource limit by number; `u64::MAX` means unlimited.
+///
+/// # Errors
+///
+/// What setrlimit(2) says.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call, which only reads it.
+    let status = unsafe { libc::setrlimit(resource as _, &raw const limit) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Loads a system call filter of classic BPF instructions `(code, jt, jf, k)` on this thread.
+///
+/// # Errors
+///
+/// `EACCES` without CAP_SYS_ADMIN and no_new_privs, `EINVAL` for a filter the kernel refuses.
+pub fn load_filter(program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
+    let filter: Vec<libc::sock_filter> =
+        program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let len = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    let load = |flags: libc::c_ulong| {
+        // SAFETY: `program` and the instructions it points to outlive the call, which copies them.
+        unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                flags,
+                &raw const program,
+            )
+        }
+    };
+    // Without this flag kernels before 5.16 switch speculation mitigations on, which slow a
+    // build down; Docker's runtime passes it too. Kernels before 4.17 do not know it.
+    if load(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) < 0 && load(0) < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Brings the loopback interface of the current network namespace up.
+///
+/// # Errors
+///
+/// What socket(2) and the ioctl say.
+pub fn loopback_up() -> io::Result<()> {
+    // SAFETY: plain numbers in; the result is checked before it is owned.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all-zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which `request` is.
+    let status =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
