@@ -1,1 +1,371 @@
-//! An image leaves the store.
+//! An image leaves the store, or settles in it.
+//!
+//! In come an [`Image`] whose layers are folders of the store, and an [`OutputSpec`]; out go
+//! archives, folders, tars, or names in the store. Layers become blobs only here, several at a time,
+//! and each blob is kept and remembered, so a second export compresses nothing.
+//!
+//! # Invariants
+//!
+//! - The same image and options give the same bytes: entries sorted, times fixed, JSON canonical.
+//! - A layer that was received keeps its blob unless `force-compression` says otherwise or it came
+//!   uncompressed; its `diff_id` is kept always.
+//! - An output appears when it is whole: a file by rename, a folder's `index.json` last.
+//!
+//! # Not here
+//!
+//! Registries. What the flags mean together: the command line.
+
+mod archive;
+mod blob;
+mod dest;
+mod metadata;
+mod rootfs;
+mod spec;
+
+use crate::image::{
+    Config, Descriptor, Image, Manifest, Platform, Reference, canonical_json, media_type,
+};
+use crate::layer::LayerError;
+use crate::progress::Progress;
+use crate::snapshot::SnapshotError;
+use crate::store::{Digest, Store, StoreError};
+use crate::sys::cancel::Cancel;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use archive::{Archive, TarSink};
+use dest::DestFile;
+
+pub use dest::write_whole;
+pub use metadata::metadata;
+pub use spec::{
+    AnnotationTarget, Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, SpecError,
+};
+
+/// What can go wrong with an output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A system call on a file of the output failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done: "create", "write" …
+        doing: &'static str,
+        /// The file it was done to.
+        path: PathBuf,
+        /// Why; [`io::ErrorKind::StorageFull`] on a full disk.
+        source: io::Error,
+    },
+    /// A file is wanted where a folder is.
+    #[error("cannot write {}: it is a folder", path.display())]
+    IsFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// An entry of the image cannot be made in the folder.
+    #[error("cannot {doing} `{path}` in {}", dest.display())]
+    Entry {
+        /// What was being done.
+        doing: &'static str,
+        /// The entry's path in the image.
+        path: String,
+        /// The folder it was to be made in.
+        dest: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A layer cannot be read or compressed.
+    #[error("cannot export a layer")]
+    Layer(#[from] LayerError),
+    /// The final files cannot be mounted.
+    #[error("cannot read the image's files")]
+    Snapshot(#[from] SnapshotError),
+    /// A blob of the store has the wrong size.
+    #[error("blob {digest} in the store is damaged: it has {actual} bytes instead of {expected}")]
+    BlobSize {
+        /// The blob.
+        digest: Digest,
+        /// The size it should have.
+        expected: u64,
+        /// The size it has.
+        actual: u64,
+    },
+    /// A blob of the store decompresses to something else.
+    #[error("blob {digest} in the store is damaged: it unpacks to {actual} instead of {expected}")]
+    BlobContent {
+        /// The blob.
+        digest: Digest,
+        /// The layer's `diff_id`.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl ExportError {
+    fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+/// What every export works with.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Where layers and blobs are.
+    pub store: &'a Store,
+    /// Told which layers are compressed.
+    pub progress: &'a Progress,
+    /// The vertex that the statuses belong to.
+    pub vertex: Digest,
+    /// Asks to stop.
+    pub cancel: &'a Cancel,
+}
+
+/// An image all of whose blobs are in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// The manifest.
+    pub manifest: Descriptor,
+    /// The config.
+    pub config: Descriptor,
+    /// The layers' blobs, from the bottom up.
+    pub layers: Vec<Descriptor>,
+    /// What it runs on.
+    pub platform: Platform,
+    /// When it was made, in RFC 3339.
+    pub created: Option<String>,
+    /// What its entry in an index is annotated with.
+    pub descriptor_annotations: BTreeMap<String, String>,
+}
+
+/// How an image is packed: [`LayerOptions`] with the output's defaults filled in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackOptions {
+    /// The compression of layers that have none yet, with its level.
+    pub compression: blob::Encoding,
+    /// Whether layers that came compressed are made anew.
+    pub is_forced: bool,
+    /// Whether media types are Docker's.
+    pub is_docker: bool,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Annotations of the manifest's entry in an index.
+    pub descriptor_annotations: BTreeMap<String, String>,
+}
+
+pub use blob::Encoding;
+
+impl PackOptions {
+    /// Fills in what an output leaves open: archives get gzip, the store keeps what there is.
+    pub fn of(spec: &OutputSpec) -> Self {
+        let default = match spec.kind {
+            OutputKind::Image => Compression::Uncompressed,
+            _ => Compression::Gzip,
+        };
+        let compression = spec.layers.compression.unwrap_or(default);
+        let of_target = |target| spec.annotations.get(&target).cloned().unwrap_or_default();
+        Self {
+            compression: Encoding::new(compression, spec.layers.level),
+            is_forced: spec.layers.is_forced,
+            is_docker: !spec.layers.oci_media_types.unwrap_or(spec.kind != OutputKind::Docker),
+            annotations: of_target(AnnotationTarget::Manifest),
+            descriptor_annotations: of_target(AnnotationTarget::ManifestDescriptor),
+        }
+    }
+}
+
+/// Makes the blobs of an image: layers as asked for, config, manifest.
+///
+/// What the store has already is not made again.
+///
+/// # Errors
+///
+/// [`ExportError`]; blobs made so far stay as garbage to be collected.
+pub fn pack(
+    context: &Context<'_>,
+    image: &Image,
+    options: &PackOptions,
+) -> Result<Packed, ExportError> {
+    let blobs = blob::layer_blobs(context, &image.layers, options)?;
+    let diff_ids: Vec<_> = blobs.iter().map(|(_, diff_id)| *diff_id).collect();
+    let mut config = image.config.clone();
+    if config.diff_ids().ok().as_ref() != Some(&diff_ids) {
+        config.set_diff_ids(&diff_ids);
+    }
+    config.reconcile_history(diff_ids.len());
+    let (config_type, manifest_type) = match options.is_docker {
+        true => (media_type::DOCKER_CONFIG, media_type::DOCKER_MANIFEST),
+        false => (media_type::OCI_CONFIG, media_type::OCI_MANIFEST),
+    };
+    let config_descriptor =
+        put(context.store, &config_bytes(context.store, image, &config)?, config_type)?;
+    let layers: Vec<_> = blobs.into_iter().map(|(descriptor, _)| descriptor).collect();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(manifest_type.to_owned()),
+        artifact_type: None,
+        config: config_descriptor.clone(),
+        layers: layers.clone(),
+        subject: None,
+        annotations: options.annotations.clone(),
+    };
+    let manifest = put(context.store, &canonical_json(&manifest), manifest_type)?;
+    Ok(Packed {
+        manifest,
+        config: config_descriptor,
+        layers,
+        platform: config.platform(),
+        created: config.created().map(str::to_owned),
+        descriptor_annotations: options.descriptor_annotations.clone(),
+    })
+}
+
+/// Returns the config's bytes: those received, if nothing of it was changed since.
+fn config_bytes(store: &Store, image: &Image, config: &Config) -> Result<Vec<u8>, ExportError> {
+    if let Some(manifest) = &image.manifest
+        && let Ok(bytes) = store.read_blob(&manifest.digest)
+        && let Ok(received) = serde_json::from_slice::<Manifest>(&bytes)
+        && let Ok(bytes) = store.read_blob(&received.config.digest)
+        && serde_json::from_slice::<serde_json::Value>(&bytes).is_ok_and(|v| v == *config.as_json())
+    {
+        return Ok(bytes);
+    }
+    Ok(config.to_bytes())
+}
+
+fn put(store: &Store, bytes: &[u8], media_type: &str) -> Result<Descriptor, ExportError> {
+    let digest = store.put_blob(bytes)?;
+    Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
+}
+
+/// Puts an image into the store under full names; without names it is only there by its digest.
+///
+/// New layers become uncompressed blobs, so that other tools can read the store in place.
+///
+/// # Errors
+///
+/// [`ExportError`]; no name is given then.
+pub fn store_image(
+    context: &Context<'_>,
+    image: &Image,
+    names: &[Reference],
+    options: &PackOptions,
+) -> Result<Packed, ExportError> {
+    let packed = pack(context, image, options)?;
+    tag(context.store, &packed, names)?;
+    Ok(packed)
+}
+
+/// Names a packed image.
+///
+/// # Errors
+///
+/// [`ExportError::Store`].
+pub fn tag(store: &Store, packed: &Packed, names: &[Reference]) -> Result<(), ExportError> {
+    for name in names {
+        let name = name.clone().or_latest();
+        let mut descriptor = packed.manifest.clone();
+        descriptor.platform = Some(packed.platform.to_json());
+        store.tag(&name.to_string(), &descriptor)?;
+    }
+    Ok(())
+}
+
+/// Makes one output of an image. `stdout` takes what goes to `dest=-`.
+///
+/// Returns what was packed; `None` for outputs that are no images.
+///
+/// # Errors
+///
+/// [`ExportError`]; the destination is as it was before, except that a `local` folder may hold
+/// some of the files.
+pub fn export(
+    context: &Context<'_>,
+    image: &Image,
+    names: &[Reference],
+    spec: &OutputSpec,
+    stdout: &mut dyn Write,
+) -> Result<Option<Packed>, ExportError> {
+    match spec.kind {
+        OutputKind::CacheOnly => Ok(None),
+        OutputKind::Image => store_image(context, image, names, &PackOptions::of(spec)).map(Some),
+        OutputKind::Oci | OutputKind::Docker => {
+            let packed = pack(context, image, &PackOptions::of(spec))?;
+            write_archive(context, &[(&packed, names)], spec, stdout)?;
+            Ok(Some(packed))
+        }
+        OutputKind::Local => {
+            if let Some(Dest::Path(dir)) = &spec.dest {
+                rootfs::write_local(context, image, dir)?;
+            }
+            Ok(None)
+        }
+        OutputKind::Tar => {
+            to_dest(spec, stdout, |path, mut out| {
+                let out: &mut dyn Write = match &mut out {
+                    TarSink::File(file) => *file,
+                    TarSink::Other(writer) => *writer,
+                };
+                rootfs::write_tar(context, image, path, out)
+            })?;
+            Ok(None)
+        }
+    }
+}
+
+/// Writes packed images as one archive: `export` for one image, `save` for several.
+///
+/// # Errors
+///
+/// [`ExportError`]; the destination is as it was before.
+pub fn write_archive(
+    context: &Context<'_>,
+    images: &[(&Packed, &[Reference])],
+    spec: &OutputSpec,
+    stdout: &mut dyn Write,
+) -> Result<(), ExportError> {
+    let no_annotations = BTreeMap::new();
+    let archive = Archive {
+        store: context.store,
+        images,
+        is_docker: spec.kind == OutputKind::Docker,
+        index_annotations: spec
+            .annotations
+            .get(&AnnotationTarget::Index)
+            .unwrap_or(&no_annotations),
+        cancel: context.cancel,
+    };
+    match (&spec.dest, spec.form) {
+        (Some(Dest::Path(dir)), Form::Dir) => archive.write_dir(dir),
+        _ => to_dest(spec, stdout, |path, mut out| archive.write_tar(path, &mut out)),
+    }
+}
+
+/// Runs `write` with the destination's file or stdout, and makes the file visible if it succeeds.
+fn to_dest(
+    spec: &OutputSpec,
+    stdout: &mut dyn Write,
+    write: impl FnOnce(&Path, TarSink<'_>) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    match &spec.dest {
+        Some(Dest::Path(path)) => {
+            let mut dest = DestFile::create(path)?;
+            let file: &mut File = dest.file();
+            write(path, TarSink::File(file))?;
+            dest.finish()
+        }
+        _ => {
+            let path = Path::new("stdout");
+            write(path, TarSink::Other(stdout))?;
+            stdout.flush().map_err(|e| ExportError::io("write", path, e))
+        }
+    }
+}

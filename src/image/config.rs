@@ -341,6 +341,15 @@ impl Config {
         list.as_array_mut().expect("made an array above").push(value);
     }
 
+    /// Sets the times of all entries of the history, in RFC 3339 and in their order; entries beyond
+    /// `times` keep theirs.
+    pub fn set_history_times(&mut self, times: &[String]) {
+        let list = object(&mut self.0).get_mut("history").and_then(Value::as_array_mut);
+        for (entry, time) in list.into_iter().flatten().zip(times) {
+            object(entry).insert("created".to_owned(), json!(time));
+        }
+    }
+
     /// Returns the diff_ids of the layers, from the bottom up.
     ///
     /// # Errors

@@ -66,7 +66,7 @@ pub mod media_type {
 }
 
 /// What marks a manifest in an index as a statement about another one.
-const ATTESTATION: &str = "vnd.docker.reference.type";
+pub(super) const ATTESTATION: &str = "vnd.docker.reference.type";
 
 /// The manifest of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

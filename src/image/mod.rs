@@ -8,22 +8,34 @@
 //!
 //! Making blobs of layers and writing archives: [`crate::export`].
 
+mod archive;
 mod config;
+mod error;
+mod import;
 mod json;
+mod layout;
 mod manifest;
 mod platform;
+mod receive;
 mod reference;
+mod stored;
+mod tee;
+mod unpack;
 
-use crate::store::{Digest, Layer, StoreError};
-use std::io;
-use std::path::PathBuf;
+use crate::store::{Digest, Layer};
 
 pub use crate::store::Descriptor;
+pub use archive::{Loaded, load_archive};
 pub use config::{Config, HISTORY_COMMENT, History};
+pub use error::ImageError;
+pub use import::{ImportOptions, import_rootfs};
 pub use json::canonical_json;
+pub use layout::{CONTAINERD_NAME, LayoutRef, LayoutSource, REF_NAME, load_layout};
 pub use manifest::{Document, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformParseError};
+pub use receive::{BlobSource, document, receive};
 pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
+pub use stored::{StoreSource, find, id, load_stored, read};
 
 /// An image whose layers are unpacked in the store, or about to be.
 #[derive(Debug, Clone)]
@@ -52,47 +64,4 @@ impl Image {
     pub fn scratch(platform: &Platform) -> Self {
         Self { config: Config::empty(platform), layers: Vec::new(), manifest: None }
     }
-}
-
-/// What can go wrong with an image.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// A system call on a file of an image failed.
-    #[error("cannot {doing} {}", path.display())]
-    Io {
-        /// What was being done: "read", "open" …
-        doing: &'static str,
-        /// The file it was done to.
-        path: PathBuf,
-        /// Why the kernel refused.
-        source: io::Error,
-    },
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A document does not parse, or contradicts itself.
-    #[error("the document {digest} is malformed: {what}")]
-    BadDocument {
-        /// Its digest.
-        digest: Digest,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// Docker's first manifest format.
-    #[error(
-        "the manifest {digest} is of schema 1, which is no longer supported: push the image again with a current tool"
-    )]
-    Schema1 {
-        /// Its digest.
-        digest: Digest,
-    },
-    /// A manifest of something else: a chart, a signature, an attestation.
-    #[error("the manifest {digest} is no image: its config is of type `{media_type}`")]
-    NoImage {
-        /// Its digest.
-        digest: Digest,
-        /// The config's media type.
-        media_type: String,
-    },
 }

@@ -1,0 +1,232 @@
+//! Layers become blobs: found, or made and remembered.
+
+use super::{Compression, Context, ExportError, PackOptions};
+use crate::image::{Descriptor, ImageLayer, media_type};
+use crate::layer::{self, LayerError, TarOptions};
+use crate::progress::Event;
+use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A compression with its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoding {
+    /// How.
+    pub compression: Compression,
+    /// How hard; 0 for uncompressed.
+    pub level: i32,
+}
+
+/// gzip's and zstd's own defaults.
+const GZIP_LEVEL: i32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+
+impl Default for Encoding {
+    fn default() -> Self {
+        Self::new(Compression::Uncompressed, None)
+    }
+}
+
+impl Encoding {
+    /// Fills in the default level.
+    pub fn new(compression: Compression, level: Option<i32>) -> Self {
+        let level = match compression {
+            Compression::Uncompressed => 0,
+            Compression::Gzip => level.unwrap_or(GZIP_LEVEL),
+            Compression::Zstd => level.unwrap_or(ZSTD_LEVEL),
+        };
+        Self { compression, level }
+    }
+
+    /// Returns what [`LayerBlob::compression`] says: `gzip:6`, `zstd:3`, `uncompressed`.
+    fn label(self) -> String {
+        match self.compression {
+            Compression::Uncompressed => "uncompressed".to_owned(),
+            Compression::Gzip => format!("gzip:{}", self.level),
+            Compression::Zstd => format!("zstd:{}", self.level),
+        }
+    }
+
+    fn of_layer(self) -> layer::Compression {
+        let name = match self.compression {
+            Compression::Uncompressed => return layer::Compression::Uncompressed,
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        };
+        layer::Compression::parse(name, Some(self.level)).unwrap_or(layer::Compression::GZIP)
+    }
+
+    fn suffix(self) -> &'static str {
+        match self.compression {
+            Compression::Uncompressed => "",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        }
+    }
+}
+
+/// Returns the blob and `diff_id` of each layer, making those that are not there, several at a
+/// time.
+pub(super) fn layer_blobs(
+    context: &Context<'_>,
+    layers: &[ImageLayer],
+    options: &PackOptions,
+) -> Result<Vec<(Descriptor, Digest)>, ExportError> {
+    let mut found = Vec::with_capacity(layers.len());
+    for layer in layers {
+        found.push(find(context, layer, options)?);
+    }
+    let missing: Vec<usize> = (0..layers.len()).filter(|&i| found[i].is_none()).collect();
+    let workers = missing.len().min(std::thread::available_parallelism().map_or(1, usize::from));
+    let next = AtomicUsize::new(0);
+    let made = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = make(context, &layers[i], options);
+            if result.is_err() {
+                next.store(missing.len(), Ordering::Relaxed);
+            }
+            made.lock().expect("no thread panics while it holds this").push((i, result));
+        }
+    };
+    if workers > 1 {
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(work);
+            }
+            work();
+        });
+    } else {
+        work();
+    }
+    for (i, result) in made.into_inner().expect("all threads ended") {
+        found[i] = Some(result?);
+    }
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Says whether a received blob may be used as it is.
+fn is_kept(blob: &Descriptor, options: &PackOptions) -> bool {
+    let is_compressed = blob.media_type.ends_with("gzip") || blob.media_type.ends_with("zstd");
+    match options.compression.compression {
+        Compression::Uncompressed => !options.is_forced || !is_compressed,
+        _ => is_compressed && !options.is_forced,
+    }
+}
+
+/// Returns the label under which a blob of the tar `diff_id` is remembered. A tar that came from
+/// elsewhere may differ from the one we would write of the same files.
+fn label(meta: &LayerMeta, diff_id: Option<&Digest>, encoding: Encoding) -> String {
+    match diff_id {
+        Some(diff_id) if meta.tar.is_none_or(|tar| tar.diff_id != *diff_id) => {
+            format!("{} of {diff_id}", encoding.label())
+        }
+        _ => encoding.label(),
+    }
+}
+
+/// Returns a blob of the layer that is in the store and fits.
+fn find(
+    context: &Context<'_>,
+    layer: &ImageLayer,
+    options: &PackOptions,
+) -> Result<Option<(Descriptor, Digest)>, ExportError> {
+    let is_oci = !options.is_docker;
+    let received = layer.descriptor.as_ref().zip(layer.diff_id);
+    if let Some((blob, diff_id)) = received
+        && is_kept(blob, options)
+        && context.store.has_blob(&blob.digest)
+    {
+        let mut blob = blob.clone();
+        blob.media_type = media_type::convert(&blob.media_type, is_oci);
+        blob.annotations.clear();
+        blob.platform = None;
+        return Ok(Some((blob, diff_id)));
+    }
+    let meta = current(context, layer)?.meta;
+    let diff_id = received.map(|(_, diff_id)| diff_id).or(meta.tar.map(|tar| tar.diff_id));
+    let Some(diff_id) = diff_id else { return Ok(None) };
+    let encoding = options.compression;
+    let label = label(&meta, Some(&diff_id), encoding);
+    let known = meta.blobs.iter().find(|b| b.compression == label);
+    let Some(blob) = known.filter(|b| context.store.has_blob(&b.digest)) else { return Ok(None) };
+    let media_type = media_type::layer(is_oci, encoding.suffix());
+    Ok(Some((Descriptor::new(media_type, blob.digest, blob.size), diff_id)))
+}
+
+/// Reads the layer's facts as they are now: somebody may have made a blob since.
+fn current(context: &Context<'_>, layer: &ImageLayer) -> Result<Layer, ExportError> {
+    Ok(context.store.layer(&layer.layer.id)?.unwrap_or_else(|| layer.layer.clone()))
+}
+
+/// Makes the blob of a layer and remembers it.
+fn make(
+    context: &Context<'_>,
+    layer: &ImageLayer,
+    options: &PackOptions,
+) -> Result<(Descriptor, Digest), ExportError> {
+    let store = context.store;
+    let _held = store.lock(&format!("layer-{}", layer.layer.id.to_hex()), || {})?;
+    if let Some(found) = find(context, layer, options)? {
+        return Ok(found);
+    }
+    if context.cancel.is_cancelled() {
+        return Err(ExportError::Cancelled);
+    }
+    let Layer { dir, mut meta, .. } = current(context, layer)?;
+    let fs = dir.join("fs");
+    let fs = File::open(&fs).map_err(|e| ExportError::io("open", &fs, e))?;
+    let encoding = options.compression;
+    let part = format!("making {} of layer {}", encoding.label(), &layer.layer.id.to_hex()[..12]);
+    let status = |current, is_done| {
+        context.progress.emit(Event::Status {
+            vertex: context.vertex,
+            id: part.clone(),
+            current,
+            total: None,
+            is_done,
+        });
+    };
+    status(0, false);
+    // A tar that came from elsewhere is only to be had from its blob.
+    let received = match (&layer.descriptor, layer.diff_id) {
+        (Some(blob), Some(diff_id)) if meta.tar.is_none_or(|tar| tar.diff_id != diff_id) => {
+            Some((store.open_blob(&blob.digest)?, blob.digest, diff_id))
+        }
+        _ => None,
+    };
+    let mut out = store.blob_writer()?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let made = match &received {
+        Some((file, _, _)) => {
+            let tar = layer::decompress(file).map_err(|source| LayerError::Input { source })?;
+            layer::compress(tar, &mut out, encoding.of_layer(), threads, context.cancel)?
+        }
+        None => layer::write_compressed(
+            fs.as_fd(),
+            &mut out,
+            encoding.of_layer(),
+            &TarOptions::detect(),
+            threads,
+            context.cancel,
+        )?,
+    };
+    let (digest, size) = out.finish()?;
+    let diff_id = made.tar.diff_id;
+    if let Some((_, blob, expected)) = received {
+        if diff_id != expected {
+            return Err(ExportError::BlobContent { digest: blob, expected, actual: diff_id });
+        }
+    } else {
+        meta.tar = Some(made.tar);
+    }
+    let label = label(&meta, Some(&diff_id), encoding);
+    let media_type = media_type::layer(!options.is_docker, encoding.suffix());
+    meta.blobs.retain(|blob| blob.compression != label);
+    meta.blobs.push(LayerBlob { compression: label, digest, size, media_type: media_type.clone() });
+    store.update_layer(&meta)?;
+    status(size, true);
+    Ok((Descriptor::new(media_type, digest, size), diff_id))
+}

@@ -1,0 +1,215 @@
+//! The final files of an image, without its layers: as a tar, or in a folder.
+
+use super::{Context, ExportError};
+use crate::image::Image;
+use crate::layer::{self, Entry, Kind, LayerError, TarOptions, Walk};
+use crate::snapshot::{self, MountOptions, Mounted, XattrSpace};
+use crate::sys::rooted::open_beneath;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, fchmod, fchown, futimens,
+    linkat, mkdirat, mknodat, openat, renameat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+fn mounted(image: &Image) -> Result<Mounted, ExportError> {
+    let lowers: Vec<PathBuf> = image.layers.iter().map(|layer| layer.layer.fs()).collect();
+    let options = MountOptions { read_only: true, ..MountOptions::detect() };
+    Ok(snapshot::mount(&lowers, None, &options)?)
+}
+
+/// Writes the final files as one tar, in the form layers have.
+pub(super) fn write_tar(
+    context: &Context<'_>,
+    image: &Image,
+    path: &Path,
+    out: &mut dyn Write,
+) -> Result<(), ExportError> {
+    let mount = mounted(image)?;
+    let mut out = io::BufWriter::with_capacity(256 << 10, out);
+    layer::write_tar(mount.root(), &mut out, &TarOptions::detect(), context.cancel)
+        .map_err(|e| at_path(e, path))?;
+    out.flush().map_err(|e| ExportError::io("write", path, e))
+}
+
+/// Says which file could not be written.
+fn at_path(error: LayerError, path: &Path) -> ExportError {
+    match error {
+        LayerError::Output { source, .. } => ExportError::io("write", path, source),
+        LayerError::Cancelled => ExportError::Cancelled,
+        other => other.into(),
+    }
+}
+
+/// Writes the final files into a folder, beside what is there. They belong to the caller, as those
+/// that `docker build -o` writes; modes and times are kept. Files are replaced one by one, each
+/// whole.
+pub(super) fn write_local(
+    context: &Context<'_>,
+    image: &Image,
+    dir: &Path,
+) -> Result<(), ExportError> {
+    fs::create_dir_all(dir).map_err(|e| ExportError::io("create", dir, e))?;
+    let root: OwnedFd = File::open(dir).map_err(|e| ExportError::io("open", dir, e))?.into();
+    let mount = mounted(image)?;
+    let mut local = Local { dir, root: root.as_fd(), folders: Vec::new(), open: None };
+    let mut failed = None;
+    let walked =
+        Walk::new(XattrSpace::detect(), context.cancel).run(mount.root(), |entry, file| {
+            local.entry(entry, file).map_err(|error| {
+                failed = Some(error);
+                LayerError::Cancelled
+            })
+        });
+    match (failed, walked) {
+        (Some(error), _) => Err(error),
+        (None, Err(LayerError::Cancelled)) => Err(ExportError::Cancelled),
+        (None, Err(error)) => Err(error.into()),
+        (None, Ok(())) => local.finish(),
+    }
+}
+
+struct Local<'a> {
+    dir: &'a Path,
+    root: BorrowedFd<'a>,
+    /// Folders whose times are set at the end, when nothing changes them any more.
+    folders: Vec<(Vec<u8>, u32, Timestamps)>,
+    /// The folder of the last entry: siblings come one after the other.
+    open: Option<(Vec<u8>, OwnedFd)>,
+}
+
+/// The name a file has until it is whole.
+const TEMPORARY: &str = ".builder-export.tmp";
+
+impl Local<'_> {
+    fn entry(&mut self, entry: &Entry<'_>, file: Option<OwnedFd>) -> Result<(), ExportError> {
+        let (parent, name) = match entry.path.iter().rposition(|&b| b == b'/') {
+            Some(cut) => (&entry.path[..cut], &entry.path[cut + 1..]),
+            None => (&b""[..], entry.path),
+        };
+        if self.open.as_ref().is_none_or(|(path, _)| path != parent) {
+            let fd =
+                open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
+                    .map_err(|e| self.error("open the folder of", entry, e))?;
+            self.open = Some((parent.to_vec(), fd));
+        }
+        let (_, folder) = self.open.as_ref().expect("opened above");
+        let name = CString::new(name).map_err(|e| self.error("name", entry, e.into()))?;
+        let time = Timespec { tv_sec: entry.mtime, tv_nsec: entry.mtime_nsec.into() };
+        let times = Timestamps { last_access: time, last_modification: time };
+        let mode = Mode::from_raw_mode(entry.mode);
+        if entry.kind == Kind::Dir {
+            match mkdirat(folder, &name, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(self.error("create", entry, e.into())),
+            }
+            // A link or file of that name is no folder: nothing is written through it.
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+            let made = openat(folder, &name, flags, Mode::empty())
+                .map_err(|e| self.error("create", entry, e.into()))?;
+            own(&made).map_err(|e| self.error("change the owner of", entry, e))?;
+            self.folders.push((entry.path.to_vec(), entry.mode, times));
+            return Ok(());
+        }
+        let _ = unlinkat(folder, TEMPORARY, AtFlags::empty());
+        let result =
+            make(folder.as_fd(), self.root, entry, file, mode, &times).and_then(
+                |()| match renameat(folder, TEMPORARY, folder, &name) {
+                    Err(e) => Err(("create", e.into())),
+                    Ok(()) => Ok(()),
+                },
+            );
+        // Renaming onto another name of the same file leaves both.
+        let _ = unlinkat(folder, TEMPORARY, AtFlags::empty());
+        result.map_err(|(doing, e)| self.error(doing, entry, e))
+    }
+
+    fn finish(self) -> Result<(), ExportError> {
+        for (path, mode, times) in self.folders.iter().rev() {
+            let set = || -> io::Result<()> {
+                let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+                let fd = open_beneath(self.root, path, flags)?;
+                fchmod(&fd, Mode::from_raw_mode(*mode))?;
+                Ok(futimens(&fd, times)?)
+            };
+            set().map_err(|source| ExportError::Entry {
+                doing: "set mode and times of",
+                path: String::from_utf8_lossy(path).into_owned(),
+                dest: self.dir.to_owned(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn error(&self, doing: &'static str, entry: &Entry<'_>, source: io::Error) -> ExportError {
+        ExportError::Entry {
+            doing,
+            path: String::from_utf8_lossy(entry.path).into_owned(),
+            dest: self.dir.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Gives a folder to the caller, where the kernel gave it to somebody else (a setgid parent).
+fn own(fd: &OwnedFd) -> io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let stat = rustix::fs::fstat(fd)?;
+    if (stat.st_uid, stat.st_gid) != (uid.as_raw(), gid.as_raw()) {
+        fchown(fd, Some(Uid::from_raw(uid.as_raw())), Some(Gid::from_raw(gid.as_raw())))?;
+    }
+    Ok(())
+}
+
+/// Makes an entry other than a folder under its temporary name.
+fn make(
+    folder: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    entry: &Entry<'_>,
+    file: Option<OwnedFd>,
+    mode: Mode,
+    times: &Timestamps,
+) -> Result<(), (&'static str, io::Error)> {
+    let on = |doing: &'static str| move |e: Errno| (doing, io::Error::from(e));
+    if let Some(first) = entry.hard_link {
+        let from =
+            open_beneath(root, first, OFlags::PATH | OFlags::CLOEXEC).map_err(|e| ("link", e))?;
+        let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&from));
+        return linkat(CWD, from, folder, TEMPORARY, AtFlags::SYMLINK_FOLLOW).map_err(on("link"));
+    }
+    let special = match entry.kind {
+        Kind::File { .. } => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let made = openat(folder, TEMPORARY, flags, Mode::from_raw_mode(0o600))
+                .map_err(on("create"))?;
+            let mut made = File::from(made);
+            if let Some(file) = file {
+                io::copy(&mut File::from(file), &mut made).map_err(|e| ("write", e))?;
+            }
+            fchmod(&made, mode).map_err(on("set the mode of"))?;
+            return futimens(&made, times).map_err(on("set the times of"));
+        }
+        Kind::Symlink { target } => {
+            symlinkat(target, folder, TEMPORARY).map_err(on("create"))?;
+            return utimensat(folder, TEMPORARY, times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(on("set the times of"));
+        }
+        Kind::Fifo => (FileType::Fifo, 0),
+        Kind::Char { major, minor } => {
+            (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
+        }
+        Kind::Block { major, minor } => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
+        Kind::Dir | Kind::Whiteout | Kind::Opaque => {
+            return Err(("create", io::ErrorKind::Unsupported.into()));
+        }
+    };
+    mknodat(folder, TEMPORARY, special.0, mode, special.1).map_err(on("create"))?;
+    rustix::fs::chmodat(folder, TEMPORARY, mode, AtFlags::empty())
+        .map_err(on("set the mode of"))?;
+    utimensat(folder, TEMPORARY, times, AtFlags::SYMLINK_NOFOLLOW).map_err(on("set the times of"))
+}

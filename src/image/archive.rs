@@ -1,0 +1,415 @@
+//! `builder load`: images packed into one file, as OCI layouts or as `docker save` writes them.
+//!
+//! Members are spooled to the session's folder, since an archive names its blobs only at its end, and
+//! renamed into the store from there.
+//!
+//! Source: Docker image specification 1.3, "Combined Image JSON + Filesystem Changeset Format".
+
+use super::import::write_manifest;
+use super::layout::{CONTAINERD_NAME, REF_NAME};
+use super::manifest::ATTESTATION;
+use super::receive::{BlobSource, document, receive};
+use super::{
+    Config, Descriptor, Document, Image, ImageError, Manifest, Platform, Reference, media_type,
+};
+use crate::layer::{self, Format};
+use crate::store::{DOCUMENT_MAX, Digest, Store};
+use crate::sys::cancel::Cancel;
+use serde::Deserialize;
+use sha2::Digest as _;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// The most members an archive may have.
+const MEMBERS_MAX: usize = 100_000;
+
+/// How many links are followed from one member to the next.
+const LINKS_MAX: usize = 16;
+
+/// An image of an archive.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The image, with its manifest.
+    pub image: Image,
+    /// The names it has in the archive; none where it has no whole one.
+    pub names: Vec<Reference>,
+    /// Its tag, where it has one but no name.
+    pub tag: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerEntry {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Option<Vec<String>>,
+}
+
+/// Brings all images of an archive, compressed or not, into the store; of images for several
+/// platforms the one for `platform`. `name` is what the archive is called in messages.
+///
+/// # Errors
+///
+/// [`ImageError::NotAnArchive`], or what is wrong with a member; images loaded before stay, without
+/// names.
+pub fn load_archive(
+    store: &Store,
+    input: impl Read + Send,
+    name: &str,
+    platform: &Platform,
+    cancel: &Cancel,
+) -> Result<Vec<Loaded>, ImageError> {
+    let spool = Spool::read(store, input, name, cancel)?;
+    let docker: Vec<DockerEntry> = match spool.document("manifest.json")? {
+        Some(bytes) => spool.parse("manifest.json", &bytes)?,
+        None => Vec::new(),
+    };
+    if let Some(bytes) = spool.document("index.json")? {
+        return spool.load_index(store, &bytes, &docker, platform, cancel);
+    }
+    if docker.is_empty() {
+        return Err(ImageError::NotAnArchive { name: name.to_owned() });
+    }
+    docker.iter().map(|entry| spool.load_docker(store, entry, platform, cancel)).collect()
+}
+
+/// The members of an archive, each in a file of the session. They go with it.
+struct Spool {
+    name: String,
+    files: BTreeMap<String, PathBuf>,
+    links: BTreeMap<String, String>,
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        for path in self.files.values() {
+            // What became a blob was renamed away.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Spool {
+    fn read(
+        store: &Store,
+        input: impl Read + Send,
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<Self, ImageError> {
+        let mut spool =
+            Self { name: name.to_owned(), files: BTreeMap::new(), links: BTreeMap::new() };
+        let unreadable = |what: &str, source: io::Error| ImageError::Read {
+            name: name.to_owned(),
+            what: what.to_owned(),
+            source,
+        };
+        let session = store.session()?;
+        let input = layer::decompress(input).map_err(|e| unreadable("the archive", e))?;
+        let mut archive = tar::Archive::new(input);
+        let entries = archive.entries().map_err(|e| unreadable("the archive", e))?;
+        for (n, entry) in entries.enumerate() {
+            if cancel.is_cancelled() {
+                return Err(ImageError::Cancelled);
+            }
+            let mut entry = entry.map_err(|e| unreadable("the archive", e))?;
+            let Some(member) = clean(&entry.path_bytes(), "") else { continue };
+            let kind = entry.header().entry_type();
+            if n >= MEMBERS_MAX {
+                return Err(spool.unsupported(format!("more than {MEMBERS_MAX} members")));
+            }
+            if kind.is_symlink() || kind.is_hard_link() {
+                let folder = match member.rsplit_once('/') {
+                    Some((folder, _)) if kind.is_symlink() => folder,
+                    _ => "",
+                };
+                let target = entry.link_name_bytes().and_then(|link| clean(&link, folder));
+                if let Some(target) = target {
+                    spool.links.insert(member, target);
+                }
+            } else if kind.is_file() {
+                let path = session.new_path()?;
+                let mut file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .open(&path)
+                    .map_err(|e| ImageError::io("create", &path, e))?;
+                if let Some(older) = spool.files.insert(member.clone(), path.clone()) {
+                    let _ = fs::remove_file(older);
+                }
+                spool.copy(&mut entry, &mut file, &member, &path, cancel)?;
+            }
+        }
+        Ok(spool)
+    }
+
+    /// Copies one member, telling apart which side failed.
+    fn copy(
+        &self,
+        entry: &mut impl Read,
+        file: &mut File,
+        member: &str,
+        path: &std::path::Path,
+        cancel: &Cancel,
+    ) -> Result<(), ImageError> {
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            if cancel.is_cancelled() {
+                return Err(ImageError::Cancelled);
+            }
+            let n = entry.read(&mut buffer).map_err(|source| ImageError::Read {
+                name: self.name.clone(),
+                what: format!("`{member}`"),
+                source,
+            })?;
+            if n == 0 {
+                return Ok(());
+            }
+            io::Write::write_all(file, &buffer[..n])
+                .map_err(|e| ImageError::io("write", path, e))?;
+        }
+    }
+
+    fn unsupported(&self, what: String) -> ImageError {
+        ImageError::Unsupported { name: self.name.clone(), what }
+    }
+
+    /// Returns a member's file, through links.
+    fn file(&self, member: &str) -> Option<&PathBuf> {
+        let mut member = clean(member.as_bytes(), "")?;
+        for _ in 0..LINKS_MAX {
+            if let Some(path) = self.files.get(&member) {
+                return Some(path);
+            }
+            member = self.links.get(&member)?.clone();
+        }
+        None
+    }
+
+    fn need(&self, member: &str) -> Result<&PathBuf, ImageError> {
+        self.file(member).ok_or_else(|| self.unsupported(format!("`{member}` is missing")))
+    }
+
+    fn document(&self, member: &str) -> Result<Option<Vec<u8>>, ImageError> {
+        let Some(path) = self.file(member) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes))
+            .map_err(|e| ImageError::io("read", path, e))?;
+        if bytes.len() as u64 > DOCUMENT_MAX {
+            return Err(self.unsupported(format!("`{member}` is larger than {DOCUMENT_MAX} bytes")));
+        }
+        Ok(Some(bytes))
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(
+        &self,
+        member: &str,
+        bytes: &[u8],
+    ) -> Result<T, ImageError> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| self.unsupported(format!("`{member}` is malformed: {e}")))
+    }
+
+    fn load_index(
+        &self,
+        store: &Store,
+        bytes: &[u8],
+        docker: &[DockerEntry],
+        platform: &Platform,
+        cancel: &Cancel,
+    ) -> Result<Vec<Loaded>, ImageError> {
+        let Document::Index(index) = Document::parse(bytes, &Digest::of(bytes))? else {
+            return Err(ImageError::NotAnArchive { name: self.name.clone() });
+        };
+        let mut loaded: Vec<Loaded> = Vec::new();
+        let mut by_digest: BTreeMap<Digest, usize> = BTreeMap::new();
+        for entry in &index.manifests {
+            if entry.annotations.contains_key(ATTESTATION) {
+                continue;
+            }
+            let i = match by_digest.get(&entry.digest) {
+                Some(&i) => i,
+                None => {
+                    let image = receive(store, self, entry, platform, cancel)?;
+                    let names = self.docker_names(store, &image, docker)?;
+                    loaded.push(Loaded { image, names, tag: None });
+                    by_digest.insert(entry.digest, loaded.len() - 1);
+                    loaded.len() - 1
+                }
+            };
+            let image = &mut loaded[i];
+            match name_of(entry) {
+                Some(Ok(name)) if !image.names.contains(&name) => image.names.push(name),
+                Some(Err(tag)) => image.tag = Some(tag),
+                _ => {}
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Returns the names that `manifest.json` gives an image.
+    fn docker_names(
+        &self,
+        store: &Store,
+        image: &Image,
+        docker: &[DockerEntry],
+    ) -> Result<Vec<Reference>, ImageError> {
+        let Some(manifest) = &image.manifest else { return Ok(Vec::new()) };
+        let bytes = document(store, self, manifest)?;
+        let manifest: Manifest = self.parse("the manifest", &bytes)?;
+        let hex = manifest.config.digest.to_hex();
+        let entry = docker.iter().find(|entry| entry.config.contains(&hex));
+        Ok(entry.map(DockerEntry::names).unwrap_or_default())
+    }
+
+    fn load_docker(
+        &self,
+        store: &Store,
+        entry: &DockerEntry,
+        platform: &Platform,
+        cancel: &Cancel,
+    ) -> Result<Loaded, ImageError> {
+        self.need(&entry.config)?;
+        let bytes = self.document(&entry.config)?.unwrap_or_default();
+        let digest = Digest::of(&bytes);
+        let config = Config::parse(&bytes, &digest)?;
+        let diff_ids = config
+            .diff_ids()
+            .map_err(|e| ImageError::BadDocument { digest, what: e.to_string() })?;
+        let members = entry.layers.as_deref().unwrap_or_default();
+        if members.len() != diff_ids.len() {
+            return Err(ImageError::LayerCount {
+                digest,
+                layers: members.len(),
+                diff_ids: diff_ids.len(),
+            });
+        }
+        let mut source = DockerSource { spool: self, blobs: BTreeMap::new() };
+        let mut layers = Vec::with_capacity(members.len());
+        for (member, diff_id) in members.iter().zip(&diff_ids) {
+            let path = self.need(member)?;
+            let blob = describe(path, diff_id).map_err(|e| ImageError::io("read", path, e))?;
+            source.blobs.insert(blob.digest, path.clone());
+            layers.push(blob);
+        }
+        let manifest = write_manifest(store, &bytes, layers)?;
+        let image = receive(store, &source, &manifest, platform, cancel)?;
+        Ok(Loaded { image, names: entry.names(), tag: None })
+    }
+}
+
+impl DockerEntry {
+    fn names(&self) -> Vec<Reference> {
+        let tags = self.repo_tags.iter().flatten();
+        tags.filter_map(|tag| Reference::parse(tag).ok()).map(Reference::or_latest).collect()
+    }
+}
+
+/// Returns an entry's whole name, or its tag where that is all there is.
+fn name_of(entry: &Descriptor) -> Option<Result<Reference, String>> {
+    if let Some(name) = entry.annotations.get(CONTAINERD_NAME)
+        && let Ok(name) = Reference::parse(name)
+    {
+        return Some(Ok(name.or_latest()));
+    }
+    let text = entry.annotations.get(REF_NAME)?;
+    if text.contains(['/', ':'])
+        && let Ok(name) = Reference::parse(text)
+    {
+        return Some(Ok(name.or_latest()));
+    }
+    Some(Err(text.clone()))
+}
+
+/// Describes a layer's file: a plain tar is known by its `diff_id`, which is verified later, a
+/// compressed one is hashed.
+fn describe(path: &std::path::Path, diff_id: &Digest) -> io::Result<Descriptor> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut start = Vec::with_capacity(6);
+    file.by_ref().take(6).read_to_end(&mut start)?;
+    let suffix = match layer::detect(&start) {
+        Format::Gzip => "gzip",
+        Format::Zstd => "zstd",
+        _ => return Ok(Descriptor::new(media_type::OCI_LAYER, *diff_id, size)),
+    };
+    let mut hasher = sha2::Sha256::new();
+    hasher.update(&start);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+    let digest = Digest::from_bytes(hasher.finalize().into());
+    Ok(Descriptor::new(media_type::layer(true, suffix), digest, size))
+}
+
+impl BlobSource for Spool {
+    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+        open(self.spooled(blob), &self.name, blob)
+    }
+
+    fn spooled(&self, blob: &Descriptor) -> Option<PathBuf> {
+        self.file(&format!("blobs/sha256/{}", blob.digest.to_hex())).cloned()
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// Layers of an archive that names them by path only.
+struct DockerSource<'s> {
+    spool: &'s Spool,
+    blobs: BTreeMap<Digest, PathBuf>,
+}
+
+impl BlobSource for DockerSource<'_> {
+    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+        open(self.spooled(blob), &self.spool.name, blob)
+    }
+
+    fn spooled(&self, blob: &Descriptor) -> Option<PathBuf> {
+        self.blobs.get(&blob.digest).cloned()
+    }
+
+    fn name(&self) -> String {
+        self.spool.name.clone()
+    }
+}
+
+fn open(
+    path: Option<PathBuf>,
+    name: &str,
+    blob: &Descriptor,
+) -> Result<Box<dyn Read + Send>, ImageError> {
+    let missing = || ImageError::MissingBlob { name: name.to_owned(), digest: blob.digest };
+    let path = path.ok_or_else(missing)?;
+    match File::open(&path) {
+        Ok(file) => Ok(Box::new(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(missing()),
+        Err(e) => Err(ImageError::io("open", &path, e)),
+    }
+}
+
+/// Returns a member's path, read relative to `folder`, without `.` and `..`; `None` where it leaves
+/// the archive or is no UTF-8: no member we look for does.
+fn clean(path: &[u8], folder: &str) -> Option<String> {
+    let path = std::str::from_utf8(path).ok()?;
+    let base = if path.starts_with('/') { "" } else { folder };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in base.split('/').chain(path.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}

@@ -1,0 +1,268 @@
+//! OCI image layouts: a folder of blobs and an `index.json` that names them.
+//!
+//! Source: OCI image specification 1.1, "image-layout.md".
+
+use super::receive::{BlobSource, receive};
+use super::{Descriptor, Document, Image, ImageError, Index, Platform, Reference};
+use crate::store::{DOCUMENT_MAX, Digest, Store};
+use crate::sys::cancel::Cancel;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// The annotation of an index's entry that holds its tag, or its whole name.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// The annotation in which containerd and BuildKit put the whole name.
+pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// Which image of which layout: `DIR[:TAG|@DIGEST]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayoutRef {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The tag.
+    pub tag: Option<String>,
+    /// The digest of a manifest or index.
+    pub digest: Option<Digest>,
+}
+
+impl LayoutRef {
+    /// Parses what follows `oci-layout://`.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::BadLayoutRef`] for an empty folder or a malformed tag or digest.
+    pub fn parse(text: &str) -> Result<Self, ImageError> {
+        let bad = || ImageError::BadLayoutRef { text: text.to_owned() };
+        let (rest, digest) = match text.rsplit_once('@') {
+            Some((rest, digest)) if !digest.contains('/') => {
+                (rest, Some(digest.parse().map_err(|_| bad())?))
+            }
+            _ => (text, None),
+        };
+        let (dir, tag) = match rest.rsplit_once(':') {
+            Some((dir, tag)) if !tag.contains('/') => (dir, Some(tag.to_owned())),
+            _ => (rest, None),
+        };
+        if dir.is_empty() || tag.as_ref().is_some_and(String::is_empty) {
+            return Err(bad());
+        }
+        Ok(Self { dir: dir.into(), tag, digest })
+    }
+}
+
+/// Reads an image of a layout into the store.
+///
+/// Without a tag the layout's only image is taken, or the one tagged `latest`; several entries of
+/// different platforms without tags count as one image. Everything is verified against its digest.
+///
+/// # Errors
+///
+/// [`ImageError`]: no layout, no such tag (with those there are), damaged documents or layers.
+pub fn load_layout(
+    store: &Store,
+    reference: &LayoutRef,
+    platform: &Platform,
+    cancel: &Cancel,
+) -> Result<Image, ImageError> {
+    let source = LayoutSource { dir: reference.dir.clone() };
+    let index = source.index()?;
+    let found = find(&index, reference)?;
+    match found.as_slice() {
+        [one] => receive(store, &source, one, platform, cancel),
+        several => {
+            let several = Index::new(several.iter().map(|d| (*d).clone()).collect());
+            let Some(best) = several.candidates(platform).first().map(|d| (*d).clone()) else {
+                return Err(ImageError::NoPlatform {
+                    name: source.name(),
+                    wanted: platform.clone(),
+                    available: several.platforms(),
+                });
+            };
+            receive(store, &source, &best, platform, cancel)
+        }
+    }
+}
+
+/// Returns the entries that a reference means: one, or those of several platforms.
+fn find<'i>(index: &'i Index, reference: &LayoutRef) -> Result<Vec<&'i Descriptor>, ImageError> {
+    let images: Vec<_> = index
+        .manifests
+        .iter()
+        .filter(|d| !d.annotations.contains_key(super::manifest::ATTESTATION))
+        .collect();
+    let unknown = || ImageError::NotInLayout {
+        dir: reference.dir.clone(),
+        wanted: reference
+            .digest
+            .map(|d| format!("@{d}"))
+            .or_else(|| reference.tag.as_ref().map(|t| format!(":{t}")))
+            .unwrap_or_default(),
+        known: images.iter().filter_map(|d| tag_of(d)).collect(),
+    };
+    if let Some(digest) = &reference.digest {
+        let listed: Vec<_> =
+            images.iter().copied().filter(|d| d.digest == *digest).take(1).collect();
+        return if listed.is_empty() { Err(unknown()) } else { Ok(listed) };
+    }
+    let tagged = |tag: &str| -> Vec<&Descriptor> {
+        images.iter().copied().filter(|d| tag_of(d).as_deref() == Some(tag)).collect()
+    };
+    let mut found = match &reference.tag {
+        Some(tag) => tagged(tag),
+        None if images.len() == 1 => images.clone(),
+        None => match tagged(super::DEFAULT_TAG) {
+            latest if !latest.is_empty() => latest,
+            _ if images.iter().all(|d| tag_of(d).is_none()) => images.clone(),
+            _ => Vec::new(),
+        },
+    };
+    if found.is_empty() {
+        return Err(unknown());
+    }
+    // One name for several entries: fine for several platforms, ambiguous otherwise.
+    found.dedup_by_key(|d| d.digest);
+    if found.len() > 1 && found.iter().any(|d| d.platform.is_none()) {
+        return Err(ImageError::Ambiguous {
+            dir: reference.dir.clone(),
+            digests: found.iter().map(|d| d.digest).collect(),
+        });
+    }
+    Ok(found)
+}
+
+/// Returns the tag of an entry; of a whole name, its last part.
+fn tag_of(entry: &Descriptor) -> Option<String> {
+    let name =
+        entry.annotations.get(REF_NAME).or_else(|| entry.annotations.get(CONTAINERD_NAME))?;
+    if !name.contains(['/', ':']) {
+        return Some(name.clone());
+    }
+    match Reference::parse(name) {
+        Ok(reference) => reference.or_latest().tag().map(str::to_owned),
+        Err(_) => Some(name.clone()),
+    }
+}
+
+/// A layout on disk.
+#[derive(Debug, Clone)]
+pub struct LayoutSource {
+    /// Its folder.
+    pub dir: PathBuf,
+}
+
+impl LayoutSource {
+    /// Reads the layout's `index.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NotALayout`] where the folder is none.
+    pub fn index(&self) -> Result<Index, ImageError> {
+        let path = self.dir.join("index.json");
+        let bytes = match read_document(&path) {
+            Ok(bytes) => bytes,
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                return Err(ImageError::NotALayout { dir: self.dir.clone() });
+            }
+            Err(e) => return Err(ImageError::io("read", &path, e)),
+        };
+        match Document::parse(&bytes, &Digest::of(&bytes)) {
+            Ok(Document::Index(index)) => Ok(index),
+            Ok(Document::Manifest(_)) => Err(ImageError::NotALayout { dir: self.dir.clone() }),
+            Err(ImageError::BadDocument { what, .. }) => Err(ImageError::BadFile { path, what }),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+fn read_document(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > DOCUMENT_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than any honest index"));
+    }
+    Ok(bytes)
+}
+
+impl BlobSource for LayoutSource {
+    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+        let path = self.dir.join("blobs/sha256").join(blob.digest.to_hex());
+        match File::open(&path) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(ImageError::MissingBlob { name: self.name(), digest: blob.digest })
+            }
+            Err(e) => Err(ImageError::io("open", &path, e)),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.dir.display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn layout_references_take_a_tag_or_a_digest() {
+        let digest = Digest::of(b"x");
+        let cases = [
+            ("dir", "dir", None, None),
+            ("/a/b:1.2", "/a/b", Some("1.2"), None),
+            ("/a:b/c", "/a:b/c", None, None),
+            ("./d@", "", None, None),
+            (":x", "", None, None),
+            ("d:", "", None, None),
+            ("d@sha256:12", "", None, None),
+            ("/a@b/c", "/a@b/c", None, None),
+            (&format!("d@{digest}"), "d", None, Some(digest)),
+            (&format!("d:t@{digest}"), "d", Some("t"), Some(digest)),
+        ];
+        for (text, dir, tag, digest) in cases {
+            match LayoutRef::parse(text) {
+                Ok(parsed) => {
+                    let expected =
+                        LayoutRef { dir: dir.into(), tag: tag.map(str::to_owned), digest };
+                    assert_eq!(parsed, expected, "{text}");
+                }
+                Err(_) => assert_eq!(dir, "", "{text}"),
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_tag_the_only_image_or_latest_is_meant() {
+        let entry = |n: u8, name: Option<&str>, architecture: Option<&str>| {
+            let mut d = Descriptor::new("m", Digest::of(&[n]), 1);
+            if let Some(name) = name {
+                d.annotations.insert(REF_NAME.to_owned(), name.to_owned());
+            }
+            d.platform = architecture.map(|a| json!({"os": "linux", "architecture": a}));
+            d
+        };
+        let pick = |entries: &[Descriptor], text: &str| -> Result<Vec<Digest>, String> {
+            let index = Index::new(entries.to_vec());
+            find(&index, &LayoutRef::parse(text).unwrap())
+                .map(|found| found.iter().map(|d| d.digest).collect())
+                .map_err(|e| e.to_string())
+        };
+        let ids = |ns: &[u8]| Ok(ns.iter().map(|&n| Digest::of(&[n])).collect::<Vec<_>>());
+        let one = [entry(1, Some("docker.io/library/a:v1"), None)];
+        assert_eq!(pick(&one, "d"), ids(&[1]));
+        assert_eq!(pick(&one, "d:v1"), ids(&[1]));
+        assert!(pick(&one, "d:v2").unwrap_err().contains("v1"));
+        let two = [entry(1, Some("v1"), None), entry(2, Some("latest"), None)];
+        assert_eq!(pick(&two, "d"), ids(&[2]));
+        assert_eq!(pick(&two, &format!("d@{}", Digest::of(&[1]))), ids(&[1]));
+        let untagged = [entry(1, None, Some("amd64")), entry(2, None, Some("arm64"))];
+        assert_eq!(pick(&untagged, "d"), ids(&[1, 2]));
+        let twice = [entry(1, Some("a"), None), entry(2, Some("a"), None)];
+        assert!(pick(&twice, "d:a").is_err());
+    }
+}

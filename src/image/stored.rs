@@ -1,0 +1,144 @@
+//! Images that are in the store already.
+
+use super::receive::{BlobSource, document, receive};
+use super::{Config, Descriptor, Document, Image, ImageError, Manifest, Platform, Reference};
+use crate::store::{Digest, Store, Tagged};
+use crate::sys::cancel::Cancel;
+use std::io::Read;
+
+/// The fewest hexadecimal digits that may stand for an id: fewer are sooner a name.
+const ID_MIN: usize = 4;
+
+/// The store as a source of blobs.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreSource<'s>(pub &'s Store);
+
+impl BlobSource for StoreSource<'_> {
+    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+        if !self.0.has_blob(&blob.digest) {
+            return Err(ImageError::MissingBlob { name: self.name(), digest: blob.digest });
+        }
+        Ok(Box::new(self.0.open_blob(&blob.digest)?))
+    }
+
+    fn name(&self) -> String {
+        "the store".to_owned()
+    }
+}
+
+/// Finds an image by its name (`debian` is `docker.io/library/debian:latest`), by `name@digest`, by
+/// its id, or by the beginning of that.
+///
+/// An id is the digest of the config or of the manifest. `None` where nothing fits.
+///
+/// # Errors
+///
+/// [`ImageError::AmbiguousId`] where the beginning of an id fits several images.
+pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
+    let images = store.images()?;
+    if let Ok(name) = Reference::parse(text) {
+        let name = name.or_latest();
+        if let Some(digest) = name.digest() {
+            let is_it = |image: &&Tagged| {
+                image.descriptor.digest == *digest
+                    && image
+                        .name
+                        .as_deref()
+                        .and_then(|n| Reference::parse(n).ok())
+                        .is_some_and(|n| n.name() == name.name())
+            };
+            if let Some(found) = images.iter().find(is_it) {
+                return Ok(Some(found.clone()));
+            }
+        } else {
+            let full = name.to_string();
+            if let Some(found) = images.iter().find(|image| image.name.as_ref() == Some(&full)) {
+                return Ok(Some(found.clone()));
+            }
+        }
+    }
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    if hex.len() < ID_MIN || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(None);
+    }
+    let mut found: Option<(Digest, Tagged)> = None;
+    for image in images {
+        let manifest = image.descriptor.digest;
+        let config = id(store, &image.descriptor).ok();
+        let Some(id) = [Some(manifest), config]
+            .into_iter()
+            .flatten()
+            .find(|digest| digest.to_hex().starts_with(hex))
+        else {
+            continue;
+        };
+        match &found {
+            Some((other, _)) if *other != id => {
+                return Err(ImageError::AmbiguousId { id: text.to_owned() });
+            }
+            Some(_) => {}
+            None => found = Some((id, image)),
+        }
+    }
+    Ok(found.map(|(_, image)| image))
+}
+
+/// Reads the manifest and the config of an image of the store; of an index, those for `platform`.
+///
+/// # Errors
+///
+/// [`ImageError`] where one is missing or damaged.
+pub fn read(
+    store: &Store,
+    descriptor: &Descriptor,
+    platform: &Platform,
+) -> Result<(Descriptor, Manifest, Config), ImageError> {
+    let source = StoreSource(store);
+    let mut descriptor = descriptor.clone();
+    // An index of the store leads to manifests at once: deeper ones are resolved when received.
+    for _ in 0..4 {
+        let bytes = document(store, &source, &descriptor)?;
+        match Document::parse(&bytes, &descriptor.digest)? {
+            Document::Manifest(manifest) => {
+                let bytes = document(store, &source, &manifest.config)?;
+                let config = Config::parse(&bytes, &manifest.config.digest)?;
+                return Ok((descriptor, *manifest, config));
+            }
+            Document::Index(index) => {
+                let best = index.candidates(platform).first().map(|d| (*d).clone());
+                descriptor = best.ok_or_else(|| ImageError::NoPlatform {
+                    name: source.name(),
+                    wanted: platform.clone(),
+                    available: index.platforms(),
+                })?;
+            }
+        }
+    }
+    Err(ImageError::BadDocument {
+        digest: descriptor.digest,
+        what: "indexes nest too deep".to_owned(),
+    })
+}
+
+/// Returns an image's id: the digest of its config, as Docker shows it.
+///
+/// # Errors
+///
+/// [`ImageError`] where the manifest is missing or damaged.
+pub fn id(store: &Store, descriptor: &Descriptor) -> Result<Digest, ImageError> {
+    read(store, descriptor, &Platform::host()).map(|(_, manifest, _)| manifest.config.digest)
+}
+
+/// Loads an image of the store, unpacking layers of which only the blob is here.
+///
+/// # Errors
+///
+/// [`ImageError`] where something is missing or damaged.
+pub fn load_stored(
+    store: &Store,
+    descriptor: &Descriptor,
+    platform: &Platform,
+    cancel: &Cancel,
+) -> Result<Image, ImageError> {
+    receive(store, &StoreSource(store), descriptor, platform, cancel)
+}

@@ -1,0 +1,61 @@
+//! A layer's tar becomes a layer of the store.
+
+use super::ImageError;
+use crate::layer::{self, LayerError, Scan, ScanOptions, UnpackOptions, XattrSpace};
+use crate::store::{self, Digest, Layer, Store};
+use crate::sys::cancel::Cancel;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+
+/// A layer unpacked in the session's own folder; dropped without being kept, it is removed.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    /// Holds `fs/`.
+    pub(super) work: PathBuf,
+    scan: Option<Scan>,
+    /// The sha256 of the tar, as it was read.
+    pub(super) diff_id: Digest,
+}
+
+impl Unpacked {
+    /// Unpacks a tar, compressed or not, reading `input` to its end.
+    pub(super) fn of(
+        store: &Store,
+        input: &mut (dyn Read + Send),
+        cancel: &Cancel,
+    ) -> Result<Self, ImageError> {
+        let work = store.session()?.new_work()?;
+        let mut made = Self { work, scan: None, diff_id: Digest::from_bytes([0; 32]) };
+        let path = made.work.join("fs");
+        fs::create_dir(&path).map_err(|e| ImageError::io("create", &path, e))?;
+        let dir = File::open(&path).map_err(|e| ImageError::io("open", &path, e))?;
+        let bad = |e: LayerError| match e {
+            LayerError::Cancelled => ImageError::Cancelled,
+            other => ImageError::Tar(other),
+        };
+        let tar = layer::decompress(input).map_err(|source| bad(LayerError::Input { source }))?;
+        let options = UnpackOptions { xattrs: XattrSpace::detect(), below: None };
+        let unpacked = layer::unpack_layer(tar, dir.as_fd(), &options, cancel).map_err(bad)?;
+        made.diff_id = unpacked.tar.diff_id;
+        made.scan =
+            Some(layer::scan(dir.as_fd(), &ScanOptions::detect(false), cancel).map_err(bad)?);
+        Ok(made)
+    }
+
+    /// Makes it a layer of the store, filed under its `diff_id`.
+    pub(super) fn keep(mut self, store: &Store) -> Result<Layer, ImageError> {
+        let scan = self.scan.take().expect("a layer is scanned when it is made");
+        let layer = store.add_layer(&self.work, &scan.meta())?;
+        store.set_layer_of_diff(&self.diff_id, &layer.id)?;
+        Ok(layer)
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        // Renamed away where it was kept, unless an equal layer was there first.
+        let _ = store::remove_tree(&self.work);
+    }
+}
