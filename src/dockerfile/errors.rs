@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Expansion,
     /// The options of a `--mount`.
     Mount,
+    /// What a stage asks for cannot be: an unknown stage, a cycle, a value that makes no sense.
+    Stage,
     /// Over a limit this program sets; the message names it.
     Limit,
 }

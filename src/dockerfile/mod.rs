@@ -4,3 +4,5 @@ pub mod ast;
 pub mod errors;
 pub mod expand;
 pub mod ignore;
+mod parse;
+pub use parse::{parse, parse_instruction};
