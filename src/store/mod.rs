@@ -45,6 +45,7 @@ mod blobs;
 mod descriptor;
 mod digest;
 mod layers;
+mod locks;
 mod refs;
 mod session;
 
@@ -58,6 +59,7 @@ pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId};
 pub use layers::{Layer, LayerBlob, LayerMeta, TarFacts};
+pub use locks::StepLock;
 pub use refs::Tagged;
 pub use session::Session;
 
