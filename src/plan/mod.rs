@@ -1,1 +1,156 @@
-//! Stages, arguments and platform to a DAG of steps.
+//! Planning: a syntax tree, arguments and platforms become a DAG of steps.
+//!
+//! In: a parsed [`Dockerfile`](crate::dockerfile::ast::Dockerfile) and a [`Request`]. Out: a
+//! [`Plan`] with every variable expanded, holding the steps that the target needs and no others.
+//! Nothing here touches a disk, a clock or the network; the configurations of base images come
+//! through a [`Resolver`] that the caller implements.
+//!
+//! # How
+//!
+//! 1. `stages` gives every FROM, `COPY --from` and mount `from=` the stage or image it means, finds
+//!    the stages that the target reaches, asks the resolver for the images among them, and puts
+//!    ONBUILD triggers in place (which may reach further).
+//! 2. `dispatch` walks the instructions of the reached stages in source order. Most change only the
+//!    configuration; RUN, COPY, ADD and WORKDIR become steps.
+//!
+//! Every configuration is known when planning ends, layers and times excepted: no instruction's
+//! effect on it depends on what a step does.
+//!
+//! # Not here
+//!
+//! Words and variables: [`crate::dockerfile`]. Keys: [`crate::cache`]. Running: [`crate::solve`].
+//!
+//! Source: BuildKit `frontend/dockerfile/dockerfile2llb`, of August 2026.
+
+mod dispatch;
+mod env;
+mod golang;
+mod mounts;
+pub(crate) mod paths;
+mod ports;
+mod signals;
+mod stages;
+mod step;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::errors::Error as DockerfileError;
+use crate::image::{Config, Platform};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use step::{
+    Base, BaseId, ContextId, Copy, CopySource, Files, Mount, MountKind, Network, Op, Plan, Run,
+    Security, Sharing, Step, StepId, Target, Tree, Workdir,
+};
+
+/// The PATH of an image that has none.
+///
+/// Source: BuildKit, `util/system.DefaultPathEnvUnix`.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is to be planned.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The parsed file.
+    pub dockerfile: &'a Dockerfile,
+    /// `--build-arg`s.
+    pub build_args: BTreeMap<String, String>,
+    /// `--target`: a stage's name or number; the last stage where `None`.
+    pub target: Option<String>,
+    /// `--platform`; the build's own where `None`.
+    pub platform: Option<Platform>,
+    /// The platform that builds.
+    pub build_platform: Platform,
+    /// `--label`s.
+    pub labels: BTreeMap<String, String>,
+    /// Names of `--build-context`s, in familiar form without `:latest`.
+    pub named_contexts: BTreeSet<String>,
+    /// `--no-cache`, or the stages of `--no-cache-filter`.
+    pub no_cache: NoCache,
+}
+
+/// Which steps must not come out of the cache.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NoCache {
+    /// None.
+    #[default]
+    Never,
+    /// All.
+    Always,
+    /// Those of these stages, by name.
+    Stages(BTreeSet<String>),
+}
+
+/// What a name after FROM or `--from=` turned out to be.
+#[derive(Debug, Clone)]
+pub enum Resolved {
+    /// An image.
+    Image {
+        /// The caller's number for it.
+        image: usize,
+        /// Its full name, with the digest where one is known.
+        name: String,
+        /// Its configuration document.
+        config: Config,
+    },
+    /// A folder of files, given by `--build-context`: the name it was given.
+    Context(String),
+}
+
+/// Finds images. The only way out of the room.
+pub trait Resolver {
+    /// Finds the image or context that `name` means on `platform`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept it from being found; the planner adds the place.
+    fn resolve(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Resolved, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The Dockerfile asks for something that cannot be.
+    #[error(transparent)]
+    Dockerfile(Box<DockerfileError>),
+    /// A base image cannot be had.
+    #[error("cannot use image {name:?}")]
+    Image {
+        /// The name as the Dockerfile has it, expanded.
+        name: String,
+        /// Where it stands.
+        place: Box<DockerfileError>,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// `--target` names no stage.
+    #[error("target stage {name:?} could not be found")]
+    NoSuchTarget {
+        /// What was asked for.
+        name: String,
+        /// The stages there are.
+        stages: Vec<String>,
+    },
+}
+
+impl From<DockerfileError> for PlanError {
+    fn from(error: DockerfileError) -> Self {
+        Self::Dockerfile(Box::new(error))
+    }
+}
+
+/// Plans a build.
+///
+/// # Errors
+///
+/// [`PlanError`] for the first thing that is wrong, in source order of the reached stages.
+pub fn plan(request: &Request<'_>, resolver: &mut dyn Resolver) -> Result<Plan, PlanError> {
+    let stages = stages::Stages::resolve(request, resolver)?;
+    dispatch::dispatch(request, stages)
+}

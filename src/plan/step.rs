@@ -1,0 +1,319 @@
+//! What a plan is made of: steps, what each reads, and the image at the end.
+
+use crate::image::{Config, Platform};
+
+/// The index of a step in [`Plan::steps`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepId(pub usize);
+
+/// The index of a base image in [`Plan::bases`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BaseId(pub usize);
+
+/// The index of a context in [`Plan::contexts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ContextId(pub usize);
+
+/// A stack of layers, by where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Files {
+    /// No layers: `FROM scratch`.
+    Nothing,
+    /// The layers of a base image.
+    Base(BaseId),
+    /// What a step left behind.
+    Step(StepId),
+}
+
+/// A tree that COPY, ADD and bind mounts read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tree {
+    /// A build context.
+    Context(ContextId),
+    /// A stage or an image.
+    Files(Files),
+}
+
+/// The work of one build, in an order in which every step comes after all that it reads.
+#[derive(Debug)]
+pub struct Plan {
+    /// The steps that the target needs, and no others.
+    pub steps: Vec<Step>,
+    /// The images that steps start from or copy from.
+    pub bases: Vec<Base>,
+    /// The contexts that steps read: their names, `None` for the main one.
+    pub contexts: Vec<Option<String>>,
+    /// What is built.
+    pub target: Target,
+    /// Build arguments that no ARG declares, in the order of their names.
+    pub unused_args: Vec<String>,
+}
+
+/// A base image, resolved.
+#[derive(Debug, Clone)]
+pub struct Base {
+    /// Its full name, as in the name of its FROM step; an index of the caller's images.
+    pub name: String,
+    /// Which of the caller's resolved images it is.
+    pub image: usize,
+    /// The name shown for its step, as `[build 1/4] FROM docker.io/library/debian:bookworm`; none
+    /// for an image that is only copied from.
+    pub step_name: String,
+}
+
+/// What the build is for.
+#[derive(Debug)]
+pub struct Target {
+    /// The stage's name, or its number from 0.
+    pub stage: String,
+    /// Its layers.
+    pub files: Files,
+    /// Its configuration, but for layers and times.
+    pub config: Config,
+    /// The steps that made the layers of the history's last entries; none where an entry has none.
+    pub made_by: Vec<Option<StepId>>,
+    /// Its platform.
+    pub platform: Platform,
+}
+
+/// One instruction that changes files.
+#[derive(Debug)]
+pub struct Step {
+    /// The name that progress shows: `[build 2/4] RUN make`.
+    pub name: String,
+    /// The instruction with its variables as they stand in the Dockerfile.
+    pub instruction: String,
+    /// The name of its stage, or its number from 0.
+    pub stage: String,
+    /// The place among its stage's instructions, from 0.
+    pub index: usize,
+    /// First and last line in the Dockerfile, from 1.
+    pub lines: (u32, u32),
+    /// What it starts from.
+    pub parent: Files,
+    /// What it does.
+    pub op: Op,
+    /// Whether records are not to be looked up (`--no-cache`).
+    pub ignore_cache: bool,
+    /// The platform it is for.
+    pub platform: Platform,
+}
+
+impl Step {
+    /// Returns every tree the step reads besides its parent, in order.
+    pub fn trees(&self) -> Vec<Tree> {
+        match &self.op {
+            Op::Copy(copy) if copy.sources.iter().any(|s| matches!(s, CopySource::Path(_))) => {
+                vec![copy.tree]
+            }
+            Op::Copy(_) | Op::Workdir(_) => Vec::new(),
+            Op::Run(run) => run
+                .mounts
+                .iter()
+                .filter_map(|mount| match &mount.kind {
+                    MountKind::Bind { tree, .. } => Some(*tree),
+                    MountKind::Cache { seed, .. } => *seed,
+                    _ => None,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What a step does to the files it starts from.
+#[derive(Debug)]
+pub enum Op {
+    /// Runs a command.
+    Run(Box<Run>),
+    /// Copies files in.
+    Copy(Box<Copy>),
+    /// Makes the working directory.
+    Workdir(Workdir),
+}
+
+/// A command to run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The command and its arguments, SHELL included.
+    pub argv: Vec<String>,
+    /// Its environment, in order: ENV and declared ARGs.
+    pub env: Vec<(String, String)>,
+    /// Which of the names in `env` were declared by ARG.
+    pub args: Vec<String>,
+    /// The proxy variables it also gets, which count for nothing.
+    pub proxy: Vec<(String, String)>,
+    /// USER as it stands: `name`, `uid`, with `:group`; empty for root.
+    pub user: String,
+    /// The absolute working directory.
+    pub cwd: String,
+    /// Its network.
+    pub network: Network,
+    /// Whether it may do what root may.
+    pub security: Security,
+    /// What is mounted for it.
+    pub mounts: Vec<Mount>,
+    /// A heredoc with a `#!` line: its absolute path (as the last of `argv`) and its text.
+    pub script: Option<(String, String)>,
+}
+
+/// The network of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The build's default.
+    Default,
+    /// Only the loopback interface.
+    None,
+    /// The host's own.
+    Host,
+}
+
+/// What a command may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// Docker's default capabilities.
+    Sandbox,
+    /// All capabilities.
+    Insecure,
+}
+
+/// Something mounted for one command.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// The absolute path at which it is seen; empty for a secret that is only a variable.
+    pub target: String,
+    /// What it is.
+    pub kind: MountKind,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone)]
+pub enum MountKind {
+    /// A part of a tree. Writes, where allowed, are thrown away.
+    Bind {
+        /// The tree.
+        tree: Tree,
+        /// The absolute path in it.
+        source: String,
+        /// Whether writing fails.
+        is_read_only: bool,
+    },
+    /// A folder of the store that lasts from build to build.
+    Cache {
+        /// Its name.
+        id: String,
+        /// What happens when two commands want it.
+        sharing: Sharing,
+        /// What it holds at first; nothing where none.
+        seed: Option<Tree>,
+        /// The absolute path in the seed.
+        source: String,
+        /// Permission bits, owner and group of its root, where given.
+        mode: Option<u32>,
+        /// Owner of its root.
+        uid: Option<u32>,
+        /// Group of its root.
+        gid: Option<u32>,
+        /// Whether writing fails.
+        is_read_only: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Its limit in bytes; 0 for the kernel's own.
+        size: u64,
+    },
+    /// A secret, as a file or a variable.
+    Secret {
+        /// Its name on the command line.
+        id: String,
+        /// The variable that holds it.
+        env: Option<String>,
+        /// Whether a missing one is an error.
+        is_required: bool,
+        /// Permission bits of the file.
+        mode: u32,
+        /// Owner of the file.
+        uid: u32,
+        /// Group of the file.
+        gid: u32,
+    },
+    /// The socket of an ssh agent.
+    Ssh {
+        /// Its name on the command line.
+        id: String,
+        /// Whether a missing one is an error.
+        is_required: bool,
+        /// Permission bits of the socket.
+        mode: u32,
+        /// Owner of the socket.
+        uid: u32,
+        /// Group of the socket.
+        gid: u32,
+    },
+}
+
+/// What happens when two commands want one cache mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Both use it.
+    Shared,
+    /// Each gets one of its own.
+    Private,
+    /// The second waits.
+    Locked,
+}
+
+/// Files to copy.
+#[derive(Debug, Clone)]
+pub struct Copy {
+    /// Whether it is ADD.
+    pub is_add: bool,
+    /// Where [`CopySource::Path`]s are.
+    pub tree: Tree,
+    /// What to copy, in order.
+    pub sources: Vec<CopySource>,
+    /// The absolute destination; a trailing slash means a folder.
+    pub dest: String,
+    /// `user[:group]`, names or numbers.
+    pub chown: Option<String>,
+    /// Octal or symbolic.
+    pub chmod: Option<String>,
+    /// Whether the layer stands by itself, without its parent.
+    pub is_link: bool,
+    /// Whether the sources' parent folders come along.
+    pub keeps_parents: bool,
+    /// Patterns of what to leave out.
+    pub excludes: Vec<String>,
+    /// The expected digest of a remote source.
+    pub checksum: Option<String>,
+    /// Whether a git source keeps its `.git`.
+    pub keep_git_dir: Option<bool>,
+    /// Whether archives are unpacked; for ADD of local files by default.
+    pub unpack: Option<bool>,
+}
+
+/// One source of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopySource {
+    /// A path or pattern in the tree.
+    Path(String),
+    /// A heredoc.
+    Inline {
+        /// The file's name.
+        name: String,
+        /// Its text.
+        data: String,
+    },
+    /// An http(s) address.
+    Url(String),
+    /// A git repository, with `#ref:subdir`.
+    Git(String),
+}
+
+/// The working directory to make.
+#[derive(Debug, Clone)]
+pub struct Workdir {
+    /// Its absolute path.
+    pub path: String,
+    /// Whom it belongs to: USER as it stands; empty for root.
+    pub user: String,
+}

@@ -1,0 +1,228 @@
+//! Words and variables, as planning needs them.
+
+use super::env::Env;
+use super::stages::Place;
+use super::step::CopySource;
+use super::{PlanError, Request, paths};
+use crate::context::remote::GitUrl;
+use crate::dockerfile::ast::{Command, Escape, Instruction, Word};
+use crate::dockerfile::errors::Error;
+use crate::dockerfile::expand::{ExpandError, Lexer};
+use crate::snapshot::copy::ChmodSpec;
+use std::collections::BTreeMap;
+
+/// Arguments that exist without being declared, and are no sign of a typing error when unused.
+const PREDEFINED: &[&str] =
+    &["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY", "SOURCE_DATE_EPOCH"];
+
+/// Build arguments that pick what a scanner reads; never variables.
+///
+/// Source: BuildKit, `nonEnvArgs`.
+pub(super) fn is_scan_argument(name: &str) -> bool {
+    matches!(name, "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
+}
+
+/// Says whether a build argument of that name means something without an ARG.
+pub(super) fn is_predefined(name: &str) -> bool {
+    name.starts_with("BUILDKIT_") || PREDEFINED.iter().any(|p| p.eq_ignore_ascii_case(name))
+}
+
+/// The proxy variables among the build arguments, in both cases, as a RUN gets them.
+pub(super) fn proxies(args: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for name in &PREDEFINED[..5] {
+        let value = args.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
+        if let Some((_, value)) = value {
+            found.push(((*name).to_owned(), value.clone()));
+            found.push((name.to_lowercase(), value.clone()));
+        }
+    }
+    found
+}
+
+/// The variables of FROM lines: platform arguments, then global ARGs.
+pub(super) fn globals(request: &Request<'_>) -> Result<Env, PlanError> {
+    let build = &request.build_platform;
+    let target = request.platform.as_ref().unwrap_or(build);
+    let stages = &request.dockerfile.stages;
+    let stage = request
+        .target
+        .clone()
+        .or_else(|| stages.last().and_then(|stage| stage.name.as_ref()).map(|n| n.text.clone()))
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "default".to_owned());
+    let mut env = Env::default();
+    for (name, value) in [
+        ("BUILDPLATFORM", build.to_string()),
+        ("BUILDOS", build.os.clone()),
+        ("BUILDOSVERSION", String::new()),
+        ("BUILDARCH", build.architecture.clone()),
+        ("BUILDVARIANT", build.variant.clone()),
+        ("TARGETPLATFORM", target.to_string()),
+        ("TARGETOS", target.os.clone()),
+        ("TARGETOSVERSION", String::new()),
+        ("TARGETARCH", target.architecture.clone()),
+        ("TARGETVARIANT", target.variant.clone()),
+        ("TARGETSTAGE", stage),
+    ] {
+        env.set(name, request.build_args.get(name).unwrap_or(&value));
+    }
+    for instruction in &request.dockerfile.global_args {
+        let Command::Arg(declarations) = &instruction.command else { continue };
+        for declaration in declarations {
+            let name = &declaration.name.text;
+            let value = match (request.build_args.get(name), &declaration.default) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(word)) => {
+                    let place = Place { span: word.span, lines: instruction.origin.lines };
+                    Some(expand(word, place, &env, request.dockerfile.escape)?)
+                }
+                (None, None) => None,
+            };
+            if let Some(value) = value {
+                env.set(name, &value);
+            }
+        }
+    }
+    Ok(env)
+}
+
+fn misplaced(error: &ExpandError, place: Place) -> PlanError {
+    error.in_span(place.span, place.lines.first).into()
+}
+
+/// Expands a word to one text.
+pub(super) fn expand(
+    word: &Word,
+    place: Place,
+    env: &Env,
+    escape: Escape,
+) -> Result<String, PlanError> {
+    let lookup = |name: &str| env.get(name).map(str::to_owned);
+    let expanded = Lexer::new(escape).process_word(&word.text, &lookup);
+    expanded.map(|out| out.text).map_err(|e| misplaced(&e, place))
+}
+
+/// Expands a text that is not a [`Word`] of its own.
+pub(super) fn expand_text(
+    text: &str,
+    place: Place,
+    env: &Env,
+    escape: Escape,
+) -> Result<String, PlanError> {
+    expand(&Word { text: text.to_owned(), span: place.span }, place, env, escape)
+}
+
+/// Expands a word and splits the result.
+pub(super) fn expand_split(
+    word: &Word,
+    place: Place,
+    env: &Env,
+    escape: Escape,
+) -> Result<Vec<String>, PlanError> {
+    let lookup = |name: &str| env.get(name).map(str::to_owned);
+    Lexer::new(escape).process_words(&word.text, &lookup).map_err(|e| misplaced(&e, place))
+}
+
+/// Expands the body of a heredoc: variables only, quotes stay, and `\` escapes whatever the file's
+/// escape character is.
+pub(super) fn expand_body(body: &str, place: Place, env: &Env) -> Result<String, PlanError> {
+    let lookup = |name: &str| env.get(name).map(str::to_owned);
+    let expanded = Lexer::for_heredoc(Escape::Backslash).process_word(body, &lookup);
+    expanded.map(|out| out.text).map_err(|e| misplaced(&e, place))
+}
+
+/// An instruction as progress shows it: expanded where that works, as typed where not.
+pub(super) fn show(original: &str, env: &Env, escape: Escape) -> String {
+    let lookup = |name: &str| env.get(name).map(str::to_owned);
+    match Lexer::new(escape).process_word(original, &lookup) {
+        Ok(out) => out.text,
+        Err(_) => original.to_owned(),
+    }
+}
+
+/// As [`show`] for RUN: quotes and unknown variables, which are the shell's, stay; variables that
+/// hold secrets show as `****`.
+pub(super) fn show_run(original: &str, env: &Env, secrets: &[String], escape: Escape) -> String {
+    let mut lexer = Lexer::new(escape);
+    lexer.raw_quotes = true;
+    lexer.skip_unset = true;
+    let lookup = |name: &str| {
+        if secrets.iter().any(|secret| secret == name) {
+            return Some("****".to_owned());
+        }
+        env.get(name).map(str::to_owned)
+    };
+    match lexer.process_word(original, &lookup) {
+        Ok(out) => out.text,
+        Err(_) => original.to_owned(),
+    }
+}
+
+/// Parses a trigger that a base image left.
+pub(super) fn parse_trigger(text: &str) -> Result<Instruction, Error> {
+    crate::dockerfile::parse_instruction(text)
+}
+
+/// Says whether a RUN is a heredoc and nothing else: `<<EOF`, `3<<-"EOF"`.
+///
+/// Source: BuildKit, `parser.ParseHeredoc`.
+pub(super) fn is_only_heredoc(text: &str) -> bool {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let Some(rest) = rest.strip_prefix("<<") else { return false };
+    let rest = rest.strip_prefix('-').unwrap_or(rest);
+    if rest.contains('<') {
+        return false;
+    }
+    let mut lexer = Lexer::new(Escape::Backslash);
+    lexer.raw_quotes = true;
+    lexer.process_words(rest, &|_| None).is_ok_and(|words| words.len() == 1)
+}
+
+/// Says which kind of source a word of COPY or ADD is.
+pub(super) fn copy_source(
+    text: String,
+    is_add: bool,
+    place: Place,
+) -> Result<CopySource, PlanError> {
+    let repository = GitUrl::parse(&text).map_err(|error| place.error(error.to_string()))?;
+    if repository.is_some() {
+        return match is_add {
+            true => Ok(CopySource::Git(text)),
+            false => Err(place.error("source can't be a git ref for COPY").into()),
+        };
+    }
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return match is_add {
+            true => Ok(CopySource::Url(text)),
+            false => Err(place
+                .error("source can't be a URL for COPY")
+                .with_hint("use ADD for remote sources")
+                .into()),
+        };
+    }
+    Ok(CopySource::Path(text))
+}
+
+/// Checks `--chmod` before anything is copied.
+pub(super) fn check_chmod(text: &str) -> Result<(), String> {
+    ChmodSpec::parse(text).map(drop).map_err(|error| error.to_string())
+}
+
+/// The last part of a path.
+pub(super) fn base_name(path: &str) -> String {
+    let clean = paths::clean(path);
+    clean.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_come_in_both_cases() {
+        let args = BTreeMap::from([("http_proxy".to_owned(), "p".to_owned())]);
+        let want = [("HTTP_PROXY", "p"), ("http_proxy", "p")];
+        assert_eq!(proxies(&args), want.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+}
