@@ -1,1 +1,354 @@
-//! The scheduler.
+//! Solving: a plan becomes layers.
+//!
+//! # Overview
+//!
+//! One thread, the coordinator, owns the graph and never blocks on work: it decides, workers do.
+//! A worker is an operating system thread that takes one job and sends one event back.
+//!
+//! A step goes through these states:
+//!
+//! ```text
+//! waiting ─ its inputs are being computed (files hashed), its parent is not there yet
+//!    │  inputs known, parent's files usable
+//! keyed ─── no record could be hit ──────────────────────────────┐
+//!    │  parent's chain known                                     │
+//! looked up ── hit ──► done                                      │
+//!    │  miss                                                     │
+//! locked ── another build ran it meanwhile: looked up again      │
+//!    │                                                           │
+//! running ◄──────────────────────────────────────────────────────┘
+//!    │  its files are usable: successors may run on them
+//! sealing ─ content id and, where an image will need it, diff_id are computed
+//!    │  chain known: interned, recorded
+//! done
+//! ```
+//!
+//! Inputs are computed as soon as the trees they come from exist, side by side with whatever runs.
+//! A step whose key no record has ever had does not wait for its parent to be hashed.
+//!
+//! # Cancellation
+//!
+//! The first failure or an interruption sets the [`Cancel`] token, which every worker watches. The
+//! coordinator then waits for the workers, so nothing is left running or mounted.
+//!
+//! # Not here
+//!
+//! Which steps there are: [`crate::plan`]. What a key is made of: [`crate::cache`]. Why a step
+//! missed: [`crate::explain`].
+
+mod coordinator;
+mod copies;
+mod exec;
+mod image;
+mod inputs;
+mod mounts;
+mod remote;
+mod trees;
+
+use crate::cache::{Cost, Inputs, Missing, TreeEntry, TreeId};
+use crate::context;
+use crate::image::Image;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::sandbox::{Limits, NetworkMode, Oom, Sandbox, Ulimit};
+use crate::store::{ChainId, Digest, Key, Layer, Store};
+use crate::sys::cancel::Cancel;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+pub use coordinator::{predict, solve};
+pub use image::image_of;
+
+/// Somebody who wants to know what becomes of steps: the build's history.
+pub trait Observer: Sync {
+    /// A step is about to run.
+    fn started(&self, step: usize);
+    /// A step wrote something. Called from the step's own thread.
+    fn output(&self, step: usize, bytes: &[u8]);
+    /// Nothing more will come of a step.
+    fn ended(&self, step: usize, report: &StepReport);
+}
+
+/// All that a build needs besides its plan.
+pub struct Job<'a> {
+    /// What to do.
+    pub plan: &'a Plan,
+    /// Where layers and records are.
+    pub store: &'a Store,
+    /// The images, by the number the resolver gave each.
+    pub images: &'a [Image],
+    /// The contexts, in the order of [`Plan::contexts`].
+    pub contexts: Vec<context::Source>,
+    /// Settings of all steps.
+    pub options: Options,
+    /// Where events go.
+    pub progress: &'a Progress,
+    /// Who else is told.
+    pub observer: &'a dyn Observer,
+    /// What stops the build.
+    pub cancel: &'a Cancel,
+    /// What runs commands.
+    pub sandbox: &'a Sandbox,
+    /// Whether somebody was told that there is no private network.
+    pub told_of_network: Mutex<bool>,
+    /// The build's id, for the records it makes.
+    pub build: String,
+    /// The time of the build, in seconds since 1970: of new folders and records.
+    pub now: i64,
+}
+
+/// Settings of all steps of a build; none of them is part of a key.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What `--network=default` means.
+    pub network: NetworkMode,
+    /// The host name inside.
+    pub hostname: String,
+    /// Further lines of `/etc/hosts`: name and address.
+    pub extra_hosts: Vec<(String, String)>,
+    /// The size of `/dev/shm`, in bytes.
+    pub shm_size: u64,
+    /// Resource limits of processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Limits of each step's control group.
+    pub limits: Limits,
+    /// Secrets by their ids.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Sockets of ssh agents by their ids.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// What steps may ask for: `network.host`, `security.insecure`.
+    pub allow: BTreeSet<String>,
+    /// How many steps may run at once.
+    pub parallelism: usize,
+    /// Whether diff_ids are wanted: false for a build without output.
+    pub wants_image: bool,
+    /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
+    pub epoch: Option<i64>,
+    /// Where sources that were downloaded are kept between builds.
+    pub downloads: PathBuf,
+}
+
+/// Where a secret's bytes are. Read when a step needs them, never before.
+#[derive(Clone)]
+pub enum Secret {
+    /// A file of the host.
+    File(PathBuf),
+    /// The bytes themselves, from the environment.
+    Value(Vec<u8>),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What came of a build.
+#[derive(Debug)]
+pub struct Solved {
+    /// The layers that the target's steps made, from the bottom up, without those of its base; all
+    /// with their diff_ids where an image was wanted.
+    pub layers: Vec<Layer>,
+    /// What became of each step, by its place in the plan.
+    pub steps: Vec<StepReport>,
+}
+
+/// What a build would do.
+#[derive(Debug)]
+pub struct Predicted {
+    /// What would become of each step, by its place in the plan.
+    pub steps: Vec<StepReport>,
+    /// The files that steps would read, by the hashes that their inputs name.
+    pub listings: BTreeMap<TreeId, Vec<TreeEntry>>,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone)]
+pub struct StepReport {
+    /// How it ended.
+    pub end: End,
+    /// What it depends on, once known.
+    pub inputs: Option<Inputs>,
+    /// The hash of that.
+    pub key: Option<Key>,
+    /// The files it started from, once known.
+    pub parent: Option<ChainId>,
+    /// Why there was no hit.
+    pub miss: Option<Miss>,
+    /// When its layer was made, in seconds since 1970.
+    pub created: Option<i64>,
+    /// What it cost, or had cost the build that ran it.
+    pub cost: Cost,
+    /// Its layer.
+    pub layer: Option<Layer>,
+    /// How long after the build it began, in microseconds.
+    pub began_us: u64,
+    /// From its begin to its end in this build, in microseconds.
+    pub wall_us: u64,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It was not reached.
+    NotReached,
+    /// Its result was there, made by this build.
+    Hit {
+        /// The build that ran it.
+        build: String,
+    },
+    /// It ran; when predicting, it would run.
+    Ran,
+    /// It failed.
+    Failed {
+        /// What the message says.
+        message: String,
+        /// The status of its command, where it had one.
+        exit: Option<i32>,
+    },
+    /// When predicting: whether it would hit shows only once an earlier step has run.
+    Unknown {
+        /// The place of that step in the plan.
+        after: usize,
+    },
+}
+
+/// Why a step ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// There was no record to hit.
+    Missing(Missing),
+    /// Records were not to be used.
+    NoCache,
+}
+
+/// The step that failed, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("step {name} failed")]
+pub struct StepError {
+    /// The step's place in the plan.
+    pub step: usize,
+    /// Its progress name.
+    pub name: String,
+    /// Its first and last line in the Dockerfile.
+    pub lines: (u32, u32),
+    /// What to ask [`Progress::last_lines`] for.
+    pub vertex: Digest,
+    /// Why.
+    #[source]
+    pub cause: Cause,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The command ended with a status other than 0.
+    #[error("the command ended with exit code {status}")]
+    Exit {
+        /// Its status, 128 + n for signal n.
+        status: i32,
+        /// The kernel's out-of-memory kill, where that was it.
+        oom: Option<Oom>,
+    },
+    /// Files could not be chosen.
+    #[error(transparent)]
+    Context(#[from] context::ContextError),
+    /// A source could not be brought here.
+    #[error(transparent)]
+    Remote(#[from] context::remote::RemoteError),
+    /// Files could not be copied.
+    #[error(transparent)]
+    Copy(#[from] crate::snapshot::copy::CopyError),
+    /// Layers could not be stacked.
+    #[error(transparent)]
+    Snapshot(#[from] crate::snapshot::SnapshotError),
+    /// A layer could not be read.
+    #[error(transparent)]
+    Layer(#[from] crate::layer::LayerError),
+    /// The command could not be started.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
+    /// The store could not be used.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The cache could not be used.
+    #[error(transparent)]
+    Cache(#[from] crate::cache::CacheError),
+    /// A secret or agent that the step requires was not given.
+    #[error("{kind} {id:?} is required and was not given")]
+    NotGiven {
+        /// "secret" or "ssh agent".
+        kind: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// A secret could not be read.
+    #[error("cannot read secret {id:?} from {}", path.display())]
+    Secret {
+        /// Its id.
+        id: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The step asks for something that `--allow` must grant.
+    #[error("{entitlement} is not allowed")]
+    NotAllowed {
+        /// What `--allow` takes.
+        entitlement: &'static str,
+    },
+    /// A system call failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Cause {
+    /// Says whether this is no failure of its own but the consequence of a request to stop.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled
+                | Self::Context(context::ContextError::Cancelled)
+                | Self::Remote(context::remote::RemoteError::Cancelled)
+                | Self::Copy(crate::snapshot::copy::CopyError::Cancelled)
+                | Self::Snapshot(crate::snapshot::SnapshotError::Cancelled)
+                | Self::Layer(crate::layer::LayerError::Cancelled)
+                | Self::Sandbox(crate::sandbox::SandboxError::Cancelled)
+        )
+    }
+}
+
+/// Why a build ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum SolveError {
+    /// A step failed.
+    #[error(transparent)]
+    Step(Box<StepError>),
+    /// Something outside of steps failed: the last hashing, the store.
+    #[error(transparent)]
+    Other(Cause),
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// A build that ended without a result, with what became of its steps until then.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: SolveError,
+    /// What became of each step.
+    pub steps: Vec<StepReport>,
+}

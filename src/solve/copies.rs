@@ -1,0 +1,134 @@
+//! COPY and ADD: choosing what is copied, and copying it.
+
+use super::trees::{Stack, Trees};
+use super::{Cause, Job};
+use crate::cache::{Inputs, TreeId};
+use crate::context::{SelectOptions, Source};
+use crate::plan::{Copy, CopySource, Tree};
+use crate::snapshot::copy::{
+    self as engine, ChmodSpec, CopyRequest, CopyStats, FileTime, Owner, Selection, lookup_owner,
+};
+use crate::store::ChainId;
+use std::os::fd::BorrowedFd;
+
+/// What one source of a copy turned out to be.
+#[derive(Debug)]
+pub(super) enum Chosen {
+    /// Files of a tree.
+    Files {
+        /// The tree.
+        source: Source,
+        /// What of it.
+        selection: Selection,
+        /// The hash of that.
+        id: TreeId,
+    },
+    /// A heredoc, which the plan holds.
+    Inline,
+}
+
+impl Chosen {
+    /// Adds what the key needs to know of it.
+    pub(super) fn describe(&self, source: &CopySource, inputs: &mut Inputs) {
+        match (self, source) {
+            (Self::Files { id, .. }, CopySource::Path(path)) => {
+                inputs.text("source", path);
+                inputs.tree(format!("files {path}"), *id);
+            }
+            (Self::Files { id, .. }, CopySource::Url(address) | CopySource::Git(address)) => {
+                inputs.text("source", address);
+                inputs.tree(format!("files {address}"), *id);
+            }
+            (_, CopySource::Inline { name, data }) => {
+                inputs.list(format!("heredoc {name}"), vec![name.clone(), data.clone()]);
+            }
+            (Self::Inline, _) => unreachable!("only heredocs are inline"),
+        }
+    }
+}
+
+/// Finds the files of every source, and fingerprints them.
+pub(super) fn choose(
+    job: &Job<'_>,
+    trees: &Trees,
+    copy: &Copy,
+    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+) -> Result<Vec<Chosen>, Cause> {
+    let options = SelectOptions {
+        parents: copy.keeps_parents,
+        excludes: copy.excludes.clone(),
+        ..SelectOptions::default()
+    };
+    copy.sources
+        .iter()
+        .map(|source| {
+            let (source, selection) = match source {
+                CopySource::Inline { .. } => return Ok(Chosen::Inline),
+                CopySource::Path(path) => {
+                    let (stack, chain) = files(copy.tree);
+                    let source = trees.source(job, copy.tree, &stack, chain.as_ref())?;
+                    let selection = source.select(&[path.as_str()], &options, job.cancel)?;
+                    (source, selection)
+                }
+                CopySource::Url(address) => super::remote::download(job, copy, address, &options)?,
+                CopySource::Git(address) => super::remote::clone(job, copy, address, &options)?,
+            };
+            let id = TreeId(selection.digest(source.keeps_owner()));
+            Ok(Chosen::Files { source, selection, id })
+        })
+        .collect()
+}
+
+/// Copies into a mounted root.
+pub(super) fn perform(
+    job: &Job<'_>,
+    copy: &Copy,
+    chosen: &[Chosen],
+    root: BorrowedFd<'_>,
+) -> Result<CopyStats, Cause> {
+    let mode = copy.chmod.as_deref().map(ChmodSpec::parse).transpose()?;
+    // A copy that stands by itself has no files to look names up in.
+    let names = (!copy.is_link).then_some(root);
+    let owner = copy.chown.as_deref().map(|spec| lookup_owner(names, spec)).transpose()?;
+    let sources = chosen
+        .iter()
+        .zip(&copy.sources)
+        .map(|(chosen, source)| match (chosen, source) {
+            (Chosen::Files { source: tree, selection, .. }, source) => engine::CopySource::Tree {
+                root: tree.root(),
+                selection,
+                keep_owner: tree.keeps_owner(),
+                unpack: match source {
+                    CopySource::Path(_) => copy.unpack.unwrap_or(copy.is_add),
+                    _ => copy.unpack.unwrap_or(false),
+                },
+            },
+            (Chosen::Inline, CopySource::Inline { name, data }) => {
+                engine::CopySource::Inline { name: name.as_bytes(), data: data.as_bytes() }
+            }
+            (Chosen::Inline, _) => unreachable!("only heredocs are inline"),
+        })
+        .collect();
+    let request = CopyRequest {
+        sources,
+        dest: copy.dest.as_bytes(),
+        workdir: b"/",
+        owner,
+        mode: mode.as_ref(),
+        created: Some(created(job)),
+    };
+    Ok(engine::copy_into(root, &request, job.cancel)?)
+}
+
+/// The time of what a step makes by itself.
+pub(super) fn created(job: &Job<'_>) -> FileTime {
+    FileTime { seconds: job.options.epoch.unwrap_or(job.now), nanoseconds: 0 }
+}
+
+/// The owner that a USER means, for folders made in its name.
+pub(super) fn owner_of(root: BorrowedFd<'_>, user: &str) -> Result<Owner, Cause> {
+    match user {
+        "" => Ok(Owner { uid: 0, gid: 0 }),
+        user => Ok(lookup_owner(Some(root), user)?),
+    }
+}

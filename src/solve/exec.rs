@@ -1,0 +1,204 @@
+//! Doing what a step says, and hashing what came of it.
+
+use super::copies::{self, Chosen};
+use super::trees::{Lower, Stack, Trees};
+use super::{Cause, Job, mounts};
+use crate::layer::{self, Scan, ScanOptions};
+use crate::plan::{Network, Op, Run, Security, Tree};
+use crate::progress;
+use crate::sandbox::{self, NetworkMode, OsBytes, RunSpec, Seccomp, Stdio, Stream, Usage};
+use crate::snapshot::{self, Upper, XattrSpace, copy};
+use crate::store::{ChainId, Digest};
+use crate::sys::cancel::Cancel;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+/// Where a RUN heredoc with a `#!` line is mounted.
+const SCRIPT_MODE: u32 = 0o755;
+
+/// The files that a step made, not hashed yet.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// The folder of the session that holds `fs/`.
+    pub(super) work: PathBuf,
+    /// `fs/`, held open.
+    pub(super) lower: Lower,
+    /// What the command used.
+    pub(super) usage: Option<Usage>,
+    /// From start to end.
+    pub(super) wall: Duration,
+    /// Whether sources changed while they were copied, so that the key is not theirs.
+    pub(super) is_unsound: bool,
+}
+
+/// Runs a step on top of `stack`.
+pub(super) fn execute(
+    job: &Job<'_>,
+    trees: &Trees,
+    index: usize,
+    vertex: Digest,
+    chosen: &[Chosen],
+    stack: &Stack,
+    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+) -> Result<Made, Cause> {
+    let begun = Instant::now();
+    let step = &job.plan.steps[index];
+    let work = job.store.session()?.new_work()?;
+    let (fs, scratch) = (work.join("fs"), work.join("work"));
+    for dir in [&fs, &scratch] {
+        fs::create_dir(dir).map_err(|source| io("create", dir, source))?;
+    }
+    fs::set_permissions(&fs, fs::Permissions::from_mode(0o755))
+        .map_err(|source| io("change", &fs, source))?;
+    let nothing = Stack::default();
+    let below = match &step.op {
+        Op::Copy(copy) if copy.is_link => &nothing,
+        _ => stack,
+    };
+    let mounted = below.mount(Some(&Upper { fs: &fs, work: &scratch }))?;
+    let root = mounted.root();
+
+    let mut usage = None;
+    let mut is_unsound = false;
+    match &step.op {
+        Op::Workdir(workdir) => {
+            let owner = copies::owner_of(root, &workdir.user)?;
+            copy::make_workdir(root, workdir.path.as_bytes(), owner, Some(copies::created(job)))?;
+        }
+        Op::Copy(copy) => {
+            let stats = copies::perform(job, copy, chosen, root)?;
+            if let Some(path) = stats.changed.first() {
+                is_unsound = true;
+                job.progress.notice(format!(
+                    "{} changed while it was copied; {} is not kept in the cache",
+                    path.display(),
+                    step.name
+                ));
+            }
+        }
+        Op::Run(run) => usage = Some(command(job, trees, run, (index, vertex), root, files)?),
+    }
+    drop(mounted);
+    let cleaned = snapshot::clean(&fs, &below.paths(), XattrSpace::detect(), job.cancel)?;
+    let lower = Lower::held(&fs, cleaned.is_empty)?;
+    Ok(Made { work, lower, usage, wall: begun.elapsed(), is_unsound })
+}
+
+fn command(
+    job: &Job<'_>,
+    trees: &Trees,
+    run: &Run,
+    (index, vertex): (usize, Digest),
+    root: std::os::fd::BorrowedFd<'_>,
+    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+) -> Result<Usage, Cause> {
+    let options = &job.options;
+    let allowed = |entitlement: &'static str| {
+        if options.allow.contains(entitlement) {
+            Ok(())
+        } else {
+            Err(Cause::NotAllowed { entitlement })
+        }
+    };
+    let network = match run.network {
+        Network::Default => default_network(job),
+        Network::None => NetworkMode::None,
+        Network::Host => {
+            allowed("network.host")?;
+            NetworkMode::Host
+        }
+    };
+    let security = match run.security {
+        Security::Sandbox => sandbox::Security::Default,
+        Security::Insecure => {
+            allowed("security.insecure")?;
+            sandbox::Security::Insecure
+        }
+    };
+    let mut prepared = mounts::prepare(job, trees, &run.mounts, files)?;
+    if let Some((path, text)) = &run.script {
+        prepared.script(path, text, SCRIPT_MODE)?;
+    }
+    let mut env = run.env.clone();
+    let given = run.proxy.iter().chain(&prepared.env);
+    for (name, value) in given {
+        match env.iter_mut().find(|(known, _)| known == name) {
+            // A proxy that ENV or ARG set wins over the build's.
+            Some(_) if run.proxy.iter().any(|(proxy, _)| proxy == name) => {}
+            Some((_, old)) => old.clone_from(value),
+            None => env.push((name.clone(), value.clone())),
+        }
+    }
+    let spec = RunSpec {
+        argv: run.argv.iter().map(|word| OsBytes::from(word.as_str())).collect(),
+        env,
+        cwd: run.cwd.clone(),
+        user: run.user.clone(),
+        hostname: options.hostname.clone(),
+        network,
+        mounts: std::mem::take(&mut prepared.specs),
+        extra_hosts: options.extra_hosts.clone(),
+        ulimits: options.ulimits.clone(),
+        shm_size: options.shm_size,
+        security,
+        cap_add: Vec::new(),
+        cap_drop: Vec::new(),
+        seccomp: Seccomp::Default,
+        readonly_root: false,
+        limits: options.limits.clone(),
+    };
+    let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
+    let control = sandbox::Control::default();
+    let exit = job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut |stream, bytes| {
+        let stream = match stream {
+            Stream::Stdout => progress::Stream::Stdout,
+            Stream::Stderr => progress::Stream::Stderr,
+        };
+        job.progress.log(vertex, stream, bytes);
+        job.observer.output(index, bytes);
+    })?;
+    if job.cancel.is_cancelled() {
+        return Err(Cause::Cancelled);
+    }
+    match exit.status {
+        0 => Ok(exit.usage),
+        status => Err(Cause::Exit { status, oom: exit.oom }),
+    }
+}
+
+/// The network of a step that asks for none in particular: the build's own where it can be had.
+fn default_network(job: &Job<'_>) -> NetworkMode {
+    if job.options.network != NetworkMode::Private {
+        return job.options.network;
+    }
+    match job.sandbox.start_network() {
+        Ok(()) => NetworkMode::Private,
+        Err(error) => {
+            let mut told = job.told_of_network.lock().unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::replace(&mut *told, true) {
+                job.progress.notice(format!("{error}; RUN steps use the host's network"));
+            }
+            NetworkMode::Host
+        }
+    }
+}
+
+/// Hashes the files that a step made.
+pub(super) fn seal(fs: &Path, wants_tar: bool, cancel: &Cancel) -> Result<Scan, Cause> {
+    let dir = open_dir(fs)?;
+    Ok(layer::scan(dir.as_fd(), &ScanOptions::detect(wants_tar), cancel)?)
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Cause> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).map_err(|e| io("open", path, e.into()))
+}
+
+fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Cause {
+    Cause::Io { doing, path: path.to_owned(), source }
+}

@@ -1,0 +1,220 @@
+//! What a step depends on: its plan and the files it reads become [`Inputs`].
+//!
+//! The table in [`crate::cache`] says what belongs here.
+
+use super::copies::{Chosen, choose};
+use super::trees::{Stack, Trees};
+use super::{Cause, Job};
+use crate::cache::{Cache, Inputs, TreeEntry, TreeId};
+use crate::context::SelectOptions;
+use crate::plan::{Copy, MountKind, Network, Op, Run, Security, Sharing, Step, Tree};
+use crate::snapshot::copy::{Entry, Kind, Selection};
+use crate::store::{ChainId, Key};
+use std::collections::BTreeMap;
+
+/// The inputs of a step, with what was found on the way.
+#[derive(Debug)]
+pub(super) struct Described {
+    pub(super) inputs: Inputs,
+    /// What a copy chose, in the order of its sources.
+    pub(super) chosen: Vec<Chosen>,
+    /// The listings that `inputs` name.
+    listings: Vec<(TreeId, Selection, bool)>,
+}
+
+impl Described {
+    /// Keeps the listings, so that `explain` can compare them.
+    pub(super) fn keep_listings(&self, cache: &Cache) -> Result<(), Cause> {
+        for (id, selection, keeps_owner) in self.listed() {
+            cache.keep_tree(&id, entries(selection, keeps_owner).into_iter())?;
+        }
+        Ok(())
+    }
+
+    /// Adds the listings to `all`.
+    pub(super) fn collect_listings(&self, all: &mut BTreeMap<TreeId, Vec<TreeEntry>>) {
+        for (id, selection, keeps_owner) in self.listed() {
+            all.entry(id).or_insert_with(|| entries(selection, keeps_owner));
+        }
+    }
+
+    fn listed(&self) -> impl Iterator<Item = (TreeId, &Selection, bool)> {
+        let copied = self.chosen.iter().filter_map(|chosen| match chosen {
+            Chosen::Files { source, selection, id } => Some((*id, selection, source.keeps_owner())),
+            Chosen::Inline => None,
+        });
+        self.listings.iter().map(|(id, selection, keeps)| (*id, selection, *keeps)).chain(copied)
+    }
+}
+
+fn entries(selection: &Selection, keeps_owner: bool) -> Vec<TreeEntry> {
+    let mut entries = Vec::new();
+    selection.for_each(|path, entry| entries.push(tree_entry(path, entry, keeps_owner)));
+    entries
+}
+
+fn tree_entry(path: &[u8], entry: &Entry, keeps_owner: bool) -> TreeEntry {
+    let content = match (&entry.content, &entry.link) {
+        (Some(content), _) => Some(Key::from_bytes(*content).to_hex()),
+        (None, Some(link)) => Some(show(link)),
+        (None, None) if entry.rdev != 0 => Some(entry.rdev.to_string()),
+        (None, None) => None,
+    };
+    TreeEntry {
+        path: show(path),
+        kind: entry.kind.name().to_owned(),
+        mode: entry.mode & 0o7777,
+        owner: keeps_owner.then_some((entry.uid, entry.gid)),
+        size: (entry.kind == Kind::File).then_some(entry.size),
+        content,
+    }
+}
+
+/// Shows bytes as text; those that are no UTF-8 as `\xNN`.
+fn show(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
+/// Computes the inputs of a step. May walk and hash files; `files` gives the stacks of its trees.
+pub(super) fn describe(
+    job: &Job<'_>,
+    trees: &Trees,
+    step: &Step,
+    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+) -> Result<Described, Cause> {
+    let mut inputs = Inputs::new();
+    let mut chosen = Vec::new();
+    let mut listings = Vec::new();
+    match &step.op {
+        Op::Workdir(workdir) => {
+            inputs.text("workdir", &workdir.path);
+            inputs.text("user", &workdir.user);
+        }
+        Op::Run(run) => {
+            inputs.text("platform", step.platform.to_string());
+            describe_run(job, trees, run, files, &mut inputs, &mut listings)?;
+        }
+        Op::Copy(copy) => {
+            describe_copy(copy, &mut inputs);
+            chosen = choose(job, trees, copy, files)?;
+            for (chosen, source) in chosen.iter().zip(&copy.sources) {
+                chosen.describe(source, &mut inputs);
+            }
+        }
+    }
+    if let Some(epoch) = job.options.epoch
+        && !matches!(step.op, Op::Run(_))
+    {
+        inputs.text("SOURCE_DATE_EPOCH", epoch.to_string());
+    }
+    Ok(Described { inputs, chosen, listings })
+}
+
+fn describe_copy(copy: &Copy, inputs: &mut Inputs) {
+    inputs.text("instruction", if copy.is_add { "ADD" } else { "COPY" });
+    inputs.text("destination", &copy.dest);
+    let optional = [
+        ("--chown", copy.chown.clone()),
+        ("--chmod", copy.chmod.clone()),
+        ("--link", copy.is_link.then(String::new)),
+        ("--parents", copy.keeps_parents.then(String::new)),
+        ("--keep-git-dir", copy.keep_git_dir.map(|keep| keep.to_string())),
+        ("--unpack", copy.unpack.map(|unpack| unpack.to_string())),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            inputs.text(name, value);
+        }
+    }
+    if !copy.excludes.is_empty() {
+        inputs.list("--exclude", copy.excludes.clone());
+    }
+}
+
+fn describe_run(
+    job: &Job<'_>,
+    trees: &Trees,
+    run: &Run,
+    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+    inputs: &mut Inputs,
+    listings: &mut Vec<(TreeId, Selection, bool)>,
+) -> Result<(), Cause> {
+    inputs.list("argv", run.argv.clone());
+    if let Some((path, text)) = &run.script {
+        inputs.list("script", vec![path.clone(), text.clone()]);
+    }
+    for (name, value) in &run.env {
+        let kind = if run.args.contains(name) { "arg" } else { "env" };
+        inputs.text(format!("{kind} {name}"), value);
+    }
+    inputs.text("user", &run.user);
+    inputs.text("workdir", &run.cwd);
+    let network = match run.network {
+        Network::Default => "default",
+        Network::None => "none",
+        Network::Host => "host",
+    };
+    inputs.text("network", network);
+    if run.security == Security::Insecure {
+        inputs.text("security", "insecure");
+    }
+    for mount in &run.mounts {
+        let name = format!("mount {}", mount.target);
+        match &mount.kind {
+            MountKind::Bind { tree, source, is_read_only } => {
+                let access = if *is_read_only { "ro" } else { "rw" };
+                inputs.list(&name, vec!["bind".into(), source.clone(), access.into()]);
+                let (stack, chain) = files(*tree);
+                let from = trees.source(job, *tree, &stack, chain.as_ref())?;
+                let selection =
+                    from.select(&[source.as_str()], &SelectOptions::default(), job.cancel)?;
+                let id = TreeId(selection.digest(from.keeps_owner()));
+                inputs.tree(format!("files of {name}"), id);
+                listings.push((id, selection, from.keeps_owner()));
+            }
+            MountKind::Cache { id, sharing, seed, source, mode, uid, gid, is_read_only } => {
+                let sharing = match sharing {
+                    Sharing::Shared => "shared",
+                    Sharing::Private => "private",
+                    Sharing::Locked => "locked",
+                };
+                let number = |n: &Option<u32>| n.map_or_else(String::new, |n| n.to_string());
+                let words = vec![
+                    "cache".into(),
+                    id.clone(),
+                    sharing.into(),
+                    seed.map_or_else(String::new, |_| source.clone()),
+                    mode.map_or_else(String::new, |mode| format!("{mode:o}")),
+                    number(uid),
+                    number(gid),
+                    is_read_only.to_string(),
+                ];
+                inputs.list(&name, words);
+            }
+            MountKind::Tmpfs { size } => {
+                inputs.list(&name, vec!["tmpfs".into(), size.to_string()]);
+            }
+            MountKind::Secret { id, env, is_required, mode, uid, gid } => {
+                let env = env.clone().unwrap_or_default();
+                let rest = [u32::from(*is_required), *mode, *uid, *gid].map(|n| n.to_string());
+                let mut words = vec!["secret".into(), id.clone(), env];
+                words.extend(rest);
+                inputs.list(&name, words);
+            }
+            MountKind::Ssh { id, is_required, mode, uid, gid } => {
+                let rest = [u32::from(*is_required), *mode, *uid, *gid].map(|n| n.to_string());
+                let mut words = vec!["ssh".into(), id.clone()];
+                words.extend(rest);
+                inputs.list(&name, words);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! ADD of what is elsewhere: web addresses and git repositories, brought here and then copied like
+//! any other files. What came is identified by its content, so an address alone hits nothing.
+
+use super::{Cause, Job};
+use crate::context::remote::{self, GitOptions, GitUrl, HttpOptions, RemoteError, file_name_of};
+use crate::context::{SelectOptions, Source};
+use crate::plan::Copy;
+use crate::snapshot::copy::Selection;
+use crate::store::Digest;
+
+/// Fetches a file from a web address, unless the one that is here is still current.
+pub(super) fn download(
+    job: &Job<'_>,
+    copy: &Copy,
+    address: &str,
+    options: &SelectOptions,
+) -> Result<(Source, Selection), Cause> {
+    let checksum = copy
+        .checksum
+        .as_deref()
+        .map(|text| {
+            text.parse::<Digest>().map_err(|error| RemoteError::BadUrl {
+                url: address.to_owned(),
+                reason: error.to_string(),
+            })
+        })
+        .transpose()?;
+    let into = job.store.session()?.new_work()?;
+    let name = file_name_of(address);
+    let options_http = HttpOptions {
+        file_name: &name,
+        checksum,
+        cache: &job.options.downloads.join("http"),
+        into: &into,
+    };
+    let file = remote::download(address, &options_http, &mut |_, _| {}, job.cancel)?;
+    let source = Source::dir(&file.dir, None, None)?;
+    let options = SelectOptions { exact: true, ..options.clone() };
+    let selection = source.select(&[file.name.as_str()], &options, job.cancel)?;
+    Ok((source, selection))
+}
+
+/// Checks a git repository out.
+pub(super) fn clone(
+    job: &Job<'_>,
+    copy: &Copy,
+    address: &str,
+    options: &SelectOptions,
+) -> Result<(Source, Selection), Cause> {
+    let Some(mut url) = GitUrl::parse(address)? else {
+        unreachable!("the planner knows a repository by the same rules");
+    };
+    if let Some(checksum) = &copy.checksum {
+        url.checksum = Some(checksum.clone());
+    }
+    let into = job.store.session()?.new_work()?;
+    let options_git = GitOptions {
+        keep_git_dir: copy.keep_git_dir.unwrap_or(false),
+        into: &into,
+        allows_local: false,
+    };
+    let checkout = url.check_out(&options_git, job.cancel)?;
+    let source = Source::checkout(checkout.root);
+    let options = SelectOptions { exact: true, ..options.clone() };
+    let selection = source.select(&[""], &options, job.cancel)?;
+    Ok((source, selection))
+}

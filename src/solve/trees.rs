@@ -1,0 +1,109 @@
+//! Stacks of layers, and the trees that copies and mounts read.
+
+use super::{Cause, Job};
+use crate::context::Source;
+use crate::image::ImageLayer;
+use crate::plan::{Files, Tree};
+use crate::snapshot::{self, MountOptions, Mounted, Upper};
+use crate::store::{ChainId, Layer};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One folder of a stack, held open so that it may be renamed while others are about to mount it.
+#[derive(Debug, Clone)]
+pub(super) struct Lower {
+    /// A name that stays good as long as `_held` lives.
+    path: PathBuf,
+    _held: Option<Arc<OwnedFd>>,
+    /// Whether nothing is in it, so that no mount needs it.
+    is_empty: bool,
+}
+
+impl Lower {
+    /// A finished layer, which nobody renames.
+    pub(super) fn finished(layer: &Layer) -> Self {
+        Self { path: layer.fs(), _held: None, is_empty: layer.meta.entries == 0 }
+    }
+
+    /// A layer in the making.
+    pub(super) fn held(fs: &Path, is_empty: bool) -> Result<Self, Cause> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let held = openat(CWD, fs, flags, Mode::empty()).map_err(|e| Cause::Io {
+            doing: "open",
+            path: fs.to_owned(),
+            source: e.into(),
+        })?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+        Ok(Self { path, _held: Some(Arc::new(held)), is_empty })
+    }
+
+    /// Returns a name of the folder for this process.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Layers from the bottom up, as far as they are usable.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stack(pub(super) Vec<Lower>);
+
+impl Stack {
+    /// Returns names of the layers for this process, the bottom first, without empty ones.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.0.iter().filter(|lower| !lower.is_empty).map(|lower| lower.path.clone()).collect()
+    }
+
+    /// Mounts the stack, writable where `upper` is given.
+    pub(super) fn mount(&self, upper: Option<&Upper<'_>>) -> Result<Mounted, Cause> {
+        Ok(snapshot::mount(&self.paths(), upper, &MountOptions::detect())?)
+    }
+}
+
+/// The chain id of finished layers.
+pub(super) fn chain_of(layers: &[ImageLayer]) -> ChainId {
+    layers.iter().fold(ChainId::scratch(), |chain, layer| chain.with(&layer.layer.meta.content))
+}
+
+/// The trees of one build, each opened once.
+#[derive(Debug, Default)]
+pub(super) struct Trees {
+    open: Mutex<BTreeMap<Files, Source>>,
+}
+
+impl Trees {
+    /// Opens a tree. `stack` and `chain` are those of its files; the chain names its fingerprints.
+    pub(super) fn source(
+        &self,
+        job: &Job<'_>,
+        tree: Tree,
+        stack: &Stack,
+        chain: Option<&ChainId>,
+    ) -> Result<Source, Cause> {
+        let files = match tree {
+            Tree::Context(id) => return Ok(job.contexts[id.0].clone()),
+            Tree::Files(files) => files,
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = open.get(&files) {
+            return Ok(source.clone());
+        }
+        let mounted = stack.mount(None)?;
+        let index = chain.map(|chain| {
+            job.store.root().join("context").join(format!("chain-{}", chain.to_hex()))
+        });
+        let source = Source::snapshot(Arc::new(mounted), index);
+        open.insert(files, source.clone());
+        Ok(source)
+    }
+
+    /// Writes down what was learnt about files. Failing costs the next build time, nothing else.
+    pub(super) fn flush(&self, job: &Job<'_>) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for source in open.values().chain(&job.contexts) {
+            let _ = source.flush();
+        }
+    }
+}
