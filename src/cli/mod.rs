@@ -1,19 +1,298 @@
 //! The command line: flags become requests, errors become text.
+//!
+//! The only room that prints, reads the environment, or asks what time it is. One file per
+//! subcommand: what was typed (clap's structs) becomes what was meant (a request with absolute paths
+//! and defaults), and everything below works on that.
+//!
+//! # Exit codes
+//!
+//! `2` usage, `3` Dockerfile, `4` a RUN step failed, `5` environment, `6` network, `70` a bug in us,
+//! `130` interrupted; `builder run` passes its command's status through.
 
+pub mod build;
 pub mod dev;
 pub mod explain;
+pub mod failure;
+pub mod history;
 pub mod history_builds;
+pub mod images;
+pub mod import;
+pub mod inspect;
+pub mod limits;
+pub mod load;
+pub mod lookup;
+mod recorder;
+pub mod resolve;
+pub mod rmi;
+pub mod run;
+pub mod save;
+mod signals;
+mod sources;
+pub mod tag;
+pub mod values;
 
+use crate::explain::text::Colour;
+use crate::progress::Progress;
+use crate::store::Store;
+use crate::sys::cancel::Cancel;
+use clap::{Parser, Subcommand};
+use failure::{Class, Failure};
+use jiff::Timestamp;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
+
+/// Where root's store is.
+const ROOT_STORE: &str = "/var/lib/builder";
+
+/// Builds OCI images from Dockerfiles: no daemon, root or not, and it explains itself
+#[derive(Debug, Parser)]
+#[command(name = "builder", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    /// Folder that holds images, layers and the cache
+    #[arg(long, global = true, env = "BUILDER_ROOT", value_name = "DIR", help_heading = "Global")]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildCommand>),
+    /// Say why steps ran, or would run
+    Explain(Box<ExplainCommand>),
+    /// Run a command in an image
+    Run(Box<run::RunArgs>),
+    /// List images
+    Images(images::ImagesArgs),
+    /// Show an image's configuration and layers
+    Inspect(inspect::InspectArgs),
+    /// Show how an image came to be, or the builds that were made
+    History(HistoryCommand),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+    /// Remove images
+    Rmi(rmi::RmiArgs),
+    /// Make an image of a root file system's tar
+    Import(import::ImportArgs),
+    /// Read images from an OCI or Docker archive
+    Load(load::LoadArgs),
+    /// Write images to an archive
+    Save(save::SaveArgs),
+    /// Answers of the parsers, for tests
+    #[command(hide = true)]
+    Dev {
+        /// ast, words or ignore
+        kind: String,
+    },
+}
+
+/// `builder explain`: a build of the history, or the one that a folder would be now.
+#[derive(Debug, clap::Args)]
+struct ExplainCommand {
+    #[command(flatten)]
+    report: explain::ReportArgs,
+    /// Folder whose build is to be predicted; without it, a build of the history is explained
+    #[arg(value_name = "PATH", conflicts_with = "build")]
+    path: Option<String>,
+    #[command(flatten)]
+    args: build::BuildArgs,
+}
+
+/// `builder history`: of an image, or of builds.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct HistoryCommand {
+    #[command(subcommand)]
+    builds: Option<history_builds::BuildsCommand>,
+    #[command(flatten)]
+    image: Option<history::HistoryArgs>,
+}
+
+/// What comes from outside besides the arguments, read in one place.
+#[derive(Debug)]
+pub struct Environment {
+    /// `--root`.
+    root: Option<PathBuf>,
+    /// The time at which we were started.
+    pub started: Timestamp,
+    begun: Instant,
+    /// What an interruption sets.
+    pub cancel: Cancel,
+    /// How many processors we may use.
+    pub processors: usize,
+    /// Whether stderr takes colours.
+    pub is_coloured: bool,
+}
+
+impl Environment {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn new(root: Option<PathBuf>) -> Self {
+        Self {
+            root,
+            started: Timestamp::now(),
+            begun: Instant::now(),
+            cancel: Cancel::new(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            is_coloured: io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        }
+    }
+
+    /// Reads an environment variable; one that is no UTF-8 counts as unset.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn variable(&self, name: &str) -> Option<String> {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return None;
+        }
+        std::env::var(name).ok()
+    }
+
+    /// Returns the time: that of the start and what has passed since.
+    pub fn now(&self) -> Timestamp {
+        let passed = jiff::SignedDuration::try_from(self.begun.elapsed()).unwrap_or_default();
+        self.started.saturating_add(passed).unwrap_or(self.started)
+    }
+
+    /// Opens the store: `--root`, else root's, else the user's own.
+    ///
+    /// # Errors
+    ///
+    /// A failure that says how to get at another one.
+    pub fn store(&self) -> Result<Store, Failure> {
+        let root = match &self.root {
+            Some(root) => root.clone(),
+            None if rustix::process::geteuid().is_root() => PathBuf::from(ROOT_STORE),
+            None => {
+                let data = self.variable("XDG_DATA_HOME").filter(|dir| dir.starts_with('/'));
+                let home = self.variable("HOME").filter(|dir| dir.starts_with('/'));
+                match (data, home) {
+                    (Some(data), _) => PathBuf::from(data).join("builder"),
+                    (None, Some(home)) => PathBuf::from(home).join(".local/share/builder"),
+                    (None, None) => {
+                        return Err(Failure::new(
+                            Class::Environment,
+                            "no place for the store: HOME is not set",
+                        )
+                        .with_hint("name one: builder --root DIR …"));
+                    }
+                }
+            }
+        };
+        Store::open(&root).map_err(|error| {
+            Failure::of(Class::Environment, &error)
+                .with_hint("name another store: builder --root DIR …")
+        })
+    }
+
+    /// Returns whether reports on stdout are coloured.
+    fn stdout_colour(&self) -> Colour {
+        if self.is_coloured && io::stdout().is_terminal() {
+            Colour::Terminal
+        } else {
+            Colour::Plain
+        }
+    }
+
+    /// Tells the user something on stderr.
+    pub fn warn(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "warning: {text}");
+    }
+
+    /// Writes data to stdout. A reader that went away is no error.
+    pub fn print(&self, text: &str) {
+        let mut stdout = io::stdout().lock();
+        if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            std::process::exit(0);
+        }
+    }
+}
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, kind] = &arguments[..]
-        && command == "dev"
-        && dev::run(kind, std::io::stdin().lock(), std::io::stdout().lock()).is_err()
-    {
-        return ExitCode::from(2);
+    if crate::sandbox::is_spawner_call(std::env::args_os().next().as_deref()) {
+        return crate::sandbox::spawner_main();
     }
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let environment = Environment::new(cli.root);
+    signals::watch(&environment.cancel);
+    let result = run_command(&cli.command, &environment);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = io::stderr().write_all(failure.render(environment.is_coloured).as_bytes());
+            failure.code()
+        }
+    }
+}
+
+fn explain_build(command: &ExplainCommand, environment: &Environment) -> Result<(), Failure> {
+    let store = environment.store()?;
+    let report = match &command.path {
+        Some(path) => {
+            let (record, listings) = build::predict(path, &command.args, environment)?;
+            explain::prediction(&store, &record, listings)
+        }
+        None => explain::past(&store, command.report.build.as_deref()),
+    };
+    let colour = environment.stdout_colour();
+    report
+        .and_then(|report| {
+            explain::write(&report, command.report.format, colour, &mut io::stdout())
+        })
+        .map_err(|error| Failure::of_explain(&error))
+}
+
+fn run_command(command: &Command, environment: &Environment) -> Result<(), Failure> {
+    let cancel = &environment.cancel;
+    let now = environment.started;
+    let out = &mut io::stdout();
+    let on_images = match command {
+        Command::Build(args) => return build::run(args, environment),
+        Command::Explain(command) => return explain_build(command, environment),
+        Command::Run(args) => return run::run(args, environment),
+        Command::Dev { kind } => {
+            return dev::run(kind, io::stdin().lock(), io::stdout().lock())
+                .map_err(|error| Failure::of(Class::Usage, &error));
+        }
+        Command::Images(args) => images::run(args, &environment.store()?, now, out),
+        Command::Inspect(args) => inspect::run(args, &environment.store()?, out),
+        Command::History(HistoryCommand { builds: Some(builds), .. }) => {
+            let colour = environment.stdout_colour();
+            return history_builds::run(builds, &environment.store()?, colour, out)
+                .map_err(|error| Failure::of_explain(&error));
+        }
+        Command::History(HistoryCommand { image, .. }) => match image {
+            Some(args) => history::run(args, &environment.store()?, now, out),
+            None => {
+                return Err(Failure::new(
+                    Class::Usage,
+                    "name an image, or a command of the history",
+                )
+                .with_hint("list the builds: builder history builds"));
+            }
+        },
+        Command::Tag(args) => tag::run(args, &environment.store()?),
+        Command::Rmi(args) => rmi::run(args, &environment.store()?, out),
+        Command::Import(args) => {
+            import::run(args, &environment.store()?, now, io::stdin(), cancel, out)
+        }
+        Command::Load(args) => load::run(args, &environment.store()?, io::stdin(), cancel, out),
+        Command::Save(args) => {
+            let progress = Progress::quiet();
+            let is_terminal = io::stdout().is_terminal();
+            save::run(args, &environment.store()?, &progress, cancel, is_terminal, out)
+        }
+    };
+    on_images.map_err(|error| Failure::of_images(&error))
 }

@@ -1,0 +1,666 @@
+//! `builder build`: what was typed becomes a request, a plan, an image.
+
+use super::failure::{self, Class, Failure};
+use super::limits::LimitArgs;
+use super::recorder::{Nobody, Recorder, record_of};
+use super::resolve::{Images, NamedContext, NotHere, context_name};
+use super::{Environment, sources, values};
+use crate::cache::{TreeEntry, TreeId};
+use crate::dockerfile::{self, ast::Dockerfile};
+use crate::explain::{About, BuildId, BuildRecord, History, Outcome};
+use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed};
+use crate::image::{Image, Platform, Reference, canonical_json};
+use crate::plan::{self, NoCache, Plan, PlanError};
+use crate::progress::{self, Mode, Output, Progress, Vertex};
+use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox, SandboxOptions};
+use crate::solve::{self, Cause, Job, Observer, Secret, SolveError};
+use crate::store::{Digest, Store};
+use clap::Args;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// How many lines of a failed step's output an error shows.
+const OUTPUT_LINES: usize = 20;
+
+/// What `builder build` takes; `builder explain` takes the same.
+#[derive(Debug, Clone, Args)]
+pub struct BuildArgs {
+    /// Name of the image, as name:tag; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<String>,
+    /// Dockerfile [default: PATH/Dockerfile]; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    /// Value of an ARG; the environment's where no value is given
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// Folder, image or OCI layout to be had under a name
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
+    pub build_context: Vec<(String, String)>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Platform to build for, as linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Label of the image
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
+    pub label: Vec<(String, String)>,
+    /// Where the result goes: type=oci|docker|local|tar,dest=…; a folder, or - for a tar
+    #[arg(short, long, value_name = "SPEC")]
+    pub output: Vec<String>,
+    /// Run every step, whatever the cache has
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Run every step of these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// How to show progress: auto, tty, plain, rawjson or quiet
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    pub progress: Mode,
+    /// Print nothing but the image's digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// File to write the image's digest to
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// File to write facts about the build to, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// Network of RUN steps: default, none or host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Line for /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = values::host)]
+    pub add_host: Vec<(String, String)>,
+    /// Host name in RUN steps
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Secret for RUN --mount=type=secret
+    #[arg(long, value_name = "id=ID[,src=PATH|,env=NAME]", value_parser = values::secret)]
+    pub secret: Vec<values::SecretFlag>,
+    /// Agent for RUN --mount=type=ssh
+    #[arg(long, value_name = "default|ID[=SOCKET]", value_parser = values::ssh)]
+    pub ssh: Vec<(String, Option<String>)>,
+    /// What steps may ask for: network.host, security.insecure
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Time of the image, in seconds since 1970, instead of the steps' own
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<i64>,
+    /// How many steps may run at once
+    #[arg(long, value_name = "NUMBER")]
+    pub max_parallelism: Option<usize>,
+    /// Limits of each step
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// `builder build`: where to build, and how.
+#[derive(Debug, Clone, Args)]
+pub struct BuildCommand {
+    /// Folder, git repository or archive to build from; - for a Dockerfile or a tar on standard input
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub path: String,
+    /// How to build.
+    #[command(flatten)]
+    pub args: BuildArgs,
+}
+
+/// A build as it is meant: read, checked, with absolute paths.
+struct Request {
+    inputs: sources::Inputs,
+    dockerfile: Dockerfile,
+    build_args: BTreeMap<String, String>,
+    contexts: BTreeMap<String, NamedContext>,
+    tags: Vec<Reference>,
+    outputs: Vec<OutputSpec>,
+    platform: Option<Platform>,
+    options: solve::Options,
+}
+
+/// Runs `builder build`.
+///
+/// # Errors
+///
+/// The failure to show.
+pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Failure> {
+    let args = &command.args;
+    let store = environment.store()?;
+    let request = Request::new(&command.path, args, &store, environment)?;
+    let mode = if args.quiet { Mode::Quiet } else { args.progress };
+    let progress =
+        Progress::new(mode, Output::stderr(environment.is_coloured), environment.started);
+    let result = build(args, &request, environment, &store, &progress);
+    progress.finish();
+    let digest = result?;
+    if mode == Mode::Quiet
+        && let Some(digest) = digest
+    {
+        environment.print(&format!("{digest}\n"));
+    }
+    Ok(())
+}
+
+/// What a build would do, for `builder explain`.
+///
+/// # Errors
+///
+/// The failure to show.
+pub fn predict(
+    path: &str,
+    args: &BuildArgs,
+    environment: &Environment,
+) -> Result<(BuildRecord, BTreeMap<TreeId, Vec<TreeEntry>>), Failure> {
+    let store = environment.store()?;
+    let request = Request::new(path, args, &store, environment)?;
+    let cancel = &environment.cancel;
+    let mut images = Images::new(&store, &request.contexts, cancel);
+    let plan = request.plan(args, &mut images)?;
+    let progress = Progress::quiet();
+    let sandbox = Sandbox::new(SandboxOptions::new(store.root().join("locks")));
+    let job = request.job(
+        &plan,
+        &store,
+        &images.images,
+        &progress,
+        &Nobody,
+        &sandbox,
+        environment,
+        "",
+    )?;
+    let predicted =
+        solve::predict(&job).map_err(|failed| request.solve_failure(failed.error, &progress))?;
+    let id = BuildId::at(environment.started.as_millisecond());
+    let about = request.about(args, &plan, environment);
+    let record = record_of(id, about, Outcome::Predicted, &plan, &images.images, &predicted.steps);
+    Ok((record, predicted.listings))
+}
+
+fn build(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Option<Digest>, Failure> {
+    let cancel = &environment.cancel;
+    let mut images = Images::new(store, &request.contexts, cancel);
+    let plan = request.plan(args, &mut images)?;
+    for name in &plan.unused_args {
+        progress.notice(format!("build argument {name} is declared by no ARG"));
+    }
+    let history = History::new(store);
+    let log = history
+        .begin(request.about(args, &plan, environment))
+        .map_err(|error| Failure::of(Class::Environment, &error))?;
+    let id = log.id().to_string();
+    let recorder = Recorder::new(log, &plan, &images.images);
+    let sandbox = Sandbox::new(SandboxOptions::new(store.root().join("locks")));
+    let job = request.job(
+        &plan,
+        store,
+        &images.images,
+        progress,
+        &recorder,
+        &sandbox,
+        environment,
+        &id,
+    )?;
+    let solved = match solve::solve(&job) {
+        Ok(solved) => solved,
+        Err(failed) => {
+            let message = match &failed.error {
+                SolveError::Cancelled => None,
+                error => Some(failure::chain(error)),
+            };
+            let outcome = message.map_or(Outcome::Cancelled, |message| Outcome::Failed { message });
+            recorder.finish(environment, outcome, None, &failed.steps)?;
+            return Err(request.solve_failure(failed.error, progress));
+        }
+    };
+    let digest = match deliver(args, request, environment, &job, &solved) {
+        Ok(digest) => digest,
+        Err(failure) => {
+            let outcome = Outcome::Failed { message: failure.message.clone() };
+            recorder.finish(environment, outcome, None, &solved.steps)?;
+            return Err(failure);
+        }
+    };
+    recorder.finish(environment, Outcome::Ok, digest, &solved.steps)?;
+    store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
+    Ok(digest)
+}
+
+/// Puts the image where it was asked for; returns its id, the digest of its configuration.
+fn deliver(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    job: &Job<'_>,
+    solved: &solve::Solved,
+) -> Result<Option<Digest>, Failure> {
+    if !job.options.wants_image {
+        return Ok(None);
+    }
+    let image = solve::image_of(job, solved);
+    let vertex = Vertex::internal("exporting to image");
+    let context = export::Context {
+        store: job.store,
+        progress: job.progress,
+        vertex: vertex.digest,
+        cancel: job.cancel,
+    };
+    let shown = vertex.digest;
+    job.progress.started(vertex);
+    let result = outputs(&context, &image, request);
+    let outcome = match &result {
+        Ok(_) => progress::Outcome::Ran,
+        Err(error) => progress::Outcome::Failed(error.to_string()),
+    };
+    job.progress.done(shown, outcome);
+    let packed = result.map_err(|error| match error {
+        ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
+        error => Failure::of(Class::Environment, &error),
+    })?;
+    if let Some(path) = &args.metadata_file {
+        let mut text = canonical_json(&export::metadata(packed.as_ref(), &request.tags));
+        text.push(b'\n');
+        export::write_whole(path, &text).map_err(|e| Failure::of(Class::Environment, &e))?;
+    }
+    let id = packed.map(|packed| packed.config.digest);
+    if let (Some(path), Some(id)) = (&args.iidfile, id) {
+        export::write_whole(path, id.to_string().as_bytes())
+            .map_err(|e| Failure::of(Class::Environment, &e))?;
+    }
+    let _ = environment;
+    Ok(id)
+}
+
+/// Makes every output; without any, the image goes into the store.
+fn outputs(
+    context: &export::Context<'_>,
+    image: &Image,
+    request: &Request,
+) -> Result<Option<Packed>, ExportError> {
+    let store = [OutputSpec::new(OutputKind::Image, None)];
+    let specs = if request.outputs.is_empty() { &store[..] } else { &request.outputs[..] };
+    let mut packed = None;
+    for spec in specs {
+        let mut names = request.tags.clone();
+        names.extend(spec.names.iter().filter_map(|name| name.parse::<Reference>().ok()));
+        let mut stdout = std::io::stdout().lock();
+        let one = export::export(context, image, &names, spec, &mut stdout)?;
+        packed = packed.or(one);
+    }
+    Ok(packed)
+}
+
+impl Request {
+    fn new(
+        path: &str,
+        args: &BuildArgs,
+        store: &Store,
+        environment: &Environment,
+    ) -> Result<Self, Failure> {
+        let usage = |message: String| Failure::new(Class::Usage, message);
+        let contexts: BTreeMap<String, NamedContext> = args
+            .build_context
+            .iter()
+            .map(|(name, value)| (context_name(name), NamedContext::parse(value)))
+            .collect();
+        let mut build_args = BTreeMap::new();
+        for text in &args.build_arg {
+            match text.split_once('=') {
+                Some((name, value)) => build_args.insert(name.to_owned(), value.to_owned()),
+                None => match environment.variable(text) {
+                    Some(value) => build_args.insert(text.clone(), value),
+                    None => None,
+                },
+            };
+        }
+        let epoch = match args.timestamp {
+            Some(seconds) => Some(seconds),
+            None => epoch(&build_args, environment)?,
+        };
+        if let Some(epoch) = epoch {
+            build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
+        }
+        let tags = args
+            .tag
+            .iter()
+            .map(|tag| match tag.parse::<Reference>() {
+                Ok(name) if name.digest().is_none() => Ok(name.or_latest()),
+                Ok(_) => Err(usage(format!("invalid name {tag:?}: a name to give has no digest"))),
+                Err(error) => Err(usage(format!("invalid name {tag:?}: {error}"))),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let outputs = args
+            .output
+            .iter()
+            .map(|text| OutputSpec::parse(text).map_err(|e| usage(failure::chain(&e))))
+            .collect::<Result<Vec<_>, _>>()?;
+        let platform = match args.platform.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(text.parse().map_err(|e| usage(failure::chain(&e)))?),
+        };
+        let inputs = sources::read(path, args.file.as_deref(), store, environment)?;
+        let text = String::from_utf8_lossy(&inputs.dockerfile).into_owned();
+        let dockerfile = dockerfile::parse(&inputs.dockerfile)
+            .map_err(|errors| Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text))?;
+        let options = options(args, environment, epoch)?;
+        Ok(Self { inputs, dockerfile, build_args, contexts, tags, outputs, platform, options })
+    }
+
+    fn plan(&self, args: &BuildArgs, images: &mut Images<'_>) -> Result<Plan, Failure> {
+        let request = plan::Request {
+            dockerfile: &self.dockerfile,
+            build_args: self.build_args.clone(),
+            target: args.target.clone().filter(|target| !target.is_empty()),
+            platform: self.platform.clone(),
+            build_platform: Platform::host(),
+            labels: args.label.iter().cloned().collect(),
+            named_contexts: self.contexts.keys().cloned().collect(),
+            no_cache: match (args.no_cache, args.no_cache_filter.is_empty()) {
+                (true, _) => NoCache::Always,
+                (false, true) => NoCache::Never,
+                (false, false) => {
+                    let names = args.no_cache_filter.iter().map(|name| name.to_lowercase());
+                    NoCache::Stages(names.collect())
+                }
+            },
+        };
+        plan::plan(&request, images).map_err(|error| self.plan_failure(error))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.inputs.dockerfile).into_owned()
+    }
+
+    fn plan_failure(&self, error: PlanError) -> Failure {
+        match error {
+            PlanError::Dockerfile(error) => {
+                Failure::of_dockerfile(&[*error], &self.inputs.dockerfile_name, &self.text())
+            }
+            PlanError::Image { name, place, source } => {
+                let mut failure =
+                    Failure::of_dockerfile(&[*place], &self.inputs.dockerfile_name, &self.text());
+                failure.message = format!("cannot use image {name}: {}", failure::chain(&*source));
+                failure.class = Class::Dockerfile;
+                if source.downcast_ref::<NotHere>().is_some() {
+                    failure.hints = vec![
+                        format!("import a root file system: builder import ROOTFS.tar {name}"),
+                        "load an archive: builder load -i IMAGE.tar".to_owned(),
+                        format!("name a layout: --build-context {name}=oci-layout://DIR"),
+                    ];
+                }
+                failure
+            }
+            PlanError::NoSuchTarget { name, stages } => {
+                let message = format!("target stage {name:?} could not be found");
+                let failure = Failure::new(Class::Dockerfile, message);
+                let near =
+                    dockerfile::errors::did_you_mean(&name, stages.iter().map(String::as_str));
+                match near {
+                    Some(near) => failure.with_hint(format!("did you mean `--target {near}`?")),
+                    None if stages.is_empty() => {
+                        failure.with_hint("no stage of the file has a name")
+                    }
+                    None => failure.with_hint(format!("stages: {}", stages.join(", "))),
+                }
+            }
+        }
+    }
+
+    fn about(&self, args: &BuildArgs, plan: &Plan, environment: &Environment) -> About {
+        About {
+            started_ms: environment.started.as_millisecond(),
+            context: self.inputs.context_name.clone(),
+            dockerfile: self.inputs.dockerfile_name.clone(),
+            target: args.target.clone().unwrap_or_else(|| plan.target.stage.clone()),
+            platform: plan.target.platform.to_string(),
+            tags: self.tags.iter().map(Reference::to_string).collect(),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a job, put together once")]
+    fn job<'a>(
+        &self,
+        plan: &'a Plan,
+        store: &'a Store,
+        images: &'a [Image],
+        progress: &'a Progress,
+        observer: &'a dyn Observer,
+        sandbox: &'a Sandbox,
+        environment: &'a Environment,
+        build: &str,
+    ) -> Result<Job<'a>, Failure> {
+        let mut contexts = Vec::with_capacity(plan.contexts.len());
+        for name in &plan.contexts {
+            contexts.push(match name {
+                None => sources::open(&self.inputs.context, store)?,
+                Some(name) => {
+                    let known = self.contexts.get(name).expect("the resolver knew it");
+                    sources::named(name, known, store, environment)?
+                }
+            });
+        }
+        let mut options = self.options.clone();
+        options.wants_image =
+            !self.tags.is_empty() || !self.outputs.is_empty() || options.wants_image;
+        options.downloads = store.root().join("context");
+        Ok(Job {
+            plan,
+            store,
+            images,
+            contexts,
+            options,
+            progress,
+            observer,
+            cancel: &environment.cancel,
+            sandbox,
+            told_of_network: Mutex::new(false),
+            build: build.to_owned(),
+            now: environment.started.as_second(),
+        })
+    }
+
+    fn solve_failure(&self, error: SolveError, progress: &Progress) -> Failure {
+        let error = match error {
+            SolveError::Cancelled => return Failure::new(Class::Interrupted, "interrupted"),
+            SolveError::Other(cause) => return Failure::of(Class::Environment, &cause),
+            SolveError::Step(error) => *error,
+        };
+        let text = self.text();
+        let excerpt = failure::lines_excerpt(&self.inputs.dockerfile_name, &text, error.lines);
+        let (class, message, hints) = explain_cause(&error.name, &error.cause);
+        let mut failure = match class {
+            Class::Environment => {
+                let mut failure = Failure::of(class, &error.cause);
+                failure.message = message;
+                failure
+            }
+            class => Failure::new(class, message),
+        };
+        failure.excerpts.extend(excerpt);
+        failure.hints.extend(hints);
+        if class == Class::Step {
+            failure.output = progress.last_lines(&error.vertex, OUTPUT_LINES);
+        }
+        failure
+    }
+}
+
+/// The class, the fact and the hints of a step's failure.
+fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
+    match cause {
+        Cause::Exit { status, oom: Some(oom) } => {
+            let limit = match oom.limit {
+                Some(limit) => format!("over its memory limit of {}", size(limit)),
+                None => "the machine ran out of memory".to_owned(),
+            };
+            let message = format!(
+                "{name}: killed by the kernel: {limit}, peak {} (exit code {status})",
+                size(oom.peak)
+            );
+            let hints = match oom.limit {
+                Some(limit) => vec![format!("allow more: --memory {}m", (limit >> 20) * 2)],
+                None => Vec::new(),
+            };
+            (Class::Step, message, hints)
+        }
+        Cause::Exit { status, oom: None } => {
+            let meaning = match status {
+                126 => " (not executable)",
+                127 => " (command not found)",
+                _ if *status > 128 => " (killed by a signal)",
+                _ => "",
+            };
+            (Class::Step, format!("{name} ended with exit code {status}{meaning}"), Vec::new())
+        }
+        Cause::Remote(_) => {
+            (Class::Network, format!("{name}: {}", failure::chain(cause)), Vec::new())
+        }
+        Cause::Context(_) | Cause::Copy(_) | Cause::NotGiven { .. } => {
+            let is_disk = matches!(Failure::of(Class::Dockerfile, cause).class, Class::Environment);
+            let class = if is_disk { Class::Environment } else { Class::Dockerfile };
+            let mut hints = Vec::new();
+            if let Cause::NotGiven { kind, id } = cause {
+                hints.push(match *kind {
+                    "secret" => format!("give it: --secret id={id},src=FILE"),
+                    _ => format!("give it: --ssh {id}"),
+                });
+            }
+            (class, format!("{name}: {}", failure::chain(cause)), hints)
+        }
+        Cause::NotAllowed { entitlement } => {
+            let hint = format!("grant it: --allow {entitlement}");
+            (Class::Dockerfile, format!("{name}: {}", failure::chain(cause)), vec![hint])
+        }
+        Cause::Sandbox(crate::sandbox::SandboxError::Spec { .. }) => {
+            (Class::Step, format!("{name}: {}", failure::chain(cause)), Vec::new())
+        }
+        cause => (Class::Environment, format!("{name}: {}", failure::chain(cause)), Vec::new()),
+    }
+}
+
+/// Bytes as people read them: `64 MiB`, `511.8 MiB`.
+fn size(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if bytes.is_multiple_of(1 << 20) { format!("{mib:.0} MiB") } else { format!("{mib:.1} MiB") }
+}
+
+fn options(
+    args: &BuildArgs,
+    environment: &Environment,
+    epoch: Option<i64>,
+) -> Result<solve::Options, Failure> {
+    let usage = |message: String| Failure::new(Class::Usage, message);
+    let network = match args.network.as_str() {
+        "" | "default" => NetworkMode::Private,
+        "none" => NetworkMode::None,
+        "host" => NetworkMode::Host,
+        other => {
+            return Err(usage(format!(
+                "unknown network mode {other:?}: expected default, none or host"
+            )));
+        }
+    };
+    let mut allow = BTreeSet::new();
+    for name in &args.allow {
+        match name.as_str() {
+            "network.host" | "security.insecure" => allow.insert(name.clone()),
+            other => {
+                return Err(usage(format!(
+                    "unknown entitlement {other:?}: expected network.host or security.insecure"
+                )));
+            }
+        };
+    }
+    if network == NetworkMode::Host {
+        allow.insert("network.host".to_owned());
+    }
+    let mut secrets = BTreeMap::new();
+    for flag in &args.secret {
+        let secret = match (&flag.src, &flag.env) {
+            (Some(path), _) => {
+                let path = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
+                fs::metadata(&path).map_err(|e| cannot("read secret", &path, &e))?;
+                Secret::File(path)
+            }
+            (None, env) => {
+                let name = env.as_deref().unwrap_or(&flag.id);
+                match environment.variable(name) {
+                    Some(value) => Secret::Value(value.into_bytes()),
+                    None if env.is_some() => {
+                        return Err(usage(format!(
+                            "secret {}: environment variable {name} is not set",
+                            flag.id
+                        )));
+                    }
+                    None => {
+                        return Err(usage(format!(
+                            "secret {0} names no file, and environment variable {0} is not set",
+                            flag.id
+                        ))
+                        .with_hint(format!("name its file: --secret id={},src=FILE", flag.id)));
+                    }
+                }
+            }
+        };
+        secrets.insert(flag.id.clone(), secret);
+    }
+    let mut ssh = BTreeMap::new();
+    for (id, socket) in &args.ssh {
+        let socket = socket.clone().or_else(|| environment.variable("SSH_AUTH_SOCK"));
+        let Some(socket) = socket else {
+            return Err(usage(format!("ssh agent {id}: SSH_AUTH_SOCK is not set"))
+                .with_hint(format!("start an agent, or name its socket: --ssh {id}=SOCKET")));
+        };
+        ssh.insert(id.clone(), PathBuf::from(socket));
+    }
+    Ok(solve::Options {
+        network,
+        hostname: args.hostname.clone().unwrap_or_else(|| DEFAULT_HOSTNAME.to_owned()),
+        extra_hosts: args.add_host.clone(),
+        shm_size: args.limits.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
+        ulimits: args.limits.ulimit.clone(),
+        limits: args.limits.limits()?,
+        secrets,
+        ssh,
+        allow,
+        parallelism: args.max_parallelism.unwrap_or(environment.processors * 4).max(1),
+        wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
+        epoch,
+        downloads: PathBuf::new(),
+    })
+}
+
+fn epoch(
+    build_args: &BTreeMap<String, String>,
+    environment: &Environment,
+) -> Result<Option<i64>, Failure> {
+    let value = build_args
+        .get("SOURCE_DATE_EPOCH")
+        .cloned()
+        .or_else(|| environment.variable("SOURCE_DATE_EPOCH"));
+    match value.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Failure::new(Class::Usage, format!("invalid SOURCE_DATE_EPOCH: {text}"))),
+    }
+}
+
+/// A failure of a system call on a file that the user named.
+pub(super) fn cannot(doing: &str, path: impl AsRef<Path>, error: &std::io::Error) -> Failure {
+    let mut failure = Failure::of(Class::Environment, error);
+    failure.message = format!("cannot {doing} {}: {error}", path.as_ref().display());
+    if error.kind() == std::io::ErrorKind::NotFound {
+        failure.class = Class::Usage;
+    }
+    failure
+}

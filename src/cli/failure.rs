@@ -1,0 +1,267 @@
+//! Every error ends here: a class with its exit code, the place it points at, and hints.
+
+use super::explain::ExplainError;
+use super::lookup::ImageCommandError;
+use crate::dockerfile::errors::Error as DockerfileError;
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::process::ExitCode;
+
+/// What kind of failure it is, and so the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The command line.
+    Usage,
+    /// The Dockerfile.
+    Dockerfile,
+    /// A RUN step.
+    Step,
+    /// The machine: no namespaces, a full disk, an unreadable file.
+    Environment,
+    /// The network, or a registry.
+    Network,
+    /// A bug in us.
+    Bug,
+    /// Somebody interrupted us.
+    Interrupted,
+    /// A command of `builder run`: its own status.
+    Status(u8),
+}
+
+impl Class {
+    /// Returns the exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::Dockerfile => 3,
+            Self::Step => 4,
+            Self::Environment => 5,
+            Self::Network => 6,
+            Self::Bug => 70,
+            Self::Interrupted => 130,
+            Self::Status(status) => status,
+        }
+    }
+}
+
+/// Where in a text an error is.
+#[derive(Debug, Clone)]
+pub struct Excerpt {
+    /// The file's name, as the user knows it.
+    pub path: String,
+    /// Its text.
+    pub source: String,
+    /// The bytes that are wrong.
+    pub span: std::ops::Range<usize>,
+    /// What stands beside them.
+    pub label: Option<String>,
+}
+
+/// An error as the user sees it.
+#[derive(Debug)]
+pub struct Failure {
+    /// Its class.
+    pub class: Class,
+    /// The fact, without a full stop; empty where nothing is to be printed.
+    pub message: String,
+    /// Where it is.
+    pub excerpts: Vec<Excerpt>,
+    /// Lines to show below, such as the end of a command's output.
+    pub output: Vec<String>,
+    /// What to do about it.
+    pub hints: Vec<String>,
+    /// Further errors that are independent of this one.
+    pub others: Vec<Failure>,
+}
+
+impl Failure {
+    /// Makes a failure without a place.
+    pub fn new(class: Class, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            message: message.into(),
+            excerpts: Vec::new(),
+            output: Vec::new(),
+            hints: Vec::new(),
+            others: Vec::new(),
+        }
+    }
+
+    /// Makes a failure of an error and its causes: `a: b: c`.
+    pub fn of(class: Class, error: &(dyn Error + 'static)) -> Self {
+        let mut failure = Self::new(class, chain(error));
+        if class != Class::Usage && is_full_disk(error) {
+            failure.class = Class::Environment;
+            failure.hints.push(
+                "free some space, or name a store elsewhere: builder --root DIR …".to_owned(),
+            );
+        }
+        failure
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Makes failures of what is wrong with a Dockerfile; the first carries the others.
+    pub fn of_dockerfile(errors: &[DockerfileError], path: &str, source: &str) -> Self {
+        let mut failures = errors.iter().map(|error| {
+            let mut failure = Self::new(Class::Dockerfile, &error.message);
+            failure.excerpts.extend(excerpt(error, path, source));
+            failure.hints.clone_from(&error.hints);
+            failure
+        });
+        let mut first = failures
+            .next()
+            .unwrap_or_else(|| Self::new(Class::Bug, "a Dockerfile was refused without a reason"));
+        first.others = failures.collect();
+        first
+    }
+
+    /// Makes a failure of what an image command says.
+    pub fn of_images(error: &ImageCommandError) -> Self {
+        let class = match error {
+            ImageCommandError::Output(io) if io.kind() == io::ErrorKind::BrokenPipe => {
+                return Self::new(Class::Status(0), "");
+            }
+            ImageCommandError::Output(_)
+            | ImageCommandError::Open { .. }
+            | ImageCommandError::Image(_)
+            | ImageCommandError::Store(_)
+            | ImageCommandError::Export(_) => Class::Environment,
+            _ => Class::Usage,
+        };
+        Self::of(class, error)
+    }
+
+    /// Makes a failure of what `explain` and the history's commands say.
+    pub fn of_explain(error: &ExplainError) -> Self {
+        match error {
+            ExplainError::Write(io) if io.kind() == io::ErrorKind::BrokenPipe => {
+                Self::new(Class::Status(0), "")
+            }
+            error if error.is_usage() => {
+                Self::of(Class::Usage, error).with_hint("list the builds: builder history builds")
+            }
+            error => Self::of(Class::Environment, error),
+        }
+    }
+
+    /// Renders the failure as text.
+    pub fn render(&self, is_coloured: bool) -> String {
+        if self.message.is_empty() {
+            return String::new();
+        }
+        let renderer = if is_coloured { Renderer::styled() } else { Renderer::plain() };
+        let mut group = Level::ERROR.primary_title(self.message.as_str()).elements(
+            self.excerpts.iter().map(|excerpt| {
+                let mut annotation = AnnotationKind::Primary.span(excerpt.span.clone());
+                if let Some(label) = &excerpt.label {
+                    annotation = annotation.label(label.as_str());
+                }
+                Snippet::source(excerpt.source.as_str())
+                    .path(excerpt.path.as_str())
+                    .annotation(annotation)
+            }),
+        );
+        group = group.elements(std::iter::empty::<annotate_snippets::Padding>());
+        let mut text = renderer.render(&[group]);
+        text.push('\n');
+        for line in &self.output {
+            let _ = writeln!(text, "  | {line}");
+        }
+        for hint in &self.hints {
+            let _ = writeln!(text, "hint: {hint}");
+        }
+        for other in &self.others {
+            text.push('\n');
+            text.push_str(&other.render(is_coloured));
+        }
+        text
+    }
+
+    /// Returns the exit code.
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(self.class.code())
+    }
+}
+
+/// An error with all its causes, none of them twice.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Whether an error, or one of its causes, is a full disk.
+fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<io::Error>().is_some_and(|io| {
+            matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+fn excerpt(error: &DockerfileError, path: &str, source: &str) -> Option<Excerpt> {
+    if source.is_empty() || error.line == 0 {
+        return None;
+    }
+    let floor = |mut at: usize| {
+        at = at.min(source.len());
+        while !source.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let start = floor(error.span.start);
+    let end = floor(error.span.end).max(start);
+    Some(Excerpt {
+        path: path.to_owned(),
+        source: source.to_owned(),
+        span: start..end,
+        label: error.label.clone(),
+    })
+}
+
+/// The excerpt of whole lines, from 1.
+pub fn lines_excerpt(path: &str, source: &str, (first, last): (u32, u32)) -> Option<Excerpt> {
+    let mut start = None;
+    let mut end = 0;
+    let mut at = 0;
+    for (number, line) in (1u32..).zip(source.split_inclusive('\n')) {
+        if number == first {
+            start = Some(at);
+        }
+        at += line.len();
+        if number <= last {
+            end = at - (line.len() - line.trim_end().len());
+        }
+    }
+    let start = start?;
+    // A long instruction is not shown whole: its first line says which it is.
+    let first_end = source[start..].find('\n').map_or(source.len(), |n| start + n);
+    let end = if last > first { first_end } else { end.max(start) };
+    Some(Excerpt {
+        path: path.to_owned(),
+        source: source.to_owned(),
+        span: start..end,
+        label: None,
+    })
+}

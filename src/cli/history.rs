@@ -1,0 +1,117 @@
+//! `builder history`: which instructions an image was made by.
+
+use super::images::{since, size, write_table};
+use super::lookup::{self, ImageCommandError};
+use crate::image::{self, Platform};
+use crate::progress::clean_line;
+use crate::store::Store;
+use jiff::Timestamp;
+use serde_json::json;
+use std::io::Write;
+
+/// Show the history of an image.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HistoryArgs {
+    /// The image
+    pub image: String,
+    /// Print as `table` or `json`
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
+    /// Do not shorten instructions
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print sizes and dates in human readable form
+    #[arg(short = 'H', long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub human: bool,
+    /// Print only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// How many characters of an instruction the table shows.
+const SHOWN: usize = 45;
+
+/// Prints the history of an image, the newest entry first.
+///
+/// # Errors
+///
+/// [`ImageCommandError`] for an unknown image or format.
+pub fn run(
+    args: &HistoryArgs,
+    store: &Store,
+    now: Timestamp,
+    out: &mut dyn Write,
+) -> Result<(), ImageCommandError> {
+    if !matches!(args.format.as_str(), "table" | "json") {
+        return Err(ImageCommandError::Format {
+            text: args.format.clone(),
+            expected: "table or json",
+        });
+    }
+    let found = lookup::image(store, &args.image)?;
+    let (_, manifest, config) = image::read(store, &found.descriptor, &Platform::host())?;
+    let diff_ids = config.diff_ids().unwrap_or_default();
+    let mut next = 0;
+    let mut rows = Vec::new();
+    for entry in config.history() {
+        let mut bytes = 0;
+        if !entry.empty_layer {
+            let layer = match diff_ids.get(next) {
+                Some(diff_id) => store.layer_of_diff(diff_id)?,
+                None => None,
+            };
+            bytes = match (layer, manifest.layers.get(next)) {
+                (Some(layer), _) => layer.meta.bytes,
+                (None, Some(blob)) => blob.size,
+                (None, None) => 0,
+            };
+            next += 1;
+        }
+        rows.push((entry, bytes));
+    }
+    let id = match args.no_trunc {
+        true => manifest.config.digest.to_string(),
+        false => manifest.config.digest.to_hex()[..12].to_owned(),
+    };
+    let header = ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned);
+    let mut table = vec![header.to_vec()];
+    for (i, (entry, bytes)) in rows.into_iter().rev().enumerate() {
+        // Only the last entry is an image; the others were steps on the way.
+        let image = if i == 0 { id.clone() } else { "<missing>".to_owned() };
+        if args.quiet {
+            writeln!(out, "{image}")?;
+            continue;
+        }
+        let created: Option<Timestamp> = entry.created.as_deref().and_then(|at| at.parse().ok());
+        let shown = match (created, args.human) {
+            (None, _) => "N/A".to_owned(),
+            (Some(at), true) => since(at, now),
+            (Some(at), false) => at.to_string(),
+        };
+        let bytes = if args.human { size(bytes) } else { bytes.to_string() };
+        let by = clean_line(entry.created_by.replace(['\n', '\t'], " ").as_bytes());
+        if args.format == "json" {
+            let line = json!({
+                "ID": image,
+                "CreatedAt": entry.created,
+                "CreatedSince": shown,
+                "CreatedBy": entry.created_by,
+                "Size": bytes,
+                "Comment": entry.comment,
+            });
+            writeln!(out, "{line}")?;
+            continue;
+        }
+        let by = match by.char_indices().nth(SHOWN - 1) {
+            Some((cut, _)) if !args.no_trunc && by.chars().count() > SHOWN => {
+                format!("{}…", &by[..cut])
+            }
+            _ => by,
+        };
+        table.push(vec![image, shown, by, bytes, clean_line(entry.comment.as_bytes())]);
+    }
+    if args.format == "table" && !args.quiet {
+        write_table(&table, out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! `builder images`: what is in the store.
+
+use super::lookup::{self, ImageCommandError};
+use crate::image::{self, Config, Manifest, Platform, Reference};
+use crate::store::{Digest, Store, Tagged};
+use jiff::Timestamp;
+use serde_json::json;
+use std::io::Write;
+
+/// List the images of the store.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ImagesArgs {
+    /// Show only images of this repository, or of this name
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub repository: Option<String>,
+    /// Show all images (there are no hidden ones)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
+    /// Show only images that fit: dangling=, reference=, label=, before=, since=
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Print as `table` or `json`
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
+    /// Do not shorten ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// One line of the list.
+struct Row {
+    image: Tagged,
+    name: Option<Reference>,
+    id: Option<Digest>,
+    config: Option<Config>,
+    size: u64,
+}
+
+impl Row {
+    fn repository(&self) -> String {
+        self.name.as_ref().map_or("<none>".to_owned(), Reference::familiar_name)
+    }
+
+    fn tag(&self) -> &str {
+        self.name.as_ref().and_then(Reference::tag).unwrap_or("<none>")
+    }
+
+    fn created(&self) -> Option<Timestamp> {
+        self.config.as_ref()?.created()?.parse().ok()
+    }
+}
+
+/// Lists images; `now` is what ages are counted from.
+///
+/// # Errors
+///
+/// [`ImageCommandError`] for a bad filter or format, or a damaged store.
+pub fn run(
+    args: &ImagesArgs,
+    store: &Store,
+    now: Timestamp,
+    out: &mut dyn Write,
+) -> Result<(), ImageCommandError> {
+    if !matches!(args.format.as_str(), "table" | "json") {
+        return Err(ImageCommandError::Format {
+            text: args.format.clone(),
+            expected: "table or json",
+        });
+    }
+    let mut rows = Vec::new();
+    for image in store.images()? {
+        rows.push(row(store, image)?);
+    }
+    if let Some(wanted) = &args.repository {
+        rows.retain(|row| matches_reference(row, wanted));
+    }
+    for filter in &args.filter {
+        apply(filter, store, &mut rows)?;
+    }
+    // The newest first, as Docker has it; then by name.
+    rows.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.name.cmp(&b.name)));
+    let id_of = |row: &Row| match row.id {
+        None => "<damaged>".to_owned(),
+        Some(id) if args.no_trunc => id.to_string(),
+        Some(id) => id.to_hex()[..12].to_owned(),
+    };
+    if args.quiet {
+        let mut seen = std::collections::BTreeSet::new();
+        for row in &rows {
+            let id = id_of(row);
+            if seen.insert(id.clone()) {
+                writeln!(out, "{id}")?;
+            }
+        }
+        return Ok(());
+    }
+    if args.format == "json" {
+        for row in &rows {
+            let line = json!({
+                "Repository": row.repository(),
+                "Tag": row.tag(),
+                "ID": id_of(row),
+                "Digest": row.image.descriptor.digest,
+                "CreatedAt": row.config.as_ref().and_then(Config::created),
+                "CreatedSince": row.created().map(|at| since(at, now)),
+                "Size": size(row.size),
+                "Bytes": row.size,
+                "Platform": row.config.as_ref().map(|c| c.platform().to_string()),
+            });
+            writeln!(out, "{line}")?;
+        }
+        return Ok(());
+    }
+    let mut table = vec![vec!["REPOSITORY".to_owned(), "TAG".to_owned()]];
+    if args.digests {
+        table[0].push("DIGEST".to_owned());
+    }
+    table[0].extend(["IMAGE ID", "CREATED", "SIZE"].map(str::to_owned));
+    for row in &rows {
+        let mut line = vec![row.repository(), row.tag().to_owned()];
+        if args.digests {
+            line.push(row.image.descriptor.digest.to_string());
+        }
+        let created = row.created().map_or("N/A".to_owned(), |at| since(at, now));
+        line.extend([id_of(row), created, size(row.size)]);
+        table.push(line);
+    }
+    write_table(&table, out)?;
+    Ok(())
+}
+
+fn row(store: &Store, image: Tagged) -> Result<Row, ImageCommandError> {
+    let name = image.name.as_deref().and_then(|name| Reference::parse(name).ok());
+    // A damaged image is shown as such; the others must not suffer.
+    let read = image::read(store, &image.descriptor, &Platform::host());
+    let (id, config, size) = match read {
+        Ok((_, manifest, config)) => {
+            let size = unpacked_size(store, &manifest, &config)?;
+            (Some(manifest.config.digest), Some(config), size)
+        }
+        Err(_) => (None, None, 0),
+    };
+    Ok(Row { image, name, id, config, size })
+}
+
+/// Returns the bytes of an image's files; of layers that are not unpacked those of the blob.
+///
+/// # Errors
+///
+/// [`ImageCommandError::Store`] where the store cannot be read.
+pub fn unpacked_size(
+    store: &Store,
+    manifest: &Manifest,
+    config: &Config,
+) -> Result<u64, ImageCommandError> {
+    let mut sum = 0;
+    let diff_ids = config.diff_ids().unwrap_or_default();
+    for (i, blob) in manifest.layers.iter().enumerate() {
+        let layer = match diff_ids.get(i) {
+            Some(diff_id) => store.layer_of_diff(diff_id)?,
+            None => None,
+        };
+        sum += layer.map_or(blob.size, |layer| layer.meta.bytes);
+    }
+    Ok(sum)
+}
+
+/// Docker's: a name without `/` or `:` may hold wildcards; a tag must fit where one is given.
+fn matches_reference(row: &Row, wanted: &str) -> bool {
+    let Some(name) = &row.name else { return false };
+    let (repository, tag) = match wanted.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+        _ => (wanted, None),
+    };
+    let fits = |pattern: &str| glob(pattern, &name.familiar_name()) || glob(pattern, &name.name());
+    fits(repository) && tag.is_none_or(|tag| glob(tag, name.tag().unwrap_or("")))
+}
+
+/// Matches `*`, which crosses no `/`, and `?`.
+fn glob(pattern: &str, text: &str) -> bool {
+    fn go(p: &[u8], t: &[u8]) -> bool {
+        match (p, t) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => {
+                go(rest, t) || matches!(t, [c, tail @ ..] if *c != b'/' && go(p, tail))
+            }
+            ([b'?', p @ ..], [c, t @ ..]) => *c != b'/' && go(p, t),
+            ([a, p @ ..], [b, t @ ..]) => a == b && go(p, t),
+            _ => false,
+        }
+    }
+    go(pattern.as_bytes(), text.as_bytes())
+}
+
+fn apply(filter: &str, store: &Store, rows: &mut Vec<Row>) -> Result<(), ImageCommandError> {
+    let bad = || ImageCommandError::Filter { text: filter.to_owned() };
+    let (key, value) = filter.split_once('=').ok_or_else(bad)?;
+    match key {
+        "dangling" => {
+            let wanted = match value {
+                "true" | "1" => true,
+                "false" | "0" => false,
+                _ => return Err(bad()),
+            };
+            rows.retain(|row| row.name.is_none() == wanted);
+        }
+        "reference" => rows.retain(|row| matches_reference(row, value)),
+        "label" => {
+            let (name, wanted) = match value.split_once('=') {
+                Some((name, wanted)) => (name, Some(wanted)),
+                None => (value, None),
+            };
+            rows.retain(|row| {
+                let labels = row.config.as_ref().map(Config::labels).unwrap_or_default();
+                labels.get(name).is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
+            });
+        }
+        "before" | "since" => {
+            let other = row(store, lookup::image(store, value)?)?.created();
+            let is_before = key == "before";
+            rows.retain(
+                |row| if is_before { row.created() < other } else { row.created() > other },
+            );
+        }
+        _ => return Err(bad()),
+    }
+    Ok(())
+}
+
+/// Prints how long ago something was, as Docker does: `3 days ago`.
+pub(super) fn since(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(at).as_secs().max(0);
+    let (minutes, hours, days) = (seconds / 60, (seconds + 1800) / 3600, seconds / 86_400);
+    let plural = |n: i64, unit: &str| format!("{n} {unit}s ago");
+    match () {
+        () if seconds < 1 => "Less than a second ago".to_owned(),
+        () if seconds == 1 => "1 second ago".to_owned(),
+        () if seconds < 60 => plural(seconds, "second"),
+        () if minutes == 1 => "About a minute ago".to_owned(),
+        () if minutes < 60 => plural(minutes, "minute"),
+        () if hours == 1 => "About an hour ago".to_owned(),
+        () if hours < 48 => plural(hours, "hour"),
+        () if days < 14 => plural(days, "day"),
+        () if days < 60 => plural(days / 7, "week"),
+        () if days < 730 => plural(days / 30, "month"),
+        () => plural(days / 365, "year"),
+    }
+}
+
+/// Prints bytes with three digits in decimal units, as Docker does: `74.8MB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let text = match value {
+        v if unit == 0 => format!("{v:.0}"),
+        v if v < 9.995 => format!("{v:.2}"),
+        v if v < 99.95 => format!("{v:.1}"),
+        v => format!("{v:.0}"),
+    };
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    };
+    format!("{text}{}", UNITS[unit])
+}
+
+/// Prints columns three spaces apart.
+pub(super) fn write_table(rows: &[Vec<String>], out: &mut dyn Write) -> std::io::Result<()> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.push_str(&" ".repeat(width - cell.chars().count() + 3));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_ages_read_as_dockers() {
+        let sizes = [(0, "0B"), (999, "999B"), (1000, "1kB"), (4_430_000, "4.43MB")];
+        for (bytes, text) in sizes {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(size(74_834_000), "74.8MB");
+        assert_eq!(size(116_900_000), "117MB");
+        assert_eq!(size(999_999), "1MB");
+        let now: Timestamp = "2024-06-15T12:00:00Z".parse().unwrap();
+        for (at, text) in [
+            ("2024-06-15T12:00:00Z", "Less than a second ago"),
+            ("2024-06-15T11:59:15Z", "45 seconds ago"),
+            ("2024-06-15T11:58:30Z", "About a minute ago"),
+            ("2024-06-15T11:15:00Z", "45 minutes ago"),
+            ("2024-06-15T10:50:00Z", "About an hour ago"),
+            ("2024-06-14T11:00:00Z", "25 hours ago"),
+            ("2024-06-10T12:00:00Z", "5 days ago"),
+            ("2024-05-20T12:00:00Z", "3 weeks ago"),
+            ("2024-01-15T12:00:00Z", "5 months ago"),
+            ("2014-06-15T12:00:00Z", "10 years ago"),
+            ("2034-06-15T12:00:00Z", "Less than a second ago"),
+        ] {
+            assert_eq!(since(at.parse().unwrap(), now), text, "{at}");
+        }
+    }
+
+    #[test]
+    fn wildcards_stay_within_a_part() {
+        for (pattern, text, fits) in [
+            ("deb*", "debian", true),
+            ("*", "org/app", false),
+            ("*/app", "org/app", true),
+            ("a?p", "app", true),
+            ("app", "apps", false),
+        ] {
+            assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+}

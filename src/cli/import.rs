@@ -1,0 +1,86 @@
+//! `builder import`: a root filesystem's tar becomes a base image.
+
+use super::lookup::ImageCommandError;
+use crate::image::{self, ImportOptions, Platform, Reference};
+use crate::store::{Descriptor, Store};
+use crate::sys::cancel::Cancel;
+use jiff::Timestamp;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Make a base image of a root filesystem's tar.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ImportArgs {
+    /// The tar, plain or compressed; `-` for stdin
+    #[arg(value_name = "ROOTFS.tar[.gz|.zst]")]
+    pub file: PathBuf,
+    /// The image's name
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
+    /// A note for the image's history
+    #[arg(short, long, default_value = "imported")]
+    pub message: String,
+    /// What the image runs on; this machine's platform otherwise
+    #[arg(long)]
+    pub platform: Option<String>,
+}
+
+/// Imports a tar and prints the image's digest; `now` becomes its creation time.
+///
+/// # Errors
+///
+/// [`ImageCommandError`]; nothing is named then.
+pub fn run(
+    args: &ImportArgs,
+    store: &Store,
+    now: Timestamp,
+    stdin: impl Read + Send,
+    cancel: &Cancel,
+    out: &mut dyn Write,
+) -> Result<(), ImageCommandError> {
+    let name = Reference::parse(&args.name)?;
+    if name.digest().is_some() {
+        return Err(ImageCommandError::TagWithDigest { name: args.name.clone() });
+    }
+    let options = ImportOptions {
+        platform: platform(args.platform.as_deref())?,
+        created: now.to_string(),
+        message: args.message.clone(),
+    };
+    let image = match open(&args.file)? {
+        Some(file) => {
+            let shown = args.file.display().to_string();
+            image::import_rootfs(store, file, &shown, &options, cancel)?
+        }
+        None => image::import_rootfs(store, stdin, "stdin", &options, cancel)?,
+    };
+    if let Some(manifest) = &image.manifest {
+        let manifest =
+            Descriptor { platform: Some(options.platform.to_json()), ..manifest.clone() };
+        store.tag(&name.or_latest().to_string(), &manifest)?;
+        writeln!(out, "{}", manifest.digest)?;
+    }
+    Ok(())
+}
+
+/// Parses a `--platform`, the host's by default.
+pub(super) fn platform(text: Option<&str>) -> Result<Platform, ImageCommandError> {
+    match text {
+        None => Ok(Platform::host()),
+        Some(text) => text.parse().map_err(|_| ImageCommandError::Format {
+            text: text.to_owned(),
+            expected: "a platform as linux/arm64",
+        }),
+    }
+}
+
+/// Opens a file argument; `None` for `-`.
+pub(super) fn open(path: &Path) -> Result<Option<File>, ImageCommandError> {
+    if path.as_os_str() == "-" {
+        return Ok(None);
+    }
+    let file = File::open(path)
+        .map_err(|source| ImageCommandError::Open { path: path.to_owned(), source })?;
+    Ok(Some(file))
+}

@@ -1,0 +1,72 @@
+//! `builder load`: images from an OCI or Docker archive.
+
+use super::import::{open, platform};
+use super::lookup::ImageCommandError;
+use crate::image::{self, Loaded, Reference};
+use crate::store::{Descriptor, Store};
+use crate::sys::cancel::Cancel;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+/// Load images from an archive.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LoadArgs {
+    /// The archive, plain or compressed; stdin otherwise
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub input: PathBuf,
+    /// Name for an image that has none in the archive
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub tag: Option<String>,
+    /// The platform, of images that have several
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Loads all images of an archive and prints their names.
+///
+/// # Errors
+///
+/// [`ImageCommandError`]; images that came before the faulty one have their names.
+pub fn run(
+    args: &LoadArgs,
+    store: &Store,
+    stdin: impl Read + Send,
+    cancel: &Cancel,
+    out: &mut dyn Write,
+) -> Result<(), ImageCommandError> {
+    let platform = platform(args.platform.as_deref())?;
+    let given = args.tag.as_deref().map(Reference::parse).transpose()?;
+    let loaded = match open(&args.input)? {
+        Some(file) => {
+            let shown = args.input.display().to_string();
+            image::load_archive(store, file, &shown, &platform, cancel)?
+        }
+        None => image::load_archive(store, stdin, "stdin", &platform, cancel)?,
+    };
+    for Loaded { image, mut names, tag } in loaded {
+        let Some(manifest) = &image.manifest else { continue };
+        if names.is_empty() {
+            let name = given.clone().or_else(|| named_after_file(args, tag.as_deref()));
+            names.push(name.ok_or(ImageCommandError::Nameless { digest: manifest.digest })?);
+        }
+        let platform = Some(image.config.platform().to_json());
+        let manifest = Descriptor { platform, ..manifest.clone() };
+        for name in names {
+            let name = name.or_latest();
+            store.tag(&name.to_string(), &manifest)?;
+            if !args.quiet {
+                writeln!(out, "Loaded image: {}", name.familiar())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An archive that knows only a tag, as `v1`, is named after its file: `app.tar` gives `app:v1`.
+fn named_after_file(args: &LoadArgs, tag: Option<&str>) -> Option<Reference> {
+    let stem = args.input.file_name()?.to_str()?.split('.').next()?;
+    Reference::parse(&format!("{stem}:{}", tag?)).ok()
+}

@@ -1,0 +1,152 @@
+//! From what solving reports to what the history keeps, while the build runs.
+
+use super::Environment;
+use super::failure::{Class, Failure};
+use crate::cache::Output;
+use crate::explain::{
+    About, BuildId, BuildLog, BuildRecord, Finish, Miss, Origin, Outcome, StepLog, StepOutcome,
+    StepRecord,
+};
+use crate::image::Image;
+use crate::plan::{Files, Plan, Tree};
+use crate::solve::{self, End, Observer, StepReport};
+use crate::store::Digest;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+/// What is kept of one step.
+fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> StepRecord {
+    let step = &plan.steps[index];
+    let of_files = |files: Files| match files {
+        Files::Nothing => Origin::Scratch,
+        Files::Base(base) => {
+            let base = &plan.bases[base.0];
+            let digest = images.get(base.image).and_then(|image| image.manifest.as_ref());
+            Origin::Image { name: base.name.clone(), digest: digest.map(|m| m.digest) }
+        }
+        Files::Step(id) => Origin::Step { number: id.0 },
+    };
+    let of_tree = |tree: Tree| match tree {
+        Tree::Context(id) => {
+            Origin::Context { name: plan.contexts[id.0].clone().unwrap_or_default() }
+        }
+        Tree::Files(files) => of_files(files),
+    };
+    let outcome = match &report.end {
+        End::NotReached => StepOutcome::NotReached,
+        End::Hit { build } => StepOutcome::Hit { build: build.clone(), cost: report.cost },
+        End::Ran if report.layer.is_none() => StepOutcome::WouldRun,
+        End::Ran => StepOutcome::Ran { cost: report.cost },
+        End::Failed { exit, .. } => StepOutcome::Failed { exit: *exit },
+        End::Unknown { after } => StepOutcome::DependsOn { number: *after },
+    };
+    StepRecord {
+        number: index,
+        name: step.name.clone(),
+        stage: step.stage.clone(),
+        instruction: step.instruction.clone(),
+        lines: step.lines,
+        from: of_files(step.parent),
+        reads: step.trees().into_iter().map(of_tree).collect(),
+        key: report.key,
+        parent: report.parent,
+        inputs: report.inputs.clone().unwrap_or_default(),
+        outcome,
+        miss: report.miss.map(|miss| match miss {
+            solve::Miss::Missing(missing) => missing.into(),
+            solve::Miss::NoCache => Miss::NoCache,
+        }),
+        output: report
+            .layer
+            .as_ref()
+            .map(|layer| Output { layer: layer.id, content: layer.meta.content }),
+        began_us: report.began_us,
+        wall_us: report.wall_us,
+    }
+}
+
+/// A build as a record, for one that is only predicted.
+pub(super) fn record_of(
+    id: BuildId,
+    about: About,
+    outcome: Outcome,
+    plan: &Plan,
+    images: &[Image],
+    reports: &[StepReport],
+) -> BuildRecord {
+    let steps = reports
+        .iter()
+        .enumerate()
+        .map(|(index, report)| step_of(index, plan, images, report))
+        .collect();
+    BuildRecord { id, about, finished_ms: None, outcome, image: None, steps }
+}
+
+/// Nobody wants to know.
+pub(super) struct Nobody;
+
+impl Observer for Nobody {
+    fn started(&self, _: usize) {}
+    fn output(&self, _: usize, _: &[u8]) {}
+    fn ended(&self, _: usize, _: &StepReport) {}
+}
+
+/// Writes the build's history while it runs. Trouble with it never fails a build.
+pub(super) struct Recorder<'a> {
+    log: Mutex<Option<BuildLog>>,
+    logs: Mutex<BTreeMap<usize, StepLog>>,
+    plan: &'a Plan,
+    images: &'a [Image],
+}
+
+impl<'a> Recorder<'a> {
+    pub(super) fn new(log: BuildLog, plan: &'a Plan, images: &'a [Image]) -> Self {
+        Self { log: Mutex::new(Some(log)), logs: Mutex::default(), plan, images }
+    }
+
+    pub(super) fn finish(
+        &self,
+        environment: &Environment,
+        outcome: Outcome,
+        image: Option<Digest>,
+        steps: &[StepReport],
+    ) -> Result<(), Failure> {
+        let Some(mut log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        for (index, report) in steps.iter().enumerate() {
+            if report.end == End::NotReached {
+                let _ = log.step(step_of(index, self.plan, self.images, report));
+            }
+        }
+        let finish = Finish { finished_ms: environment.now().as_millisecond(), outcome, image };
+        log.finish(finish).map(drop).map_err(|error| Failure::of(Class::Environment, &error))
+    }
+}
+
+impl Observer for Recorder<'_> {
+    fn started(&self, _: usize) {
+        if let Some(log) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = log.running();
+        }
+    }
+
+    fn output(&self, step: usize, bytes: &[u8]) {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        if !logs.contains_key(&step) {
+            let build = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            logs.extend(build.as_ref().map(|build| (step, build.log(step))));
+        }
+        if let Some(log) = logs.get_mut(&step) {
+            let _ = log.write_all(bytes);
+        }
+    }
+
+    fn ended(&self, step: usize, report: &StepReport) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&step);
+        if let Some(log) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = log.step(step_of(step, self.plan, self.images, report));
+        }
+    }
+}

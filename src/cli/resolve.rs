@@ -1,0 +1,178 @@
+//! Finding images: named contexts first, then the store.
+
+use crate::context::remote::GitUrl;
+use crate::image::{Image, LayoutRef, LayoutSource, Platform, Reference, load_layout, receive};
+use crate::plan::{Resolved, Resolver};
+use crate::store::Store;
+use crate::sys::cancel::Cancel;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::PathBuf;
+
+/// What a `--build-context` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A folder.
+    Dir(PathBuf),
+    /// An image under another name.
+    Image(String),
+    /// An image of an OCI layout, as `DIR[:TAG|@DIGEST]`.
+    Layout(String),
+    /// An address to fetch: a tar or a git repository.
+    Remote(String),
+}
+
+impl NamedContext {
+    /// Reads the value of `--build-context name=VALUE`.
+    pub fn parse(value: &str) -> Self {
+        if let Some(image) = value.strip_prefix("docker-image://") {
+            return Self::Image(image.to_owned());
+        }
+        if let Some(path) = value.strip_prefix("oci-layout://") {
+            return Self::Layout(path.to_owned());
+        }
+        let is_git = matches!(GitUrl::parse(value), Ok(Some(_)));
+        if is_git || value.starts_with("http://") || value.starts_with("https://") {
+            return Self::Remote(value.to_owned());
+        }
+        Self::Dir(PathBuf::from(value))
+    }
+}
+
+/// Brings names into the form in which contexts are looked up: familiar, without `:latest`.
+pub fn context_name(name: &str) -> String {
+    match name.parse::<Reference>() {
+        Ok(reference) => {
+            let familiar = reference.familiar();
+            familiar.strip_suffix(":latest").unwrap_or(&familiar).to_owned()
+        }
+        Err(_) => name.to_owned(),
+    }
+}
+
+/// A name that is no image here.
+#[derive(Debug, thiserror::Error)]
+#[error("no image {name:?} in the store")]
+pub struct NotHere {
+    /// Its full name.
+    pub name: String,
+    /// The image's name as typed, for the hints.
+    pub typed: String,
+}
+
+/// The command line's [`Resolver`].
+#[derive(Debug)]
+pub struct Images<'a> {
+    store: &'a Store,
+    contexts: &'a BTreeMap<String, NamedContext>,
+    cancel: &'a Cancel,
+    known: BTreeMap<(String, String), Resolved>,
+    /// What was found, by the number that plans use.
+    pub images: Vec<Image>,
+}
+
+impl<'a> Images<'a> {
+    /// Looks names up in `contexts`, then in `store`.
+    pub fn new(
+        store: &'a Store,
+        contexts: &'a BTreeMap<String, NamedContext>,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Self { store, contexts, cancel, known: BTreeMap::new(), images: Vec::new() }
+    }
+
+    fn add(&mut self, name: String, image: Image) -> Resolved {
+        let config = image.config.clone();
+        let digest = image.manifest.as_ref().map(|manifest| manifest.digest);
+        let name = match digest {
+            Some(digest) if !name.contains('@') => format!("{name}@{digest}"),
+            _ => name,
+        };
+        self.images.push(image);
+        Resolved::Image { image: self.images.len() - 1, name, config }
+    }
+
+    fn stored(
+        &mut self,
+        typed: &str,
+        platform: &Platform,
+    ) -> Result<Resolved, Box<dyn Error + Send + Sync>> {
+        let reference = typed.parse::<Reference>()?.or_latest();
+        let name = reference.to_string();
+        let descriptor = match reference.digest() {
+            Some(digest) => {
+                let images = self.store.images()?;
+                images.into_iter().map(|image| image.descriptor).find(|d| d.digest == *digest)
+            }
+            None => self.store.resolve(&name)?,
+        };
+        let Some(descriptor) = descriptor else {
+            return Err(Box::new(NotHere { name, typed: typed.to_owned() }));
+        };
+        // The store is itself a layout.
+        let source = LayoutSource { dir: self.store.root().to_owned() };
+        let image = receive(self.store, &source, &descriptor, platform, self.cancel)?;
+        Ok(self.add(name, image))
+    }
+}
+
+impl Resolver for Images<'_> {
+    fn resolve(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Resolved, Box<dyn Error + Send + Sync>> {
+        let key = (context_name(name), platform.to_string());
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known.clone());
+        }
+        let full = || match name.parse::<Reference>() {
+            Ok(reference) => reference.or_latest().to_string(),
+            Err(_) => name.to_owned(),
+        };
+        let resolved = match self.contexts.get(&key.0) {
+            Some(NamedContext::Dir(_) | NamedContext::Remote(_)) => {
+                Resolved::Context(key.0.clone())
+            }
+            Some(NamedContext::Image(image)) => self.stored(image, platform)?,
+            Some(NamedContext::Layout(text)) => {
+                let layout = LayoutRef::parse(text)?;
+                let image = load_layout(self.store, &layout, platform, self.cancel)?;
+                self.add(full(), image)
+            }
+            None => self.stored(name, platform)?,
+        };
+        self.known.insert(key, resolved.clone());
+        Ok(resolved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_folders_images_layouts_or_addresses() {
+        for (value, want) in [
+            ("../x", NamedContext::Dir("../x".into())),
+            ("docker-image://a:1", NamedContext::Image("a:1".into())),
+            ("oci-layout:///no/dir:tag", NamedContext::Layout("/no/dir:tag".into())),
+            ("https://a/b.tar", NamedContext::Remote("https://a/b.tar".into())),
+            ("https://a/b.git#x", NamedContext::Remote("https://a/b.git#x".into())),
+        ] {
+            assert_eq!(NamedContext::parse(value), want, "{value}");
+        }
+    }
+
+    #[test]
+    fn contexts_are_looked_up_by_their_familiar_name() {
+        for (name, want) in [
+            ("busybox", "busybox"),
+            ("busybox:latest", "busybox"),
+            ("docker.io/library/busybox:1", "busybox:1"),
+            ("Not A Name", "Not A Name"),
+        ] {
+            assert_eq!(context_name(name), want);
+        }
+    }
+}

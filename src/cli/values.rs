@@ -1,0 +1,264 @@
+//! Values of flags: sizes, pairs, comma-separated fields. What was typed becomes what was meant.
+
+use crate::sandbox::Ulimit;
+
+/// Parses `64m`, `1.5g`, `1048576`: bytes with Docker's binary units.
+///
+/// # Errors
+///
+/// A sentence about what is wrong, for the command line.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size: expected a number and b, k, m, g or t, as 512m");
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &lower[digits.len()..] {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    if let Ok(whole) = digits.trim().parse::<u64>() {
+        return whole.checked_mul(1 << shift).ok_or_else(wrong);
+    }
+    let number: f64 = digits.trim().parse().map_err(|_| wrong())?;
+    let bytes = number * (1u64 << shift) as f64;
+    if bytes.is_finite() && bytes >= 0.0 && bytes < u64::MAX as f64 {
+        Ok(bytes as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// As [`bytes`], or `-1` for no limit.
+///
+/// # Errors
+///
+/// As [`bytes`].
+pub fn bytes_or_unlimited(text: &str) -> Result<i64, String> {
+    if text.trim() == "-1" {
+        return Ok(-1);
+    }
+    i64::try_from(bytes(text)?).map_err(|_| format!("{text:?} is too large"))
+}
+
+/// Splits `key=value`; a key alone has an empty value.
+///
+/// # Errors
+///
+/// Where there is no key.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(format!("{text:?} has no name before `=`"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Splits `name:address` or `name=address` of `--add-host`; the address may be in brackets.
+///
+/// # Errors
+///
+/// Where either is missing, or the address is none.
+pub fn host(text: &str) -> Result<(String, String), String> {
+    let at = text.find(['=', ':']);
+    let (name, address) = match at {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => return Err(format!("{text:?} is no name:address")),
+    };
+    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+    if name.is_empty() || (bare != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err()) {
+        return Err(format!("{text:?} is no name:address"));
+    }
+    Ok((name.to_owned(), bare.to_owned()))
+}
+
+/// Parses `nofile=1024:2048`.
+///
+/// # Errors
+///
+/// A sentence about what is wrong.
+pub fn ulimit(text: &str) -> Result<Ulimit, String> {
+    let wrong = || format!("{text:?} is no limit: expected name=soft or name=soft:hard");
+    let (name, values) = text.split_once('=').ok_or_else(wrong)?;
+    let number = |text: &str| match text {
+        "-1" | "unlimited" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| wrong()),
+    };
+    let (soft, hard) = match values.split_once(':') {
+        Some((soft, hard)) => (number(soft)?, number(hard)?),
+        None => (number(values)?, number(values)?),
+    };
+    if name.is_empty() || matches!((soft, hard), (Some(s), Some(h)) if s > h) {
+        return Err(wrong());
+    }
+    Ok(Ulimit { name: name.to_owned(), soft, hard })
+}
+
+/// Splits a line of comma-separated fields, of which some may be quoted as in CSV.
+///
+/// # Errors
+///
+/// Where a quote is not closed.
+pub fn fields(text: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut field = String::new();
+            let mut chars = quoted.char_indices().peekable();
+            let end = loop {
+                match chars.next() {
+                    Some((_, '"')) if chars.peek().is_some_and(|(_, c)| *c == '"') => {
+                        chars.next();
+                        field.push('"');
+                    }
+                    Some((at, '"')) => break at + 1,
+                    Some((_, c)) => field.push(c),
+                    None => return Err(format!("a quote in {text:?} is not closed")),
+                }
+            };
+            fields.push(field);
+            rest = &quoted[end..];
+            match rest.strip_prefix(',') {
+                Some(next) => rest = next,
+                None if rest.is_empty() => return Ok(fields),
+                None => return Err(format!("unexpected text after a quote in {text:?}")),
+            }
+        } else {
+            match rest.split_once(',') {
+                Some((field, next)) => {
+                    fields.push(field.to_owned());
+                    rest = next;
+                }
+                None => {
+                    fields.push(rest.to_owned());
+                    return Ok(fields);
+                }
+            }
+        }
+    }
+}
+
+/// Where a secret is, as typed: `id=ID[,src=PATH|,env=NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFlag {
+    /// Its name in the Dockerfile.
+    pub id: String,
+    /// Its file.
+    pub src: Option<String>,
+    /// Its environment variable.
+    pub env: Option<String>,
+}
+
+/// Parses `--secret`.
+///
+/// # Errors
+///
+/// A sentence about what is wrong.
+pub fn secret(text: &str) -> Result<SecretFlag, String> {
+    let mut flag = SecretFlag { id: String::new(), src: None, env: None };
+    for field in fields(text)? {
+        let (key, value) =
+            field.split_once('=').ok_or_else(|| format!("{field:?} is no key=value"))?;
+        match key.to_ascii_lowercase().as_str() {
+            "id" => value.clone_into(&mut flag.id),
+            "src" | "source" => flag.src = Some(value.to_owned()),
+            "env" => flag.env = Some(value.to_owned()),
+            // The type follows from src and env; buildx takes the words.
+            "type" if matches!(value, "file" | "env") => {
+                if value == "env" && flag.env.is_none() {
+                    flag.env = Some(String::new());
+                }
+            }
+            _ => return Err(format!("unknown field {key:?}: expected id, src, env or type")),
+        }
+    }
+    if flag.id.is_empty() {
+        return Err("a secret needs an id: id=NAME,src=PATH".to_owned());
+    }
+    if flag.env.as_deref() == Some("") {
+        flag.env = Some(flag.src.take().unwrap_or_else(|| flag.id.clone()));
+    }
+    Ok(flag)
+}
+
+/// Parses `--ssh`: `default`, `ID`, `ID=SOCKET`.
+///
+/// # Errors
+///
+/// Where there is no id.
+pub fn ssh(text: &str) -> Result<(String, Option<String>), String> {
+    let (id, socket) = match text.split_once('=') {
+        Some((id, socket)) => (id, Some(socket.to_owned())),
+        None => (text, None),
+    };
+    if id.is_empty() {
+        return Err(format!("{text:?} has no id"));
+    }
+    Ok((id.to_owned(), socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_dockers_units() {
+        for (text, want) in [
+            ("64m", Some(64 << 20)),
+            ("1G", Some(1 << 30)),
+            ("1.5k", Some(1536)),
+            ("512", Some(512)),
+            ("10 mb", Some(10 << 20)),
+            ("", None),
+            ("m", None),
+            ("5x", None),
+            ("-1", None),
+            ("99999999999t", None),
+        ] {
+            assert_eq!(bytes(text).ok(), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fields_may_be_quoted() {
+        let of = |text: &str| fields(text).ok();
+        let list = |words: &[&str]| Some(words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of("type=oci,dest=a"), list(&["type=oci", "dest=a"]));
+        assert_eq!(of(r#""dest=a,b",x"#), list(&["dest=a,b", "x"]));
+        assert_eq!(of(r#""a""b""#), list(&["a\"b"]));
+        assert_eq!(of(r#""a"#), None);
+    }
+
+    #[test]
+    fn secrets_name_a_file_or_a_variable() {
+        let flag = |id: &str, src: Option<&str>, env: Option<&str>| SecretFlag {
+            id: id.into(),
+            src: src.map(Into::into),
+            env: env.map(Into::into),
+        };
+        for (text, want) in [
+            ("id=a,src=/f", Some(flag("a", Some("/f"), None))),
+            ("id=a,env=T", Some(flag("a", None, Some("T")))),
+            ("type=env,id=T", Some(flag("T", None, Some("T")))),
+            ("id=a", Some(flag("a", None, None))),
+            ("src=/f", None),
+            ("id=a,foo=b", None),
+        ] {
+            assert_eq!(secret(text).ok(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_limits_are_checked() {
+        assert_eq!(host("a:1.2.3.4"), Ok(("a".into(), "1.2.3.4".into())));
+        assert_eq!(host("a=[::1]"), Ok(("a".into(), "::1".into())));
+        assert!(host("a").is_err());
+        assert!(host("a:b").is_err());
+        assert_eq!(ulimit("nofile=1:2").unwrap().hard, Some(2));
+        assert!(ulimit("nofile=3:2").is_err());
+        assert!(ulimit("nofile").is_err());
+    }
+}
