@@ -216,16 +216,22 @@ pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
                     continue;
                 }
                 settle(root, &dir, entry.file_name().to_string_lossy().starts_with(&boot))?;
-                super::remove_tree(&dir).context("remove", &dir)?;
+                remove(&dir)?;
             }
-            // Killed before it had a lock: nothing of it was visible.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                super::remove_tree(&dir).context("remove", &dir)?;
-            }
+            // Killed before it had a lock, so nothing of it was visible; or about to be gone.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => remove(&dir)?,
             Err(e) => return Err(e).context("open", &lock_path),
         }
     }
     Ok(())
+}
+
+/// Removes a session's folder; it is no error that its own process was faster.
+fn remove(dir: &Path) -> Result<(), StoreError> {
+    match super::remove_tree(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove", dir),
+        _ => Ok(()),
+    }
 }
 
 /// Decides about what a dead session made visible without a barrier.
