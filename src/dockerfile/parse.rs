@@ -1,4 +1,11 @@
-#![allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, unreachable_pub, reason = "the first parser; its successor comes with spans of every word")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "the first parser; its successor comes with spans of every word"
+)]
 use super::ast::*;
 use super::errors::{Error, ErrorKind};
 

@@ -150,7 +150,7 @@ pub struct Packed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackOptions {
     /// The compression of layers that have none yet, with its level.
-    pub compression: blob::Encoding,
+    pub compression: Encoding,
     /// Whether layers that came compressed are made anew.
     pub is_forced: bool,
     /// Whether media types are Docker's.
@@ -206,7 +206,7 @@ pub fn pack(
         false => (media_type::OCI_CONFIG, media_type::OCI_MANIFEST),
     };
     let config_descriptor =
-        put(context.store, &config_bytes(context.store, image, &config)?, config_type)?;
+        put(context.store, &config_bytes(context.store, image, &config), config_type)?;
     let layers: Vec<_> = blobs.into_iter().map(|(descriptor, _)| descriptor).collect();
     let manifest = Manifest {
         schema_version: 2,
@@ -229,16 +229,16 @@ pub fn pack(
 }
 
 /// Returns the config's bytes: those received, if nothing of it was changed since.
-fn config_bytes(store: &Store, image: &Image, config: &Config) -> Result<Vec<u8>, ExportError> {
+fn config_bytes(store: &Store, image: &Image, config: &Config) -> Vec<u8> {
     if let Some(manifest) = &image.manifest
         && let Ok(bytes) = store.read_blob(&manifest.digest)
         && let Ok(received) = serde_json::from_slice::<Manifest>(&bytes)
         && let Ok(bytes) = store.read_blob(&received.config.digest)
         && serde_json::from_slice::<serde_json::Value>(&bytes).is_ok_and(|v| v == *config.as_json())
     {
-        return Ok(bytes);
+        return bytes;
     }
-    Ok(config.to_bytes())
+    config.to_bytes()
 }
 
 fn put(store: &Store, bytes: &[u8], media_type: &str) -> Result<Descriptor, ExportError> {

@@ -15,7 +15,8 @@ use std::io::{self, Read};
 use std::os::fd::AsFd as _;
 
 /// The PATH of images that bring none.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a tar does not tell.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@
 use super::tee::{Output, Tee};
 use super::unpack::Unpacked;
 use super::{Config, Document, Image, ImageError, ImageLayer, Manifest, Platform};
-use crate::store::{BlobWriter, DOCUMENT_MAX, Descriptor, Digest, Layer, Store, StoreError};
+use crate::store::{DOCUMENT_MAX, Descriptor, Digest, Layer, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use sha2::Digest as _;
 use std::fs::File;
@@ -266,7 +266,7 @@ fn present(
 ///
 /// [`ImageError`]; the blob becomes visible only if its digest is right, the layer only if its
 /// `diff_id` is as well.
-pub fn receive_layer(
+pub(super) fn receive_layer(
     store: &Store,
     source: &dyn BlobSource,
     blob: &Descriptor,

@@ -128,7 +128,9 @@ pub(super) fn expand_split(
 /// escape character is.
 pub(super) fn expand_body(body: &str, place: Place, env: &Env) -> Result<String, PlanError> {
     let lookup = |name: &str| env.get(name).map(str::to_owned);
-    let expanded = Lexer::for_heredoc(Escape::Backslash).process_word(body, &lookup);
+    let mut lexer = Lexer::new(Escape::Backslash);
+    lexer.skip_quotes = true;
+    let expanded = lexer.process_word(body, &lookup);
     expanded.map(|out| out.text).map_err(|e| misplaced(&e, place))
 }
 
