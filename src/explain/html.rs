@@ -20,7 +20,7 @@ const GAP_Y: usize = 20;
 const STAGE_HEAD: usize = 44;
 
 /// Characters of an instruction that fit a node.
-const NODE_CHARS: usize = 31;
+const NODE_CHARS: usize = 29;
 
 /// Text that is safe between tags and in quoted attributes.
 struct Escaped<'a>(&'a str);
@@ -267,7 +267,7 @@ fn graph(out: &mut String, report: &Report) {
                 "<text class=\"sub\" x=\"{}\" y=\"{}\">from {}</text>",
                 x(column),
                 top - 9,
-                safe(&shortened(from, NODE_CHARS))
+                safe(&shortened(from.trim_start_matches("docker.io/library/"), NODE_CHARS))
             );
         }
         out.push('\n');
