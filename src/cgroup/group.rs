@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -391,7 +392,9 @@ impl Drop for Cgroup {
 
 /// Kills the members of one folder until none is left.
 pub(super) fn kill_members(folder: &Path) {
-    if fs::write(folder.join("cgroup.kill"), "1").is_ok() {
+    // Opened, not made: where the kernel has no such file there must be none.
+    let switch = OpenOptions::new().write(true).open(folder.join("cgroup.kill"));
+    if switch.and_then(|mut file| file.write_all(b"1")).is_ok() {
         return;
     }
     // Members may fork while the list is read; each round finds the new ones.

@@ -1,0 +1,18 @@
+//! Real commands in real sandboxes, over a root file system made of busybox.
+//!
+//! Needs root, `busybox-static` and overlay; a test that lacks one says so and passes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::unused_self,
+    unreachable_pub,
+    reason = "how a test fails, says why it skips, and shares its kit"
+)]
+
+mod kit;
+mod lifetime;
+mod limits;
+mod mounts;
+mod network;
+mod walls;

@@ -1,0 +1,65 @@
+//! None, host, private.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use builder::sandbox::{NetworkMode, SandboxError};
+
+use super::kit::Kit;
+
+#[test]
+fn privileged_without_network_there_is_lo_alone_and_it_works() {
+    let Some(kit) = Kit::new() else { return };
+    let script = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; ls /sys/class/net; \
+        echo pong | nc -l -p 80 & \
+        for i in $(seq 100); do nc 127.0.0.1 80 2>/dev/null && break; sleep 0.05; done";
+    // Other interfaces (tunl0, sit0) are the kernel's own wherever their modules are loaded.
+    let seen = kit.says(script);
+    assert!(seen.starts_with("lo\n") && seen.ends_with("pong\n"), "{seen}");
+    assert!(!seen.contains("eth") && !seen.contains("ens"), "{seen}");
+}
+
+#[test]
+fn privileged_the_host_s_network_is_the_host_s() {
+    let Some(kit) = Kit::new() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let served = std::thread::spawn(move || {
+        listener.accept().unwrap().0.write_all(b"canary").unwrap();
+    });
+    let mut spec = kit.spec(&format!("nc 127.0.0.1 {port}"));
+    spec.network = NetworkMode::Host;
+    assert_eq!(kit.run(&spec).stdout, "canary");
+    served.join().unwrap();
+}
+
+#[test]
+fn privileged_the_private_network_leads_out_but_not_to_host_loopback() {
+    let Some(kit) = Kit::new() else { return };
+    match kit.sandbox.start_network() {
+        Ok(()) => {}
+        Err(SandboxError::Network { reason }) => {
+            println!("skipped: {reason}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut spec = kit.spec(&format!(
+        "cat /etc/resolv.conf; ip addr show tap0 2>/dev/null || ip addr; ip route; \
+         for a in 127.0.0.1 10.0.2.2; do nc -w 1 $a {port} < /dev/null && echo reached $a; done; true"
+    ));
+    spec.network = NetworkMode::Private;
+    let outcome = kit.run(&spec);
+    assert!(outcome.stdout.contains("nameserver "), "{outcome:?}");
+    assert!(outcome.stdout.contains("default via"), "{outcome:?}");
+    assert!(!outcome.stdout.contains("reached"), "{outcome:?}");
+    if let Ok((mut stream, _)) = listener.accept() {
+        stream.read_to_end(&mut Vec::new()).ok();
+        panic!("the host's loopback was reached");
+    }
+    // Steps of one build share it.
+    assert!(kit.run(&spec).stdout.contains("default via"));
+}
