@@ -9,7 +9,8 @@
 //! # Invariants
 //!
 //! - Cost is linear in the word, but for patterns: states times characters.
-//! - Nesting is bounded by [`DEPTH_MAX`], pattern work by [`PATTERN_WORK_MAX`].
+//! - Nesting is bounded by [`DEPTH_MAX`], pattern work by [`PATTERN_WORK_MAX`], the
+//!   values of one word by [`VALUES_MAX`].
 //!
 //! # Not here
 //!
@@ -19,8 +20,12 @@
 //! moby/buildkit frontend/dockerfile/shell.
 
 mod pattern;
+#[cfg(test)]
+mod tables;
 
 use std::collections::BTreeSet;
+
+use pest::unicode::{DECIMAL_NUMBER, LETTER};
 
 use super::ast::{Escape, Span, Word};
 use super::errors::{Error, ErrorKind};
@@ -31,6 +36,11 @@ pub const DEPTH_MAX: usize = 100;
 
 /// Most steps one pattern (`${A#pattern}`) may take on one value.
 pub const PATTERN_WORK_MAX: usize = 1 << 26;
+
+/// Most bytes the variables of one word may have in all, and most bytes a
+/// replacement may make. Variables made of others several times grow
+/// exponentially, and a process takes no more than 128 KiB in one argument.
+pub const VALUES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why a word has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,9 +85,16 @@ pub enum ExpandError {
     /// Over [`PATTERN_WORK_MAX`].
     #[error("pattern times value is larger than {PATTERN_WORK_MAX} steps")]
     TooMuchWork,
+    /// Over [`VALUES_MAX`].
+    #[error("variables expand to more than {VALUES_MAX} bytes")]
+    TooLong,
 }
 
 impl ExpandError {
+    fn is_limit(&self) -> bool {
+        matches!(self, Self::TooDeep | Self::TooMuchWork | Self::TooLong)
+    }
+
     /// As an error with a place.
     pub fn at(&self, word: &Word, line: u32) -> Error {
         self.in_span(word.span, line)
@@ -85,10 +102,7 @@ impl ExpandError {
 
     /// As an error with a place.
     pub fn in_span(&self, span: Span, line: u32) -> Error {
-        let kind = match self {
-            Self::TooDeep | Self::TooMuchWork => ErrorKind::Limit,
-            _ => ErrorKind::Expansion,
-        };
+        let kind = if self.is_limit() { ErrorKind::Limit } else { ErrorKind::Expansion };
         let error = Error::new(kind, self.to_string(), span, line);
         match self {
             Self::Modifier { .. } => error
@@ -197,6 +211,8 @@ struct Run<'a> {
     env: &'a Lookup<'a>,
     /// The word being collected. Shared between levels, as in BuildKit.
     word: String,
+    /// Bytes of the variables looked up so far.
+    value_bytes: usize,
     matched: BTreeSet<String>,
     unmatched: BTreeSet<String>,
 }
@@ -241,6 +257,7 @@ impl<'a> Run<'a> {
             rest: word.strip_prefix('\u{feff}').unwrap_or(word).chars(),
             env,
             word: String::new(),
+            value_bytes: 0,
             matched: BTreeSet::new(),
             unmatched: BTreeSet::new(),
         }
@@ -393,7 +410,7 @@ impl<'a> Run<'a> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(match self.get(name) {
+            return Ok(match self.get(name)? {
                 None if self.lexer.skip_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
             });
@@ -414,7 +431,7 @@ impl<'a> Run<'a> {
         let mut null_is_unset = false;
         match modifier {
             '}' => {
-                return Ok(match self.get(name) {
+                return Ok(match self.get(name)? {
                     None if self.lexer.skip_unset => format!("${{{name}}}"),
                     value => value.unwrap_or_default(),
                 });
@@ -433,10 +450,10 @@ impl<'a> Run<'a> {
             return Err(unsupported(typed));
         }
         let (word, _) = self.until(Some('}'), is_pattern, depth + 1).map_err(|error| {
-            let at_end = self.rest.as_str().is_empty() && error != ExpandError::TooDeep;
+            let at_end = self.rest.as_str().is_empty() && !error.is_limit();
             if at_end { BRACE } else { error }
         })?;
-        let value = self.get(name);
+        let value = self.get(name)?;
         if self.lexer.skip_unset && value.is_none() {
             return Ok(format!("${{{name}{typed}{word}}}"));
         }
@@ -475,14 +492,14 @@ impl<'a> Run<'a> {
         }
         let mut part = |stop| {
             self.until(Some(stop), true, depth + 1).map(|(text, _)| text).map_err(|error| {
-                let at_end = self.rest.as_str().is_empty() && error != ExpandError::TooDeep;
+                let at_end = self.rest.as_str().is_empty() && !error.is_limit();
                 let what = if stop == '/' { "`${…/`" } else { "`${`" };
                 if at_end { ExpandError::Unclosed { what } } else { error }
             })
         };
         let pattern = part('/')?;
         let replacement = part('}')?;
-        let value = self.get(name);
+        let value = self.get(name)?;
         if self.lexer.skip_unset && value.is_none() {
             return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
         }
@@ -493,22 +510,28 @@ impl<'a> Run<'a> {
     fn name(&mut self) -> &'a str {
         let from = self.rest.as_str();
         let end = match self.peek() {
-            Some(c) if c.is_numeric() => from.find(|c: char| !c.is_numeric()).unwrap_or(from.len()),
+            Some(c) if DECIMAL_NUMBER(c) => from.find(|c| !DECIMAL_NUMBER(c)).unwrap_or(from.len()),
             Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => 1,
-            _ => from.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(from.len()),
+            _ => from.find(|c| !is_name_char(c)).unwrap_or(from.len()),
         };
         self.rest = from[end..].chars();
         &from[..end]
     }
 
-    fn get(&mut self, name: &str) -> Option<String> {
+    fn get(&mut self, name: &str) -> Result<Option<String>, ExpandError> {
         let value = (self.env)(name);
         let seen = if value.is_some() { &mut self.matched } else { &mut self.unmatched };
         if !seen.contains(name) {
             seen.insert(name.to_owned());
         }
-        value
+        self.value_bytes += value.as_ref().map_or(0, String::len);
+        if self.value_bytes > VALUES_MAX { Err(ExpandError::TooLong) } else { Ok(value) }
     }
+}
+
+/// Go's letters and digits are fewer than Rust's: no marks, no `Ⅷ`, no `²`.
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii() && (LETTER(c) || DECIMAL_NUMBER(c))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! A search that remembers which pairs of pattern part and position failed:
 //! its cost is their product, never more.
 
-use super::{ExpandError, PATTERN_WORK_MAX};
+use super::{ExpandError, PATTERN_WORK_MAX, VALUES_MAX, is_name_char};
 
 enum Part {
     Char(char),
@@ -18,6 +18,8 @@ enum Part {
 fn parts(pattern: &[char]) -> Result<Vec<Part>, ExpandError> {
     let mut out = Vec::with_capacity(pattern.len());
     let mut chars = pattern.iter().copied().peekable();
+    // Go's scanner, which reads patterns too, skips a byte-order mark.
+    chars.next_if_eq(&'\u{feff}');
     while let Some(c) = chars.next() {
         out.push(match c {
             '*' => Part::Many,
@@ -165,6 +167,9 @@ pub(super) fn replace(
         } else {
             out.push_str(replacement);
         }
+        if out.len() > VALUES_MAX {
+            return Err(ExpandError::TooLong);
+        }
         copied = end;
         start = if end > start { end } else { start + 1 };
         if !all {
@@ -190,8 +195,7 @@ fn push_template(out: &mut String, template: &str, matched: &str) {
             Some(inner) => (inner, true),
             None => (after, false),
         };
-        let length =
-            inner.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(inner.len());
+        let length = inner.find(|c| !is_name_char(c)).unwrap_or(inner.len());
         let (name, tail) = inner.split_at(length);
         let tail = if is_braced { tail.strip_prefix('}') } else { Some(tail) };
         match tail {
