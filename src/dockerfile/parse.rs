@@ -47,6 +47,7 @@ fn logical(src: &[u8]) -> Result<(Escape, Vec<Logical>), Error> {
     let mut out = vec![];
     let text = |l: &[u8]| String::from_utf8_lossy(l).trim_end_matches(['\r', '\n']).to_string();
     let mut directives = true;
+    let mut has_escape = false;
     while i < lines.len() {
         let (off, raw) = lines[i];
         let n = i as u32 + 1;
@@ -59,8 +60,39 @@ fn logical(src: &[u8]) -> Result<(Escape, Vec<Logical>), Error> {
         if tt.starts_with('#') {
             if directives {
                 if let Some((k, v)) = tt[1..].split_once('=') {
-                    if k.trim().eq_ignore_ascii_case("escape") && v.trim() == "`" {
-                        esc = '`';
+                    if k.trim().eq_ignore_ascii_case("escape") {
+                        let place = Span { start: off, end: off + t.len() };
+                        let wrong =
+                            |message: String| Error::new(ErrorKind::Directive, message, place, n);
+                        if std::mem::replace(&mut has_escape, true) {
+                            return Err(wrong(
+                                "only one escape parser directive can be used".into(),
+                            ));
+                        }
+                        esc = match v.trim() {
+                            "`" => '`',
+                            "\\" => '\\',
+                            other => {
+                                return Err(wrong(format!(
+                                    "invalid escape token {other:?}: expected ` or \\"
+                                )));
+                            }
+                        };
+                    }
+                    if k.trim().eq_ignore_ascii_case("syntax") {
+                        let image = v.trim();
+                        let name = image.rsplit_once('/').map_or(image, |(_, name)| name);
+                        if name.split([':', '@']).next() != Some("dockerfile") {
+                            let place = Span { start: off, end: off + t.len() };
+                            return Err(Error::new(
+                                ErrorKind::Frontend,
+                                format!(
+                                    "frontend {image:?} is not supported: only docker/dockerfile is"
+                                ),
+                                place,
+                                n,
+                            ));
+                        }
                     }
                 } else {
                     directives = false;
@@ -249,6 +281,18 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
         "HEALTHCHECK" => &["interval", "timeout", "start-period", "start-interval", "retries"],
         _ => &[],
     };
+    for (index, (f, _)) in flags.iter().enumerate() {
+        if !["mount", "exclude", "device"].contains(&f.as_str())
+            && flags[..index].iter().any(|(g, _)| g == f)
+        {
+            return Err(Error::new(
+                ErrorKind::Flag,
+                format!("duplicate flag specified: --{f}"),
+                whole,
+                l.lines.first,
+            ));
+        }
+    }
     for (f, _) in &flags {
         if !known.contains(&f.as_str()) {
             return Err(Error::new(
@@ -324,6 +368,9 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
                         "Syntax error - can't find = in {p:?}. Must be of the form: name=value"
                     ))
                 })?;
+                if a.is_empty() {
+                    return Err(fail(format!("{up} names can not be blank")));
+                }
                 Ok(Pair { name: w(a), value: w(b), is_legacy: false })
             })
             .collect()
@@ -433,6 +480,9 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
         "LABEL" => Command::Label(pairs()?),
         "ARG" => {
             need(1)?;
+            if words.iter().any(|word| word.is_empty() || word.starts_with('=')) {
+                return Err(fail("ARG names can not be blank".into()));
+            }
             Command::Arg(
                 words
                     .iter()
@@ -504,6 +554,10 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
         ),
         "ONBUILD" => {
             need(1)?;
+            let trigger = words[0].to_uppercase();
+            if ["FROM", "ONBUILD", "MAINTAINER"].contains(&trigger.as_str()) {
+                return Err(fail(format!("{trigger} isn't allowed as an ONBUILD trigger")));
+            }
             let mut expr = rest.to_string();
             for h in &l.heredocs {
                 expr.push('\n');
@@ -516,6 +570,9 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
             need(1)?;
             let (t, r) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
             let test = match t.to_uppercase().as_str() {
+                "NONE" if !r.trim().is_empty() => {
+                    return Err(fail("HEALTHCHECK NONE takes no arguments".into()));
+                }
                 "NONE" => vec!["NONE".to_string()],
                 "CMD" => match json(r)? {
                     Some(v) => {
@@ -534,7 +591,10 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
                 start_period: dur("start-period")?,
                 start_interval: dur("start-interval")?,
                 retries: match flag("retries") {
-                    Some(v) => v.text.parse().map_err(|_| fail("bad retries".into()))?,
+                    Some(v) => match v.text.parse::<i32>() {
+                        Ok(retries) if retries >= 0 => retries,
+                        _ => return Err(fail(format!("--retries cannot be {}", v.text))),
+                    },
                     None => 0,
                 },
             })

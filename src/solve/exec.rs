@@ -122,7 +122,7 @@ fn command(
     };
     let mut prepared = mounts::prepare(job, trees, &run.mounts, files)?;
     if let Some((path, text)) = &run.script {
-        prepared.script(path, text, SCRIPT_MODE)?;
+        prepared.script(job, path, text, SCRIPT_MODE)?;
     }
     let mut env = run.env.clone();
     let given = run.proxy.iter().chain(&prepared.env);

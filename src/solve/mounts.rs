@@ -52,10 +52,25 @@ impl Prepared {
             .collect()
     }
 
-    /// Shows a heredoc as an executable file.
-    pub(super) fn script(&mut self, path: &str, text: &str, mode: u32) -> Result<(), Cause> {
-        let source = self.hold(Held::File(in_memory(text.as_bytes())?));
-        self.add(path, sandbox::MountKind::Secret { source, mode, uid: 0, gid: 0 });
+    /// Shows a heredoc as an executable file, in a folder of its own that cannot be written.
+    pub(super) fn script(
+        &mut self,
+        job: &Job<'_>,
+        path: &str,
+        text: &str,
+        mode: u32,
+    ) -> Result<(), Cause> {
+        let dir = job.store.session()?.new_work()?;
+        let open_to_all = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&dir, open_to_all).map_err(|e| io("change", &dir, e))?;
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("/", path));
+        let file = dir.join(name);
+        fs::write(&file, text)
+            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(mode)))
+            .map_err(|e| io("write", &file, e))?;
+        let source = self.hold(Held::Tree(open_dir(&dir)?));
+        let kind = sandbox::MountKind::Bind { source, subpath: String::new(), readonly: true };
+        self.add(folder, kind);
         Ok(())
     }
 
