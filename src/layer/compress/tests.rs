@@ -87,7 +87,15 @@ fn the_bytes_are_those_of_the_last_release() {
             format!("{compression} {} {}", facts.size, &facts.digest.to_hex()[..16])
         })
         .collect();
-    insta::assert_snapshot!(digests.join("\n"), @"");
+    insta::assert_snapshot!(digests.join("\n"), @r"
+    uncompressed 2098152 9125fa3813ab4d45
+    gzip:0 2098355 695c3c529505bca9
+    gzip:1 668256 1c5fe10294c5b311
+    gzip:6 359976 a0da9598db285b30
+    gzip:9 378455 e21ec12f1df26cfa
+    zstd:1 445476 7c68cfba4aa20295
+    zstd:3 446426 8d75a3da3f70bbc6
+    ");
 }
 
 #[test]
