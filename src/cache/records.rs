@@ -156,27 +156,37 @@ impl Cache {
         Record { version: RECORD_VERSION, key, parent, inputs, output, build, finished, cost }
     }
 
-    /// Returns the layer that completes `chain`, if one is known and still here.
+    /// Returns the layer that completes `chain`, if one is known and still here, and when it was
+    /// made, in seconds since 1970.
     ///
     /// # Errors
     ///
     /// [`CacheError`] where the store cannot be read.
-    pub fn interned(&self, chain: &ChainId) -> Result<Option<Layer>, CacheError> {
+    pub fn interned(&self, chain: &ChainId) -> Result<Option<(Layer, i64)>, CacheError> {
         let Some(bytes) = self.store.read_file(&chain_path(chain))? else { return Ok(None) };
-        let id = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim_end().parse().ok());
-        match id {
-            Some(id) => Ok(self.store.layer(&id)?),
+        let known = std::str::from_utf8(&bytes).ok().and_then(|text| {
+            let (id, finished) = text.trim_end().split_once(' ')?;
+            Some((id.parse().ok()?, finished.parse().ok()?))
+        });
+        match known {
+            Some((id, finished)) => Ok(self.store.layer(&id)?.map(|layer| (layer, finished))),
             None => Ok(None),
         }
     }
 
-    /// Notes that `layer` completes `chain`.
+    /// Notes that `layer`, made at `finished`, completes `chain`.
     ///
     /// # Errors
     ///
     /// [`CacheError`], for example on a full disk.
-    pub fn intern(&self, chain: &ChainId, layer: &LayerId) -> Result<(), CacheError> {
-        Ok(self.store.write_file(&chain_path(chain), format!("{layer}\n").as_bytes())?)
+    pub fn intern(
+        &self,
+        chain: &ChainId,
+        layer: &LayerId,
+        finished: i64,
+    ) -> Result<(), CacheError> {
+        let line = format!("{layer} {finished}\n");
+        Ok(self.store.write_file(&chain_path(chain), line.as_bytes())?)
     }
 
     /// Keeps a listing of files, unless it is kept already. One JSON object a line.

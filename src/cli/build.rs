@@ -6,6 +6,7 @@ use super::recorder::{Nobody, Recorder, record_of};
 use super::resolve::{Images, NamedContext, NotHere, context_name};
 use super::{Environment, sources, values};
 use crate::cache::{TreeEntry, TreeId};
+use crate::context::ContextError;
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::{About, BuildId, BuildRecord, History, Outcome};
 use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed};
@@ -340,7 +341,10 @@ impl Request {
         let outputs = args
             .output
             .iter()
-            .map(|text| OutputSpec::parse(text).map_err(|e| usage(failure::chain(&e))))
+            .map(|text| {
+                OutputSpec::parse(text)
+                    .map_err(|e| usage(format!("--output {text}: {}", failure::chain(&e))))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let platform = match args.platform.as_deref() {
             None | Some("") => None,
@@ -388,8 +392,9 @@ impl Request {
                 let mut failure =
                     Failure::of_dockerfile(&[*place], &self.inputs.dockerfile_name, &self.text());
                 failure.message = format!("cannot use image {name}: {}", failure::chain(&*source));
-                failure.class = Class::Dockerfile;
+                failure.class = Class::Environment;
                 if source.downcast_ref::<NotHere>().is_some() {
+                    failure.class = Class::Network;
                     failure.hints = vec![
                         format!("import a root file system: builder import ROOTFS.tar {name}"),
                         "load an archive: builder load -i IMAGE.tar".to_owned(),
@@ -484,6 +489,15 @@ impl Request {
             }
             class => Failure::new(class, message),
         };
+        let mut excerpt = excerpt;
+        // A missing source is pointed at, not only its line.
+        if let (Cause::Context(ContextError::NotFound { pattern, .. }), Some(excerpt)) =
+            (&error.cause, &mut excerpt)
+            && let Some(at) = excerpt.source[excerpt.span.clone()].find(&format!(" {pattern}"))
+        {
+            let start = excerpt.span.start + at + 1;
+            excerpt.span = start..start + pattern.len();
+        }
         failure.excerpts.extend(excerpt);
         failure.hints.extend(hints);
         if class == Class::Step {

@@ -101,6 +101,16 @@ impl Failure {
         failure
     }
 
+    /// Puts what it is about in front, where the message does not say so.
+    #[must_use]
+    pub fn about(mut self, what: &dyn std::fmt::Display) -> Self {
+        let what = what.to_string();
+        if !self.message.contains(&what) {
+            self.message = format!("{what}: {}", self.message);
+        }
+        self
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {

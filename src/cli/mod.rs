@@ -285,7 +285,8 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Tag(args) => tag::run(args, &environment.store()?),
         Command::Rmi(args) => rmi::run(args, &environment.store()?, out),
         Command::Import(args) => {
-            import::run(args, &environment.store()?, now, io::stdin(), cancel, out)
+            return import::run(args, &environment.store()?, now, io::stdin(), cancel, out)
+                .map_err(|error| Failure::of_images(&error).about(&args.file.display()));
         }
         Command::Load(args) => load::run(args, &environment.store()?, io::stdin(), cancel, out),
         Command::Save(args) => {

@@ -7,7 +7,28 @@
     reason = "the first parser; its successor comes with spans of every word"
 )]
 use super::ast::*;
-use super::errors::{Error, ErrorKind};
+use super::errors::{Error, ErrorKind, did_you_mean};
+
+const KEYWORDS: &[&str] = &[
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
 
 fn err(m: impl Into<String>, span: Span, line: u32) -> Error {
     Error::new(ErrorKind::Arguments, m, span, line)
@@ -18,6 +39,8 @@ struct Logical {
     span: Span,
     lines: Lines,
     heredocs: Vec<Heredoc>,
+    /// The instruction as it stands in the file, from its keyword on.
+    raw: String,
 }
 
 fn phys(src: &[u8]) -> Vec<(usize, &[u8])> {
@@ -28,6 +51,10 @@ fn phys(src: &[u8]) -> Vec<(usize, &[u8])> {
         at += l.len();
     }
     v
+}
+
+fn end_of(lines: &[(usize, &[u8])], last: usize) -> usize {
+    lines[last].0 + lines[last].1.len()
 }
 
 fn trim_cont(l: &str, esc: char) -> (String, bool) {
@@ -187,6 +214,7 @@ fn logical(src: &[u8]) -> Result<(Escape, Vec<Logical>), Error> {
             text: line.trim_end().to_string(),
             span: Span { start: off + lead, end: off + text(raw).len() },
             lines: Lines { first: n, last: last as u32 + 1 },
+            raw: String::from_utf8_lossy(&src[off + lead..end_of(&lines, last)]).into_owned(),
             heredocs,
         });
     }
@@ -257,7 +285,25 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
     };
     let kspan = Span { start: l.span.start, end: l.span.start + k.len() };
     let whole = Span { start: l.span.start, end: l.span.end };
-    let w = |t: &str| Word { text: t.to_string(), span: whole };
+    let locate = |text: &str| {
+        let after = k.len().min(l.raw.len());
+        let found = l.raw.get(after..).and_then(|rest| {
+            rest.match_indices(text).map(|(at, _)| at).find(|&at| {
+                let before = rest[..at].chars().next_back();
+                let behind = rest[at + text.len()..].chars().next();
+                let is_edge = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '.');
+                is_edge(before) && is_edge(behind)
+            })
+        });
+        match found {
+            Some(at) if !text.is_empty() => {
+                let start = l.span.start + after + at;
+                Span { start, end: start + text.len() }
+            }
+            _ => whole,
+        }
+    };
+    let w = |t: &str| Word { text: t.to_string(), span: locate(t) };
     let fail = |m: String| err(m, whole, l.lines.first);
     let up = k.to_uppercase();
     let mut flags: Vec<(String, Option<String>)> = vec![];
@@ -295,12 +341,18 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
     }
     for (f, _) in &flags {
         if !known.contains(&f.as_str()) {
-            return Err(Error::new(
+            let name = format!("--{f}");
+            let mut error = Error::new(
                 ErrorKind::Flag,
-                format!("unknown flag `--{f}` on {up}"),
-                whole,
+                format!("unknown flag `{name}` on {up}"),
+                locate(&name),
                 l.lines.first,
-            ));
+            );
+            if let Some(near) = did_you_mean(f, known.iter().copied()) {
+                error = error.with_label(format!("did you mean `--{near}`?"));
+            }
+            let flags: Vec<String> = known.iter().map(|flag| format!("--{flag}")).collect();
+            return Err(error.with_hint(format!("{up} accepts {}", flags.join(", "))));
         }
     }
     let flag = |n: &str| flags.iter().find(|f| f.0 == n).and_then(|f| f.1.clone()).map(|v| w(&v));
@@ -600,12 +652,16 @@ fn instr(l: &Logical, esc: Escape) -> Result<Instruction, Error> {
             })
         }
         _ => {
-            return Err(Error::new(
+            let mut error = Error::new(
                 ErrorKind::UnknownInstruction,
                 format!("unknown instruction `{k}`"),
                 kspan,
                 l.lines.first,
-            ));
+            );
+            if let Some(near) = did_you_mean(&up, KEYWORDS.iter().copied()) {
+                error = error.with_label(format!("did you mean `{near}`?"));
+            }
+            return Err(error);
         }
     };
     let _ = esc;

@@ -267,11 +267,14 @@ impl<'a> Stages<'a> {
                     1 => {
                         let from = *index;
                         let name = &self.all[next].name;
-                        let place = self.all[from]
-                            .commands
+                        // The line to mend is the one that reads what comes later.
+                        let place = stack
                             .iter()
-                            .find(|c| c.sources.contains(&Some(next)))
-                            .map_or(self.all[from].place, |c| place_of(&c.instruction));
+                            .flat_map(|(stage, _)| {
+                                self.all[*stage].commands.iter().map(move |c| (*stage, c))
+                            })
+                            .find(|(stage, c)| c.sources.iter().flatten().any(|s| s >= stage))
+                            .map_or(self.all[from].place, |(_, c)| place_of(&c.instruction));
                         let message = format!("circular dependency detected on stage: {name}");
                         return Err(place.error(message).into());
                     }

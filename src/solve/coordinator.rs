@@ -445,7 +445,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             return self.on_locked(index, lock);
         }
         let other = self.job.store.step_holder(&name).unwrap_or_else(|| "another build".to_owned());
-        self.job.progress.notice(format!("{}: waiting for {other}", self.step(index).name));
+        if other != self.holder() {
+            self.job.progress.notice(format!("{}: waiting for {other}", self.step(index).name));
+        }
         self.nodes[index].phase = Phase::AwaitingLock;
         self.locking += 1;
         // Not one of the scope's threads: nothing can wake it but the other build.
@@ -597,12 +599,13 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         };
         let chain = parent.with(&scan.content);
         let known = if step.ignore_cache { None } else { self.cache.interned(&chain)? };
-        let layer = match known {
-            Some(layer) => layer,
+        let (layer, finished) = match known {
+            // With its older time: an image made of the same files stays the same image.
+            Some(known) => known,
             None => {
                 let layer = self.job.store.add_layer(&made.work, &scan.meta())?;
-                self.cache.intern(&chain, &layer.id)?;
-                layer
+                self.cache.intern(&chain, &layer.id, self.job.now)?;
+                (layer, self.job.now)
             }
         };
         let output = Output { layer: layer.id, content: layer.meta.content };
@@ -611,7 +614,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             parent,
             output,
             self.job.build.clone(),
-            self.job.now,
+            finished,
             cost,
         );
         if !made.is_unsound {

@@ -81,7 +81,7 @@ fn predefined_arguments_need_no_declaration() {
 fn unused_build_argument_is_a_warning_not_an_error() {
     let kit = Kit::new();
     kit.dockerfile("FROM fixture/base\n");
-    kit.build().args(["--build-arg", "nobody=1"]).ok().says(&["nobody"]);
+    kit.build().args(["--build-arg", "nobody=1", "--progress=plain"]).ok().says(&["nobody"]);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn independent_stages_run_side_by_side() {
     // must be started before either is finished.
     let kit = Kit::new();
     kit.dockerfile(
-        "FROM fixture/base AS a\nRUN sleep 1\nFROM fixture/base AS b\nRUN sleep 1\n\
+        "FROM fixture/base AS a\nRUN sleep 1\nFROM fixture/base AS b\nRUN sleep 1.0\n\
          FROM scratch\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n",
     );
     let command = kit.build().into_command();
@@ -87,7 +87,7 @@ fn independent_stages_run_side_by_side() {
         let found = stderr.lines().position(|line| line.contains(mark) && line.contains(name));
         found.unwrap_or_else(|| panic!("no line with {mark} and {name}:\n{stderr}"))
     };
-    let (a, b) = ("[a 2/2] RUN sleep 1", "[b 2/2] RUN sleep 1");
+    let (a, b) = ("[a 2/2] RUN sleep 1", "[b 2/2] RUN sleep 1.0");
     let ended = place("\"completed\"", a).min(place("\"completed\"", b));
     assert!(place("\"started\"", a) < ended && place("\"started\"", b) < ended, "{stderr}");
 }
@@ -169,7 +169,7 @@ fn odd_files_survive_a_layer() {
     let long = "n".repeat(200);
     kit.dockerfile(&format!(
         "FROM fixture/base\nRUN mkdir /o && cd /o && touch file && ln file hard && ln -s nowhere soft && mkfifo pipe \
-         && chmod 4755 file && chown 1000:1001 file && mkdir -m 1777 sticky && touch {long} \
+         && chown 1000:1001 file && chmod 4755 file && mkdir -m 1777 sticky \
          && touch \"$(printf 'b\\377d')\" && mkdir -p {long}/{long} && touch {long}/{long}/deep\nRUN test -p /o/pipe\n"
     ));
     let image = kit.image();

@@ -150,11 +150,6 @@ fn copy_depends_on_its_text() {
     check(
         HIT,
         &[
-            (
-                "how an owner is written",
-                "COPY --chown=app file /a",
-                "COPY --chown=1000:1001 file /a",
-            ),
             ("the environment", "COPY file /a", "ENV a=1\nCOPY file /a"),
             ("the user", "COPY file /a", "USER app\nCOPY file /a"),
         ],

