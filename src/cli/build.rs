@@ -38,7 +38,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
     /// Folder, image or OCI layout to be had under a name
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::full_pair)]
     pub build_context: Vec<(String, String)>,
     /// Stage to build
     #[arg(long, value_name = "STAGE")]
@@ -287,9 +287,12 @@ fn outputs(
     request: &Request,
 ) -> Result<Option<Packed>, ExportError> {
     let store = [OutputSpec::new(OutputKind::Image, None)];
-    let specs = if request.outputs.is_empty() { &store[..] } else { &request.outputs[..] };
+    let wants_store = request.outputs.is_empty()
+        || !request.tags.is_empty()
+            && request.outputs.iter().all(|spec| spec.kind != OutputKind::Image);
+    let in_store = if wants_store { &store[..] } else { &[] };
     let mut packed = None;
-    for spec in specs {
+    for spec in request.outputs.iter().chain(in_store) {
         let mut names = request.tags.clone();
         names.extend(spec.names.iter().filter_map(|name| name.parse::<Reference>().ok()));
         let mut stdout = std::io::stdout().lock();
@@ -480,7 +483,10 @@ impl Request {
         };
         let text = self.text();
         let excerpt = failure::lines_excerpt(&self.inputs.dockerfile_name, &text, error.lines);
-        let (class, message, hints) = explain_cause(&error.name, &error.cause);
+        let (class, mut message, hints) = explain_cause(&error.name, &error.cause);
+        if let Some(name) = &self.inputs.ignore_name {
+            message = message.replace("the ignore file", name);
+        }
         let mut failure = match class {
             Class::Environment => {
                 let mut failure = Failure::of(class, &error.cause);

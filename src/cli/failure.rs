@@ -123,6 +123,9 @@ impl Failure {
         let mut failures = errors.iter().map(|error| {
             let mut failure = Self::new(Class::Dockerfile, &error.message);
             failure.excerpts.extend(excerpt(error, path, source));
+            if failure.excerpts.is_empty() {
+                failure = failure.about(&path);
+            }
             failure.hints.clone_from(&error.hints);
             failure
         });

@@ -48,7 +48,13 @@ const ROOT_STORE: &str = "/var/lib/builder";
 
 /// Builds OCI images from Dockerfiles: no daemon, root or not, and it explains itself
 #[derive(Debug, Parser)]
-#[command(name = "builder", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "builder",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    args_override_self = true
+)]
 struct Cli {
     /// Folder that holds images, layers and the cache
     #[arg(long, global = true, env = "BUILDER_ROOT", value_name = "DIR", help_heading = "Global")]

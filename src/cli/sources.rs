@@ -28,6 +28,8 @@ pub(super) struct Inputs {
     pub(super) dockerfile_name: String,
     /// Its bytes.
     pub(super) dockerfile: Vec<u8>,
+    /// How messages name the ignore file, where the context may have one.
+    pub(super) ignore_name: Option<String>,
 }
 
 /// A main context.
@@ -73,6 +75,7 @@ pub(super) fn read(
                 context_name: "-".to_owned(),
                 dockerfile_name: "-".to_owned(),
                 dockerfile,
+                ignore_name: None,
             }),
             StreamContext::Tree => fetched(&dir, "-", file),
         };
@@ -94,6 +97,7 @@ pub(super) fn read(
                     context_name: address.clone(),
                     dockerfile_name: address,
                     dockerfile,
+                    ignore_name: None,
                 }),
             }
         }
@@ -222,6 +226,7 @@ fn fetched(dir: &Path, name: &str, file: Option<&str>) -> Result<Inputs, Failure
         context_name: name.to_owned(),
         dockerfile_name,
         dockerfile,
+        ignore_name: Some(".dockerignore".to_owned()),
     })
 }
 
@@ -252,6 +257,9 @@ fn folder(path: &str, file: Option<&str>) -> Result<Inputs, Failure> {
             (name, bytes, Some(place))
         }
     };
+    let own = format!("{dockerfile_name}.dockerignore");
+    let is_own = place.is_some() && (dir.join(&own).is_file() || Path::new(&own).is_file());
+    let ignore_name = Some(if is_own { own } else { ".dockerignore".to_owned() });
     let ignore = match place {
         Some(place) => read_ignore(&dir, &place)?,
         None => ignore_file(&dir.join(".dockerignore"))?,
@@ -262,6 +270,7 @@ fn folder(path: &str, file: Option<&str>) -> Result<Inputs, Failure> {
         context_name,
         dockerfile_name,
         dockerfile,
+        ignore_name,
     })
 }
 

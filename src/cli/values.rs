@@ -56,6 +56,18 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// Splits `key=value`, both of which must be there.
+///
+/// # Errors
+///
+/// Where either is missing.
+pub fn full_pair(text: &str) -> Result<(String, String), String> {
+    match pair(text)? {
+        (_, value) if value.is_empty() => Err(format!("{text:?} is no name=value")),
+        both => Ok(both),
+    }
+}
+
 /// Splits `name:address` or `name=address` of `--add-host`; the address may be in brackets.
 ///
 /// # Errors

@@ -701,7 +701,14 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Error>> {
                     platform = Some(Word { text: v.into(), span: l.span });
                 }
             }
-            let w = |t: &str| Word { text: t.to_string(), span: l.span };
+            let w = |t: &str| {
+                let at = l.raw.get(4..).and_then(|rest| rest.find(t)).map(|at| at + 4);
+                let span = at.map_or(l.span, |at| Span {
+                    start: l.span.start + at,
+                    end: l.span.start + at + t.len(),
+                });
+                Word { text: t.to_string(), span }
+            };
             match p.as_slice() {
                 [b] => file.stages.push(Stage {
                     base: w(b),

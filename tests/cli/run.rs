@@ -37,7 +37,8 @@ fn exit_status_is_passed_through() {
 #[test]
 fn input_reaches_the_command_and_its_streams_stay_apart() {
     let kit = with_image("FROM fixture/base\n");
-    let run = kit.builder(["run", "-i", "it", "sh", "-c", "cat; echo err >&2"]).input("typed\n").ok();
+    let run =
+        kit.builder(["run", "-i", "it", "sh", "-c", "cat; echo err >&2"]).input("typed\n").ok();
     assert_eq!((run.stdout().as_str(), run.text()), ("typed\n", "err\n"));
 }
 
