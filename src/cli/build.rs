@@ -337,8 +337,8 @@ impl Request {
             .iter()
             .map(|tag| match tag.parse::<Reference>() {
                 Ok(name) if name.digest().is_none() => Ok(name.or_latest()),
-                Ok(_) => Err(usage(format!("invalid name {tag:?}: a name to give has no digest"))),
-                Err(error) => Err(usage(format!("invalid name {tag:?}: {error}"))),
+                Ok(_) => Err(usage(format!("-t {tag:?}: a name to give has no digest"))),
+                Err(error) => Err(usage(format!("-t {tag:?}: {error}"))),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let outputs = args

@@ -756,7 +756,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Error>> {
                 } else {
                     errors.push(Error::new(
                         ErrorKind::OutsideStage,
-                        "no build stage in current context",
+                        "no build stage in current context: expected FROM first",
                         l.span,
                         l.lines.first,
                     ));
