@@ -2,11 +2,13 @@
 
 use super::{Compression, Context, ExportError, PackOptions};
 use crate::image::{Descriptor, ImageLayer, media_type};
-use crate::layer::{self, LayerError, TarOptions};
+use crate::layer::{self, Compressed, LayerError, TarOptions};
 use crate::progress::Event;
 use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
-use std::fs::File;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -49,13 +51,12 @@ impl Encoding {
         }
     }
 
-    fn of_layer(self) -> layer::Compression {
-        let name = match self.compression {
-            Compression::Uncompressed => return layer::Compression::Uncompressed,
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        };
-        layer::Compression::parse(name, Some(self.level)).unwrap_or(layer::Compression::GZIP)
+    fn as_layer(self) -> layer::Compression {
+        match self.compression {
+            Compression::Uncompressed => layer::Compression::Uncompressed,
+            Compression::Gzip => layer::Compression::Gzip(self.level.clamp(0, 9) as u32),
+            Compression::Zstd => layer::Compression::Zstd(self.level.clamp(1, 22)),
+        }
     }
 
     fn suffix(self) -> &'static str {
@@ -79,12 +80,12 @@ pub(super) fn layer_blobs(
         found.push(find(context, layer, options)?);
     }
     let missing: Vec<usize> = (0..layers.len()).filter(|&i| found[i].is_none()).collect();
-    let workers = missing.len().min(std::thread::available_parallelism().map_or(1, usize::from));
+    let workers = missing.len().min(cores());
     let next = AtomicUsize::new(0);
     let made = Mutex::new(Vec::new());
     let work = || {
         while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = make(context, &layers[i], options);
+            let result = make(context, &layers[i], options, workers.max(1));
             if result.is_err() {
                 next.store(missing.len(), Ordering::Relaxed);
             }
@@ -166,6 +167,7 @@ fn make(
     context: &Context<'_>,
     layer: &ImageLayer,
     options: &PackOptions,
+    workers: usize,
 ) -> Result<(Descriptor, Digest), ExportError> {
     let store = context.store;
     let _held = store.lock(&format!("layer-{}", layer.layer.id.to_hex()), || {})?;
@@ -177,7 +179,7 @@ fn make(
     }
     let Layer { dir, mut meta, .. } = current(context, layer)?;
     let fs = dir.join("fs");
-    let fs = File::open(&fs).map_err(|e| ExportError::io("open", &fs, e))?;
+    let fs = fs::File::open(&fs).map_err(|e| ExportError::io("open", &fs, e))?;
     let encoding = options.compression;
     let part = format!("making {} of layer {}", encoding.label(), &layer.layer.id.to_hex()[..12]);
     let status = |current, is_done| {
@@ -197,36 +199,78 @@ fn make(
         }
         _ => None,
     };
-    let mut out = store.blob_writer()?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let made = match &received {
-        Some((file, _, _)) => {
-            let tar = layer::decompress(file).map_err(|source| LayerError::Input { source })?;
-            layer::compress(tar, &mut out, encoding.of_layer(), threads, context.cancel)?
+    let threads = (cores() / workers).max(1);
+    let path = store.session()?.new_path()?;
+    let encoded = encode(&path, |out| match &received {
+        Some((blob, ..)) => {
+            let tar = layer::decompress(blob).map_err(|source| LayerError::Input { source })?;
+            layer::compress(tar, out, encoding.as_layer(), threads, context.cancel)
         }
-        None => layer::write_compressed(
-            fs.as_fd(),
-            &mut out,
-            encoding.of_layer(),
-            &TarOptions::detect(),
-            threads,
-            context.cancel,
-        )?,
+        None => {
+            let tar = TarOptions::detect();
+            layer::write_compressed(
+                fs.as_fd(),
+                out,
+                encoding.as_layer(),
+                &tar,
+                threads,
+                context.cancel,
+            )
+        }
+    });
+    let kept = encoded.and_then(|made| {
+        match received {
+            Some((_, digest, diff_id)) if made.tar.diff_id != diff_id => {
+                return Err(ExportError::BlobContent {
+                    digest,
+                    expected: diff_id,
+                    actual: made.tar.diff_id,
+                });
+            }
+            Some(_) => {}
+            None => meta.tar = Some(made.tar),
+        }
+        store.adopt_blob(&path, &made.digest)?;
+        Ok(made)
+    });
+    let made = match kept {
+        Ok(made) => made,
+        Err(error) => {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
     };
-    let (digest, size) = out.finish()?;
-    let diff_id = made.tar.diff_id;
-    if let Some((_, blob, expected)) = received {
-        if diff_id != expected {
-            return Err(ExportError::BlobContent { digest: blob, expected, actual: diff_id });
-        }
-    } else {
-        meta.tar = Some(made.tar);
-    }
-    let label = label(&meta, Some(&diff_id), encoding);
-    let media_type = media_type::layer(!options.is_docker, encoding.suffix());
+    let label = label(&meta, Some(&made.tar.diff_id), encoding);
     meta.blobs.retain(|blob| blob.compression != label);
-    meta.blobs.push(LayerBlob { compression: label, digest, size, media_type: media_type.clone() });
+    meta.blobs.push(LayerBlob {
+        compression: label,
+        digest: made.digest,
+        size: made.size,
+        media_type: media_type::layer(true, encoding.suffix()),
+    });
     store.update_layer(&meta)?;
-    status(size, true);
-    Ok((Descriptor::new(media_type, digest, size), diff_id))
+    status(made.size, true);
+    let media_type = media_type::layer(!options.is_docker, encoding.suffix());
+    Ok((Descriptor::new(media_type, made.digest, made.size), made.tar.diff_id))
+}
+
+/// Writes a new file at `path`.
+fn encode(
+    path: &Path,
+    write: impl FnOnce(&mut (dyn Write + Send)) -> Result<Compressed, LayerError>,
+) -> Result<Compressed, ExportError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(|e| ExportError::io("create", path, e))?;
+    write(&mut file).map_err(|e| match e {
+        LayerError::Cancelled => ExportError::Cancelled,
+        LayerError::Output { source, .. } => ExportError::io("write", path, source),
+        other => other.into(),
+    })
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

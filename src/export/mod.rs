@@ -369,3 +369,6 @@ fn to_dest(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use super::import::write_manifest;
 use super::layout::{CONTAINERD_NAME, REF_NAME};
 use super::manifest::ATTESTATION;
 use super::receive::{BlobSource, document, receive};
+use super::tee::{Output, Tee};
 use super::{
     Config, Descriptor, Document, Image, ImageError, Manifest, Platform, Reference, media_type,
 };
@@ -335,15 +336,10 @@ fn describe(path: &std::path::Path, diff_id: &Digest) -> io::Result<Descriptor> 
         Format::Zstd => "zstd",
         _ => return Ok(Descriptor::new(media_type::OCI_LAYER, *diff_id, size)),
     };
-    let mut hasher = sha2::Sha256::new();
-    hasher.update(&start);
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            length => hasher.update(&buffer[..length]),
-        }
-    }
+    let start = io::Cursor::new(start);
+    let mut tee = Tee::new(Box::new(start.chain(file)), Output::hash());
+    io::copy(&mut tee, &mut io::sink())?;
+    let Output::Hash(hasher) = tee.output else { unreachable!("made as a hash above") };
     let digest = Digest::from_bytes(hasher.finalize().into());
     Ok(Descriptor::new(media_type::layer(true, suffix), digest, size))
 }

@@ -11,6 +11,8 @@
 mod archive;
 mod config;
 mod error;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod import;
 mod json;
 mod layout;
@@ -65,3 +67,6 @@ impl Image {
         Self { config: Config::empty(platform), layers: Vec::new(), manifest: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

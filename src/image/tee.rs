@@ -21,6 +21,12 @@ pub(super) enum Output {
     Hash(sha2::Sha256),
 }
 
+impl Output {
+    pub(super) fn hash() -> Self {
+        Self::Hash(sha2::Sha256::new())
+    }
+}
+
 impl<'a> Tee<'a> {
     pub(super) fn new(input: Box<dyn Read + Send + 'a>, output: Output) -> Self {
         Self { input, output, size: 0, failed: None }

@@ -11,7 +11,7 @@ use rustix::fs::{
     symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io::BufRead;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -33,6 +33,8 @@ pub(super) struct Applied {
     pub(super) bytes: u64,
     /// File capabilities and devices that this process may not make.
     pub(super) refused: u64,
+    /// Folders and files that the tar takes from the layers below, there or not.
+    pub(super) borrowed: u64,
 }
 
 pub(super) struct Applier<'a> {
@@ -42,6 +44,8 @@ pub(super) struct Applier<'a> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Times of folders, set when nothing more is put into them.
     times: BTreeMap<Vec<u8>, Timespec>,
+    /// Folders that no member has described so far.
+    implied: BTreeSet<Vec<u8>>,
     applied: Applied,
 }
 
@@ -50,7 +54,14 @@ const TIME_MAX: i64 = 1 << 34;
 
 impl<'a> Applier<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, target: Target<'a>) -> Self {
-        Self { root, target, parent: None, times: BTreeMap::new(), applied: Applied::default() }
+        Self {
+            root,
+            target,
+            parent: None,
+            times: BTreeMap::new(),
+            implied: BTreeSet::new(),
+            applied: Applied::default(),
+        }
     }
 
     /// Applies the member whose content `tar` is about to give.
@@ -76,6 +87,9 @@ impl<'a> Applier<'a> {
         }
         let parent = self.open_parent(folder)?;
         let result = self.put(parent.as_fd(), member, &path, name, tar);
+        if member.kind == MemberKind::Dir {
+            self.implied.remove(&path);
+        }
         // A removal on the way has dropped what may be stale; this one is what was just used.
         self.parent = Some((folder.to_vec(), parent));
         result
@@ -90,6 +104,7 @@ impl<'a> Applier<'a> {
                 .map_err(|e| LayerError::io("set the time of", &path, e))?;
             self.parent = Some((folder.to_vec(), parent));
         }
+        self.applied.borrowed += self.implied.len() as u64;
         Ok(self.applied)
     }
 
@@ -184,6 +199,7 @@ impl<'a> Applier<'a> {
                 return Ok(());
             }
             Target::Layer { below, .. } => {
+                self.implied.insert(path.to_vec());
                 match below.map(|stack| find(stack, path)).transpose()? {
                     Some(Some((_, found))) if is_dir(&found.stat) => {
                         let stat = found.stat;
@@ -447,6 +463,7 @@ impl<'a> Applier<'a> {
                 let (dir, found) =
                     find(stack, &target).map_err(other)?.ok_or_else(|| missing(Errno::NOENT))?;
                 self.copy_up(stack, &dir, base, &found, parent, path, name)?;
+                self.applied.borrowed += 1;
             }
             Err(e) => return Err(missing(e)),
         }

@@ -35,6 +35,9 @@ pub struct Unpacked {
     /// Devices and file capabilities that this process was not allowed to make, as in a user
     /// namespace.
     pub refused: u64,
+    /// Folders that the tar uses but does not describe, and hard links to files it does not have. If
+    /// there are any, the same tar over other layers gives another layer.
+    pub borrowed: u64,
 }
 
 /// Applies the uncompressed `tar` of a layer to the empty folder `into`, in overlay form.
@@ -56,7 +59,13 @@ pub fn unpack_layer(
     fchmod(into, Mode::from(0o755)).map_err(|e| LayerError::io("change the mode of", b"", e))?;
     let target = Target::Layer { xattrs: options.xattrs, below: options.below };
     let (applied, tar) = hashing(tar, |input| apply(input, into, target, cancel))?;
-    Ok(Unpacked { tar, entries: applied.entries, bytes: applied.bytes, refused: applied.refused })
+    Ok(Unpacked {
+        tar,
+        entries: applied.entries,
+        bytes: applied.bytes,
+        refused: applied.refused,
+        borrowed: applied.borrowed,
+    })
 }
 
 /// Makes a layer of a root filesystem's tar, compressed or not, as `mmdebstrap` and `docker export`
