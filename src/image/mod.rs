@@ -19,6 +19,7 @@ mod layout;
 mod manifest;
 mod platform;
 mod receive;
+mod receive_layers;
 mod reference;
 mod stored;
 mod tee;

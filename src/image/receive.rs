@@ -4,17 +4,12 @@
 //! [`BlobSource`]. Every byte is hashed while it is copied and unpacked, in one pass; what the store
 //! has is not read again.
 
-use super::tee::{Output, Tee};
-use super::unpack::Unpacked;
+use super::receive_layers::receive_layers;
 use super::{Config, Document, Image, ImageError, ImageLayer, Manifest, Platform};
-use crate::store::{DOCUMENT_MAX, Descriptor, Digest, Layer, Store, StoreError};
+use crate::store::{DOCUMENT_MAX, Descriptor, Digest, Store, StoreError};
 use crate::sys::cancel::Cancel;
-use sha2::Digest as _;
-use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{Read, Write as _};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How deep indexes may nest. Two are seen in the wild; more is a trap.
 const NESTING_MAX: usize = 4;
@@ -199,6 +194,10 @@ pub(super) fn check_size(
     })
 }
 
-pub(super) fn wrong_digest(source: &dyn BlobSource, descriptor: &Descriptor, actual: Digest) -> ImageError {
+pub(super) fn wrong_digest(
+    source: &dyn BlobSource,
+    descriptor: &Descriptor,
+    actual: Digest,
+) -> ImageError {
     ImageError::WrongDigest { name: source.name(), expected: descriptor.digest, actual }
 }
