@@ -50,17 +50,13 @@ pub fn run(
     }
     let found = lookup::image(store, &args.image)?;
     let (_, manifest, config) = image::read(store, &found.descriptor, &Platform::host())?;
-    let diff_ids = config.diff_ids().unwrap_or_default();
+    let layers = image::layers_of(store, &config.diff_ids().unwrap_or_default())?;
     let mut next = 0;
     let mut rows = Vec::new();
     for entry in config.history() {
         let mut bytes = 0;
         if !entry.empty_layer {
-            let layer = match diff_ids.get(next) {
-                Some(diff_id) => store.layer_of_diff(diff_id)?,
-                None => None,
-            };
-            bytes = match (layer, manifest.layers.get(next)) {
+            bytes = match (layers.get(next).and_then(Option::as_ref), manifest.layers.get(next)) {
                 (Some(layer), _) => layer.meta.bytes,
                 (None, Some(blob)) => blob.size,
                 (None, None) => 0,

@@ -159,16 +159,12 @@ pub fn unpacked_size(
     manifest: &Manifest,
     config: &Config,
 ) -> Result<u64, ImageCommandError> {
-    let mut sum = 0;
-    let diff_ids = config.diff_ids().unwrap_or_default();
-    for (i, blob) in manifest.layers.iter().enumerate() {
-        let layer = match diff_ids.get(i) {
-            Some(diff_id) => store.layer_of_diff(diff_id)?,
-            None => None,
-        };
-        sum += layer.map_or(blob.size, |layer| layer.meta.bytes);
-    }
-    Ok(sum)
+    let mut layers = image::layers_of(store, &config.diff_ids().unwrap_or_default())?.into_iter();
+    let sizes = manifest.layers.iter().map(|blob| {
+        let layer = layers.next().flatten();
+        layer.map_or(blob.size, |layer| layer.meta.bytes)
+    });
+    Ok(sizes.sum())
 }
 
 /// Docker's: a name without `/` or `:` may hold wildcards; a tag must fit where one is given.

@@ -60,7 +60,7 @@ pub fn import_rootfs(
         _ => (layer::decompress(input).map_err(unreadable)?, ""),
     };
     let mut tee = Tee::new(input, Output::Blob(store.blob_writer()?));
-    let unpacked = Unpacked::of(store, &mut tee, cancel);
+    let unpacked = Unpacked::of(store, &mut tee, &[], cancel);
     if let Some(error) = tee.failed {
         return Err(ImageError::io("write", &store.root().join("blobs"), error));
     }
@@ -70,7 +70,7 @@ pub fn import_rootfs(
     let (digest, size) = writer.finish()?;
     let shell = shell(&unpacked)?;
     let diff_id = unpacked.diff_id;
-    let layer = unpacked.keep(store)?;
+    let layer = unpacked.keep(store, &[])?;
 
     let mut config = Config::empty(&options.platform);
     config.set_env("PATH", DEFAULT_PATH);

@@ -38,7 +38,7 @@ pub use manifest::{Document, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformParseError};
 pub use receive::{BlobSource, document, receive};
 pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
-pub use stored::{StoreSource, find, id, load_stored, read};
+pub use stored::{StoreSource, find, id, layers_of, load_stored, read};
 
 /// An image whose layers are unpacked in the store, or about to be.
 #[derive(Debug, Clone)]

@@ -6,8 +6,9 @@
 use super::ImageError;
 use super::receive::{BlobSource, check_size, wrong_digest};
 use super::tee::{Output, Tee};
-use super::unpack::Unpacked;
-use crate::store::{Descriptor, Digest, Layer, Store, StoreError};
+use super::unpack::{Unpacked, ids};
+use crate::layer::LayerError;
+use crate::store::{Descriptor, Diff, Digest, Layer, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use sha2::Digest as _;
 use std::fs::File;
@@ -19,60 +20,80 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const CHUNK: usize = 256 << 10;
 
 /// Brings layers here, each a blob and the `diff_id` of its tar; returns them in that order.
+///
+/// Most layers are the same over whatever they lie on, and are received side by side. One that uses
+/// folders or files below it without describing them (as builders without a root file system write
+/// them) is unpacked once all below it are there, and filed under those too.
 pub(super) fn receive_layers(
     store: &Store,
     source: &dyn BlobSource,
     pairs: &[(Descriptor, Digest)],
     cancel: &Cancel,
 ) -> Result<Vec<Layer>, ImageError> {
-    let mut layers = Vec::with_capacity(pairs.len());
+    let mut received = Vec::with_capacity(pairs.len());
     let mut missing = Vec::new();
     for (i, (blob, diff_id)) in pairs.iter().enumerate() {
         let known = present(store, blob, diff_id)?;
         if known.is_none() {
             missing.push(i);
         }
-        layers.push(known);
+        received.push(known);
     }
     let workers = missing.len().min(std::thread::available_parallelism().map_or(1, usize::from));
-    if workers > 1 {
-        let next = AtomicUsize::new(0);
-        let done = Mutex::new(Vec::with_capacity(missing.len()));
-        let work = || {
-            while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let (blob, diff_id) = &pairs[i];
-                let result = receive_layer(store, source, blob, diff_id, cancel);
-                if result.is_err() {
-                    next.store(missing.len(), Ordering::Relaxed);
-                }
-                done.lock().expect("no thread panics while it holds this").push((i, result));
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..workers {
-                scope.spawn(work);
-            }
-            work();
-        });
-        for (i, result) in done.into_inner().expect("all threads ended") {
-            layers[i] = Some(result?);
-        }
-    } else {
-        for i in missing {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(missing.len()));
+    let work = || {
+        while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (blob, diff_id) = &pairs[i];
-            layers[i] = Some(receive_layer(store, source, blob, diff_id, cancel)?);
+            let result = receive_layer(store, source, blob, diff_id, cancel);
+            if result.is_err() {
+                next.store(missing.len(), Ordering::Relaxed);
+            }
+            done.lock().expect("no thread panics while it holds this").push((i, result));
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(work);
+        }
+        work();
+    });
+    for (i, result) in done.into_inner().expect("all threads ended") {
+        received[i] = Some(result?);
     }
-    Ok(layers.into_iter().flatten().collect())
+    let mut layers: Vec<Layer> = Vec::with_capacity(pairs.len());
+    for (received, (blob, diff_id)) in received.into_iter().zip(pairs) {
+        let layer = match received.expect("what was not present was received") {
+            Received::Layer(layer) => layer,
+            Received::Borrows => receive_over(store, blob, diff_id, &layers, cancel)?,
+        };
+        layers.push(layer);
+    }
+    Ok(layers)
 }
 
-/// Returns the layer if both its folder and its blob are here.
+/// A layer whose blob is in the store.
+enum Received {
+    /// It is unpacked.
+    Layer(Layer),
+    /// How it unpacks depends on the layers below it.
+    Borrows,
+}
+
+/// Tells what is here of a layer, if its blob is.
 fn present(
     store: &Store,
     blob: &Descriptor,
     diff_id: &Digest,
-) -> Result<Option<Layer>, ImageError> {
-    Ok(store.layer_of_diff(diff_id)?.filter(|_| store.has_blob(&blob.digest)))
+) -> Result<Option<Received>, ImageError> {
+    if !store.has_blob(&blob.digest) {
+        return Ok(None);
+    }
+    Ok(match store.diff(diff_id)? {
+        Diff::Unknown => None,
+        Diff::Layer(layer) => Some(Received::Layer(layer)),
+        Diff::Borrows => Some(Received::Borrows),
+    })
 }
 
 /// Brings one layer here: its blob as it is, and its files unpacked. Who needs the same layer at
@@ -88,22 +109,17 @@ fn receive_layer(
     blob: &Descriptor,
     diff_id: &Digest,
     cancel: &Cancel,
-) -> Result<Layer, ImageError> {
-    let _held = store.lock(&format!("diff-{}", diff_id.to_hex()), || {})?;
-    if let Some(layer) = present(store, blob, diff_id)? {
-        return Ok(layer);
+) -> Result<Received, ImageError> {
+    let _held = store.lock(&lock_name(diff_id), || {})?;
+    if let Some(received) = present(store, blob, diff_id)? {
+        return Ok(received);
     }
-    let known = store.layer_of_diff(diff_id)?;
     if store.has_blob(&blob.digest) {
         let file = store.open_blob(&blob.digest)?;
-        return unpack(
-            store,
-            blob,
-            diff_id,
-            &mut io::BufReader::with_capacity(CHUNK, file),
-            cancel,
-        );
+        let mut input = io::BufReader::with_capacity(CHUNK, file);
+        return unpack_alone(store, blob, diff_id, &mut input, cancel);
     }
+    let known = store.diff(diff_id)?;
     let spooled = source.spooled(blob);
     let (input, output): (Box<dyn Read + Send>, _) = match &spooled {
         Some(path) => {
@@ -113,9 +129,10 @@ fn receive_layer(
         None => (source.open(blob)?, Output::Blob(store.blob_writer()?)),
     };
     let mut tee = Tee::new(input, output);
-    let layer = match known {
-        Some(layer) => Ok(layer),
-        None => unpack(store, blob, diff_id, &mut tee, cancel),
+    let received = match known {
+        Diff::Layer(layer) => Ok(Received::Layer(layer)),
+        Diff::Borrows => Ok(Received::Borrows),
+        Diff::Unknown => unpack_alone(store, blob, diff_id, &mut tee, cancel),
     };
     // What does not unpack may be what was damaged on its way: then that is the error to tell.
     let drained = if cancel.is_cancelled() { Ok(0) } else { io::copy(&mut tee, &mut io::sink()) };
@@ -123,7 +140,7 @@ fn receive_layer(
         return Err(ImageError::io("write", &store.blob_path(&blob.digest), error));
     }
     match drained {
-        Ok(_) if cancel.is_cancelled() => return layer.and(Err(ImageError::Cancelled)),
+        Ok(_) if cancel.is_cancelled() => return received.and(Err(ImageError::Cancelled)),
         Ok(_) => {}
         Err(e) => return Err(ImageError::read_blob(source, blob, e)),
     }
@@ -145,19 +162,58 @@ fn receive_layer(
             }
         }
     }
-    layer
+    received
 }
 
-/// Unpacks a layer's blob, compressed or not, and makes the layer visible. Its bytes need no other
-/// check than its `diff_id`.
-fn unpack(
+/// Unpacks a layer's blob, compressed or not, and makes the layer visible, unless it depends on what
+/// is below it. Its bytes need no other check than its `diff_id`.
+fn unpack_alone(
     store: &Store,
     blob: &Descriptor,
     diff_id: &Digest,
     input: &mut (dyn Read + Send),
     cancel: &Cancel,
+) -> Result<Received, ImageError> {
+    match unpack(store, blob, diff_id, input, &[], cancel) {
+        Ok(unpacked) if unpacked.borrows => Ok(Received::Borrows),
+        Ok(unpacked) => unpacked.keep(store, &[]).map(Received::Layer),
+        // The file may be below.
+        Err(ImageError::Layer { source: LayerError::HardLink { .. }, .. }) => Ok(Received::Borrows),
+        Err(other) => Err(other),
+    }
+}
+
+/// Returns the layer that the blob, which is in the store, makes over the layers `below`.
+fn receive_over(
+    store: &Store,
+    blob: &Descriptor,
+    diff_id: &Digest,
+    below: &[Layer],
+    cancel: &Cancel,
 ) -> Result<Layer, ImageError> {
-    let unpacked = Unpacked::of(store, input, cancel).map_err(|e| e.in_blob(&blob.digest))?;
+    let _held = store.lock(&lock_name(diff_id), || {})?;
+    if let Some(layer) = store.layer_of_diff(diff_id, &ids(below))? {
+        return Ok(layer);
+    }
+    let file = store.open_blob(&blob.digest)?;
+    let mut input = io::BufReader::with_capacity(CHUNK, file);
+    unpack(store, blob, diff_id, &mut input, below, cancel)?.keep(store, below)
+}
+
+fn lock_name(diff_id: &Digest) -> String {
+    format!("diff-{}", diff_id.to_hex())
+}
+
+fn unpack(
+    store: &Store,
+    blob: &Descriptor,
+    diff_id: &Digest,
+    input: &mut (dyn Read + Send),
+    below: &[Layer],
+    cancel: &Cancel,
+) -> Result<Unpacked, ImageError> {
+    let unpacked =
+        Unpacked::of(store, input, below, cancel).map_err(|e| e.in_blob(&blob.digest))?;
     if unpacked.diff_id != *diff_id {
         return Err(ImageError::WrongDiffId {
             digest: blob.digest,
@@ -165,5 +221,5 @@ fn unpack(
             actual: unpacked.diff_id,
         });
     }
-    unpacked.keep(store)
+    Ok(unpacked)
 }

@@ -2,7 +2,7 @@
 
 use super::receive::{BlobSource, document, receive};
 use super::{Config, Descriptor, Document, Image, ImageError, Manifest, Platform, Reference};
-use crate::store::{Digest, Store, Tagged};
+use crate::store::{Digest, Layer, Store, Tagged};
 use crate::sys::cancel::Cancel;
 use std::io::Read;
 
@@ -81,6 +81,24 @@ pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
         }
     }
     Ok(found.map(|(_, image)| image))
+}
+
+/// Returns the layers of the store that tars of these `diff_ids`, the bottom first, were unpacked to;
+/// `None` for those that are not here.
+///
+/// # Errors
+///
+/// [`ImageError::Store`] where the store cannot be read.
+pub fn layers_of(store: &Store, diff_ids: &[Digest]) -> Result<Vec<Option<Layer>>, ImageError> {
+    let mut below = Vec::with_capacity(diff_ids.len());
+    let mut layers = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let layer = store.layer_of_diff(diff_id, &below)?;
+        // Without it nothing above is found that depends on it.
+        below.extend(layer.as_ref().map(|layer| layer.id));
+        layers.push(layer);
+    }
+    Ok(layers)
 }
 
 /// Reads the manifest and the config of an image of the store; of an index, those for `platform`.

@@ -140,6 +140,65 @@ fn a_config_that_lies_about_its_layer_is_refused() {
     assert_untouched(&store);
 }
 
+/// A member of a tar: path, mode, and what a hard link leads to.
+fn members(list: &[(&str, u32, Option<&str>)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, mode, target) in list {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(*mode);
+        header.set_mtime(1_500_000_000);
+        header.set_size(0);
+        header.set_entry_type(match target {
+            Some(_) => tar::EntryType::Link,
+            None if path.ends_with('/') => tar::EntryType::Directory,
+            None => tar::EntryType::Regular,
+        });
+        match target {
+            Some(target) => tar.append_link(&mut header, path, target).unwrap(),
+            None => tar.append_data(&mut header, path, &[][..]).unwrap(),
+        }
+    }
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn a_folder_that_a_layer_does_not_describe_keeps_the_attributes_it_has_below() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (dir, store) = store();
+    let oci = dir.path().join("oci");
+    let mut layout = Layout::new(&oci);
+    let sticky = members(&[("tmp/", 0o1777, None), ("tmp/old", 0o600, None)]);
+    let private = members(&[("tmp/", 0o700, None), ("tmp/old", 0o600, None)]);
+    let bare = members(&[("tmp/new", 0o644, None), ("tmp/link", 0o600, Some("tmp/old"))]);
+    let one = layout.image("linux/amd64", &[sticky, bare.clone()]);
+    let two = layout.image("linux/amd64", &[private, bare]);
+    layout.tag("one", one.clone());
+    layout.tag("two", two);
+    for (tag, folder) in [(":one", 0o1777), (":two", 0o700), (":one", 0o1777)] {
+        let image = load(&store, &oci, tag).unwrap();
+        let mode = |path| {
+            let path = image.layers[1].layer.fs().join(path);
+            fs::metadata(path).unwrap().permissions().mode() & 0o7777
+        };
+        assert_eq!((mode("tmp"), mode("tmp/link")), (folder, 0o600), "{tag}");
+        assert_eq!(mode("tmp/new"), 0o644);
+        let known = layers_of(&store, &image.config.diff_ids().unwrap()).unwrap();
+        assert_eq!(known[1].as_ref().unwrap().id, image.layers[1].layer.id);
+    }
+    assert_eq!(fs::read_dir(store.root().join("layers")).unwrap().count(), 4);
+}
+
+#[test]
+fn a_hard_link_to_nothing_is_refused() {
+    let (dir, store) = store();
+    let oci = dir.path().join("oci");
+    let mut layout = Layout::new(&oci);
+    let manifest = layout.image("linux/amd64", &[members(&[("link", 0, Some("nowhere"))])]);
+    layout.tag("v1", manifest);
+    let error = load(&store, &oci, "").unwrap_err();
+    assert!(crate::cli::failure::chain(&error).contains("`link`"), "{error}");
+}
+
 #[test]
 fn a_folder_that_is_no_layout_and_a_missing_tag_say_so() {
     let (dir, store) = store();

@@ -1,8 +1,8 @@
 //! A layer's tar becomes a layer of the store.
 
 use super::ImageError;
-use crate::layer::{self, LayerError, Scan, ScanOptions, UnpackOptions, XattrSpace};
-use crate::store::{self, Digest, Layer, Store};
+use crate::layer::{self, LayerError, Scan, ScanOptions, Stack, UnpackOptions, XattrSpace};
+use crate::store::{self, Digest, Layer, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use std::fs::{self, File};
 use std::io::Read;
@@ -17,17 +17,21 @@ pub(super) struct Unpacked {
     scan: Option<Scan>,
     /// The sha256 of the tar, as it was read.
     pub(super) diff_id: Digest,
+    /// Whether other layers below would have made another layer of the tar.
+    pub(super) borrows: bool,
 }
 
 impl Unpacked {
-    /// Unpacks a tar, compressed or not, reading `input` to its end.
+    /// Unpacks a tar, compressed or not, over the layers `below`, reading `input` to its end.
     pub(super) fn of(
         store: &Store,
         input: &mut (dyn Read + Send),
+        below: &[Layer],
         cancel: &Cancel,
     ) -> Result<Self, ImageError> {
         let work = store.session()?.new_work()?;
-        let mut made = Self { work, scan: None, diff_id: Digest::from_bytes([0; 32]) };
+        let mut made =
+            Self { work, scan: None, diff_id: Digest::from_bytes([0; 32]), borrows: false };
         let path = made.work.join("fs");
         fs::create_dir(&path).map_err(|e| ImageError::io("create", &path, e))?;
         let dir = File::open(&path).map_err(|e| ImageError::io("open", &path, e))?;
@@ -36,21 +40,36 @@ impl Unpacked {
             other => ImageError::Tar(other),
         };
         let tar = layer::decompress(input).map_err(|source| bad(LayerError::Input { source }))?;
-        let options = UnpackOptions { xattrs: XattrSpace::detect(), below: None };
+        let folders: Vec<_> = below.iter().map(Layer::fs).collect();
+        let stack = match folders.is_empty() {
+            true => None,
+            false => Some(Stack::open(&folders, XattrSpace::detect()).map_err(bad)?),
+        };
+        let options = UnpackOptions { xattrs: XattrSpace::detect(), below: stack.as_ref() };
         let unpacked = layer::unpack_layer(tar, dir.as_fd(), &options, cancel).map_err(bad)?;
         made.diff_id = unpacked.tar.diff_id;
+        made.borrows = unpacked.borrowed > 0;
         made.scan =
             Some(layer::scan(dir.as_fd(), &ScanOptions::detect(false), cancel).map_err(bad)?);
         Ok(made)
     }
 
-    /// Makes it a layer of the store, filed under its `diff_id`.
-    pub(super) fn keep(mut self, store: &Store) -> Result<Layer, ImageError> {
+    /// Makes it a layer of the store, filed under its `diff_id`, and under the layers `below` that it
+    /// was unpacked over where it borrows from them.
+    pub(super) fn keep(mut self, store: &Store, below: &[Layer]) -> Result<Layer, ImageError> {
         let scan = self.scan.take().expect("a layer is scanned when it is made");
         let layer = store.add_layer(&self.work, &scan.meta())?;
-        store.set_layer_of_diff(&self.diff_id, &layer.id)?;
+        if self.borrows {
+            store.set_layer_of_diff_over(&self.diff_id, &ids(below), &layer.id)?;
+        } else {
+            store.set_layer_of_diff(&self.diff_id, &layer.id)?;
+        }
         Ok(layer)
     }
+}
+
+pub(super) fn ids(layers: &[Layer]) -> Vec<LayerId> {
+    layers.iter().map(|layer| layer.id).collect()
 }
 
 impl Drop for Unpacked {

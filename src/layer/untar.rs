@@ -271,6 +271,7 @@ impl<R: BufRead> TarReader<R> {
     fn member(&mut self, header: &Header, records: Records) -> Result<Member, LayerError> {
         self.path = records.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let wrong = |what| self.malformed(what);
+        let old = header.as_old();
         let kind = match header.as_bytes()[156] {
             // Before POSIX, folders were files whose name ends in a slash.
             b'0' | 0 | b'7' if self.path.ends_with(b"/") => MemberKind::Dir,
@@ -286,7 +287,8 @@ impl<R: BufRead> TarReader<R> {
         };
         let size = match records.size {
             Some(size) => size,
-            None => header.entry_size().map_err(|_| wrong("its size is no number"))?,
+            None => or_blank(&old.size, header.entry_size())
+                .map_err(|_| wrong("its size is no number"))?,
         };
         // Only files have content; what others claim is a length without bytes, as Go reads it.
         let size = if kind == MemberKind::File { size } else { 0 };
@@ -300,7 +302,10 @@ impl<R: BufRead> TarReader<R> {
         let (mtime, mtime_nsec) = match records.mtime {
             Some(time) => time,
             // Base-256 numbers below zero come out of the crate as their two's complement.
-            None => (header.mtime().map_err(|_| wrong("its time is no number"))? as i64, 0),
+            None => {
+                let time = or_blank(&old.mtime, header.mtime());
+                (time.map_err(|_| wrong("its time is no number"))? as i64, 0)
+            }
         };
         let device = |field: io::Result<Option<u32>>| {
             if matches!(kind, MemberKind::Char | MemberKind::Block) {
@@ -312,9 +317,10 @@ impl<R: BufRead> TarReader<R> {
         let member = Member {
             path: self.path.clone(),
             kind,
-            mode: header.mode().map_err(|_| wrong("its mode is no number"))? & 0o7777,
-            uid: id(records.uid, header.uid(), "its owner is out of range")?,
-            gid: id(records.gid, header.gid(), "its group is out of range")?,
+            mode: or_blank(&old.mode, header.mode()).map_err(|_| wrong("its mode is no number"))?
+                & 0o7777,
+            uid: id(records.uid, or_blank(&old.uid, header.uid()), "its owner is out of range")?,
+            gid: id(records.gid, or_blank(&old.gid, header.gid()), "its group is out of range")?,
             mtime,
             mtime_nsec,
             size,
@@ -369,6 +375,14 @@ fn pax_time(text: &[u8]) -> Option<(i64, u32)> {
         (true, 0) => (-seconds, 0),
         (true, nanos) => (-seconds - 1, 1_000_000_000 - nanos),
     })
+}
+
+/// Reads a blank field as zero, as Go and GNU tar do; the crate calls it no number.
+fn or_blank<T: Default>(field: &[u8], parsed: io::Result<T>) -> io::Result<T> {
+    match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        true => Ok(T::default()),
+        false => parsed,
+    }
 }
 
 #[cfg(test)]

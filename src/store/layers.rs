@@ -163,30 +163,98 @@ impl Store {
         self.write_file(&Path::new("layers").join(meta.id.to_hex()).join("meta.json"), &json)
     }
 
-    /// Returns the layer that a tar of this `diff_id` was unpacked to, if it is still here.
+    /// Tells what is known of tars with this `diff_id`.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`] for anything but absence.
-    pub fn layer_of_diff(&self, diff_id: &Digest) -> Result<Option<Layer>, StoreError> {
-        let name = Path::new("diffs").join(diff_id.to_hex());
-        let Some(bytes) = self.read_file(&name)? else { return Ok(None) };
-        let id = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim_end().parse().ok());
-        match id {
-            Some(id) => self.layer(&id),
-            None => Ok(None),
+    pub fn diff(&self, diff_id: &Digest) -> Result<Diff, StoreError> {
+        match self.read_file(&diff_path(diff_id))? {
+            Some(bytes) if bytes == BORROWS => Ok(Diff::Borrows),
+            Some(bytes) => Ok(self.named_layer(&bytes)?.map_or(Diff::Unknown, Diff::Layer)),
+            None => Ok(Diff::Unknown),
         }
     }
 
-    /// Notes which layer a tar of this `diff_id` was unpacked to.
+    /// Returns the layer that a tar of this `diff_id` was unpacked to over the layers `below`, the
+    /// bottom first, if it is still here.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] for anything but absence.
+    pub fn layer_of_diff(
+        &self,
+        diff_id: &Digest,
+        below: &[LayerId],
+    ) -> Result<Option<Layer>, StoreError> {
+        match self.diff(diff_id)? {
+            Diff::Layer(layer) => Ok(Some(layer)),
+            Diff::Unknown => Ok(None),
+            Diff::Borrows => match self.read_file(&diff_over_path(diff_id, below))? {
+                Some(bytes) => self.named_layer(&bytes),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Notes which layer a tar of this `diff_id` was unpacked to, whatever is below it.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`].
     pub fn set_layer_of_diff(&self, diff_id: &Digest, id: &LayerId) -> Result<(), StoreError> {
-        let name = Path::new("diffs").join(diff_id.to_hex());
-        self.write_file(&name, format!("{id}\n").as_bytes())
+        self.write_file(&diff_path(diff_id), format!("{id}\n").as_bytes())
     }
+
+    /// Notes which layer a tar of this `diff_id` was unpacked to over the layers `below`, the bottom
+    /// first, and that other layers below would have made another one of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn set_layer_of_diff_over(
+        &self,
+        diff_id: &Digest,
+        below: &[LayerId],
+        id: &LayerId,
+    ) -> Result<(), StoreError> {
+        self.write_file(&diff_over_path(diff_id, below), format!("{id}\n").as_bytes())?;
+        self.write_file(&diff_path(diff_id), BORROWS)
+    }
+
+    fn named_layer(&self, line: &[u8]) -> Result<Option<Layer>, StoreError> {
+        match std::str::from_utf8(line).ok().and_then(|text| text.trim_end().parse().ok()) {
+            Some(id) => self.layer(&id),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What is known of the tars with one `diff_id`.
+#[derive(Debug, Clone)]
+pub enum Diff {
+    /// Nothing.
+    Unknown,
+    /// They were unpacked to this layer.
+    Layer(Layer),
+    /// They use folders or files of the layers below without describing them, so each stack below
+    /// makes another layer of them: see [`Store::layer_of_diff`].
+    Borrows,
+}
+
+/// What stands in the file of a `diff_id` whose layer depends on what is below.
+const BORROWS: &[u8] = b"borrows\n";
+
+fn diff_path(diff_id: &Digest) -> PathBuf {
+    Path::new("diffs").join(diff_id.to_hex())
+}
+
+fn diff_over_path(diff_id: &Digest, below: &[LayerId]) -> PathBuf {
+    let mut hasher = blake3::Hasher::new();
+    for id in below {
+        hasher.update(id.as_bytes());
+    }
+    Path::new("diffs").join(format!("{}-{}", diff_id.to_hex(), hasher.finalize().to_hex()))
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ use std::sync::{Arc, Mutex};
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId};
-pub use layers::{Layer, LayerBlob, LayerMeta, TarFacts};
+pub use layers::{Diff, Layer, LayerBlob, LayerMeta, TarFacts};
 pub use locks::StepLock;
 pub use refs::Tagged;
 pub use session::Session;
