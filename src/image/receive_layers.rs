@@ -73,6 +73,7 @@ pub(super) fn receive_layers(
 }
 
 /// A layer whose blob is in the store.
+#[expect(clippy::large_enum_variant, reason = "few are made, and soon taken apart")]
 enum Received {
     /// It is unpacked.
     Layer(Layer),

@@ -232,6 +232,7 @@ impl Store {
 
 /// What is known of the tars with one `diff_id`.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "few are made, and soon taken apart")]
 pub enum Diff {
     /// Nothing.
     Unknown,
