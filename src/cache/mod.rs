@@ -19,13 +19,31 @@
 //!
 //! Every step but `COPY --link` and `ADD --link` also depends on its parent's chain id.
 //!
-//! Each row has a test in `tests/cache.rs`, in both directions.
+//! Each row has a test in `tests/cli/cache.rs`, in both directions.
 //!
 //! # Interning
 //!
-//! Chain ids leave times out. When a step that ran again arrives at a chain that is already known
-//! (`chains/<kk>/<chain>`), the known layer takes the place of the new one, with its older times.
-//! So its diff_id and everything built on it hold: early cutoff.
+//! A chain id is made of its layers' contents without times, so a step that ran again and made the
+//! same files arrives at a chain that is already known (`chains/<kk>/<chain>`). The known layer then
+//! takes the place of the new one, with its older times. So its diff_id and everything built on it
+//! hold: early cutoff.
+//!
+//! Not every time may be forgotten, though: `touch -d 2020-01-01 /f` means what it says. A time
+//! within a step's own run, by the clock of the file system, is no more than the moment at which a
+//! file was written, and no two runs agree on it. Any other was *set*: by `touch`, by an archive, by
+//! COPY, which keeps those of its sources. Times that were set are part of the chain
+//! ([`Output::set_times`]); the time that the build itself gives to missing folders is not. All
+//! steps go by this one rule:
+//!
+//! | what ran again | and made | the layer is |
+//! |---|---|---|
+//! | `RUN make` | the same files, as new as the run | the known one |
+//! | `RUN touch -d DATE /f` | the same file, of the same DATE | the known one |
+//! | `RUN touch -d DATE /f` | the same file, of another DATE | a new one; what follows runs |
+//! | `COPY a /f`, then `COPY b /f` of equal bytes | a file of b's time | the known one only if a and b are of one time |
+//!
+//! That is about steps that run. A COPY that *hits* does so whatever its sources' times are: they
+//! are not in its key, and the layer keeps those of the sources it was made from.
 //!
 //! # A broken cache is a miss
 //!
@@ -33,7 +51,14 @@
 //!
 //! # Known imperfections
 //!
-//! A record is trusted to have been written by a process that may write the store.
+//! - A record is trusted to have been written by a process that may write the store.
+//! - A file that a step moves, or changes the mode of, keeps the time at which an earlier step wrote
+//!   it, which counts as set. Where both steps ran again, this one's successors run as well, though
+//!   only that time differs.
+//! - Files of a base image count without their times, whoever set them: two bases that differ in
+//!   nothing else share the steps on top.
+//! - Where the clock is set while a step runs, times that it merely wrote may look set. That costs
+//!   a hit and nothing else.
 //!
 //! # Not here
 //!

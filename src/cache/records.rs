@@ -1,12 +1,12 @@
 //! Records on disk: written when a step has run, looked up before one does.
 
 use super::{Inputs, TreeEntry, TreeId};
-use crate::store::{ChainId, ContentId, Key, Layer, LayerId, Store, StoreError};
+use crate::store::{ChainId, ContentId, Key, Layer, LayerId, Store, StoreError, TimesId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// The format of a record. Records of other formats are misses.
-const RECORD_VERSION: u32 = 1;
+const RECORD_VERSION: u32 = 2;
 
 /// What can go wrong with the cache: only what is wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,16 @@ pub struct Output {
     pub layer: LayerId,
     /// Its content without times.
     pub content: ContentId,
+    /// The times that the step set, if it set any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_times: Option<TimesId>,
+}
+
+impl Output {
+    /// Returns the chain that this makes on top of `parent`.
+    pub fn on(&self, parent: &ChainId) -> ChainId {
+        parent.with(&self.content).with_times(self.set_times.as_ref())
+    }
 }
 
 /// What running a step cost.
@@ -256,7 +266,7 @@ mod tests {
         store.add_layer(&work, &LayerMeta::new(id, content, 0, 0)).unwrap();
         let mut inputs = Inputs::new();
         inputs.text("argv", "true");
-        let output = Output { layer: id, content };
+        let output = Output { layer: id, content, set_times: None };
         Cache::new_record(inputs, ChainId::scratch(), output, "b".into(), 5, Cost::default())
     }
 
@@ -272,7 +282,7 @@ mod tests {
         assert_eq!(miss(&key, &parent), Missing::Key);
         cache.file(&record).unwrap();
         assert_eq!(cache.lookup(&key, &parent).unwrap().unwrap().0, record);
-        let elsewhere = parent.with(&record.output.content);
+        let elsewhere = record.output.on(&parent);
         assert_eq!(miss(&key, &elsewhere), Missing::Parent);
     }
 

@@ -2,7 +2,6 @@
 
 use super::Environment;
 use super::failure::{Class, Failure};
-use crate::cache::Output;
 use crate::explain::{
     About, BuildId, BuildLog, BuildRecord, Finish, Miss, Origin, Outcome, StepLog, StepOutcome,
     StepRecord,
@@ -57,10 +56,7 @@ fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> 
             solve::Miss::Missing(missing) => missing.into(),
             solve::Miss::NoCache => Miss::NoCache,
         }),
-        output: report
-            .layer
-            .as_ref()
-            .map(|layer| Output { layer: layer.id, content: layer.meta.content }),
+        output: report.output,
         began_us: report.began_us,
         wall_us: report.wall_us,
     }

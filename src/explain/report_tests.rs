@@ -15,7 +15,8 @@ fn chain(n: u8) -> ChainId {
 }
 
 fn output(n: u8) -> Output {
-    Output { layer: LayerId::from_bytes([n; 32]), content: ContentId::from_bytes([n; 32]) }
+    let (layer, content) = (LayerId::from_bytes([n; 32]), ContentId::from_bytes([n; 32]));
+    Output { layer, content, set_times: None }
 }
 
 fn cost(wall_us: u64) -> Cost {

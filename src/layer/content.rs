@@ -8,6 +8,7 @@
 //! ```text
 //! content id   "builder layer content v1\n"  record*
 //! layer id     "builder layer times v1\n"    (record, mtime)*
+//! times id     "builder layer set times v1\n"  (path:bytes mtime)*   of the entries whose time was set
 //! ```
 //!
 //! Records follow each other in the order of the raw bytes of their paths. Numbers are little-endian.
@@ -29,34 +30,84 @@
 //!
 //! `mode` is the low twelve bits. `capability` is the value of `security.capability`, empty where
 //! there is none. The root itself has no record, and sockets have none, as in the tar.
+//!
+//! # Times that were set
+//!
+//! A file that a command writes gets the time at which it does so: no two runs agree on it, and
+//! nobody asked for it. A time that lies outside of the step's own run was put there: by `touch -d`,
+//! by an archive, by COPY, which keeps those of its sources. [`Now`] tells the two apart.
 
 use super::walk::{Entry, Kind};
-use crate::store::{ContentId, LayerId};
+use crate::store::{ContentId, LayerId, TimesId};
 
 /// The version of the canonical form; a change of it changes every identity.
 pub const CONTENT_VERSION: u32 = 1;
 
-/// Hashes the entries of a layer, given in order, to its two identities.
+/// A time of a file: seconds since 1970 and nanoseconds.
+pub type Time = (i64, u32);
+
+/// The times that mean no more than "now" in what a step made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// What the file system's clock said before the step began.
+    pub from: Time,
+    /// What it said when the step had ended.
+    pub to: Time,
+    /// The time that the build gives to what a step makes by itself, such as missing folders.
+    pub made: Option<Time>,
+}
+
+impl Now {
+    /// Says whether a file of that time was merely written by the step.
+    pub fn contains(&self, time: Time) -> bool {
+        // A clock that was set back meanwhile makes the two change places.
+        let (first, last) = (self.from.min(self.to), self.from.max(self.to));
+        (first..=last).contains(&time) || self.made == Some(time)
+    }
+}
+
+/// The identities of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerIds {
+    /// The hash of its entries without times.
+    pub content: ContentId,
+    /// The hash of its entries with times.
+    pub id: LayerId,
+    /// The hash of the times that were set; `None` where none was, or where nobody said when the
+    /// step ran.
+    pub set_times: Option<TimesId>,
+}
+
+/// Hashes the entries of a layer, given in order, to its identities.
 #[derive(Debug)]
 pub struct LayerHasher {
+    now: Option<Now>,
     content: blake3::Hasher,
     times: blake3::Hasher,
     /// Records are collected here: BLAKE3 is several times faster on long slices.
     content_bytes: Vec<u8>,
     times_bytes: Vec<u8>,
+    set_times: Option<blake3::Hasher>,
 }
 
 /// How many bytes of records are collected before they are hashed.
 const BATCH: usize = 64 * 1024;
 
 impl LayerHasher {
-    /// Returns a hasher that has seen no entry.
-    pub fn new() -> Self {
+    /// Returns a hasher that has seen no entry. Given `now`, it tells the times apart that were set.
+    pub fn new(now: Option<Now>) -> Self {
         let mut content = blake3::Hasher::new();
         let mut times = blake3::Hasher::new();
         content.update(format!("builder layer content v{CONTENT_VERSION}\n").as_bytes());
         times.update(format!("builder layer times v{CONTENT_VERSION}\n").as_bytes());
-        Self { content, times, content_bytes: Vec::new(), times_bytes: Vec::new() }
+        Self {
+            now,
+            content,
+            times,
+            content_bytes: Vec::new(),
+            times_bytes: Vec::new(),
+            set_times: None,
+        }
     }
 
     /// Adds an entry; `file` is the BLAKE3 of a regular file's content and ignored for others.
@@ -94,10 +145,26 @@ impl LayerHasher {
         if !timeless {
             self.times_bytes.extend(entry.mtime.to_le_bytes());
             self.times_bytes.extend(entry.mtime_nsec.to_le_bytes());
+            if self.now.is_some_and(|now| !now.contains((entry.mtime, entry.mtime_nsec))) {
+                self.set_time(entry);
+            }
         }
         if self.content_bytes.len() >= BATCH {
             self.flush();
         }
+    }
+
+    fn set_time(&mut self, entry: &Entry<'_>) {
+        let hasher = self.set_times.get_or_insert_with(|| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(format!("builder layer set times v{CONTENT_VERSION}\n").as_bytes());
+            hasher
+        });
+        let mut record = Vec::with_capacity(entry.path.len() + 16);
+        bytes(&mut record, entry.path);
+        record.extend(entry.mtime.to_le_bytes());
+        record.extend(entry.mtime_nsec.to_le_bytes());
+        hasher.update(&record);
     }
 
     fn flush(&mut self) {
@@ -108,18 +175,15 @@ impl LayerHasher {
     }
 
     /// Returns the identities of what was added.
-    pub fn finish(mut self) -> (ContentId, LayerId) {
+    pub fn finish(mut self) -> LayerIds {
         self.flush();
-        (
-            ContentId::from_bytes(*self.content.finalize().as_bytes()),
-            LayerId::from_bytes(*self.times.finalize().as_bytes()),
-        )
-    }
-}
-
-impl Default for LayerHasher {
-    fn default() -> Self {
-        Self::new()
+        LayerIds {
+            content: ContentId::from_bytes(*self.content.finalize().as_bytes()),
+            id: LayerId::from_bytes(*self.times.finalize().as_bytes()),
+            set_times: self
+                .set_times
+                .map(|hasher| TimesId::from_bytes(*hasher.finalize().as_bytes())),
+        }
     }
 }
 
@@ -161,11 +225,33 @@ mod tests {
     }
 
     fn ids(entries: &[Entry<'_>], file: u8) -> (ContentId, LayerId) {
-        let mut hasher = LayerHasher::new();
+        let mut hasher = LayerHasher::new(None);
         for entry in entries {
             hasher.add(entry, &[file; 32]);
         }
-        hasher.finish()
+        let ids = hasher.finish();
+        (ids.content, ids.id)
+    }
+
+    #[test]
+    fn only_times_outside_of_the_run_were_set() {
+        let now = Now { from: (100, 5), to: (200, 0), made: Some((90, 0)) };
+        let set = |times: &[Time]| {
+            let mut hasher = LayerHasher::new(Some(now));
+            for (mtime, mtime_nsec) in times {
+                let entry = entry(b"f", Kind::Dir);
+                hasher.add(&Entry { mtime: *mtime, mtime_nsec: *mtime_nsec, ..entry }, &[0; 32]);
+            }
+            hasher.finish().set_times
+        };
+        for time in [(100, 5), (150, 0), (200, 0), (90, 0)] {
+            assert_eq!(set(&[time]), None, "{time:?}");
+        }
+        for time in [(100, 4), (200, 1), (0, 0), (90, 1)] {
+            assert!(set(&[time]).is_some(), "{time:?}");
+        }
+        assert_eq!(set(&[(1, 0), (150, 0)]), set(&[(150, 1), (1, 0)]), "others do not matter");
+        assert_ne!(set(&[(1, 0)]), set(&[(2, 0)]));
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod walk;
 mod xattrs;
 
 pub use compress::{Compressed, Compression, compress, write_compressed};
-pub use content::{CONTENT_VERSION, LayerHasher};
+pub use content::{CONTENT_VERSION, LayerHasher, LayerIds, Now, Time};
 pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;
 pub use pack::{TarOptions, write_tar};

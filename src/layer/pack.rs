@@ -3,8 +3,7 @@
 use super::XattrSpace;
 use super::header::{self, BLOCK};
 use super::walk::{Entry, Kind, Walk};
-use super::{LayerError, LayerHasher};
-use crate::store::{ContentId, LayerId};
+use super::{LayerError, LayerHasher, LayerIds, Now};
 use crate::sys::cancel::Cancel;
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -54,18 +53,26 @@ pub fn write_tar(
 /// What a pass over a layer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    Identities,
+    /// With the times that the layer's step did not set.
+    Identities(Option<Now>),
     Tar,
-    Both,
+    Both(Option<Now>),
 }
 
 impl Wanted {
     fn tar(self) -> bool {
-        self != Self::Identities
+        !matches!(self, Self::Identities(_))
     }
 
     fn identities(self) -> bool {
         self != Self::Tar
+    }
+
+    fn now(self) -> Option<Now> {
+        match self {
+            Self::Identities(now) | Self::Both(now) => now,
+            Self::Tar => None,
+        }
     }
 }
 
@@ -73,7 +80,7 @@ impl Wanted {
 #[derive(Debug)]
 pub(super) struct Packed {
     /// Present if identities were wanted.
-    pub(super) identities: Option<(ContentId, LayerId)>,
+    pub(super) identities: Option<LayerIds>,
     pub(super) entries: u64,
     pub(super) bytes: u64,
     pub(super) tar_size: u64,
@@ -94,7 +101,7 @@ pub(super) fn pack(
     let mut packer = Packer {
         wanted,
         clamp: options.clamp_mtime.unwrap_or(i64::MAX),
-        hasher: LayerHasher::new(),
+        hasher: LayerHasher::new(wanted.now()),
         chunk: Vec::new(),
         name: Vec::new(),
         packed: Packed { identities: None, entries: 0, bytes: 0, tar_size: 0 },

@@ -2,8 +2,9 @@
 
 use super::LayerError;
 use super::XattrSpace;
+use super::content::Now;
 use super::pack::{Packed, TarOptions, Wanted, pack};
-use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts};
+use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts, TimesId};
 use crate::sys::cancel::Cancel;
 use sha2::{Digest as _, Sha256};
 use std::os::fd::BorrowedFd;
@@ -15,12 +16,14 @@ pub struct ScanOptions {
     pub xattrs: XattrSpace,
     /// Whether to hash the tar too, which keeps a second core busy.
     pub want_tar: bool,
+    /// Which times the step that made the layer did not set; without, none is told apart.
+    pub now: Option<Now>,
 }
 
 impl ScanOptions {
     /// Returns what this process needs, with or without the tar's facts.
     pub fn detect(want_tar: bool) -> Self {
-        Self { xattrs: XattrSpace::detect(), want_tar }
+        Self { xattrs: XattrSpace::detect(), want_tar, now: None }
     }
 }
 
@@ -31,6 +34,8 @@ pub struct Scan {
     pub content: ContentId,
     /// The hash of its entries with times.
     pub id: LayerId,
+    /// The hash of the times that its step set, if it set any.
+    pub set_times: Option<TimesId>,
     /// How many entries its tar has, whiteouts and opaque marks included.
     pub entries: u64,
     /// The bytes of its regular files, each counted once.
@@ -63,21 +68,29 @@ pub fn scan(
 ) -> Result<Scan, LayerError> {
     let tar_options = TarOptions { xattrs: options.xattrs, clamp_mtime: None };
     if !options.want_tar {
-        let packed = pack(fs, &tar_options, Wanted::Identities, cancel, &mut Ok)?;
+        let packed = pack(fs, &tar_options, Wanted::Identities(options.now), cancel, &mut Ok)?;
         return Ok(facts(&packed, None));
     }
     let (packed, digest) = std::thread::scope(|scope| {
         let mut hash = HashThread { scope, worker: None, inline: Sha256::new() };
-        let packed = pack(fs, &tar_options, Wanted::Both, cancel, &mut |chunk| hash.chunk(chunk))?;
+        let wanted = Wanted::Both(options.now);
+        let packed = pack(fs, &tar_options, wanted, cancel, &mut |chunk| hash.chunk(chunk))?;
         Ok::<_, LayerError>((packed, hash.finish()))
     })?;
     Ok(facts(&packed, Some(digest)))
 }
 
 fn facts(packed: &Packed, diff_id: Option<Digest>) -> Scan {
-    let (content, id) = packed.identities.expect("the pass was asked for identities");
+    let ids = packed.identities.expect("the pass was asked for identities");
     let tar = diff_id.map(|diff_id| TarFacts { diff_id, size: packed.tar_size });
-    Scan { content, id, entries: packed.entries, bytes: packed.bytes, tar }
+    Scan {
+        content: ids.content,
+        id: ids.id,
+        set_times: ids.set_times,
+        entries: packed.entries,
+        bytes: packed.bytes,
+        tar,
+    }
 }
 
 /// sha256 on a thread of its own, which starts with the second chunk.

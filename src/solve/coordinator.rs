@@ -8,7 +8,7 @@ use crate::cache::{Cache, Cost, Missing, Output, Record};
 use crate::layer::Scan;
 use crate::plan::{Files, Op, Step, StepId, Tree};
 use crate::progress::{Outcome, Vertex};
-use crate::store::{ChainId, ContentId, Digest, Layer, StepLock};
+use crate::store::{ChainId, Digest, Layer, StepLock};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -105,8 +105,6 @@ struct Node {
     lower: Option<Lower>,
     /// Whether its files and all below them are there.
     is_usable: bool,
-    /// The content of its layer, once known.
-    content: Option<ContentId>,
     /// The chain up to it, once known.
     chain: Option<ChainId>,
     made: Option<Made>,
@@ -374,12 +372,12 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     fn hit(&mut self, index: usize, record: &Record, layer: Layer) -> Result<(), Cause> {
         let node = &mut self.nodes[index];
         node.lower = Some(Lower::finished(&layer));
-        node.content = Some(layer.meta.content);
         node.report.end = End::Hit { build: record.build.clone() };
         node.report.miss = None;
         node.report.created = Some(record.finished);
         node.report.cost = record.cost;
         node.report.layer = Some(layer);
+        node.report.output = Some(record.output);
         node.phase = Phase::Done;
         node.lock = None;
         if self.mode == Mode::Solve {
@@ -508,7 +506,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     fn on_made(&mut self, index: usize, made: Made) -> Result<(), Cause> {
         let wants_tar = self.job.options.wants_image && self.in_target[index];
         let fs = made.lower.path().to_owned();
-        let held = made.lower.clone();
+        let (held, now) = (made.lower.clone(), made.now);
         let node = &mut self.nodes[index];
         node.lower = Some(made.lower.clone());
         node.report.wall_us = micros(made.wall);
@@ -519,13 +517,14 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let cancel = self.job.cancel;
         self.work(move || {
             let _held = held;
-            Event::Sealed(index, exec::seal(&fs, wants_tar, cancel))
+            Event::Sealed(index, exec::seal(&fs, wants_tar, Some(now), cancel))
         });
         self.on_usable(index)
     }
 
     fn on_sealed(&mut self, index: usize, scan: Scan) -> Result<(), Cause> {
-        self.nodes[index].content = Some(scan.content);
+        let output = Output { layer: scan.id, content: scan.content, set_times: scan.set_times };
+        self.nodes[index].report.output = Some(output);
         self.nodes[index].scan = Some(scan);
         self.link(index)
     }
@@ -557,12 +556,12 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let mut open = vec![index];
         while let Some(index) = open.pop() {
             let node = &self.nodes[index];
-            let (None, Some(content), Some(parent)) =
-                (node.chain, node.content, self.chain(self.step(index).parent))
+            let (None, Some(output), Some(parent)) =
+                (node.chain, node.report.output, self.chain(self.step(index).parent))
             else {
                 continue;
             };
-            self.nodes[index].chain = Some(parent.with(&content));
+            self.nodes[index].chain = Some(output.on(&parent));
             for child in self.children[index].clone() {
                 // Before the record is visible: a build that hits it will ask for the child next.
                 if self.nodes[child].phase == Phase::Running
@@ -597,7 +596,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             peak_memory: made.usage.and_then(|usage| usage.peak_memory).unwrap_or(0),
             layer_bytes: scan.bytes,
         };
-        let chain = parent.with(&scan.content);
+        let made_output = node.report.output.expect("a scanned step has an output");
+        let chain = made_output.on(&parent);
         let known = if step.ignore_cache { None } else { self.cache.interned(&chain)? };
         let (layer, finished) = match known {
             // With its older time: an image made of the same files stays the same image.
@@ -608,7 +608,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                 (layer, self.job.now)
             }
         };
-        let output = Output { layer: layer.id, content: layer.meta.content };
+        let output = Output { layer: layer.id, ..made_output };
         let record = Cache::new_record(
             described.inputs.clone(),
             parent,
@@ -627,6 +627,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         node.report.created = Some(record.finished);
         node.report.cost = cost;
         node.report.layer = Some(layer);
+        node.report.output = Some(output);
         node.phase = Phase::Done;
         node.lock = None;
         self.job.observer.ended(index, &self.nodes[index].report);
@@ -774,7 +775,6 @@ impl Node {
             described: None,
             lower: None,
             is_usable: false,
-            content: None,
             chain: None,
             made: None,
             scan: None,
@@ -788,6 +788,7 @@ impl Node {
                 created: None,
                 cost: Cost::default(),
                 layer: None,
+                output: None,
                 began_us: 0,
                 wall_us: 0,
             },
@@ -838,7 +839,7 @@ fn add_tar_facts(job: &Job<'_>, layers: &mut [Layer]) -> Result<(), Cause> {
                     loop {
                         let next = queue.lock().expect("workers do not panic").next();
                         let Some(layer) = next else { return Ok(()) };
-                        layer.meta.tar = exec::seal(&layer.fs(), true, job.cancel)?.tar;
+                        layer.meta.tar = exec::seal(&layer.fs(), true, None, job.cancel)?.tar;
                         job.store.update_layer(&layer.meta)?;
                     }
                 })

@@ -3,7 +3,7 @@
 use super::copies::{self, Chosen};
 use super::trees::{Lower, Stack, Trees};
 use super::{Cause, Job, mounts};
-use crate::layer::{self, Scan, ScanOptions};
+use crate::layer::{self, Now, Scan, ScanOptions, Time};
 use crate::plan::{Network, Op, Run, Security, Tree};
 use crate::progress;
 use crate::sandbox::{self, NetworkMode, OsBytes, RunSpec, Seccomp, Stdio, Stream, Usage};
@@ -34,6 +34,8 @@ pub(super) struct Made {
     pub(super) wall: Duration,
     /// Whether sources changed while they were copied, so that the key is not theirs.
     pub(super) is_unsound: bool,
+    /// The times of files that the step wrote without setting them.
+    pub(super) now: Now,
 }
 
 /// Runs a step on top of `stack`.
@@ -55,6 +57,8 @@ pub(super) fn execute(
     }
     fs::set_permissions(&fs, fs::Permissions::from_mode(0o755))
         .map_err(|source| io("change", &fs, source))?;
+    // By the clock of the file system, which is the one that files get their times from.
+    let from = time_of(&scratch)?;
     let nothing = Stack::default();
     let below = match &step.op {
         Op::Copy(copy) if copy.is_link => &nothing,
@@ -86,7 +90,30 @@ pub(super) fn execute(
     drop(mounted);
     let cleaned = snapshot::clean(&fs, &below.paths(), XattrSpace::detect(), job.cancel)?;
     let lower = Lower::held(&fs, cleaned.is_empty)?;
-    Ok(Made { work, lower, usage, wall: begun.elapsed(), is_unsound })
+    let made = match &step.op {
+        Op::Run(_) => None,
+        Op::Copy(_) | Op::Workdir(_) => {
+            let created = copies::created(job);
+            Some((created.seconds, created.nanoseconds))
+        }
+    };
+    let now = Now { from, to: time_now(&work)?, made };
+    Ok(Made { work, lower, usage, wall: begun.elapsed(), is_unsound, now })
+}
+
+/// The time of a folder that nothing has been put in yet.
+fn time_of(dir: &Path) -> Result<Time, Cause> {
+    let stat = rustix::fs::stat(dir).map_err(|e| io("read", dir, e.into()))?;
+    Ok((stat.st_mtime, stat.st_mtime_nsec as u32))
+}
+
+/// What the clock of the file system of `work` says.
+fn time_now(work: &Path) -> Result<Time, Cause> {
+    let mark = work.join("end");
+    fs::create_dir(&mark).map_err(|source| io("create", &mark, source))?;
+    let time = time_of(&mark)?;
+    fs::remove_dir(&mark).map_err(|source| io("remove", &mark, source))?;
+    Ok(time)
 }
 
 fn command(
@@ -189,9 +216,15 @@ fn default_network(job: &Job<'_>) -> NetworkMode {
 }
 
 /// Hashes the files that a step made.
-pub(super) fn seal(fs: &Path, wants_tar: bool, cancel: &Cancel) -> Result<Scan, Cause> {
+pub(super) fn seal(
+    fs: &Path,
+    wants_tar: bool,
+    now: Option<Now>,
+    cancel: &Cancel,
+) -> Result<Scan, Cause> {
     let dir = open_dir(fs)?;
-    Ok(layer::scan(dir.as_fd(), &ScanOptions::detect(wants_tar), cancel)?)
+    let options = ScanOptions { now, ..ScanOptions::detect(wants_tar) };
+    Ok(layer::scan(dir.as_fd(), &options, cancel)?)
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Cause> {

@@ -45,7 +45,7 @@ mod mounts;
 mod remote;
 mod trees;
 
-use crate::cache::{Cost, Inputs, Missing, TreeEntry, TreeId};
+use crate::cache::{Cost, Inputs, Missing, Output, TreeEntry, TreeId};
 use crate::context;
 use crate::image::Image;
 use crate::plan::Plan;
@@ -182,6 +182,8 @@ pub struct StepReport {
     pub cost: Cost,
     /// Its layer.
     pub layer: Option<Layer>,
+    /// What is filed of that.
+    pub output: Option<Output>,
     /// How long after the build it began, in microseconds.
     pub began_us: u64,
     /// From its begin to its end in this build, in microseconds.

@@ -123,7 +123,13 @@ identity!(
     ""
 );
 identity!(
-    /// The hash (BLAKE3) of a stack's content ids from the bottom up: which files a step starts from.
+    /// The hash (BLAKE3) of the times that a step gave its entries on purpose; see `layer::content`.
+    TimesId,
+    ""
+);
+identity!(
+    /// The hash (BLAKE3) of a stack's content ids, and of the times that its steps set, from the
+    /// bottom up: which files a step starts from.
     ChainId,
     ""
 );
@@ -154,6 +160,15 @@ impl ChainId {
         hasher.update(&self.0).update(content.as_bytes());
         Self(*hasher.finalize().as_bytes())
     }
+
+    /// Returns the chain whose topmost step set these times; the same chain where it set none.
+    #[must_use]
+    pub fn with_times(&self, times: Option<&TimesId>) -> Self {
+        let Some(times) = times else { return *self };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.0).update(b"times").update(times.as_bytes());
+        Self(*hasher.finalize().as_bytes())
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +190,15 @@ mod tests {
         for text in ["sha256:ABC", "", "sha512:00", &format!("sha256:{}", "G".repeat(64))] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn times_that_were_set_make_another_chain() {
+        let chain = ChainId::scratch().with(&ContentId::from_bytes([1; 32]));
+        assert_eq!(chain.with_times(None), chain);
+        let (a, b) = (TimesId::from_bytes([1; 32]), TimesId::from_bytes([2; 32]));
+        assert_ne!(chain.with_times(Some(&a)), chain);
+        assert_ne!(chain.with_times(Some(&a)), chain.with_times(Some(&b)));
     }
 
     #[test]

@@ -57,7 +57,7 @@ use std::sync::{Arc, Mutex};
 
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use descriptor::Descriptor;
-pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId};
+pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
 pub use layers::{Diff, Layer, LayerBlob, LayerMeta, TarFacts};
 pub use locks::StepLock;
 pub use refs::Tagged;

@@ -303,10 +303,57 @@ fn step_that_made_the_same_files_leaves_its_successors_cached() {
     kit.dockerfile(&text("one")).build().ok();
     let second = kit.dockerfile(&text("two")).build().ok();
     assert_eq!(second.counts(), Counts { ran: 1, cached: 2 });
-    assert_eq!(
-        kit.dockerfile(&text("one")).image().digest,
-        kit.dockerfile(&text("two")).image().digest
-    );
+    let (one, two) = (kit.dockerfile(&text("one")).image(), kit.dockerfile(&text("two")).image());
+    assert_eq!(one.diff_ids(), two.diff_ids(), "the very same layers");
+    assert_ne!(one.digest, two.digest, "the command, comment and all, is in the image's history");
+}
+
+/// Builds one Dockerfile after the other in one store: what each ran, and the time of a file in
+/// each image.
+fn times_of(path: &str, dockerfiles: &[&str]) -> Vec<(usize, u64)> {
+    let kit = Kit::new();
+    kit.file("a", "same").file("b", "same");
+    for (name, seconds) in [("a", 1000), ("b", 2000)] {
+        let file = fs::File::options().write(true).open(kit.path(name)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        file.set_modified(time).unwrap();
+    }
+    dockerfiles
+        .iter()
+        .map(|lines| {
+            kit.dockerfile(&format!("FROM fixture/base\n{lines}\nRUN true\n"));
+            let ran = kit.build().ok().counts().ran;
+            (ran, kit.image().entry(path).mtime)
+        })
+        .collect()
+}
+
+#[test]
+fn times_that_a_step_set_are_its_own() {
+    let set = ["RUN echo a >/f; touch -d @1000 /f", "RUN echo a >/f; touch -d @2000 /f"];
+    assert_eq!(times_of("f", &set), [(2, 1000), (2, 2000)], "another time: what follows runs too");
+    let same = ["RUN echo a >/f; touch -d @1000 /f", "RUN touch /f; echo a >/f; touch -d @1000 /f"];
+    assert_eq!(times_of("f", &same), [(2, 1000), (1, 1000)], "the same time");
+    let folder = ["RUN mkdir /f; touch -d @1000 /f", "RUN mkdir /f; touch -d @2000 /f"];
+    assert_eq!(times_of("f", &folder), [(2, 1000), (2, 2000)]);
+    let link = ["RUN ln -s a /f; touch -hd @1000 /f", "RUN ln -s a /f; touch -hd @2000 /f"];
+    assert_eq!(times_of("f", &link), [(2, 1000), (2, 2000)]);
+    let copy = ["COPY a /f", "COPY b /f"];
+    assert_eq!(times_of("f", &copy), [(2, 1000), (2, 2000)], "COPY keeps its sources' times");
+    let add = ["ADD a /f", "COPY a /f"];
+    assert_eq!(times_of("f", &add), [(2, 1000), (1, 1000)]);
+}
+
+#[test]
+fn times_at_which_a_step_wrote_are_nobodys() {
+    let run = ["RUN echo a >/f", "RUN echo  a >/f"];
+    let copied = ["COPY a /new/f", "COPY ./a /new/f"];
+    let workdir = ["WORKDIR /new/f\nUSER root", "USER root\nWORKDIR /new/f"];
+    for (path, dockerfiles) in [("f", run), ("new", copied), ("new", workdir)] {
+        let built = times_of(path, &dockerfiles);
+        assert!(built[1].0 <= 1, "what follows is cached: {dockerfiles:?} {built:?}");
+        assert_eq!(built[0].1, built[1].1, "the layer made first is kept: {dockerfiles:?}");
+    }
 }
 
 #[test]

@@ -95,6 +95,12 @@ impl Archive {
             .map(|p| p.1)
     }
 
+    /// The layers' diff_ids, from the bottom up.
+    pub fn diff_ids(&self) -> Vec<&str> {
+        let list = self.document["rootfs"]["diff_ids"].as_array().expect("diff_ids");
+        list.iter().map(|id| id.as_str().expect("a digest")).collect()
+    }
+
     /// An entry of the whole image.
     #[track_caller]
     pub fn entry(&self, path: &str) -> &Entry {

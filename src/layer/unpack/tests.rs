@@ -620,7 +620,7 @@ mod round_trip {
             };
             let content = |path: &Path| {
                 let fd = File::open(path).unwrap();
-                let options = ScanOptions { xattrs: XattrSpace::User, want_tar: false };
+                let options = ScanOptions { xattrs: XattrSpace::User, want_tar: false, now: None };
                 scan(fd.as_fd(), &options, &Cancel::new()).unwrap().content
             };
             let first = tar_of(&source);
