@@ -38,6 +38,7 @@ mod tests {
             manifest: Descriptor::new("m", Digest::of(b"m"), 1),
             config: Descriptor::new("c", Digest::of(b"c"), 2),
             layers: Vec::new(),
+            diff_ids: Vec::new(),
             platform: Platform::new("linux", "amd64", ""),
             created: None,
             descriptor_annotations: BTreeMap::new(),

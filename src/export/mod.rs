@@ -28,7 +28,7 @@ use crate::image::{
 use crate::layer::LayerError;
 use crate::progress::Progress;
 use crate::snapshot::SnapshotError;
-use crate::store::{Digest, Store, StoreError};
+use crate::store::{Diff, Digest, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -138,6 +138,8 @@ pub struct Packed {
     pub config: Descriptor,
     /// The layers' blobs, from the bottom up.
     pub layers: Vec<Descriptor>,
+    /// The layers' `diff_ids`, from the bottom up.
+    pub diff_ids: Vec<Digest>,
     /// What it runs on.
     pub platform: Platform,
     /// When it was made, in RFC 3339.
@@ -222,6 +224,7 @@ pub fn pack(
         manifest,
         config: config_descriptor,
         layers,
+        diff_ids,
         platform: config.platform(),
         created: config.created().map(str::to_owned),
         descriptor_annotations: options.descriptor_annotations.clone(),
@@ -260,6 +263,12 @@ pub fn store_image(
     options: &PackOptions,
 ) -> Result<Packed, ExportError> {
     let packed = pack(context, image, options)?;
+    // Whoever reads the image finds the layers it was made of, and need not unpack its blobs.
+    for (layer, diff_id) in image.layers.iter().zip(&packed.diff_ids) {
+        if matches!(context.store.diff(diff_id)?, Diff::Unknown) {
+            context.store.set_layer_of_diff(diff_id, &layer.layer.id)?;
+        }
+    }
     tag(context.store, &packed, names)?;
     Ok(packed)
 }

@@ -105,3 +105,23 @@ fn saved_image_is_what_was_built() {
     let image = Archive::open(&kit.out("kept.tar"));
     assert_eq!((image.env("a"), image.text("/x").as_str()), (Some("1"), "x\n"));
 }
+
+#[test]
+fn image_of_ours_is_a_base_without_unpacking_it() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN echo x > /x\n").build().args(["-t", "first"]).ok();
+    let layers = || fs::read_dir(kit.store().join("layers")).unwrap().count();
+    let before = layers();
+    // What is not there cannot be unpacked.
+    for blob in fs::read_dir(kit.store().join("blobs/sha256")).unwrap().flatten() {
+        if blob.metadata().unwrap().len() > 100_000 || is_tar(&fs::read(blob.path()).unwrap()) {
+            fs::File::options().write(true).truncate(true).open(blob.path()).unwrap();
+        }
+    }
+    kit.dockerfile("FROM first\nCOPY --from=first /x /y\nRUN cat /x /y\n").build().ok();
+    assert_eq!(layers(), before + 2);
+}
+
+fn is_tar(bytes: &[u8]) -> bool {
+    bytes.get(257..262) == Some(b"ustar")
+}
