@@ -88,7 +88,7 @@ pub struct BuildArgs {
     /// What steps may ask for: network.host, security.insecure
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<String>,
-    /// Time of the image, in seconds since 1970, instead of the steps' own
+    /// Time of the image, in seconds since 1970, and the latest time of files in its new layers
     #[arg(long, value_name = "SECONDS")]
     pub timestamp: Option<i64>,
     /// How many steps may run at once
@@ -118,6 +118,8 @@ struct Request {
     contexts: BTreeMap<String, NamedContext>,
     tags: Vec<Reference>,
     outputs: Vec<OutputSpec>,
+    /// How the image goes into the store where no output says so.
+    store_output: OutputSpec,
     platform: Option<Platform>,
     options: solve::Options,
 }
@@ -192,6 +194,13 @@ fn build(
     let plan = request.plan(args, &mut images)?;
     for name in &plan.unused_args {
         progress.notice(format!("build argument {name} is declared by no ARG"));
+    }
+    let is_idle = |spec: &OutputSpec| spec.layers.rewrites_times == Some(true);
+    if request.options.epoch.is_none() && request.outputs.iter().any(is_idle) {
+        progress.notice(
+            "rewrite-timestamp=true changes nothing without SOURCE_DATE_EPOCH or --timestamp"
+                .to_owned(),
+        );
     }
     let history = History::new(store);
     let log = history
@@ -286,11 +295,10 @@ fn outputs(
     image: &Image,
     request: &Request,
 ) -> Result<Option<Packed>, ExportError> {
-    let store = [OutputSpec::new(OutputKind::Image, None)];
     let wants_store = request.outputs.is_empty()
         || !request.tags.is_empty()
             && request.outputs.iter().all(|spec| spec.kind != OutputKind::Image);
-    let in_store = if wants_store { &store[..] } else { &[] };
+    let in_store = wants_store.then_some(&request.store_output);
     let mut packed = None;
     for spec in request.outputs.iter().chain(in_store) {
         let mut names = request.tags.clone();
@@ -341,11 +349,20 @@ impl Request {
                 Err(error) => Err(usage(format!("-t {tag:?}: {error}"))),
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let held = |mut spec: OutputSpec| {
+            spec.epoch = epoch;
+            // As in buildah, whose flag it is: files of new layers get the time as well.
+            if args.timestamp.is_some() {
+                spec.layers.rewrites_times.get_or_insert(true);
+            }
+            spec
+        };
         let outputs = args
             .output
             .iter()
             .map(|text| {
                 OutputSpec::parse(text)
+                    .map(held)
                     .map_err(|e| usage(format!("--output {text}: {}", failure::chain(&e))))
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -358,7 +375,17 @@ impl Request {
         let dockerfile = dockerfile::parse(&inputs.dockerfile)
             .map_err(|errors| Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text))?;
         let options = options(args, environment, epoch)?;
-        Ok(Self { inputs, dockerfile, build_args, contexts, tags, outputs, platform, options })
+        Ok(Self {
+            inputs,
+            dockerfile,
+            build_args,
+            contexts,
+            tags,
+            outputs,
+            store_output: held(OutputSpec::new(OutputKind::Image, None)),
+            platform,
+            options,
+        })
     }
 
     fn plan(&self, args: &BuildArgs, images: &mut Images<'_>) -> Result<Plan, Failure> {

@@ -2,7 +2,7 @@
 
 use super::{Compression, Context, ExportError, PackOptions};
 use crate::image::{Descriptor, ImageLayer, media_type};
-use crate::layer::{self, Compressed, LayerError, TarOptions};
+use crate::layer::{self, Compressed, LayerError, TarOptions, Times};
 use crate::progress::Event;
 use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
 use std::fs::{self, OpenOptions};
@@ -117,15 +117,22 @@ fn is_kept(blob: &Descriptor, options: &PackOptions) -> bool {
     }
 }
 
-/// Returns the label under which a blob of the tar `diff_id` is remembered. A tar that came from
-/// elsewhere may differ from the one we would write of the same files.
-fn label(meta: &LayerMeta, diff_id: Option<&Digest>, encoding: Encoding) -> String {
-    match diff_id {
-        Some(diff_id) if meta.tar.is_none_or(|tar| tar.diff_id != *diff_id) => {
-            format!("{} of {diff_id}", encoding.label())
+/// Returns the label under which a blob of a layer is remembered. `received` is the `diff_id` of a
+/// tar that came from elsewhere, which may differ from the one we would write of the same files.
+fn label(meta: &LayerMeta, received: Option<&Digest>, options: &PackOptions) -> String {
+    let encoding = options.compression.label();
+    match (received, options.clamp) {
+        (Some(diff_id), _) if meta.tar.is_none_or(|tar| tar.diff_id != *diff_id) => {
+            format!("{encoding} of {diff_id}")
         }
-        _ => encoding.label(),
+        (None, Some(seconds)) => format!("{encoding} until {seconds}"),
+        _ => encoding,
     }
+}
+
+/// Returns the `diff_id` that a layer came with.
+fn received_id(layer: &ImageLayer) -> Option<Digest> {
+    layer.descriptor.as_ref().and(layer.diff_id)
 }
 
 /// Returns a blob of the layer that is in the store and fits.
@@ -135,8 +142,8 @@ fn find(
     options: &PackOptions,
 ) -> Result<Option<(Descriptor, Digest)>, ExportError> {
     let is_oci = !options.is_docker;
-    let received = layer.descriptor.as_ref().zip(layer.diff_id);
-    if let Some((blob, diff_id)) = received
+    let received = received_id(layer);
+    if let Some((blob, diff_id)) = layer.descriptor.as_ref().zip(received)
         && is_kept(blob, options)
         && context.store.has_blob(&blob.digest)
     {
@@ -147,13 +154,13 @@ fn find(
         return Ok(Some((blob, diff_id)));
     }
     let meta = current(context, layer)?.meta;
-    let diff_id = received.map(|(_, diff_id)| diff_id).or(meta.tar.map(|tar| tar.diff_id));
-    let Some(diff_id) = diff_id else { return Ok(None) };
-    let encoding = options.compression;
-    let label = label(&meta, Some(&diff_id), encoding);
+    let label = label(&meta, received.as_ref(), options);
     let known = meta.blobs.iter().find(|b| b.compression == label);
     let Some(blob) = known.filter(|b| context.store.has_blob(&b.digest)) else { return Ok(None) };
-    let media_type = media_type::layer(is_oci, encoding.suffix());
+    let Some(diff_id) = received.or(blob.diff_id).or(meta.tar.map(|tar| tar.diff_id)) else {
+        return Ok(None);
+    };
+    let media_type = media_type::layer(is_oci, options.compression.suffix());
     Ok(Some((Descriptor::new(media_type, blob.digest, blob.size), diff_id)))
 }
 
@@ -192,6 +199,7 @@ fn make(
         });
     };
     status(0, false);
+    let clamp = options.clamp.filter(|_| received_id(layer).is_none());
     // A tar that came from elsewhere is only to be had from its blob.
     let received = match (&layer.descriptor, layer.diff_id) {
         (Some(blob), Some(diff_id)) if meta.tar.is_none_or(|tar| tar.diff_id != diff_id) => {
@@ -207,7 +215,8 @@ fn make(
             layer::compress(tar, out, encoding.as_layer(), threads, context.cancel)
         }
         None => {
-            let tar = TarOptions::detect();
+            let times = clamp.map_or(Times::Kept, Times::Clamped);
+            let tar = TarOptions { times, ..TarOptions::detect() };
             layer::write_compressed(
                 fs.as_fd(),
                 out,
@@ -227,8 +236,8 @@ fn make(
                     actual: made.tar.diff_id,
                 });
             }
-            Some(_) => {}
-            None => meta.tar = Some(made.tar),
+            None if clamp.is_none() => meta.tar = Some(made.tar),
+            _ => {}
         }
         store.adopt_blob(&path, &made.digest)?;
         Ok(made)
@@ -240,18 +249,20 @@ fn make(
             return Err(error);
         }
     };
-    let label = label(&meta, Some(&made.tar.diff_id), encoding);
+    let diff_id = made.tar.diff_id;
+    let label = label(&meta, received_id(layer).as_ref(), options);
     meta.blobs.retain(|blob| blob.compression != label);
     meta.blobs.push(LayerBlob {
         compression: label,
         digest: made.digest,
         size: made.size,
         media_type: media_type::layer(true, encoding.suffix()),
+        diff_id: clamp.map(|_| diff_id),
     });
     store.update_layer(&meta)?;
     status(made.size, true);
     let media_type = media_type::layer(!options.is_docker, encoding.suffix());
-    Ok((Descriptor::new(media_type, made.digest, made.size), made.tar.diff_id))
+    Ok((Descriptor::new(media_type, made.digest, made.size), diff_id))
 }
 
 /// Writes a new file at `path`.

@@ -25,7 +25,7 @@ mod spec;
 use crate::image::{
     Config, Descriptor, Image, Manifest, Platform, Reference, canonical_json, media_type,
 };
-use crate::layer::LayerError;
+use crate::layer::{LayerError, Times};
 use crate::progress::Progress;
 use crate::snapshot::SnapshotError;
 use crate::store::{Diff, Digest, Store, StoreError};
@@ -157,6 +157,9 @@ pub struct PackOptions {
     pub is_forced: bool,
     /// Whether media types are Docker's.
     pub is_docker: bool,
+    /// The latest time that files of layers made here may have, in seconds since 1970. Layers that
+    /// were received keep their bytes.
+    pub clamp: Option<i64>,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
     /// Annotations of the manifest's entry in an index.
@@ -178,6 +181,7 @@ impl PackOptions {
             compression: Encoding::new(compression, spec.layers.level),
             is_forced: spec.layers.is_forced,
             is_docker: !spec.layers.oci_media_types.unwrap_or(spec.kind != OutputKind::Docker),
+            clamp: spec.epoch.filter(|_| spec.layers.rewrites_times == Some(true)),
             annotations: of_target(AnnotationTarget::Manifest),
             descriptor_annotations: of_target(AnnotationTarget::ManifestDescriptor),
         }
@@ -303,6 +307,7 @@ pub fn export(
     spec: &OutputSpec,
     stdout: &mut dyn Write,
 ) -> Result<Option<Packed>, ExportError> {
+    let times = spec.epoch.map_or(Times::Kept, Times::Set);
     match spec.kind {
         OutputKind::CacheOnly => Ok(None),
         OutputKind::Image => store_image(context, image, names, &PackOptions::of(spec)).map(Some),
@@ -313,7 +318,11 @@ pub fn export(
         }
         OutputKind::Local => {
             if let Some(Dest::Path(dir)) = &spec.dest {
-                rootfs::write_local(context, image, dir)?;
+                let dir = match spec.is_split {
+                    true => dir.join(image.config.platform().to_string().replace('/', "_")),
+                    false => dir.clone(),
+                };
+                rootfs::write_local(context, image, times, &dir)?;
             }
             Ok(None)
         }
@@ -323,7 +332,7 @@ pub fn export(
                     TarSink::File(file) => *file,
                     TarSink::Other(writer) => *writer,
                 };
-                rootfs::write_tar(context, image, path, out)
+                rootfs::write_tar(context, image, times, path, out)
             })?;
             Ok(None)
         }

@@ -2,7 +2,7 @@
 
 use super::{Context, ExportError};
 use crate::image::Image;
-use crate::layer::{self, Entry, Kind, LayerError, TarOptions, Walk};
+use crate::layer::{self, Entry, Kind, LayerError, TarOptions, Times, Walk};
 use crate::snapshot::{self, MountOptions, Mounted, XattrSpace};
 use crate::sys::rooted::open_beneath;
 use rustix::fs::{
@@ -26,12 +26,14 @@ fn mounted(image: &Image) -> Result<Mounted, ExportError> {
 pub(super) fn write_tar(
     context: &Context<'_>,
     image: &Image,
+    times: Times,
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
     let mount = mounted(image)?;
     let mut out = io::BufWriter::with_capacity(256 << 10, out);
-    layer::write_tar(mount.root(), &mut out, &TarOptions::detect(), context.cancel)
+    let options = TarOptions { times, ..TarOptions::detect() };
+    layer::write_tar(mount.root(), &mut out, &options, context.cancel)
         .map_err(|e| at_path(e, path))?;
     out.flush().map_err(|e| ExportError::io("write", path, e))
 }
@@ -51,12 +53,13 @@ fn at_path(error: LayerError, path: &Path) -> ExportError {
 pub(super) fn write_local(
     context: &Context<'_>,
     image: &Image,
+    times: Times,
     dir: &Path,
 ) -> Result<(), ExportError> {
     fs::create_dir_all(dir).map_err(|e| ExportError::io("create", dir, e))?;
     let root: OwnedFd = File::open(dir).map_err(|e| ExportError::io("open", dir, e))?.into();
     let mount = mounted(image)?;
-    let mut local = Local { dir, root: root.as_fd(), folders: Vec::new(), open: None };
+    let mut local = Local { dir, root: root.as_fd(), times, folders: Vec::new(), open: None };
     let mut failed = None;
     let walked =
         Walk::new(XattrSpace::detect(), context.cancel).run(mount.root(), |entry, file| {
@@ -76,6 +79,7 @@ pub(super) fn write_local(
 struct Local<'a> {
     dir: &'a Path,
     root: BorrowedFd<'a>,
+    times: Times,
     /// Folders whose times are set at the end, when nothing changes them any more.
     folders: Vec<(Vec<u8>, u32, Timestamps)>,
     /// The folder of the last entry: siblings come one after the other.
@@ -99,7 +103,9 @@ impl Local<'_> {
         }
         let (_, folder) = self.open.as_ref().expect("opened above");
         let name = CString::new(name).map_err(|e| self.error("name", entry, e.into()))?;
-        let time = Timespec { tv_sec: entry.mtime, tv_nsec: entry.mtime_nsec.into() };
+        let tv_sec = self.times.of(entry.mtime);
+        let tv_nsec = if tv_sec == entry.mtime { entry.mtime_nsec.into() } else { 0 };
+        let time = Timespec { tv_sec, tv_nsec };
         let times = Timestamps { last_access: time, last_modification: time };
         let mode = Mode::from_raw_mode(entry.mode);
         if entry.kind == Kind::Dir {

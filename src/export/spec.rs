@@ -19,8 +19,13 @@ pub struct OutputSpec {
     pub layers: LayerOptions,
     /// Whether an OCI or Docker output is a tar or a folder.
     pub form: Form,
+    /// Whether files go into a folder named after the platform, as `linux_amd64`.
+    pub is_split: bool,
     /// Annotations, by where they go.
     pub annotations: BTreeMap<AnnotationTarget, BTreeMap<String, String>>,
+    /// `SOURCE_DATE_EPOCH`, in seconds since 1970; filled in by the command line. Trees get it as the
+    /// time of all files, images as the latest time of files where times are rewritten.
+    pub epoch: Option<i64>,
 }
 
 /// What an output is.
@@ -83,6 +88,8 @@ pub struct LayerOptions {
     pub is_forced: bool,
     /// Whether media types are OCI's; `None` leaves it to the output.
     pub oci_media_types: Option<bool>,
+    /// Whether times of files after `SOURCE_DATE_EPOCH` are set to it; `None` where nothing was said.
+    pub rewrites_times: Option<bool>,
 }
 
 /// A compression of layers.
@@ -184,9 +191,12 @@ impl OutputSpec {
                 level: None,
                 is_forced: false,
                 oci_media_types: None,
+                rewrites_times: None,
             },
             form: Form::Tar,
+            is_split: false,
             annotations: BTreeMap::new(),
+            epoch: None,
         }
     }
 
@@ -257,6 +267,9 @@ impl OutputSpec {
             "tar" if matches!(self.kind, OutputKind::Oci | OutputKind::Docker) => {
                 self.form = if flag(key, value)? { Form::Tar } else { Form::Dir };
             }
+            "platform-split" if self.kind == OutputKind::Local => {
+                self.is_split = flag(key, value)?;
+            }
             "compression" if is_image => {
                 self.layers.compression = Some(match value {
                     "gzip" => Compression::Gzip,
@@ -286,11 +299,7 @@ impl OutputSpec {
                 }
             }
             "rewrite-timestamp" if is_image => {
-                if flag(key, value)? {
-                    return Err(SpecError::Unsupported {
-                        what: "rewrite-timestamp=true".to_owned(),
-                    });
-                }
+                self.layers.rewrites_times = Some(flag(key, value)?);
             }
             _ if key.starts_with("annotation") && is_image => {
                 let (target, name) = annotation(written).ok_or_else(|| self.unknown(written))?;
@@ -412,7 +421,7 @@ mod tests {
     fn fields_are_read_as_docker_writes_them() {
         let spec = OutputSpec::parse(
             "type=docker,\"name=a:1,b:2\",dest=x.tar,compression=zstd,compression-level=22,\
-             force-compression=1,oci-mediatypes=f,annotation.Org.X=y=z,annotation-index.k=v",
+             force-compression=1,oci-mediatypes=f,rewrite-timestamp=true,annotation.Org.X=y=z,annotation-index.k=v",
         )
         .unwrap();
         assert_eq!(spec.kind, OutputKind::Docker);
@@ -423,7 +432,8 @@ mod tests {
                 compression: Some(Compression::Zstd),
                 level: Some(22),
                 is_forced: true,
-                oci_media_types: Some(false)
+                oci_media_types: Some(false),
+                rewrites_times: Some(true),
             }
         );
         assert_eq!(spec.annotations[&AnnotationTarget::Manifest]["Org.X"], "y=z");

@@ -4,6 +4,7 @@ use super::*;
 use crate::image::fixture::{Layout, gzip, store, tar_of};
 use crate::image::{
     History, ImageLayer, ImportOptions, LayoutRef, import_rootfs, load_archive, load_layout,
+    load_stored,
 };
 use crate::layer::{ScanOptions, scan};
 use std::fs;
@@ -448,4 +449,69 @@ fn privileged_with_umoci_every_compression_unpacks() {
         assert!(is_ok, "{compression}: {text}");
         assert_eq!(fs::read(bundle.join("rootfs/b")).unwrap(), b"second");
     }
+}
+
+#[test]
+fn times_are_rewritten_in_new_layers_only() {
+    const EPOCH: i64 = 1_400_000_000;
+    let (dir, store) = store();
+    let first = image(&store);
+    let kept = run(&store, &first, &["app"], "type=image,compression=gzip").unwrap();
+    let descriptor = store.resolve("docker.io/library/app:latest").unwrap().unwrap();
+    let mut based = load_stored(&store, &descriptor, &host(), &Cancel::new()).unwrap();
+    based.layers.push(built(&store, |dir| file(dir, "c", "third")));
+    based.manifest = None;
+
+    let path = dir.path().join("out.tar");
+    let text = format!("type=oci,dest={},rewrite-timestamp=true", path.display());
+    let spec = OutputSpec { epoch: Some(EPOCH), ..OutputSpec::parse(&text).unwrap() };
+    let pack = |spec: &OutputSpec| {
+        with(&store, |context| export(context, &based, &[], spec, &mut Vec::new())).unwrap()
+    };
+    let rewritten = pack(&spec).unwrap();
+    assert_eq!(rewritten.layers[..2], kept.layers[..], "a received layer keeps its bytes");
+    let blob = store.open_blob(&rewritten.layers[2].digest).unwrap();
+    let mut tar = tar::Archive::new(crate::layer::decompress(blob).unwrap());
+    let times: Vec<_> =
+        tar.entries().unwrap().map(|e| e.unwrap().header().mtime().unwrap()).collect();
+    assert_eq!(times, [EPOCH as u64]);
+
+    let before = blobs(&store);
+    assert_eq!(pack(&spec).as_ref(), Some(&rewritten));
+    assert_eq!(blobs(&store), before, "a rewritten layer is remembered as well");
+    let spec = OutputSpec { epoch: None, ..spec };
+    assert_ne!(pack(&spec).unwrap().layers[2], rewritten.layers[2]);
+    let meta = store.layer(&based.layers[2].layer.id).unwrap().unwrap().meta;
+    let written = Digest::of(&{
+        let mut bytes = Vec::new();
+        let dir = File::open(based.layers[2].layer.fs()).unwrap();
+        let options = crate::layer::TarOptions::detect();
+        crate::layer::write_tar(dir.as_fd(), &mut bytes, &options, &Cancel::new()).unwrap();
+        bytes
+    });
+    assert_eq!(meta.tar.unwrap().diff_id, written, "the layer's own facts are not touched");
+}
+
+#[test]
+fn trees_get_the_time_they_are_told() {
+    const EPOCH: i64 = 1_400_000_000;
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounting needs root");
+        return;
+    }
+    let (dir, store) = store();
+    let image = image(&store);
+    let tree = dir.path().join("tree");
+    let text = format!("type=local,dest={},platform-split=true", tree.display());
+    let spec = OutputSpec { epoch: Some(EPOCH), ..OutputSpec::parse(&text).unwrap() };
+    with(&store, |context| export(context, &image, &[], &spec, &mut Vec::new())).unwrap();
+    let stat = fs::metadata(tree.join("linux_amd64/b")).unwrap();
+    assert_eq!((stat.mtime(), stat.mtime_nsec()), (EPOCH, 0));
+
+    let spec = OutputSpec { epoch: Some(EPOCH), ..OutputSpec::parse("-").unwrap() };
+    let mut bytes = Vec::new();
+    with(&store, |context| export(context, &image, &[], &spec, &mut bytes)).unwrap();
+    let mut tar = tar::Archive::new(bytes.as_slice());
+    let times = tar.entries().unwrap().map(|e| e.unwrap().header().mtime().unwrap());
+    assert!(times.into_iter().all(|time| time == EPOCH as u64));
 }

@@ -39,7 +39,7 @@ pub use compress::{Compressed, Compression, compress, write_compressed};
 pub use content::{CONTENT_VERSION, LayerHasher, LayerIds, Now, Time};
 pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;
-pub use pack::{TarOptions, write_tar};
+pub use pack::{TarOptions, Times, write_tar};
 pub use scan::{Scan, ScanOptions, scan};
 pub use stack::{Found, Stack, StackDir};
 pub use unpack::{

@@ -17,20 +17,42 @@ pub(super) const CHUNK: usize = 256 * 1024;
 pub struct TarOptions {
     /// Which opaque marks count.
     pub xattrs: XattrSpace,
-    /// Times after this many seconds since 1970 are set to it (`SOURCE_DATE_EPOCH`).
-    pub clamp_mtime: Option<i64>,
+    /// Which times are written.
+    pub times: Times,
+}
+
+/// Which times the entries of a tar get; all in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// Their own.
+    Kept,
+    /// Their own, but none after this one (`rewrite-timestamp=true` with `SOURCE_DATE_EPOCH`).
+    Clamped(i64),
+    /// This one.
+    Set(i64),
+}
+
+impl Times {
+    /// Returns the time to write for an entry of time `own`.
+    pub fn of(self, own: i64) -> i64 {
+        match self {
+            Self::Kept => own,
+            Self::Clamped(latest) => own.min(latest),
+            Self::Set(time) => time,
+        }
+    }
 }
 
 impl TarOptions {
     /// Returns what this process needs: its own kind of opaque marks, times as they are.
     pub fn detect() -> Self {
-        Self { xattrs: XattrSpace::detect(), clamp_mtime: None }
+        Self { xattrs: XattrSpace::detect(), times: Times::Kept }
     }
 }
 
 /// Writes the layer's tar to `out` and returns its size in bytes.
 ///
-/// The bytes depend on nothing but the layer and `clamp_mtime`. `fs` is an open folder in overlay form;
+/// The bytes depend on nothing but the layer and `times`. `fs` is an open folder in overlay form;
 /// its root itself is no entry.
 ///
 /// # Errors
@@ -100,7 +122,7 @@ pub(super) fn pack(
 ) -> Result<Packed, LayerError> {
     let mut packer = Packer {
         wanted,
-        clamp: options.clamp_mtime.unwrap_or(i64::MAX),
+        times: options.times,
         hasher: LayerHasher::new(wanted.now()),
         chunk: Vec::new(),
         name: Vec::new(),
@@ -114,7 +136,7 @@ pub(super) fn pack(
 
 struct Packer<'s, 'f> {
     wanted: Wanted,
-    clamp: i64,
+    times: Times,
     hasher: LayerHasher,
     chunk: Vec<u8>,
     name: Vec<u8>,
@@ -128,7 +150,7 @@ impl Packer<'_, '_> {
         self.packed.entries += 1;
         if self.wanted.tar() {
             header::tar_name(entry, &mut self.name);
-            header::append(&mut self.chunk, entry, &self.name, entry.mtime.min(self.clamp));
+            header::append(&mut self.chunk, entry, &self.name, self.times.of(entry.mtime));
         }
         let mut digest = [0; 32];
         if let (Kind::File { size }, Some(file)) = (entry.kind, file) {

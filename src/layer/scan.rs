@@ -3,7 +3,7 @@
 use super::LayerError;
 use super::XattrSpace;
 use super::content::Now;
-use super::pack::{Packed, TarOptions, Wanted, pack};
+use super::pack::{Packed, TarOptions, Times, Wanted, pack};
 use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts, TimesId};
 use crate::sys::cancel::Cancel;
 use sha2::{Digest as _, Sha256};
@@ -66,7 +66,7 @@ pub fn scan(
     options: &ScanOptions,
     cancel: &Cancel,
 ) -> Result<Scan, LayerError> {
-    let tar_options = TarOptions { xattrs: options.xattrs, clamp_mtime: None };
+    let tar_options = TarOptions { xattrs: options.xattrs, times: Times::Kept };
     if !options.want_tar {
         let packed = pack(fs, &tar_options, Wanted::Identities(options.now), cancel, &mut Ok)?;
         return Ok(facts(&packed, None));

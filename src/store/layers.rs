@@ -57,6 +57,10 @@ pub struct LayerBlob {
     pub size: u64,
     /// The media type a manifest gives it.
     pub media_type: String,
+    /// The `diff_id` of its tar, where that is not the one of [`LayerMeta::tar`]: times were
+    /// rewritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
 }
 
 /// A layer of the store.

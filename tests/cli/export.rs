@@ -1,7 +1,7 @@
 //! What `-o`, `--iidfile` and `--metadata-file` write, read by other tools.
 
 use crate::kit::archive::{Archive, entries, members};
-use crate::kit::{Kit, host};
+use crate::kit::{Kit, Run, host};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -109,6 +109,43 @@ fn iidfile_and_metadata_file() {
     assert!(written["image.name"].as_str().unwrap().ends_with("hello:v1"), "{written}");
     let id = fs::read_to_string(iid).unwrap();
     assert!(id == image.digest || id == image.manifest["config"]["digest"], "{id}");
+}
+
+#[test]
+fn one_time_gives_one_image_whenever_it_is_built() {
+    const TIME: &str = "1500000000";
+    let digest = |build: &dyn Fn(Run) -> Run| {
+        let kit = small();
+        let image = build(kit.build()).image();
+        let times = image.layers[1..].iter().flatten().map(|entry| entry.mtime);
+        assert!(times.max() <= Some(1_500_000_000), "files of new layers have no later time");
+        assert_eq!(image.document["created"], "2017-07-14T02:40:00Z");
+        assert!(image.layers[0].iter().all(|entry| entry.mtime != 1_500_000_000));
+        image.digest
+    };
+    let flag = digest(&|run| run.args(["--timestamp", TIME]));
+    assert_eq!(digest(&|run| run.args(["--timestamp", TIME])), flag);
+    // The same in BuildKit's words.
+    let kit = small();
+    let path = kit.out("i.tar");
+    kit.build()
+        .env("SOURCE_DATE_EPOCH", TIME)
+        .arg("--output")
+        .arg(format!(
+            "type=oci,dest={},compression=uncompressed,rewrite-timestamp=true",
+            path.display()
+        ))
+        .ok();
+    assert_eq!(Archive::open(&path).digest, flag);
+}
+
+#[test]
+fn rewriting_without_a_time_is_told() {
+    let kit = small();
+    let path = kit.out("i.tar");
+    let output = format!("-otype=oci,dest={},rewrite-timestamp=true", path.display());
+    let outcome = kit.build_showing("plain").arg(output).ok();
+    assert!(outcome.text().contains("rewrite-timestamp=true changes nothing without"));
 }
 
 #[test]

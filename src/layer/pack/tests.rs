@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 fn options() -> TarOptions {
-    TarOptions { xattrs: XattrSpace::User, clamp_mtime: None }
+    TarOptions { xattrs: XattrSpace::User, times: Times::Kept }
 }
 
 fn tar_of(dir: &Path, options: &TarOptions) -> Vec<u8> {
@@ -28,7 +28,7 @@ fn tar_of(dir: &Path, options: &TarOptions) -> Vec<u8> {
     .unwrap();
     let tar = facts.tar.unwrap();
     assert_eq!(tar.size, size);
-    if options.clamp_mtime.is_none() {
+    if options.times == Times::Kept {
         assert_eq!(tar.diff_id, Digest::of(&out));
     }
     out
@@ -200,7 +200,7 @@ fn clamping_touches_later_times_only() {
     let old = rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 };
     let old = rustix::fs::Timestamps { last_access: old, last_modification: old };
     utimensat(CWD, dir.path().join("old"), &old, rustix::fs::AtFlags::empty()).unwrap();
-    let tar = tar_of(dir.path(), &TarOptions { clamp_mtime: Some(1000), ..options() });
+    let tar = tar_of(dir.path(), &TarOptions { times: Times::Clamped(1000), ..options() });
     let mut archive = tar::Archive::new(tar.as_slice());
     let times: Vec<u64> =
         archive.entries().unwrap().map(|e| e.unwrap().header().mtime().unwrap()).collect();
@@ -226,7 +226,7 @@ fn privileged_whiteouts_marks_devices_owners_and_capabilities() {
     std::os::unix::fs::chown(at("d/f"), Some(3_000_000), Some(2_097_152)).unwrap();
     let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     setxattr(at("d/f"), "security.capability", capability, XattrFlags::empty()).unwrap();
-    let tar = tar_of(dir.path(), &TarOptions { xattrs: XattrSpace::Trusted, clamp_mtime: None });
+    let tar = tar_of(dir.path(), &TarOptions { xattrs: XattrSpace::Trusted, times: Times::Kept });
     assert_eq!(names(&tar), [".wh.also-gone", "d/", "d/.wh..wh..opq", "d/.wh.gone", "d/f", "null"]);
     let mut archive = tar::Archive::new(tar.as_slice());
     for entry in archive.entries().unwrap() {

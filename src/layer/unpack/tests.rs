@@ -1,5 +1,5 @@
 use super::*;
-use crate::layer::{ScanOptions, TarOptions, scan, write_tar};
+use crate::layer::{ScanOptions, TarOptions, Times, scan, write_tar};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
@@ -611,7 +611,7 @@ mod round_trip {
             let kit = Kit::new();
             let source = kit.dir.path().join("outside");
             build(&source, &nodes);
-            let options = TarOptions { xattrs: XattrSpace::User, clamp_mtime: None };
+            let options = TarOptions { xattrs: XattrSpace::User, times: Times::Kept };
             let tar_of = |path: &Path| {
                 let mut out = Vec::new();
                 let fd = File::open(path).unwrap();
