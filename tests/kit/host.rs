@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// Tells whether a tool is here. A test that goes without one says so, and fails in CI instead.
@@ -33,6 +34,16 @@ pub fn tool(words: &[&str]) -> String {
 pub fn mounts_with(part: &str) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     table.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+/// The size of the file without a name that a process writes beneath a folder, if there is one.
+pub fn written_below(pid: u32, folder: &Path) -> Option<u64> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    open.flatten().find_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let is_it = target.starts_with(folder) && target.to_str()?.ends_with(" (deleted)");
+        is_it.then(|| fs::metadata(entry.path()).ok()).flatten().map(|file| file.len())
+    })
 }
 
 /// A process and all its descendants, as far as they still have their parents.
