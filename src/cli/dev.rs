@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::dockerfile::ast::Escape;
+use crate::dockerfile::ast::{Escape, Stage, Word};
 use crate::dockerfile::expand;
 use crate::dockerfile::ignore::Matcher;
+use crate::dockerfile::parse::{self, Statement};
 
 /// What can go wrong outside of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,14 @@ pub enum DevError {
         /// What was being done.
         action: &'static str,
         /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A file to parse cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
         source: std::io::Error,
     },
     /// A line is not a record.
@@ -59,6 +69,8 @@ pub fn run(kind: &str, input: impl BufRead, mut output: impl Write) -> Result<()
                 .map_err(|source| DevError::NotARecord { line: index + 1, source })
         };
         let answer = match kind {
+            "ast" => ast(Path::new(&line))
+                .map_err(|source| DevError::File { path: PathBuf::from(&line), source })?,
             "ignore" => ignore(&record()?),
             "words" => words(&record()?),
             _ => return Err(DevError::UnknownKind { kind: kind.to_owned() }),
@@ -67,6 +79,79 @@ pub fn run(kind: &str, input: impl BufRead, mut output: impl Write) -> Result<()
             .map_err(|source| DevError::Stream { action: "write the answer", source })?;
     }
     Ok(())
+}
+
+/// A Dockerfile to `{parse_ok, instructions_ok, escape, nodes, stages}`.
+fn ast(path: &Path) -> std::io::Result<Value> {
+    let syntax = parse::syntax(&std::fs::read(path)?);
+    if let Some(error) = syntax.errors.first() {
+        let error = json!({ "error": error.message, "error_line": error.line });
+        return Ok(merged(json!({ "parse_ok": false, "instructions_ok": false }), error));
+    }
+    let escape = syntax.escape.as_char().to_string();
+    let nodes: Vec<Value> = syntax.statements.iter().map(node).collect();
+    let (file, errors) = parse::assemble(syntax);
+    let answer = json!({ "parse_ok": true, "escape": escape, "nodes": nodes });
+    let rest = match errors.first() {
+        Some(error) => json!({
+            "instructions_ok": false, "error": error.message, "error_line": error.line,
+        }),
+        None => json!({
+            "instructions_ok": true,
+            "stages": file.stages.iter().map(stage).collect::<Vec<_>>(),
+        }),
+    };
+    Ok(merged(answer, rest))
+}
+
+fn merged(mut one: Value, other: Value) -> Value {
+    if let (Value::Object(one), Value::Object(other)) = (&mut one, other) {
+        one.extend(other);
+    }
+    one
+}
+
+fn node(statement: &Statement) -> Value {
+    let mut args: Vec<String> = statement.flat().into_iter().map(str::to_owned).collect();
+    if let parse::Arguments::Trigger(_) = statement.arguments {
+        // The corpus has a trigger as one text.
+        args = vec![args.join(" ")];
+    }
+    let heredocs = statement.heredocs.iter().map(|heredoc| {
+        json!({
+            "name": heredoc.name,
+            "content": String::from_utf8_lossy(&heredoc.body),
+            "expand": heredoc.expand,
+            "chomp": heredoc.strip_tabs,
+            "fd": heredoc.fd,
+        })
+    });
+    json!({
+        "cmd": statement.keyword.text.to_lowercase(),
+        "args": args,
+        "flags": statement.flags.iter().map(|flag| flag.text.as_str()).collect::<Vec<_>>(),
+        "json": statement.arguments.is_json(),
+        "original": statement.original,
+        "start": statement.lines.first,
+        "end": statement.lines.last,
+        "heredocs": heredocs.collect::<Vec<_>>(),
+    })
+}
+
+fn stage(stage: &Stage) -> Value {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for instruction in &stage.instructions {
+        *counts.entry(instruction.command.name().to_lowercase()).or_default() += 1;
+    }
+    let text =
+        |word: &Option<Word>| word.as_ref().map(|word| word.text.clone()).unwrap_or_default();
+    json!({
+        "name": text(&stage.name),
+        "base": stage.base.text,
+        "platform": text(&stage.platform),
+        "commands": stage.instructions.len(),
+        "counts": counts,
+    })
 }
 
 /// `{id, file, paths}` to `{id, parsed, match}`, or `{…, error}`.

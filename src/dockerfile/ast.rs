@@ -56,6 +56,23 @@ impl Word {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// A part of the word. Its span is that of the whole word where the text is
+    /// not in the file as it is: for lack of quotes or escapes that were taken
+    /// away, or because of a line break within.
+    ///
+    /// # Panics
+    ///
+    /// Where the range does not lie on characters of the text.
+    #[must_use]
+    pub fn part(&self, range: std::ops::Range<usize>) -> Self {
+        let span = if self.span.end - self.span.start == self.text.len() {
+            Span { start: self.span.start + range.start, end: self.span.start + range.end }
+        } else {
+            self.span
+        };
+        Self { text: self.text[range].to_owned(), span }
+    }
 }
 
 /// The character that escapes and continues lines.
@@ -169,6 +186,9 @@ pub struct Origin {
     /// First place that was not UTF-8 in the joined text. BuildKit cannot send
     /// such a RUN to its worker and fails; elsewhere each byte becomes U+FFFD.
     pub invalid_utf8: Option<Span>,
+    /// Where a body that begins like an exec form (`[`) stops being one: it was
+    /// read as text, or as words, as BuildKit does without a word.
+    pub invalid_json: Option<Span>,
 }
 
 /// One instruction of a stage.
@@ -382,6 +402,8 @@ pub struct MountField {
     pub value: Option<String>,
     /// The field as typed.
     pub text: String,
+    /// Where it stands.
+    pub span: Span,
 }
 
 /// What kind of mount.

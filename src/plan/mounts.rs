@@ -32,7 +32,6 @@ pub(super) fn resolve(
                 })
             };
             flag.resolve(&expand).map_err(|mut error| {
-                error.span = flag.span;
                 error.line = place.lines.first;
                 PlanError::from(error)
             })

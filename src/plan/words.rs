@@ -8,6 +8,7 @@ use crate::context::remote::GitUrl;
 use crate::dockerfile::ast::{Command, Escape, Instruction, Word};
 use crate::dockerfile::errors::Error;
 use crate::dockerfile::expand::{ExpandError, Lexer};
+use crate::dockerfile::heredoc::Marker;
 use crate::snapshot::copy::ChmodSpec;
 use std::collections::BTreeMap;
 
@@ -167,18 +168,8 @@ pub(super) fn parse_trigger(text: &str) -> Result<Instruction, Error> {
 }
 
 /// Says whether a RUN is a heredoc and nothing else: `<<EOF`, `3<<-"EOF"`.
-///
-/// Source: BuildKit, `parser.ParseHeredoc`.
 pub(super) fn is_only_heredoc(text: &str) -> bool {
-    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    let Some(rest) = rest.strip_prefix("<<") else { return false };
-    let rest = rest.strip_prefix('-').unwrap_or(rest);
-    if rest.contains('<') {
-        return false;
-    }
-    let mut lexer = Lexer::new(Escape::Backslash);
-    lexer.raw_quotes = true;
-    lexer.process_words(rest, &|_| None).is_ok_and(|words| words.len() == 1)
+    Marker::parse(text).is_ok_and(|marker| marker.is_some())
 }
 
 /// Says which kind of source a word of COPY or ADD is.
