@@ -11,11 +11,10 @@ use crate::sandbox::{
     Control, DEFAULT_SHM_SIZE, Inputs, MountKind, MountSpec, NetworkMode, OsBytes, RunSpec,
     Sandbox, SandboxError, SandboxOptions, Source, Stdio,
 };
-use crate::snapshot::{self, MountOptions, Upper};
+use crate::snapshot::{self, MountOptions, Scratch};
 use clap::Args;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::IsTerminal as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -113,12 +112,8 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
 
     let lowers: Vec<PathBuf> = image.layers.iter().map(|layer| layer.layer.fs()).collect();
     let work = store.session().and_then(|session| session.new_work()).map_err(|e| failed(&e))?;
-    let (upper, scratch) = (work.join("fs"), work.join("work"));
-    for dir in [&upper, &scratch] {
-        fs::create_dir(dir).map_err(|e| cannot("create", dir, &e))?;
-    }
-    let upper = Upper { fs: &upper, work: &scratch };
-    let root = snapshot::mount(&lowers, Some(&upper), &MountOptions::detect())
+    let scratch = Scratch::new(&work).map_err(|e| failed(&e))?;
+    let root = snapshot::mount(&lowers, Some(&scratch.upper()), &MountOptions::detect())
         .map_err(|error| failed(&error))?;
 
     let mut volumes = Vec::with_capacity(args.volume.len());

@@ -1,6 +1,7 @@
 //! Putting members of a tar into a tree, each path resolved beneath its root by the kernel.
 
-use super::stack::{Found, Stack, StackDir, is_whiteout};
+use super::marks::{Whiteout, announce_whiteout_files, is_whiteout_at, make_opaque, make_whiteout};
+use super::stack::{Found, Stack, StackDir};
 use super::untar::{Member, MemberKind, TarReader};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace};
 use crate::sys::remove::remove_tree;
@@ -178,13 +179,13 @@ impl<'a> Applier<'a> {
         let Target::Layer { xattrs, .. } = self.target else {
             return Err(Errno::NOTDIR.into());
         };
-        if !is_whiteout(&statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?) {
+        if !is_whiteout_at(above, name, xattrs)? {
             return Err(Errno::NOTDIR.into());
         }
         rustix::fs::unlinkat(above, name, AtFlags::empty())?;
         mkdirat(above, name, Mode::from(0o755))?;
         let fd = open_dir(above, name)?;
-        fsetxattr(&fd, xattrs.opaque(), b"y", XattrFlags::empty())?;
+        make_opaque(fd.as_fd(), xattrs)?;
         Ok(fd)
     }
 
@@ -225,9 +226,7 @@ impl<'a> Applier<'a> {
         let hidden = &name[WHITEOUT_PREFIX.len()..];
         if name == OPAQUE_MARKER {
             return match self.target {
-                Target::Layer { xattrs, .. } => {
-                    fsetxattr(parent, xattrs.opaque(), b"y", XattrFlags::empty()).map_err(fail)
-                }
+                Target::Layer { xattrs, .. } => make_opaque(parent, xattrs).map_err(fail),
                 // In a tree that is being changed the mark says nothing: BuildKit leaves a file that
                 // only a later pull would take for a mark.
                 Target::Tree { .. } => Ok(()),
@@ -246,16 +245,17 @@ impl<'a> Applier<'a> {
         match self.target {
             Target::Tree { .. } => self.remove(parent, path, hidden),
             Target::Layer { xattrs, .. } => {
-                match mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
+                match make_whiteout(parent, hidden, xattrs) {
                     // This layer's own file of that name stays, by the specification; where it is a
                     // folder, what is below it must go.
                     Err(Errno::EXIST) => match open_dir(parent, hidden) {
-                        Ok(dir) => fsetxattr(&dir, xattrs.opaque(), b"y", XattrFlags::empty())
-                            .map_err(fail),
+                        Ok(dir) => make_opaque(dir.as_fd(), xattrs).map_err(fail),
                         Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
                         Err(e) => Err(fail(e)),
                     },
-                    other => other.map_err(fail),
+                    Ok(Whiteout::Device) => Ok(()),
+                    Ok(Whiteout::File) => announce_whiteout_files(self.root, xattrs).map_err(fail),
+                    Err(e) => Err(fail(e)),
                 }
             }
         }
@@ -299,9 +299,9 @@ impl<'a> Applier<'a> {
             Ok(()) => return Ok(()),
         }
         let hides = match self.target {
-            Target::Layer { xattrs, .. } => statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| is_whiteout(&stat))
-                .then_some(xattrs),
+            Target::Layer { xattrs, .. } => {
+                is_whiteout_at(parent, name, xattrs).is_ok_and(|it_is| it_is).then_some(xattrs)
+            }
             Target::Tree { .. } => None,
         };
         self.remove(parent, path, name)?;
@@ -312,7 +312,7 @@ impl<'a> Applier<'a> {
         }
         if let (Some(xattrs), MemberKind::Dir) = (hides, member.kind) {
             open_dir(parent, name)
-                .and_then(|dir| fsetxattr(&dir, xattrs.opaque(), b"y", XattrFlags::empty()))
+                .and_then(|dir| make_opaque(dir.as_fd(), xattrs))
                 .map_err(|e| LayerError::io("mark", path, e))?;
         }
         Ok(())
@@ -446,11 +446,17 @@ impl<'a> Applier<'a> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let from = open_in_root(self.root, if folder.is_empty() { b"." } else { folder }, flags);
         let linked = match &from {
-            Ok(from) => match statat(from, base, NOFOLLOW) {
-                Ok(stat) if is_whiteout(&stat) => return Err(missing(Errno::NOENT)),
-                Ok(_) => linkat(from, base, parent, name, AtFlags::empty()),
-                Err(e) => Err(e),
-            },
+            Ok(from) => {
+                let hides = match self.target {
+                    Target::Layer { xattrs, .. } => is_whiteout_at(from.as_fd(), base, xattrs),
+                    Target::Tree { .. } => Ok(false),
+                };
+                match hides {
+                    Ok(true) => return Err(missing(Errno::NOENT)),
+                    Ok(false) => linkat(from, base, parent, name, AtFlags::empty()),
+                    Err(e) => Err(e),
+                }
+            }
             Err(e) => Err(e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)),
         };
         match linked {

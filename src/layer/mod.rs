@@ -27,6 +27,7 @@ mod decompress;
 mod error;
 mod gzip;
 mod header;
+pub(crate) mod marks;
 mod pack;
 mod scan;
 mod stack;

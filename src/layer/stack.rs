@@ -4,9 +4,10 @@
 //! whiteout, an opaque folder. That is cheaper than a mount where few paths are asked for, which is
 //! what a small change of a large image is.
 
+use super::marks::{FolderMark, folder_mark, is_whiteout, is_whiteout_file, may_be_whiteout_file};
 use super::{LayerError, XattrSpace};
 use crate::sys::rooted::open_beneath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fgetxattr, open, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, open, statat};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -17,8 +18,15 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub struct Stack {
     /// The top first.
-    layers: Vec<OwnedFd>,
+    layers: Vec<Opened>,
     xattrs: XattrSpace,
+}
+
+#[derive(Debug)]
+struct Opened {
+    folder: OwnedFd,
+    /// Whether whiteouts in it are files.
+    has_whiteout_files: bool,
 }
 
 /// A folder of a stack: which layers contribute to it.
@@ -44,15 +52,14 @@ impl Stack {
     ///
     /// [`LayerError::Io`] for a layer that cannot be opened.
     pub fn open(layers: &[PathBuf], xattrs: XattrSpace) -> Result<Self, LayerError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let layers = layers
-            .iter()
-            .rev()
-            .map(|path| {
-                open(path, flags, Mode::empty())
-                    .map_err(|e| LayerError::io("open", path.as_os_str().as_encoded_bytes(), e))
-            })
-            .collect::<Result<_, _>>()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let layers = layers.iter().rev().map(|path| {
+            let fail = |e| LayerError::io("open", path.as_os_str().as_encoded_bytes(), e);
+            let folder = open(path, flags, Mode::empty()).map_err(fail)?;
+            let mark = folder_mark(&folder, xattrs).map_err(fail)?;
+            Ok(Opened { folder, has_whiteout_files: mark == FolderMark::WhiteoutFiles })
+        });
+        let layers = layers.collect::<Result<_, LayerError>>()?;
         Ok(Self { layers, xattrs })
     }
 
@@ -70,7 +77,7 @@ impl Stack {
         let path = join(&dir.path, name);
         for &layer in &dir.layers {
             match self.stat(layer, &path) {
-                Ok(stat) if is_whiteout(&stat) => return Ok(None),
+                Ok(stat) if self.is_whiteout(layer, &path, &stat)? => return Ok(None),
                 Ok(stat) => return Ok(Some(Found { stat, layer })),
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(e) => return Err(LayerError::io("look up", &path, e)),
@@ -116,7 +123,8 @@ impl Stack {
         for &layer in dir.layers.iter().rev() {
             let fail = |e: std::io::Error| LayerError::io("list", &dir.path, e);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let fd = open_beneath(self.layers[layer].as_fd(), &dir.path, flags).map_err(fail)?;
+            let fd =
+                open_beneath(self.layers[layer].folder.as_fd(), &dir.path, flags).map_err(fail)?;
             let mut entries = RawDir::new(&fd, &mut buffer);
             while let Some(entry) = entries.next() {
                 let entry = entry.map_err(|e| fail(e.into()))?;
@@ -125,10 +133,15 @@ impl Stack {
                     continue;
                 }
                 let mut kind = entry.file_type();
-                if matches!(kind, FileType::CharacterDevice | FileType::Unknown) {
+                let may_hide = match kind {
+                    FileType::CharacterDevice | FileType::Unknown => true,
+                    FileType::RegularFile => self.layers[layer].has_whiteout_files,
+                    _ => false,
+                };
+                if may_hide {
                     let stat = statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
                         .map_err(|e| fail(e.into()))?;
-                    if is_whiteout(&stat) {
+                    if self.is_whiteout(layer, &join(&dir.path, name), &stat)? {
                         names.remove(name);
                         continue;
                     }
@@ -153,16 +166,16 @@ impl Stack {
         flags: OFlags,
     ) -> Result<OwnedFd, LayerError> {
         let path = join(&dir.path, name);
-        open_beneath(self.layers[found.layer].as_fd(), &path, flags)
+        open_beneath(self.layers[found.layer].folder.as_fd(), &path, flags)
             .map_err(|e| LayerError::io("open", &path, e))
     }
 
     fn stat(&self, layer: usize, path: &[u8]) -> Result<Stat, Errno> {
         // The folders of the path were found to be folders of this layer, and layers never change,
         // so no link can be followed here.
-        match statat(&self.layers[layer], path, AtFlags::SYMLINK_NOFOLLOW) {
+        match statat(&self.layers[layer].folder, path, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NAMETOOLONG) => {
-                let fd = open_beneath(self.layers[layer].as_fd(), path, OFlags::PATH)
+                let fd = open_beneath(self.layers[layer].folder.as_fd(), path, OFlags::PATH)
                     .map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
                 rustix::fs::fstat(&fd)
             }
@@ -171,20 +184,24 @@ impl Stack {
     }
 
     fn is_opaque(&self, layer: usize, path: &[u8]) -> Result<bool, LayerError> {
-        let fd = open_beneath(self.layers[layer].as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = open_beneath(self.layers[layer].folder.as_fd(), path, flags)
             .map_err(|e| LayerError::io("open", path, e))?;
-        let mut value = [0u8; 4];
-        match fgetxattr(&fd, self.xattrs.opaque(), &mut value) {
-            Ok(length) => Ok(&value[..length] == b"y"),
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
-            Err(e) => Err(LayerError::io("read the opaque mark of", path, e)),
-        }
+        folder_mark(&fd, self.xattrs)
+            .map(|mark| mark == FolderMark::Opaque)
+            .map_err(|e| LayerError::io("read the opaque mark of", path, e))
     }
-}
 
-/// Says whether a file is overlay's mark of a removed path.
-pub(crate) fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+    /// Says whether what a layer has at a path hides it.
+    fn is_whiteout(&self, layer: usize, path: &[u8], stat: &Stat) -> Result<bool, LayerError> {
+        if !self.layers[layer].has_whiteout_files || !may_be_whiteout_file(stat) {
+            return Ok(is_whiteout(stat));
+        }
+        let fail = |e| LayerError::io("look up", path, e);
+        let file = open_beneath(self.layers[layer].folder.as_fd(), path, OFlags::RDONLY)
+            .map_err(|e| LayerError::io("look up", path, e))?;
+        is_whiteout_file(&file, self.xattrs).map_err(fail)
+    }
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

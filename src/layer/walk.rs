@@ -9,6 +9,7 @@
 //! a `/`.
 
 use super::XattrSpace;
+use super::marks::{FolderMark, folder_mark, is_whiteout_at};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fgetxattr, fstat, openat, statat};
@@ -163,8 +164,8 @@ impl<'c> Walk<'c> {
             .map_err(|e| LayerError::io("open", b"", e))?;
         let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
         let stat = fstat(&fd).map_err(|e| LayerError::io("read", b"", e))?;
-        let opaque = self.is_opaque(&fd)?;
-        let mut levels = vec![self.enter(fd, &stat, opaque, &mut buffer)?];
+        let mark = self.mark(&fd)?;
+        let mut levels = vec![self.enter(fd, &stat, mark, &mut buffer)?];
 
         while let Some(depth) = levels.len().checked_sub(1) {
             let level = &mut levels[depth];
@@ -184,8 +185,8 @@ impl<'c> Walk<'c> {
                 let (_, fd) = level.pending.remove(place);
                 self.path.extend(&level.names[item.start as usize..][..item.length as usize]);
                 let stat = fstat(&fd).map_err(|e| LayerError::io("read", &self.path, e))?;
-                let opaque = self.is_opaque(&fd)?;
-                let below = self.enter(fd, &stat, opaque, &mut buffer)?;
+                let mark = self.mark(&fd)?;
+                let below = self.enter(fd, &stat, mark, &mut buffer)?;
                 levels.push(below);
                 if let Some(far) = levels.len().checked_sub(1 + OPEN_LEVELS) {
                     levels[far].fd = None;
@@ -202,7 +203,7 @@ impl<'c> Walk<'c> {
         &mut self,
         fd: OwnedFd,
         stat: &Stat,
-        opaque: bool,
+        mark: FolderMark,
         buffer: &mut [MaybeUninit<u8>],
     ) -> Result<Level, LayerError> {
         let path = &mut self.path;
@@ -218,7 +219,7 @@ impl<'c> Walk<'c> {
             pending: Vec::new(),
             prefix: path.len(),
         };
-        if opaque {
+        if mark == FolderMark::Opaque {
             level.push(b"", OPAQUE_MARKER, Role::Opaque);
         }
         let mut dir = RawDir::new(fd.as_fd(), buffer);
@@ -229,6 +230,13 @@ impl<'c> Walk<'c> {
                 continue;
             }
             match entry.file_type() {
+                FileType::RegularFile if mark == FolderMark::WhiteoutFiles => {
+                    let fail = |e| LayerError::io("read", &[path.as_slice(), name].concat(), e);
+                    match is_whiteout_at(fd.as_fd(), name, self.xattrs).map_err(fail)? {
+                        true => level.push(WHITEOUT_PREFIX, name, Role::Whiteout),
+                        false => level.push(b"", name, Role::File),
+                    }
+                }
                 FileType::RegularFile => level.push(b"", name, Role::File),
                 FileType::Directory => {
                     let item = level.push(b"", name, Role::Dir);
@@ -310,14 +318,9 @@ impl<'c> Walk<'c> {
         Ok(())
     }
 
-    fn is_opaque(&self, dir: &OwnedFd) -> Result<bool, LayerError> {
-        let mut value = [0u8; 4];
-        match fgetxattr(dir, self.xattrs.opaque(), &mut value) {
-            Ok(length) => Ok(&value[..length] == b"y"),
-            // RANGE: a longer value, which overlay takes for no mark.
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
-            Err(e) => Err(LayerError::io("read the opaque mark of", &self.path, e)),
-        }
+    fn mark(&self, dir: &OwnedFd) -> Result<FolderMark, LayerError> {
+        folder_mark(dir, self.xattrs)
+            .map_err(|e| LayerError::io("read the opaque mark of", &self.path, e))
     }
 
     fn item(

@@ -29,4 +29,12 @@ impl XattrSpace {
             Self::User => "user.overlay.opaque",
         }
     }
+
+    /// Returns the attribute of an empty file that makes it a whiteout.
+    pub fn whiteout(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.whiteout",
+            Self::User => "user.overlay.whiteout",
+        }
+    }
 }

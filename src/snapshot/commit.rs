@@ -14,6 +14,7 @@
 //! Source: BuildKit util/overlay/overlay_linux.go and containerd continuity fs/diff.go (behaviour).
 
 use super::{SnapshotError, XattrSpace};
+use crate::layer::marks::{FolderMark, folder_mark, is_whiteout};
 use crate::layer::{Found, LayerError, Scan, ScanOptions, Stack, StackDir, scan};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{
@@ -239,14 +240,8 @@ impl Cleaner<'_> {
         let above = level.fd.as_ref().expect("the level being worked on is open");
         let fd = openat(above, name, DIR_FLAGS, Mode::empty()).map_err(|e| fail("open", e))?;
         let stat = fstat(&fd).map_err(|e| fail("read", e))?;
-        let is_opaque = {
-            let mut value = [0u8; 4];
-            match fgetxattr(&fd, self.xattrs.opaque(), &mut value) {
-                Ok(length) => &value[..length] == b"y",
-                Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => false,
-                Err(e) => return Err(fail("read the opaque mark of", e).into()),
-            }
-        };
+        let mark = folder_mark(&fd, self.xattrs).map_err(|e| fail("read the opaque mark of", e))?;
+        let is_opaque = mark == FolderMark::Opaque;
         if is_opaque {
             fremovexattr(&fd, self.xattrs.opaque()).map_err(|e| fail("unmark", e))?;
         }
@@ -363,10 +358,6 @@ fn list(fd: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> Result<Vec<(CString, Fi
         }
     }
     Ok(entries)
-}
-
-fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 fn same_attributes(a: &Stat, b: &Stat) -> bool {

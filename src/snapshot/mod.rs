@@ -1,7 +1,7 @@
 //! Overlay stacks: layers on disk become a tree that a step sees, and what it wrote a layer.
 //!
-//! In come layer folders in overlay form (whiteouts are character devices 0:0, opaque folders carry
-//! an xattr), bottom first. Out come a [`Mounted`] tree, which is a descriptor and needs no mount
+//! In come layer folders in overlay form (what marks whiteouts and opaque folders is drawn in
+//! `layer/marks.rs`), bottom first. Out come a [`Mounted`] tree, which is a descriptor and needs no mount
 //! point, and, after a step, an upper folder that [`clean`] has made fit to be a layer.
 //!
 //! # Invariants
@@ -10,6 +10,8 @@
 //!   kernel does for a killed process too, it is gone.
 //! - A layer is self-contained: no overlay feature that refers from one layer to another
 //!   (`redirect_dir`, `metacopy`, `index`) is ever on.
+//! - A step writes into a folder of the store, or, where overlay cannot use that, into memory
+//!   ([`Scratch`]).
 //! - Layers are never written through a lower. An upper may be read as a lower of the next step once
 //!   it is clean.
 //!
@@ -20,7 +22,9 @@
 mod commit;
 pub mod copy;
 mod mount;
+mod scratch;
 
 pub use crate::layer::XattrSpace;
 pub use commit::{Cleaned, clean, commit};
 pub use mount::{LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, mount};
+pub use scratch::Scratch;

@@ -18,6 +18,7 @@ use rustix::mount::{
     UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen, mount as mount_old, mount_change, open_tree, unmount,
 };
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -150,7 +151,8 @@ impl AsFd for Mounted {
 
 /// Mounts `lowers`, the bottom first, and above them `upper`.
 ///
-/// Without an upper the tree is read-only. No lowers and no upper give an empty one, mode 0755.
+/// A folder may be given several times: only its topmost place counts, since there it covers all that
+/// it would do further down. Without an upper the tree is read-only. No lowers and no upper give an empty one, mode 0755.
 /// Changes to the upper are `volatile`: no sync of its files reaches the disk through this mount, so
 /// its filesystem must be synced before anything that outlives a crash refers to them.
 ///
@@ -165,6 +167,12 @@ pub fn mount(
     upper: Option<&Upper<'_>>,
     options: &MountOptions<'_>,
 ) -> Result<Mounted, SnapshotError> {
+    // Overlay refuses to have a folder twice.
+    let mut seen = BTreeSet::new();
+    let mut lowers: Vec<PathBuf> =
+        lowers.iter().rev().filter(|path| seen.insert(*path)).cloned().collect();
+    lowers.reverse();
+    let lowers = &lowers[..];
     if lowers.len() > LOWER_MAX {
         return Err(SnapshotError::TooManyLayers { count: lowers.len() });
     }

@@ -7,13 +7,12 @@ use crate::layer::{self, Now, Scan, ScanOptions, Time};
 use crate::plan::{Network, Op, Run, Security, Tree};
 use crate::progress;
 use crate::sandbox::{self, NetworkMode, OsBytes, RunSpec, Seccomp, Stdio, Stream, Usage};
-use crate::snapshot::{self, Upper, XattrSpace, copy};
+use crate::snapshot::{self, Scratch, XattrSpace, copy};
 use crate::store::{ChainId, Digest};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -51,20 +50,19 @@ pub(super) fn execute(
     let begun = Instant::now();
     let step = &job.plan.steps[index];
     let work = job.store.session()?.new_work()?;
-    let (fs, scratch) = (work.join("fs"), work.join("work"));
-    for dir in [&fs, &scratch] {
-        fs::create_dir(dir).map_err(|source| io("create", dir, source))?;
-    }
-    fs::set_permissions(&fs, fs::Permissions::from_mode(0o755))
-        .map_err(|source| io("change", &fs, source))?;
+    let scratch = Scratch::new(&work)?;
     // By the clock of the file system, which is the one that files get their times from.
-    let from = time_of(&scratch)?;
+    let mut from = time_of(scratch.upper().work)?;
+    if scratch.is_in_memory() {
+        // Its files keep whole seconds when they go to the disk.
+        from.1 = 0;
+    }
     let nothing = Stack::default();
     let below = match &step.op {
         Op::Copy(copy) if copy.is_link => &nothing,
         _ => stack,
     };
-    let mounted = below.mount(Some(&Upper { fs: &fs, work: &scratch }))?;
+    let mounted = below.mount(Some(&scratch.upper()))?;
     let root = mounted.root();
 
     let mut usage = None;
@@ -88,8 +86,9 @@ pub(super) fn execute(
         Op::Run(run) => usage = Some(command(job, trees, run, (index, vertex), root, files)?),
     }
     drop(mounted);
-    let cleaned = snapshot::clean(&fs, &below.paths(), XattrSpace::detect(), job.cancel)?;
-    let lower = Lower::held(&fs, cleaned.is_empty)?;
+    let cleaned =
+        snapshot::clean(scratch.written(), &below.paths(), XattrSpace::detect(), job.cancel)?;
+    let lower = Lower::held(&scratch.into_layer(job.cancel)?, cleaned.is_empty)?;
     let made = match &step.op {
         Op::Run(_) => None,
         Op::Copy(_) | Op::Workdir(_) => {

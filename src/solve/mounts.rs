@@ -6,7 +6,7 @@ use crate::context::SelectOptions;
 use crate::plan::{Mount, MountKind, Sharing, Tree};
 use crate::sandbox::{self, MountSpec, Source};
 use crate::snapshot::copy::{self as engine, CopyRequest, CopySource};
-use crate::snapshot::{Mounted, Upper};
+use crate::snapshot::{Mounted, Scratch};
 use crate::store::ChainId;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::ffi::OsStr;
@@ -164,13 +164,8 @@ fn bind(
     } else {
         // What is written is thrown away with the session.
         let work = job.store.session()?.new_work()?;
-        let (fs, scratch) = (work.join("fs"), work.join("work"));
-        for dir in [&fs, &scratch] {
-            fs::create_dir(dir).map_err(|source| io("create", dir, source))?;
-        }
-        fs::set_permissions(&fs, fs::Permissions::from_mode(0o755))
-            .map_err(|source| io("change", &fs, source))?;
-        stack.mount(Some(&Upper { fs: &fs, work: &scratch }))?
+        let scratch = Scratch::new(&work)?;
+        stack.mount(Some(&scratch.upper()))?
     };
     let source = prepared.hold(Held::Detached(mounted));
     prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly: is_read_only });

@@ -18,6 +18,7 @@ mod ignore;
 mod images;
 mod limits;
 mod metadata;
+mod nested;
 mod progress;
 mod project;
 mod run;

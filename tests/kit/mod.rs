@@ -190,11 +190,27 @@ impl Run {
 
     /// Gives the store a disk of this size (`24m`), which goes when the run ends. Standard output
     /// has what `builder images` and `ls` show afterwards.
-    pub fn on_disk_of(mut self, size: &str) -> Self {
+    pub fn on_disk_of(self, size: &str) -> Self {
         let script = "mkdir \"$BUILDER_ROOT\" && mount -t tmpfs -o size=\"$0\" small \"$BUILDER_ROOT\" || exit\n\
                       \"$@\"; status=$?; \"$1\" images; ls \"$BUILDER_ROOT\"; exit $status";
+        self.behind(script, size)
+    }
+
+    /// Lays the store on an overlay, as it would lie inside a container. What is in it stays for the
+    /// next run that is laid there.
+    pub fn on_overlay(self) -> Self {
+        let script = "cd \"$0\" && mkdir -p lower upper work \"$BUILDER_ROOT\" && \
+                      mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay \"$BUILDER_ROOT\" || exit\n\
+                      cd \"$OLDPWD\" && exec \"$@\"";
+        let folder = Path::new(self.command.get_current_dir().expect("the kit's")).join("overlay");
+        make_dir(&folder);
+        self.behind(script, folder.to_str().expect("the kit's folder has a plain name"))
+    }
+
+    /// Runs it through a script, whose `$0` is `argument`, in a mount namespace of its own.
+    fn behind(mut self, script: &str, argument: &str) -> Self {
         let old = std::mem::replace(&mut self.command, Command::new("unshare"));
-        self.command.args(["--mount", "--", "sh", "-c", script, size]).env_clear();
+        self.command.args(["--mount", "--", "sh", "-c", script, argument]).env_clear();
         self.command.arg(old.get_program()).args(old.get_args()).stdin(Stdio::null());
         self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
         if let Some(folder) = old.get_current_dir() {

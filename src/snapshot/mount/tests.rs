@@ -108,6 +108,18 @@ fn privileged_nothing_mounts_as_an_empty_read_only_folder() {
 }
 
 #[test]
+fn privileged_layer_that_comes_twice_counts_at_its_topmost_place() {
+    if !can_mount() {
+        return;
+    }
+    let kit = Kit::new();
+    let (a, b) = (kit.layer("a", &[("f", "a"), ("d/a", "1")]), kit.layer("b", &[("f", "b")]));
+    let mounted = mount(&[a.clone(), b.clone(), a, b], None, &options()).unwrap();
+    assert_eq!(text(&mounted, "f").unwrap(), "b");
+    assert_eq!(text(&mounted, "d/a").unwrap(), "1");
+}
+
+#[test]
 fn privileged_scratch_can_be_written() {
     if !can_mount() {
         return;
