@@ -15,6 +15,7 @@
 //! | [`progress`] | events become tty, plain or JSON progress |
 //! | [`context`] | where COPY and ADD bytes come from |
 //! | [`image`] | configs, manifests, indexes, history: canonical JSON |
+//! | [`registry`] | the distribution protocol: pull, push, logins, mirrors |
 //! | [`sandbox`] | one RUN or `builder run`: namespaces, mounts, network, limits |
 //! | [`cgroup`] | v1 and v2 behind one type |
 //! | [`snapshot`] | overlay stacks: mount, copy into, commit, unpack |
@@ -33,6 +34,7 @@ pub mod image;
 pub mod layer;
 pub mod plan;
 pub mod progress;
+pub mod registry;
 pub mod sandbox;
 pub mod snapshot;
 pub mod solve;

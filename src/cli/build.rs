@@ -3,8 +3,9 @@
 use super::failure::{self, Class, Failure};
 use super::limits::LimitArgs;
 use super::recorder::{Nobody, Recorder, record_of};
+use super::registry::{PullFailed, Pulls};
 use super::resolve::{Images, NamedContext, NotHere, context_name};
-use super::{Environment, sources, values};
+use super::{Environment, registry, sources, values};
 use crate::cache::{TreeEntry, TreeId};
 use crate::context::ContextError;
 use crate::dockerfile::{self, ast::Dockerfile};
@@ -52,6 +53,9 @@ pub struct BuildArgs {
     /// Where the result goes: type=oci|docker|local|tar,dest=…; a folder, or - for a tar
     #[arg(short, long, value_name = "SPEC")]
     pub output: Vec<String>,
+    /// Ask registries for base images even where the store has them
+    #[arg(long)]
+    pub pull: bool,
     /// Run every step, whatever the cache has
     #[arg(long)]
     pub no_cache: bool,
@@ -190,7 +194,9 @@ fn build(
     progress: &Progress,
 ) -> Result<Option<Digest>, Failure> {
     let cancel = &environment.cancel;
-    let mut images = Images::new(store, &request.contexts, cancel);
+    let pulls =
+        Pulls { client: registry::client(environment, progress)?, progress, is_forced: args.pull };
+    let mut images = Images::new(store, &request.contexts, cancel).or_pulled(pulls);
     let plan = request.plan(args, &mut images)?;
     for name in &plan.unused_args {
         progress.notice(format!("build argument {name} is declared by no ARG"));
@@ -423,13 +429,24 @@ impl Request {
                     Failure::of_dockerfile(&[*place], &self.inputs.dockerfile_name, &self.text());
                 failure.message = format!("cannot use image {name}: {}", failure::chain(&*source));
                 failure.class = Class::Environment;
+                let mut is_elsewhere = false;
+                if let Some(PullFailed(error)) = source.downcast_ref() {
+                    let pull = registry::failure_of(error);
+                    failure.class = pull.class;
+                    is_elsewhere = pull.hints.is_empty() && registry::is_unreachable(error);
+                    failure.hints.extend(pull.hints);
+                }
                 if source.downcast_ref::<NotHere>().is_some() {
                     failure.class = Class::Network;
-                    failure.hints = vec![
+                    failure.hints.push(format!("pull it: builder pull {name}"));
+                    is_elsewhere = true;
+                }
+                if is_elsewhere {
+                    failure.hints.extend([
                         format!("import a root file system: builder import ROOTFS.tar {name}"),
                         "load an archive: builder load -i IMAGE.tar".to_owned(),
                         format!("name a layout: --build-context {name}=oci-layout://DIR"),
-                    ];
+                    ]);
                 }
                 failure
             }

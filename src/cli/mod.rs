@@ -21,7 +21,9 @@ pub mod inspect;
 pub mod limits;
 pub mod load;
 pub mod lookup;
+pub mod pull;
 mod recorder;
+pub mod registry;
 pub mod resolve;
 pub mod rmi;
 pub mod run;
@@ -77,6 +79,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show how an image came to be, or the builds that were made
     History(HistoryCommand),
+    /// Pull images from registries
+    Pull(pull::PullArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Remove images
@@ -267,6 +271,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Build(args) => return build::run(args, environment),
         Command::Explain(command) => return explain_build(command, environment),
         Command::Run(args) => return run::run(args, environment),
+        Command::Pull(args) => return pull::run(args, environment),
         Command::Dev { kind } => {
             return dev::run(kind, io::stdin().lock(), io::stdout().lock())
                 .map_err(|error| Failure::of(Class::Usage, &error));

@@ -1,9 +1,17 @@
-//! Finding images: named contexts first, then the store.
+//! Finding images: named contexts first, then the store, then registries.
+//!
+//! An image that the store has under the very name is taken without asking anybody, unless `--pull`
+//! says otherwise. One that only builds have pulled has no name there; its registry is asked what
+//! the tag means now, which is one request when that is here already.
 
+use super::registry::Pulls;
 use crate::context::remote::GitUrl;
-use crate::image::{Image, LayoutRef, LayoutSource, Platform, Reference, load_layout, receive};
+use crate::image::{
+    Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, load_layout, receive,
+    remembered,
+};
 use crate::plan::{Resolved, Resolver};
-use crate::store::Store;
+use crate::store::{Descriptor, Digest, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -66,6 +74,8 @@ pub struct Images<'a> {
     store: &'a Store,
     contexts: &'a BTreeMap<String, NamedContext>,
     cancel: &'a Cancel,
+    /// How to pull; `None` for what must not, as a prediction.
+    pulls: Option<Pulls<'a>>,
     known: BTreeMap<(String, String), Resolved>,
     /// What was found, by the number that plans use.
     pub images: Vec<Image>,
@@ -78,12 +88,24 @@ impl<'a> Images<'a> {
         contexts: &'a BTreeMap<String, NamedContext>,
         cancel: &'a Cancel,
     ) -> Self {
-        Self { store, contexts, cancel, known: BTreeMap::new(), images: Vec::new() }
+        let (known, images) = (BTreeMap::new(), Vec::new());
+        Self { store, contexts, cancel, pulls: None, known, images }
+    }
+
+    /// Lets images be pulled that are not here.
+    #[must_use]
+    pub fn or_pulled(mut self, pulls: Pulls<'a>) -> Self {
+        self.pulls = Some(pulls);
+        self
     }
 
     fn add(&mut self, name: String, image: Image) -> Resolved {
-        let config = image.config.clone();
         let digest = image.manifest.as_ref().map(|manifest| manifest.digest);
+        self.add_as(name, digest, image)
+    }
+
+    fn add_as(&mut self, name: String, digest: Option<Digest>, image: Image) -> Resolved {
+        let config = image.config.clone();
         let name = match digest {
             Some(digest) if !name.contains('@') => format!("{name}@{digest}"),
             _ => name,
@@ -99,20 +121,38 @@ impl<'a> Images<'a> {
     ) -> Result<Resolved, Box<dyn Error + Send + Sync>> {
         let reference = typed.parse::<Reference>()?.or_latest();
         let name = reference.to_string();
-        let descriptor = match reference.digest() {
-            Some(digest) => {
-                let images = self.store.images()?;
-                images.into_iter().map(|image| image.descriptor).find(|d| d.digest == *digest)
+        let is_forced = self.pulls.as_ref().is_some_and(|pulls| pulls.is_forced);
+        if let Some(descriptor) = self.local(&reference)?.filter(|_| !is_forced) {
+            // The store is itself a layout.
+            let source = LayoutSource { dir: self.store.root().to_owned() };
+            match receive(self.store, &source, &descriptor, platform, self.cancel) {
+                Ok(image) => return Ok(self.add(name, image)),
+                // Of an image for several platforms, others may be wanted than are here.
+                Err(ImageError::MissingBlob { .. }) if self.pulls.is_some() => {}
+                Err(error) => return Err(error.into()),
             }
-            None => self.store.resolve(&name)?,
+        }
+        match &self.pulls {
+            None => Err(Box::new(NotHere { name, typed: typed.to_owned() })),
+            Some(pulls) => {
+                let (named, image) = pulls.pull(self.store, &reference, platform, self.cancel)?;
+                Ok(self.add_as(name, Some(named.descriptor.digest), image))
+            }
+        }
+    }
+
+    /// Finds what the store itself knows of a name.
+    fn local(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
+        let Some(digest) = reference.digest() else {
+            if let Some(found) = self.store.resolve(&reference.to_string())? {
+                return Ok(Some(found));
+            }
+            // What cannot be asked for is as it was last.
+            let last = remembered(self.store, reference).filter(|_| self.pulls.is_none());
+            return Ok(last.map(|last| last.descriptor));
         };
-        let Some(descriptor) = descriptor else {
-            return Err(Box::new(NotHere { name, typed: typed.to_owned() }));
-        };
-        // The store is itself a layout.
-        let source = LayoutSource { dir: self.store.root().to_owned() };
-        let image = receive(self.store, &source, &descriptor, platform, self.cancel)?;
-        Ok(self.add(name, image))
+        let images = self.store.images()?;
+        Ok(images.into_iter().map(|image| image.descriptor).find(|d| d.digest == *digest))
     }
 }
 

@@ -3,10 +3,12 @@
 use super::build::cannot;
 use super::failure::{self, Class, Failure};
 use super::limits::LimitArgs;
+use super::registry::{PullFailed, Pulls};
 use super::resolve::Images;
-use super::{Environment, values};
+use super::{Environment, registry, values};
 use crate::image::Platform;
 use crate::plan::{Resolved, Resolver as _};
+use crate::progress::{self, Output, Progress};
 use crate::sandbox::{
     Control, DEFAULT_SHM_SIZE, Inputs, MountKind, MountSpec, NetworkMode, OsBytes, RunSpec,
     Sandbox, SandboxError, SandboxOptions, Source, Stdio,
@@ -100,10 +102,18 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::of(Class::Environment, error);
     let store = environment.store()?;
     let contexts = BTreeMap::new();
-    let mut images = Images::new(&store, &contexts, &environment.cancel);
-    let resolved = images.resolve(&args.image, &Platform::host()).map_err(|error| {
-        Failure::new(Class::Usage, failure::chain(&*error)).with_hint("list them: builder images")
-    })?;
+    let output = Output::stderr(environment.is_coloured);
+    let progress = Progress::new(progress::Mode::Auto, output, environment.started);
+    let client = registry::client(environment, &progress)?;
+    let pulls = Pulls { client, progress: &progress, is_forced: false };
+    let mut images = Images::new(&store, &contexts, &environment.cancel).or_pulled(pulls);
+    let resolved = images.resolve(&args.image, &Platform::host());
+    progress.finish();
+    let resolved = resolved.map_err(|error| match error.downcast_ref() {
+        Some(PullFailed(error)) => registry::failure_of(error),
+        None => Failure::new(Class::Usage, failure::chain(&*error)),
+    });
+    let resolved = resolved.map_err(|failure| failure.with_hint("list them: builder images"))?;
     let Resolved::Image { image, .. } = resolved else {
         unreachable!("without contexts a name is an image");
     };

@@ -3,6 +3,7 @@
 use super::receive::BlobSource;
 use super::{Descriptor, Platform};
 use crate::layer::LayerError;
+use crate::registry::RegistryError;
 use crate::store::{DOCUMENT_MAX, Digest, StoreError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -203,9 +204,21 @@ pub enum ImageError {
         /// What is not supported.
         what: String,
     },
+    /// A registry refused, or could not be reached.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<RegistryError> for ImageError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Cancelled => Self::Cancelled,
+            error => Self::Registry(error),
+        }
+    }
 }
 
 impl ImageError {
@@ -214,6 +227,9 @@ impl ImageError {
     }
 
     pub(super) fn read_blob(source: &dyn BlobSource, blob: &Descriptor, error: io::Error) -> Self {
+        if let Some(error) = RegistryError::of_io(&error) {
+            return error.clone().into();
+        }
         let what = format!("blob {}", blob.digest);
         Self::Read { name: source.name(), what, source: error }
     }

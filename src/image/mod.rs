@@ -21,6 +21,7 @@ mod platform;
 mod receive;
 mod receive_layers;
 mod reference;
+mod remote;
 mod stored;
 mod tee;
 mod unpack;
@@ -38,6 +39,9 @@ pub use manifest::{Document, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformParseError};
 pub use receive::{BlobSource, document, receive};
 pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
+pub use remote::{
+    ACCEPT, Named, Offline, RegistrySource, Remembered, Unwatched, Watch, look_up, pull, remembered,
+};
 pub use stored::{StoreSource, find, id, layers_of, load_stored, read};
 
 /// An image whose layers are unpacked in the store, or about to be.

@@ -24,7 +24,7 @@ pub trait BlobSource: Sync {
     /// # Errors
     ///
     /// [`ImageError::MissingBlob`] where there is none.
-    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError>;
+    fn open<'s>(&'s self, blob: &Descriptor) -> Result<Box<dyn Read + Send + 's>, ImageError>;
 
     /// Returns a file of the store's own session that holds the blob and may be renamed away.
     fn spooled(&self, _blob: &Descriptor) -> Option<PathBuf> {
@@ -33,6 +33,11 @@ pub trait BlobSource: Sync {
 
     /// Returns what the source is called in messages.
     fn name(&self) -> String;
+
+    /// Returns how many blobs are best read at once.
+    fn streams(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
 }
 
 /// Brings the image that `descriptor` names, or of an index the one for `platform`, into the store.

@@ -39,7 +39,7 @@ pub(super) fn receive_layers(
         }
         received.push(known);
     }
-    let workers = missing.len().min(std::thread::available_parallelism().map_or(1, usize::from));
+    let workers = missing.len().min(source.streams().max(1));
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(missing.len()));
     let work = || {

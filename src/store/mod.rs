@@ -14,6 +14,7 @@
 //! records/<kk>/<key>/<chain>  step results, see [`crate::cache`]
 //! trees/<kk>/<hash>           listings of what COPY steps read
 //! context/                    fingerprint indexes, downloaded sources
+//! remotes/                    what the tags of registries meant last, see [`crate::image`]
 //! builds/<id>/                history
 //! mounts/<id>/                cache mounts of RUN
 //! tmp/<session>/              work in progress; garbage once its session is gone
@@ -334,6 +335,7 @@ const PARTS: &[&str] = &[
     "records",
     "trees",
     "context",
+    "remotes",
     "builds",
     "mounts",
     "tmp",

@@ -1,0 +1,85 @@
+//! `builder pull`: images of registries into the store, under their names.
+
+use super::Environment;
+use super::failure::{Class, Failure};
+use super::registry::{self, Pulls};
+use crate::image::{Platform, Reference, media_type};
+use crate::progress::{Mode, Output, Progress};
+use std::collections::BTreeSet;
+
+/// Pull images from registries.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PullArgs {
+    /// Images to pull
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Platform, of images that have several
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How to show progress: auto, tty, plain, rawjson or quiet
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    pub progress: Mode,
+    /// Print nothing but names
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Pulls images; prints the full name of each with its digest.
+///
+/// # Errors
+///
+/// The failure to show; images pulled before stay.
+pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
+    let names = names(&args.images)?;
+    let platform = platform(args.platform.as_deref())?;
+    let store = environment.store()?;
+    let mode = if args.quiet { Mode::Quiet } else { args.progress };
+    let output = Output::stderr(environment.is_coloured);
+    let progress = Progress::new(mode, output, environment.started);
+    let client = registry::client(environment, &progress)?;
+    let pulls = Pulls { client, progress: &progress, is_forced: true };
+    let mut pulled = Vec::new();
+    let result = names.iter().try_for_each(|name| {
+        let (named, image) = pulls
+            .pull(&store, name, &platform, &environment.cancel)
+            .map_err(|error| registry::failure_of(&error.0))?;
+        let mut descriptor = named.descriptor;
+        if !media_type::is_index(&descriptor.media_type) {
+            descriptor.platform = Some(image.config.platform().to_json());
+        }
+        store
+            .tag(&name.to_string(), &descriptor)
+            .map_err(|error| Failure::of(Class::Environment, &error))?;
+        let digest = match name.digest() {
+            Some(_) => String::new(),
+            None => format!("@{}", descriptor.digest),
+        };
+        pulled.push(format!("{name}{digest}\n"));
+        Ok(())
+    });
+    progress.finish();
+    environment.print(&pulled.concat());
+    result
+}
+
+/// Parses the names of images, each once.
+pub(super) fn names(texts: &[String]) -> Result<Vec<Reference>, Failure> {
+    let mut seen = BTreeSet::new();
+    let mut names = Vec::with_capacity(texts.len());
+    for text in texts {
+        let name = text.parse::<Reference>().map_err(|error| Failure::of(Class::Usage, &error))?;
+        let name = name.or_latest();
+        if seen.insert(name.clone()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Parses `--platform`; this machine's where there is none.
+pub(super) fn platform(text: Option<&str>) -> Result<Platform, Failure> {
+    match text {
+        None => Ok(Platform::host()),
+        Some(text) => text.parse().map_err(|error| Failure::of(Class::Usage, &error)),
+    }
+}

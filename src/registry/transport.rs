@@ -1,0 +1,480 @@
+//! One HTTP request: which agent makes it, where redirects may lead, what is worth another try.
+
+use super::error::said;
+use super::settings::{HostSettings, Settings};
+use super::{RegistryError, is_loopback};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use ureq::http::{HeaderMap, Method, Request, Uri};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body, Proxy, SendBody};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(30);
+
+/// Redirects followed; Go's client follows as many.
+const REDIRECTS_MAX: usize = 10;
+
+/// How much of an error's body is read, in bytes.
+const ERROR_BODY_MAX: u64 = 64 << 10;
+
+/// What a request carries.
+#[derive(Clone, Copy)]
+pub(super) enum Payload<'p> {
+    None,
+    Bytes(&'p [u8]),
+    /// Opens what is sent: a reader and its length in bytes. Called once per try.
+    Stream(&'p dyn Fn() -> io::Result<Box<dyn Read + Send>>, u64),
+}
+
+/// A request to an address, before it is known who we say we are.
+#[derive(Clone)]
+pub(super) struct Call<'p> {
+    pub(super) method: Method,
+    /// Scheme, host, path and query.
+    pub(super) url: String,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) payload: Payload<'p>,
+}
+
+impl<'p> Call<'p> {
+    pub(super) fn new(method: Method, url: impl Into<String>) -> Self {
+        Self { method, url: url.into(), headers: Vec::new(), payload: Payload::None }
+    }
+
+    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn payload(mut self, payload: Payload<'p>) -> Self {
+        self.payload = payload;
+        self
+    }
+}
+
+/// An answer whose body has not been read.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    /// The host that gave it, which a redirect may have led to.
+    pub(super) host: String,
+    /// The address that gave it.
+    pub(super) url: String,
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Reads at most `max` bytes; `None` where there are more.
+    pub(super) fn read(self, max: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        self.body.into_reader().take(max + 1).read_to_end(&mut bytes)?;
+        Ok((bytes.len() as u64 <= max).then_some(bytes))
+    }
+
+    /// Returns what the server says about an error.
+    pub(super) fn said(self) -> String {
+        let mut bytes = Vec::new();
+        // What cannot be read is not said.
+        let _ = self.body.into_reader().take(ERROR_BODY_MAX).read_to_end(&mut bytes);
+        said(&bytes)
+    }
+}
+
+/// Why a request has no answer.
+pub(super) enum Failed {
+    /// What may pass: the text says what happened.
+    Passing(String),
+    /// What will not.
+    Lasting(RegistryError),
+}
+
+impl From<RegistryError> for Failed {
+    fn from(error: RegistryError) -> Self {
+        Self::Lasting(error)
+    }
+}
+
+/// Makes requests. One agent per host, since each has TLS settings of its own; connections are kept
+/// between requests.
+pub(super) struct Transport {
+    settings: Settings,
+    agents: Mutex<Agents>,
+}
+
+#[derive(Default)]
+struct Agents {
+    by_host: BTreeMap<(bool, String), Agent>,
+    is_stopped: bool,
+}
+
+impl Transport {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, agents: Mutex::default() }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn agents(&self) -> MutexGuard<'_, Agents> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Breaks off everything that is under way, from another thread.
+    pub(super) fn stop(&self) {
+        let mut agents = self.agents();
+        agents.is_stopped = true;
+        for agent in std::mem::take(&mut agents.by_host).into_values() {
+            agent.shutdown();
+        }
+    }
+
+    fn agent(&self, is_tls: bool, authority: &str) -> Result<Agent, RegistryError> {
+        let mut agents = self.agents();
+        if agents.is_stopped {
+            return Err(RegistryError::Cancelled);
+        }
+        let key = (is_tls, authority.to_owned());
+        if let Some(agent) = agents.by_host.get(&key) {
+            return Ok(agent.clone());
+        }
+        let proxy = self.settings.proxies.of(is_tls, authority);
+        let proxy = proxy
+            .map(Proxy::new)
+            .transpose()
+            .map_err(|_| RegistryError::Proxy { host: authority.to_owned() })?;
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(proxy)
+            .tls_config(tls_config(&self.settings, &self.settings.host(authority))?)
+            .timeout_connect(Some(CONNECT.min(self.settings.stall)))
+            .timeout_per_read(Some(self.settings.stall))
+            .timeout_per_write(Some(self.settings.stall))
+            .timeout_recv_response(Some(self.settings.stall))
+            .user_agent(concat!("builder/", env!("CARGO_PKG_VERSION")))
+            // A proxy that packs a blob again would change what its digest is of.
+            .accept_encoding("identity")
+            .max_idle_connections_per_host(8)
+            .build();
+        let agent = Agent::new_with_config(config);
+        agents.by_host.insert(key, agent.clone());
+        Ok(agent)
+    }
+
+    /// Makes a request and follows redirects of GET and HEAD. `authorization` goes to the first
+    /// host only. Any status is an answer.
+    pub(super) fn call(
+        &self,
+        call: &Call<'_>,
+        authorization: Option<&str>,
+        doing: &str,
+    ) -> Result<Answer, Failed> {
+        let mut call = call.clone();
+        let origin = Address::parse(&call.url, doing)?;
+        for _ in 0..=REDIRECTS_MAX {
+            let at = Address::parse(&call.url, doing)?;
+            let authorization = authorization.filter(|_| at.is_same_host(&origin));
+            let answer = self.once(&call, &at, authorization, doing)?;
+            let is_redirect = matches!(answer.status, 301 | 302 | 303 | 307 | 308);
+            let follows = matches!(call.method, Method::GET | Method::HEAD);
+            if !is_redirect || !follows {
+                return Ok(answer);
+            }
+            let Some(location) = answer.header("location") else { return Ok(answer) };
+            let refused = |to: &str, why| RegistryError::Redirect {
+                doing: doing.to_owned(),
+                host: at.authority.clone(),
+                to: to.to_owned(),
+                why,
+            };
+            let Some(next) = resolve(&call.url, location) else {
+                return Err(refused("no address", "it makes no sense").into());
+            };
+            let Ok(to) = Address::parse(&next, doing) else {
+                let scheme = next.split(':').next().unwrap_or_default();
+                return Err(refused(scheme, "its scheme is neither https nor http").into());
+            };
+            if at.is_tls && !to.is_tls {
+                return Err(refused(&to.shown(), "it leaves encryption").into());
+            }
+            if is_loopback(&to.authority) && !is_loopback(&at.authority) {
+                return Err(refused(&to.shown(), "it leads to this machine").into());
+            }
+            call.url = next;
+        }
+        Err(RegistryError::Redirect {
+            doing: doing.to_owned(),
+            host: origin.authority.clone(),
+            to: "another address".to_owned(),
+            why: "there were too many",
+        }
+        .into())
+    }
+
+    fn once(
+        &self,
+        call: &Call<'_>,
+        at: &Address,
+        authorization: Option<&str>,
+        doing: &str,
+    ) -> Result<Answer, Failed> {
+        let agent = self.agent(at.is_tls, &at.authority)?;
+        let mut request = Request::builder().method(call.method.clone()).uri(&call.url);
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
+        }
+        if let Some(authorization) = authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let makes_no_sense = |what: String| RegistryError::BadAnswer {
+            doing: doing.to_owned(),
+            host: at.authority.clone(),
+            what,
+        };
+        let result = match call.payload {
+            Payload::None if matches!(call.method, Method::POST | Method::PUT | Method::PATCH) => {
+                let request = request.body(&[][..]).map_err(|e| makes_no_sense(e.to_string()))?;
+                agent.run(request)
+            }
+            Payload::None => {
+                let request = request.body(()).map_err(|e| makes_no_sense(e.to_string()))?;
+                agent.run(request)
+            }
+            Payload::Bytes(bytes) => {
+                let request = request.body(bytes).map_err(|e| makes_no_sense(e.to_string()))?;
+                agent.run(request)
+            }
+            Payload::Stream(open, length) => {
+                let mut reader = open().map_err(|e| RegistryError::Local {
+                    what: "what is to be sent".to_owned(),
+                    why: e.to_string(),
+                })?;
+                let request = request
+                    .header("Content-Length", length.to_string())
+                    .body(SendBody::from_reader(&mut reader))
+                    .map_err(|e| makes_no_sense(e.to_string()))?;
+                agent.run(request)
+            }
+        };
+        match result {
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                Ok(Answer {
+                    status: parts.status.as_u16(),
+                    headers: parts.headers,
+                    body,
+                    host: at.authority.clone(),
+                    url: call.url.clone(),
+                })
+            }
+            Err(error) => Err(self.failed(error, &at.authority, doing)),
+        }
+    }
+
+    fn failed(&self, error: ureq::Error, host: &str, doing: &str) -> Failed {
+        if self.agents().is_stopped {
+            return RegistryError::Cancelled.into();
+        }
+        let connection = |what: String| RegistryError::Connection {
+            doing: doing.to_owned(),
+            host: host.to_owned(),
+            what,
+        };
+        match error {
+            ureq::Error::Io(e) if is_certificate(&e) || is_unknown_name(&e) => {
+                connection(e.to_string()).into()
+            }
+            ureq::Error::Io(e) => Failed::Passing(e.to_string()),
+            ureq::Error::Timeout(_) => Failed::Passing("it does not answer in time".to_owned()),
+            ureq::Error::ConnectionFailed => Failed::Passing("no connection".to_owned()),
+            ureq::Error::BodyStalled => Failed::Passing("it sends nothing any more".to_owned()),
+            ureq::Error::HostNotFound => connection("its name is not known".to_owned()).into(),
+            ureq::Error::ConnectProxyFailed(what) => Failed::Passing(format!("the proxy: {what}")),
+            ureq::Error::LargeResponseHeader(..) => {
+                connection("its headers are too large".to_owned()).into()
+            }
+            ureq::Error::Protocol(what) => {
+                connection(format!("it does not speak HTTP: {what}")).into()
+            }
+            ureq::Error::BadUri(_) => connection("its address makes no sense".to_owned()).into(),
+            other => connection(other.to_string()).into(),
+        }
+    }
+
+    /// Finds out whether a host speaks TLS: a handshake is tried, and any request will do.
+    pub(super) fn speaks_tls(&self, authority: &str) -> Result<bool, RegistryError> {
+        let agent = self.agent(true, authority)?;
+        match agent.get(format!("https://{authority}/v2/")).call() {
+            Ok(_) => Ok(true),
+            Err(ureq::Error::Io(e)) if is_certificate(&e) => Ok(true),
+            Err(ureq::Error::Io(e)) => Ok(!matches!(
+                e.kind(),
+                io::ErrorKind::InvalidData
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+            )),
+            Err(ureq::Error::Rustls(_)) => Ok(false),
+            Err(_) => Ok(true),
+        }
+    }
+}
+
+/// Whether a handshake failed over a certificate: rustls tells it by the text of its errors only,
+/// unless one links it.
+fn is_certificate(error: &io::Error) -> bool {
+    let text = error.to_string();
+    text.contains("certificate") || text.contains("Certificate")
+}
+
+/// Whether a resolver says that there is no such name, rather than that it cannot tell. The standard
+/// library has the C library's text only: glibc's or musl's.
+fn is_unknown_name(error: &io::Error) -> bool {
+    let text = error.to_string();
+    text.contains("Name or service not known") || text.contains("Name does not resolve")
+}
+
+/// Scheme and host of an address.
+pub(super) struct Address {
+    pub(super) is_tls: bool,
+    pub(super) authority: String,
+}
+
+impl Address {
+    /// Takes an address apart; only http and https will do.
+    pub(super) fn parse(url: &str, doing: &str) -> Result<Self, RegistryError> {
+        let bad = || RegistryError::BadAnswer {
+            doing: doing.to_owned(),
+            host: "the registry".to_owned(),
+            what: "an address that is none".to_owned(),
+        };
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        let authority = uri.authority().ok_or_else(bad)?;
+        // Credentials in an address are nobody's to give.
+        if authority.as_str().contains('@') {
+            return Err(bad());
+        }
+        Ok(Self { is_tls, authority: authority.as_str().to_ascii_lowercase() })
+    }
+
+    fn is_same_host(&self, other: &Self) -> bool {
+        self.is_tls == other.is_tls && self.authority == other.authority
+    }
+
+    fn shown(&self) -> String {
+        format!("{}://{}", if self.is_tls { "https" } else { "http" }, self.authority)
+    }
+}
+
+/// Resolves a `Location` against the address that gave it; `None` where it makes no sense.
+pub(super) fn resolve(base: &str, location: &str) -> Option<String> {
+    let location = location.split('#').next().unwrap_or_default().trim();
+    let scheme_end = location.find("://").filter(|end| {
+        location[..*end].bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    });
+    if scheme_end.is_some() {
+        return Some(location.to_owned());
+    }
+    let (scheme, rest) = base.split_once("://")?;
+    let authority = rest.split(['/', '?']).next()?;
+    if let Some(network) = location.strip_prefix("//") {
+        return Some(format!("{scheme}://{network}"));
+    }
+    if location.starts_with('/') {
+        return Some(format!("{scheme}://{authority}{location}"));
+    }
+    let path = rest[authority.len()..].split('?').next()?;
+    if location.is_empty() || location.starts_with('?') {
+        return Some(format!("{scheme}://{authority}{path}{location}"));
+    }
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    Some(format!("{scheme}://{authority}{folder}/{location}"))
+}
+
+fn tls_config(settings: &Settings, host: &HostSettings) -> Result<TlsConfig, RegistryError> {
+    let mut builder = TlsConfig::builder().disable_verification(host.is_insecure);
+    let files: Vec<&Path> = match (host.authorities.as_slice(), &settings.certificates) {
+        ([], Some(file)) => vec![file],
+        (files, _) => files.iter().map(AsRef::as_ref).collect(),
+    };
+    if !files.is_empty() {
+        let mut certificates = Vec::new();
+        for file in files {
+            certificates.extend(certificates_of(file)?);
+        }
+        builder = builder.root_certs(RootCerts::Specific(Arc::new(certificates)));
+    }
+    if let Some((certificate, key)) = &host.keypair {
+        let chain = certificates_of(certificate)?;
+        let key = PrivateKey::from_pem(&read(key)?)
+            .map_err(|_| bad_file(key, "there is no private key in it"))?;
+        builder = builder.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
+    }
+    Ok(builder.build())
+}
+
+fn certificates_of(path: &Path) -> Result<Vec<Certificate<'static>>, RegistryError> {
+    let bytes = read(path)?;
+    let mut found = Vec::new();
+    for item in parse_pem(&bytes) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => found.push(certificate),
+            Ok(_) => {}
+            Err(_) => return Err(bad_file(path, "it is no PEM")),
+        }
+    }
+    if found.is_empty() { Err(bad_file(path, "there is no certificate in it")) } else { Ok(found) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
+    fs::read(path).map_err(|e| bad_file(path, &e.to_string()))
+}
+
+fn bad_file(path: &Path, what: &str) -> RegistryError {
+    RegistryError::File { path: path.to_owned(), what: what.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_resolved_as_browsers_do() {
+        let base = "https://a.example:5/v2/x/blobs/uploads/?q=1";
+        for (location, want) in [
+            ("/v2/y?d=1", "https://a.example:5/v2/y?d=1"),
+            ("http://b.example/z#frag", "http://b.example/z"),
+            ("//c.example/z", "https://c.example/z"),
+            ("z", "https://a.example:5/v2/x/blobs/uploads/z"),
+            ("?w", "https://a.example:5/v2/x/blobs/uploads/?w"),
+            ("file:///etc/passwd", "file:///etc/passwd"),
+        ] {
+            assert_eq!(resolve(base, location).as_deref(), Some(want), "{location}");
+        }
+    }
+
+    #[test]
+    fn only_http_and_https_without_passwords_are_addresses() {
+        assert!(Address::parse("https://a.example/x", "d").is_ok_and(|a| a.is_tls));
+        assert!(Address::parse("http://a.example:80", "d").is_ok_and(|a| !a.is_tls));
+        for bad in ["file:///etc/passwd", "ftp://a/b", "https://u:p@a/b", "/x", "", "https://"] {
+            assert!(Address::parse(bad, "d").is_err(), "{bad}");
+        }
+    }
+}

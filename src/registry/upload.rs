@@ -1,0 +1,276 @@
+//! What is pushed: blobs that are missing, then manifests.
+//!
+//! A blob is announced, and sent in one request. When that breaks off, the registry is asked how far
+//! it came; where it tells, the rest is sent, else all of it again.
+//!
+//! Source: OCI distribution specification 1.1, "Push".
+
+use super::RegistryError;
+use super::auth::encoded;
+use super::client::Remote;
+use super::host::Host;
+use super::transport::{Address, Answer, Call, Failed, Payload, resolve};
+use crate::store::{Descriptor, Digest};
+use std::io::{self, Read};
+use ureq::http::Method;
+
+/// Opens what is uploaded, at an offset in bytes.
+pub type Open<'o> = &'o dyn Fn(u64) -> io::Result<Box<dyn Read + Send>>;
+
+/// How an upload began.
+enum Begun {
+    /// The registry has the blob now: from another repository.
+    Mounted,
+    /// It is to be sent to this address.
+    At(String),
+}
+
+impl Remote {
+    /// Says whether the repository has a blob.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] where the registry says neither yes nor no.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
+        let (host, path) = self.own();
+        let doing = format!("look for blob {digest} in {}", self.repository());
+        let url = format!("{}/v2/{path}/blobs/{digest}", host.base(&self.shared)?);
+        let call = Call::new(Method::HEAD, url);
+        let answer = host.send(&self.shared, &call, path, &[push_scope(path)], &doing)?;
+        match answer.status {
+            200 => Ok(true),
+            404 => Ok(false),
+            _ => Err(host.refusal(answer, path, "repository", &doing)),
+        }
+    }
+
+    /// Says whether the repository has a manifest under a tag or digest: that digest.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] where the registry says neither yes nor no.
+    pub fn has_manifest(&self, digest: &Digest, accept: &str) -> Result<bool, RegistryError> {
+        let (host, path) = self.own();
+        let doing = format!("look for manifest {digest} in {}", self.repository());
+        let url = self.manifest_url(host, path, &digest.to_string())?;
+        let call = Call::new(Method::HEAD, url).header("Accept", accept);
+        let answer = host.send(&self.shared, &call, path, &[push_scope(path)], &doing)?;
+        match answer.status {
+            200 => Ok(true),
+            404 => Ok(false),
+            _ => Err(host.refusal(answer, path, "repository", &doing)),
+        }
+    }
+
+    /// Puts a blob into the repository: from the repository `from` of the same registry where it has
+    /// it, else by sending what `open` gives. Returns whether bytes were sent.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`]; the registry shows nothing of the blob then.
+    pub fn upload(
+        &self,
+        blob: &Descriptor,
+        from: Option<&str>,
+        open: Open<'_>,
+    ) -> Result<bool, RegistryError> {
+        let (host, path) = self.own();
+        let doing = format!("push blob {} to {}", blob.digest, self.repository());
+        let upload = Upload { remote: self, host, path, blob, open, doing: &doing };
+        upload.run(from)
+    }
+
+    /// Puts a manifest or index under a tag, or under its own digest.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`], for example where the registry misses a blob of it.
+    pub fn put_manifest(
+        &self,
+        reference: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<(), RegistryError> {
+        let (host, path) = self.own();
+        let doing = format!("push {}", self.named(reference));
+        let url = format!("{}/v2/{path}/manifests/{reference}", host.base(&self.shared)?);
+        let call = Call::new(Method::PUT, url)
+            .header("Content-Type", media_type)
+            .payload(Payload::Bytes(bytes));
+        let answer = host.send(&self.shared, &call, path, &[push_scope(path)], &doing)?;
+        if !matches!(answer.status, 200..=202) {
+            return Err(host.refusal(answer, path, "repository", &doing));
+        }
+        let expected = Digest::of(bytes);
+        match answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok()) {
+            Some(actual) if actual != expected => Err(RegistryError::BadAnswer {
+                doing,
+                host: answer.host,
+                what: format!("it took {actual} for {expected}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The scope that writing to a repository needs.
+fn push_scope(path: &str) -> String {
+    format!("repository:{path}:pull,push")
+}
+
+/// One blob on its way to a registry.
+struct Upload<'a> {
+    remote: &'a Remote,
+    host: &'a Host,
+    path: &'a str,
+    blob: &'a Descriptor,
+    open: Open<'a>,
+    doing: &'a str,
+}
+
+impl Upload<'_> {
+    fn run(&self, from: Option<&str>) -> Result<bool, RegistryError> {
+        let shared = &self.remote.shared;
+        let Begun::At(mut url) = self.begin(from)? else { return Ok(false) };
+        let mut offset = 0;
+        for attempt in 1.. {
+            let what = match self.send(&url, offset) {
+                Ok(answer) if matches!(answer.status, 201 | 204) => return Ok(true),
+                Ok(answer) if is_final(answer.status) => {
+                    return Err(self.host.refusal(answer, self.path, "repository", self.doing));
+                }
+                Ok(answer) => format!("it answered {}", answer.status),
+                Err(Failed::Lasting(error)) => return Err(error),
+                Err(Failed::Passing(what)) => what,
+            };
+            if attempt >= shared.transport.settings().tries {
+                return Err(RegistryError::Connection {
+                    doing: self.doing.to_owned(),
+                    host: self.host.authority.clone(),
+                    what,
+                });
+            }
+            shared.pause(&self.host.authority, &what, attempt, None)?;
+            (url, offset) = match self.reached(&url)? {
+                Some(reached) => reached,
+                None => match self.begin(None)? {
+                    Begun::Mounted => return Ok(false),
+                    Begun::At(url) => (url, 0),
+                },
+            };
+        }
+        unreachable!("the last try returns")
+    }
+
+    fn begin(&self, from: Option<&str>) -> Result<Begun, RegistryError> {
+        let shared = &self.remote.shared;
+        let base = self.host.base(shared)?;
+        let mut url = format!("{base}/v2/{}/blobs/uploads/", self.path);
+        let mut scopes = vec![push_scope(self.path)];
+        if let Some(from) = from {
+            let digest = encoded(&self.blob.digest.to_string());
+            url = format!("{url}?mount={digest}&from={}", encoded(from));
+            scopes.push(super::client::pull_scope(from));
+        }
+        let call = Call::new(Method::POST, url);
+        let sent = self.host.send(shared, &call, self.path, &scopes, self.doing);
+        let answer = match sent {
+            // A token server may refuse what we need not have.
+            Err(RegistryError::Unauthorized { .. }) if from.is_some() => return self.begin(None),
+            other => other?,
+        };
+        match answer.status {
+            201 => Ok(Begun::Mounted),
+            202 => Ok(Begun::At(self.location(&answer)?)),
+            _ if from.is_some() => self.begin(None),
+            _ => Err(self.host.refusal(answer, self.path, "repository", self.doing)),
+        }
+    }
+
+    /// Sends the bytes from `offset` on and closes the upload.
+    fn send(&self, url: &str, offset: u64) -> Result<Answer, Failed> {
+        let left = self.blob.size - offset;
+        let open = || (self.open)(offset);
+        let body = Payload::Stream(&open, left);
+        let octets = |call: Call<'static>| call.header("Content-Type", "application/octet-stream");
+        if offset == 0 {
+            let whole = octets(Call::new(Method::PUT, self.closing(url)));
+            return self.once(&Call { payload: body, ..whole });
+        }
+        let mut url = url.to_owned();
+        if left > 0 {
+            let range = format!("{offset}-{}", self.blob.size - 1);
+            let rest = octets(Call::new(Method::PATCH, &url)).header("Content-Range", range);
+            let answer = self.once(&Call { payload: body, ..rest })?;
+            if answer.status != 202 {
+                return Ok(answer);
+            }
+            url = self.location(&answer)?;
+        }
+        self.once(&octets(Call::new(Method::PUT, self.closing(&url))))
+    }
+
+    fn once(&self, call: &Call<'_>) -> Result<Answer, Failed> {
+        let scopes = [push_scope(self.path)];
+        self.host.send_once(&self.remote.shared, call, self.path, &scopes, self.doing)
+    }
+
+    /// Adds the digest, which closes an upload.
+    fn closing(&self, url: &str) -> String {
+        let joint = if url.contains('?') { '&' } else { '?' };
+        format!("{url}{joint}digest={}", encoded(&self.blob.digest.to_string()))
+    }
+
+    /// Asks how far a broken upload came; `None` where it must start over.
+    fn reached(&self, url: &str) -> Result<Option<(String, u64)>, RegistryError> {
+        let call = Call::new(Method::GET, url);
+        let scopes = [push_scope(self.path)];
+        let shared = &self.remote.shared;
+        let answer = match self.host.send(shared, &call, self.path, &scopes, self.doing) {
+            Ok(answer) => answer,
+            Err(RegistryError::Cancelled) => return Err(RegistryError::Cancelled),
+            Err(_) => return Ok(None),
+        };
+        if answer.status != 204 {
+            return Ok(None);
+        }
+        let range = answer.header("range").unwrap_or_default();
+        let last = range.strip_prefix("bytes=").unwrap_or(range).strip_prefix("0-");
+        let Some(last) = last.and_then(|last| last.parse::<u64>().ok()) else { return Ok(None) };
+        let next = match answer.header("location") {
+            Some(_) => self.location(&answer)?,
+            None => url.to_owned(),
+        };
+        // `0-0` is what registries say of nothing, too; of one byte it costs nothing.
+        let offset = if last == 0 { 0 } else { last + 1 };
+        Ok((offset <= self.blob.size).then_some((next, offset)))
+    }
+
+    /// Returns where an upload goes on: at the registry itself, or at an encrypted place it names.
+    fn location(&self, answer: &Answer) -> Result<String, RegistryError> {
+        let bad = |what: &str| RegistryError::BadAnswer {
+            doing: self.doing.to_owned(),
+            host: self.host.authority.clone(),
+            what: what.to_owned(),
+        };
+        let location =
+            answer.header("location").ok_or_else(|| bad("an upload without an address"))?;
+        let url = resolve(&answer.url, location)
+            .ok_or_else(|| bad("an upload with an address that makes no sense"))?;
+        let base = self.host.base(&self.remote.shared)?;
+        let (to, own) = (Address::parse(&url, self.doing)?, Address::parse(&base, self.doing)?);
+        match (to.is_tls, own.is_tls) {
+            // A registry behind a proxy that does its TLS may not know that there is one.
+            (false, true) if to.authority == own.authority => {
+                Ok(url.replacen("http://", "https://", 1))
+            }
+            (false, true) => Err(bad("an upload that leaves encryption")),
+            _ => Ok(url),
+        }
+    }
+}
+
+/// Whether an upload that got this answer need not be tried again.
+fn is_final(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 404 | 408 | 416 | 429)
+}

@@ -1,0 +1,16 @@
+//! Registries, from outside: the real program against a real registry server, alone, behind a login,
+//! behind TLS, and behind a proxy of ours that breaks what it carries.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod fixture;
+mod http;
+mod proxy;
+mod server;
+
+mod faults;
+mod pull;
+mod tokens;

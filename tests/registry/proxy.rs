@@ -1,0 +1,68 @@
+//! A proxy in front of a registry, which breaks what a test tells it to.
+
+use super::http::{Answer, Fault, Http, Request, ask};
+
+/// What the proxy does to a request.
+#[derive(Debug, Clone)]
+pub(super) enum Do {
+    /// Carries it.
+    Carry,
+    /// Carries it, and breaks the answer.
+    Break(Fault),
+    /// Carries it, and changes a byte in the middle of the answer.
+    Corrupt,
+    /// Carries it, and leaves out the end of the answer, with a length that fits.
+    Shorten,
+    /// Answers by itself.
+    Answer(Answer),
+}
+
+/// Starts a proxy in front of `host`. `rule` sees each request with its number among those of the
+/// same method and path, from 1.
+pub(super) fn before(
+    host: &str,
+    rule: impl Fn(&Request, usize) -> Do + Send + Sync + 'static,
+) -> Http {
+    let (host, counts) = (host.to_owned(), Counts::default());
+    Http::serve(move |request| {
+        let number = counts.next(request);
+        let rule = rule(request, number);
+        if let Do::Answer(answer) = rule {
+            return answer;
+        }
+        let mut answer = ask(&host, request);
+        match rule {
+            Do::Break(fault) => answer.fault = fault,
+            Do::Corrupt if !answer.body.is_empty() => {
+                let middle = answer.body.len() / 2;
+                answer.body[middle] ^= 0x20;
+            }
+            Do::Shorten => {
+                answer.body.pop();
+                answer.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-length"));
+            }
+            _ => {}
+        }
+        answer
+    })
+}
+
+/// Counts requests of the same method and path.
+#[derive(Default)]
+pub(super) struct Counts(std::sync::Mutex<std::collections::BTreeMap<String, usize>>);
+
+impl Counts {
+    pub(super) fn next(&self, request: &Request) -> usize {
+        let path = request.path.split('?').next().unwrap();
+        let key = format!("{} {path}", request.method);
+        let mut counts = self.0.lock().unwrap();
+        let count = counts.entry(key).or_default();
+        *count += 1;
+        *count
+    }
+}
+
+/// Whether a request is for a blob.
+pub(super) fn is_blob(request: &Request) -> bool {
+    request.method == "GET" && request.path.contains("/blobs/sha256:")
+}
