@@ -6,6 +6,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | flags become requests, errors become text; the only place that prints |
+//! | [`upkeep`] | what is in the store, what of it can go, whether it is sound |
 //! | [`explain`] | why a step hit or missed |
 //! | [`solve`] | the scheduler: probes the cache, runs steps, cancels |
 //! | [`export`] | an image becomes an OCI or Docker archive, a folder, a tar |
@@ -40,3 +41,4 @@ pub mod snapshot;
 pub mod solve;
 pub mod store;
 pub mod sys;
+pub mod upkeep;

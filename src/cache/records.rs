@@ -34,6 +34,13 @@ pub struct Record {
     pub cost: Cost,
 }
 
+impl Record {
+    /// Says whether it is of the format that this program writes and hits.
+    pub fn is_current(&self) -> bool {
+        self.version == RECORD_VERSION
+    }
+}
+
 /// What a step made: one layer on top of its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
@@ -86,12 +93,24 @@ pub enum Missing {
 #[derive(Debug, Clone)]
 pub struct Cache {
     store: Store,
+    /// Whether what is found is going to be used.
+    is_peeking: bool,
 }
 
 impl Cache {
     /// Uses the records of `store`.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, is_peeking: false }
+    }
+
+    /// Uses the records of `store` to say what would be: nothing that is found is held, nor counts
+    /// as used.
+    pub fn peeking(store: Store) -> Self {
+        Self { store, is_peeking: true }
+    }
+
+    fn layer(&self, id: &LayerId) -> Result<Option<Layer>, StoreError> {
+        if self.is_peeking { self.store.peek_layer(id) } else { self.store.layer(id) }
     }
 
     /// Says whether a record of `key` exists on any parent. One system call.
@@ -115,7 +134,7 @@ impl Cache {
             Err(Missing::Key) if self.knows(key) => return Ok(Err(Missing::Parent)),
             Err(missing) => return Ok(Err(missing)),
         };
-        Ok(match self.store.layer(&record.output.layer)? {
+        Ok(match self.layer(&record.output.layer)? {
             Some(layer) if layer.meta.content == record.output.content => Ok((record, layer)),
             _ => Err(Missing::Layer),
         })
@@ -179,7 +198,7 @@ impl Cache {
             Some((id.parse().ok()?, finished.parse().ok()?))
         });
         match known {
-            Some((id, finished)) => Ok(self.store.layer(&id)?.map(|layer| (layer, finished))),
+            Some((id, finished)) => Ok(self.layer(&id)?.map(|layer| (layer, finished))),
             None => Ok(None),
         }
     }

@@ -5,7 +5,7 @@ use super::limits::LimitArgs;
 use super::recorder::{Nobody, Recorder, record_of};
 use super::registry::{PullFailed, Pulls};
 use super::resolve::{Images, NamedContext, NotHere, context_name};
-use super::{Environment, registry, sources, values};
+use super::{Environment, housekeeping, registry, sources, values};
 use crate::cache::{TreeEntry, TreeId};
 use crate::context::ContextError;
 use crate::dockerfile::{self, ast::Dockerfile};
@@ -247,6 +247,9 @@ fn build(
     };
     recorder.finish(environment, Outcome::Ok, digest, &solved.steps)?;
     store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
+    let ran = solved.steps.iter().filter(|step| step.end == solve::End::Ran);
+    let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);
+    housekeeping::after_build(environment, store, progress, added);
     Ok(digest)
 }
 

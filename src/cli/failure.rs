@@ -101,6 +101,11 @@ impl Failure {
         failure
     }
 
+    /// Makes a failure of an output that cannot be written.
+    pub fn output(error: &io::Error) -> Self {
+        Self::new(Class::Environment, format!("cannot write the output: {error}"))
+    }
+
     /// Puts what it is about in front, where the message does not say so.
     #[must_use]
     pub fn about(mut self, what: &dyn std::fmt::Display) -> Self {

@@ -11,16 +11,19 @@
 
 pub mod build;
 pub mod dev;
+pub mod df;
 pub mod explain;
 pub mod failure;
 pub mod history;
 pub mod history_builds;
+mod housekeeping;
 pub mod images;
 pub mod import;
 pub mod inspect;
 pub mod limits;
 pub mod load;
 pub mod lookup;
+pub mod prune;
 pub mod pull;
 mod recorder;
 pub mod registry;
@@ -30,6 +33,7 @@ pub mod run;
 pub mod save;
 mod signals;
 mod sources;
+pub mod store;
 pub mod tag;
 pub mod values;
 
@@ -91,6 +95,13 @@ enum Command {
     Load(load::LoadArgs),
     /// Write images to an archive
     Save(save::SaveArgs),
+    /// Show what the store holds
+    Df(df::DfArgs),
+    /// Remove cache that no named image needs
+    Prune(prune::PruneArgs),
+    /// Look after the store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Answers of the parsers, for tests
     #[command(hide = true)]
     Dev {
@@ -276,6 +287,11 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
             return dev::run(kind, io::stdin().lock(), io::stdout().lock())
                 .map_err(|error| Failure::of(Class::Usage, &error));
         }
+        Command::Df(args) => return df::run(args, &environment.store()?, now, out),
+        Command::Prune(args) => {
+            return prune::run(args, &environment.store()?, now, cancel, out);
+        }
+        Command::Store(args) => return store::run(args, &environment.store()?, cancel, out),
         Command::Images(args) => images::run(args, &environment.store()?, now, out),
         Command::Inspect(args) => inspect::run(args, &environment.store()?, out),
         Command::History(HistoryCommand { builds: Some(builds), .. }) => {

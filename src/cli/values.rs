@@ -1,6 +1,7 @@
 //! Values of flags: sizes, pairs, comma-separated fields. What was typed becomes what was meant.
 
 use crate::sandbox::Ulimit;
+use std::time::{Duration, SystemTime};
 
 /// Parses `64m`, `1.5g`, `1048576`: bytes with Docker's binary units.
 ///
@@ -41,6 +42,43 @@ pub fn bytes_or_unlimited(text: &str) -> Result<i64, String> {
         return Ok(-1);
     }
     i64::try_from(bytes(text)?).map_err(|_| format!("{text:?} is too large"))
+}
+
+/// Parses an age: `24h`, `90m`, `7d`, `1h30m`.
+///
+/// # Errors
+///
+/// A sentence about what is wrong.
+pub fn age(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("{text:?} is no age: expected numbers and s, m, h, d or w, as 24h or 7d");
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..end].parse().map_err(|_| wrong())?;
+        let seconds = match rest[end..].chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 60 * 60,
+            Some('d') => 24 * 60 * 60,
+            Some('w') => 7 * 24 * 60 * 60,
+            _ => return Err(wrong()),
+        };
+        let part = number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = &rest[end + 1..];
+    }
+    Ok(total)
+}
+
+/// The same moment as files have it.
+pub fn system_time(time: jiff::Timestamp) -> SystemTime {
+    let seconds = u64::try_from(time.as_second()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 /// Splits `key=value`; a key alone has an empty value.
@@ -215,6 +253,17 @@ pub fn ssh(text: &str) -> Result<(String, Option<String>), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_are_sums_of_units() {
+        let seconds = |text: &str| age(text).map(|age| age.as_secs()).ok();
+        assert_eq!(seconds("90s"), Some(90));
+        assert_eq!(seconds("1h30m"), Some(5400));
+        assert_eq!(seconds("7d"), Some(604_800));
+        for text in ["", "h", "1", "1y", "-1h", "1h ago", "99999999999999999999w"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn sizes_have_dockers_units() {

@@ -39,6 +39,6 @@ pub mod suggest;
 mod testing;
 pub mod text;
 
-pub use history::{BuildId, History, HistoryError};
+pub use history::{BuildId, History, HistoryError, KEEP_BUILDS};
 pub use log::{BuildLog, StepLog};
 pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};

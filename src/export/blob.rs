@@ -145,7 +145,7 @@ fn find(
     let received = received_id(layer);
     if let Some((blob, diff_id)) = layer.descriptor.as_ref().zip(received)
         && is_kept(blob, options)
-        && context.store.has_blob(&blob.digest)
+        && context.store.hold_blob(&blob.digest)?
     {
         let mut blob = blob.clone();
         blob.media_type = media_type::convert(&blob.media_type, is_oci);
@@ -156,7 +156,10 @@ fn find(
     let meta = current(context, layer)?.meta;
     let label = label(&meta, received.as_ref(), options);
     let known = meta.blobs.iter().find(|b| b.compression == label);
-    let Some(blob) = known.filter(|b| context.store.has_blob(&b.digest)) else { return Ok(None) };
+    let Some(blob) = known else { return Ok(None) };
+    if !context.store.hold_blob(&blob.digest)? {
+        return Ok(None);
+    }
     let Some(diff_id) = received.or(blob.diff_id).or(meta.tar.map(|tar| tar.diff_id)) else {
         return Ok(None);
     };

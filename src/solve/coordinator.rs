@@ -174,7 +174,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         Self {
             job,
             trees,
-            cache: Cache::new(job.store.clone()),
+            cache: match mode {
+                Mode::Solve => Cache::new(job.store.clone()),
+                Mode::Predict => Cache::peeking(job.store.clone()),
+            },
             mode,
             scope,
             sender,

@@ -238,7 +238,8 @@ fn cache(
         }
     };
     let dir = job.store.root().join("mounts").join(&name).join("fs");
-    if !dir.is_dir() {
+    // Held, so that nobody collects it while the command runs, nor before it starts.
+    while !job.store.hold_mount(&name)? {
         let _making = job.store.lock("mounts", || {})?;
         if !dir.is_dir() {
             make_cache(job, trees, &dir, id, *seed, source, (*mode, *uid, *gid), files)?;

@@ -17,7 +17,8 @@ impl Store {
         self.root().join("blobs/sha256").join(digest.to_hex())
     }
 
-    /// Says whether the blob is here. Costs one system call and reads nothing.
+    /// Says whether the blob is here at this moment; [`Store::hold_blob`] makes sure that it stays.
+    /// Costs one system call and reads nothing.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_path(digest).exists()
     }
@@ -56,7 +57,9 @@ impl Store {
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
         // A document that a power cut damaged is replaced, not trusted.
-        if fs::metadata(self.blob_path(&digest)).is_ok_and(|m| m.len() == bytes.len() as u64) {
+        if fs::metadata(self.blob_path(&digest)).is_ok_and(|m| m.len() == bytes.len() as u64)
+            && self.hold_blob(&digest)?
+        {
             return Ok(digest);
         }
         let mut writer = self.blob_writer()?;
@@ -99,6 +102,7 @@ impl Store {
     pub fn adopt_blob(&self, file: &Path, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
         self.session()?.pend(&format!("blob-{}", digest.to_hex()))?;
+        self.hold_as(File::open(file).context("open", file)?, &target)?;
         fs::rename(file, &target).context("write", &target)
     }
 }
@@ -144,6 +148,7 @@ impl BlobWriter {
     fn place(&mut self, digest: &Digest) -> Result<(), StoreError> {
         let target = self.store.blob_path(digest);
         self.session.pend(&format!("blob-{}", digest.to_hex()))?;
+        self.store.hold_as(self.file.try_clone().context("open", &self.path)?, &target)?;
         fs::rename(&self.path, &target).context("write", &target)?;
         self.is_finished = true;
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::{ContentId, Digest, IoContext as _, LayerId, Store, StoreError};
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -92,12 +92,26 @@ impl Store {
         self.root().join("layers").join(id.to_hex())
     }
 
-    /// Reads a layer's facts; `None` where it is not here, or is damaged.
+    /// Reads a layer's facts and holds it, so that it stays while this store is open; `None` where
+    /// it is not here, or is damaged.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`] for anything but absence.
     pub fn layer(&self, id: &LayerId) -> Result<Option<Layer>, StoreError> {
+        match self.hold(&self.layer_dir(id))? {
+            true => self.peek_layer(id),
+            false => Ok(None),
+        }
+    }
+
+    /// Reads a layer's facts as [`layer`](Self::layer) does, for those who will not use it: it may be
+    /// gone the next moment, and does not count as used.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] for anything but absence.
+    pub fn peek_layer(&self, id: &LayerId) -> Result<Option<Layer>, StoreError> {
         let dir = self.layer_dir(id);
         let path = dir.join("meta.json");
         match fs::read(&path) {
@@ -132,9 +146,11 @@ impl Store {
         fs::write(&path, json).context("write", &path)?;
         self.session()?.pend(&format!("layer-{}", meta.id.to_hex()))?;
         let dir = self.layer_dir(&meta.id);
+        self.hold_as(File::open(work).context("open", work)?, &dir)?;
         match fs::rename(work, &dir) {
             Ok(()) => Ok(Layer { id: meta.id, dir, meta: meta.clone() }),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {
+                self.release(&dir);
                 match self.layer(&meta.id)? {
                     Some(existing) => Ok(existing),
                     None => self.replace_damaged(work, &dir, meta),
@@ -153,6 +169,7 @@ impl Store {
     ) -> Result<Layer, StoreError> {
         let aside = self.session()?.new_path()?;
         fs::rename(dir, &aside).context("set aside", dir)?;
+        self.hold_as(File::open(work).context("open", work)?, dir)?;
         fs::rename(work, dir).context("rename", dir)?;
         Ok(Layer { id: meta.id, dir: dir.to_owned(), meta: meta.clone() })
     }

@@ -17,6 +17,8 @@
 //! remotes/                    what the tags of registries meant last, see [`crate::image`]
 //! builds/<id>/                history
 //! mounts/<id>/                cache mounts of RUN
+//! damaged/                    what `builder store verify --repair` set aside
+//! usage                       how many bytes of cache there were when they were counted last
 //! tmp/<session>/              work in progress; garbage once its session is gone
 //! locks/                      advisory locks (flock), never deleted
 //! ```
@@ -34,9 +36,10 @@
 //!
 //! # Locks
 //!
-//! Every process that works in the store holds `locks/store` shared; garbage collection takes it
-//! exclusively. A session folder is alive while somebody holds its `lock`. Locks belong to open
-//! files, so the kernel drops them however a process ends.
+//! Layers, blobs and cache mounts are locked themselves by whoever uses them, shared: see
+//! [`holds`]. Garbage collection works beside builds and leaves alone what it cannot lock. A session
+//! folder is alive while somebody holds its `lock`. Locks belong to open files, so the kernel drops
+//! them however a process ends.
 //!
 //! # Not here
 //!
@@ -45,13 +48,17 @@
 mod blobs;
 mod descriptor;
 mod digest;
+mod holds;
 mod layers;
 mod locks;
 mod refs;
 mod session;
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -59,6 +66,7 @@ use std::sync::{Arc, Mutex};
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
+pub use holds::Taken;
 pub use layers::{Diff, Layer, LayerBlob, LayerMeta, TarFacts};
 pub use locks::StepLock;
 pub use refs::Tagged;
@@ -161,15 +169,12 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    /// Holds `locks/store` shared while the store is open.
-    _shared: File,
     session: Mutex<Option<Arc<session::Live>>>,
+    holds: Mutex<holds::Holds>,
 }
 
 impl Store {
     /// Opens the store at `root`, creating it where nothing is, and sweeps what dead sessions left.
-    ///
-    /// Waits while garbage collection runs.
     ///
     /// # Errors
     ///
@@ -183,11 +188,9 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => create(&root)?,
             Err(e) => return Err(e).context("read", &version),
         }
-        let lock = root.join("locks/store");
-        let shared = open_lock(&lock)?;
-        shared.lock_shared().context("lock", &lock)?;
         session::sweep(&root)?;
-        Ok(Self { inner: Arc::new(Inner { root, _shared: shared, session: Mutex::new(None) }) })
+        let inner = Inner { root, session: Mutex::default(), holds: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Returns the absolute path of the store.
@@ -276,13 +279,17 @@ impl Store {
     }
 }
 
-/// Removes a folder and everything below it.
+/// Removes what is at a path, and everything below it, at any depth. Absence is no error.
 ///
 /// # Errors
 ///
 /// The first refusal of the kernel.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
-    fs::remove_dir_all(path)
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = File::open(folder)?;
+    crate::sys::remove::remove_tree(folder.as_fd(), &CString::new(name.as_bytes())?)
 }
 
 fn open_lock(path: &Path) -> Result<File, StoreError> {
@@ -338,6 +345,8 @@ const PARTS: &[&str] = &[
     "remotes",
     "builds",
     "mounts",
+    "damaged",
+    "usage",
     "tmp",
     "locks",
     "oci-layout",

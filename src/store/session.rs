@@ -146,7 +146,7 @@ impl Drop for Live {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Before the shared lock goes, so that collection never meets our session.
+        // Before the holds go: a tag or a record that the barrier makes durable protects more.
         self.session.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     }
 }

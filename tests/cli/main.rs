@@ -23,3 +23,4 @@ mod progress;
 mod project;
 mod run;
 mod sandbox;
+mod upkeep;

@@ -1,0 +1,162 @@
+//! What is done after builds without being asked: old history goes, and cache that is too large.
+//!
+//! A build that ran nothing costs one listing here. One that did adds what it made to a running sum, and
+//! only when that passes the cap, or the disk is nearly full, is everything counted.
+
+use super::Environment;
+use super::values;
+use crate::explain::{History, KEEP_BUILDS};
+use crate::progress::Progress;
+use crate::store::Store;
+use crate::upkeep::{Includes, Inventory, Policy, UpkeepError, collect};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How long builds are kept in the history, in milliseconds: a quarter of a year.
+const HISTORY_AGE_MS: i64 = 90 * 24 * 60 * 60 * 1000;
+
+/// How much of the disk the cache may take where nobody says otherwise: BuildKit's default, and its
+/// largest.
+const CAP_SHARE: u64 = 10;
+const CAP_MIN: u64 = 10 << 30;
+const CAP_MAX: u64 = 100 << 30;
+
+/// How much of the disk is to stay free, and at most how much: enough for what else lives there.
+const FLOOR_SHARE: u64 = 20;
+const FLOOR_MAX: u64 = 10 << 30;
+
+/// Collection goes on to this many percent of the cap, so that it does not come with every build.
+const TARGET_PERCENT: u64 = 80;
+
+/// After so many seconds the running sum is not trusted any more: other commands add and remove too.
+const SUM_AGE: i64 = 24 * 60 * 60;
+
+/// The running sum: `usage`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Usage {
+    /// Bytes of cache.
+    bytes: u64,
+    /// When they were last counted, in seconds since 1970.
+    counted: i64,
+}
+
+/// What the cache may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bounds {
+    /// Bytes of cache.
+    cap: u64,
+    /// Bytes of the disk that stay free.
+    floor: u64,
+    /// Bytes of the disk that are free.
+    free: u64,
+}
+
+impl Bounds {
+    /// What of `bytes` of cache is to stay; `None` where all may.
+    fn keep(self, bytes: u64) -> Option<u64> {
+        let lacking = self.floor.saturating_sub(self.free);
+        let is_over = bytes > self.cap;
+        let target = if is_over { self.cap / 100 * TARGET_PERCENT } else { self.cap };
+        let keep = target.min(bytes.saturating_sub(lacking));
+        (is_over || lacking > 0).then_some(keep)
+    }
+}
+
+/// Tidies up after a build that made `added` bytes of layers. Trouble is told and fails nothing.
+pub(super) fn after_build(
+    environment: &Environment,
+    store: &Store,
+    progress: &Progress,
+    added: Option<u64>,
+) {
+    let now = environment.now();
+    let oldest = now.as_millisecond() - HISTORY_AGE_MS;
+    let _ = History::new(store).prune(KEEP_BUILDS, oldest, now.as_millisecond());
+    let (Some(added), Some(bounds)) = (added, bounds(environment, store, progress)) else { return };
+    match tidy(environment, store, bounds, added) {
+        Ok(0) | Err(UpkeepError::Cancelled) => {}
+        Ok(bytes) => progress.notice(format!(
+            "removed {} of cache that was used least recently",
+            super::images::size(bytes)
+        )),
+        Err(error) => progress.notice(format!("cannot tidy up the cache: {error}")),
+    }
+}
+
+fn tidy(
+    environment: &Environment,
+    store: &Store,
+    bounds: Bounds,
+    added: u64,
+) -> Result<u64, UpkeepError> {
+    let now = environment.now();
+    let place = Path::new("usage");
+    let known = store
+        .read_file(place)?
+        .and_then(|bytes| serde_json::from_slice::<Usage>(&bytes).ok())
+        .filter(|usage| (0..SUM_AGE).contains(&(now.as_second() - usage.counted)));
+    let write = |usage: Usage| {
+        let json = serde_json::to_vec(&usage).expect("a sum is plain data");
+        store.write_file(place, &json)
+    };
+    if let Some(usage) = known {
+        let bytes = usage.bytes.saturating_add(added);
+        if bounds.keep(bytes).is_none() {
+            write(Usage { bytes, ..usage })?;
+            return Ok(0);
+        }
+    }
+    let mut bytes = Inventory::of(store)?.cache_bytes();
+    let mut removed = 0;
+    if let Some(keep) = bounds.keep(bytes) {
+        let policy = Policy {
+            includes: Includes::Everything,
+            unused_since: None,
+            keep_bytes: Some(keep),
+            now: values::system_time(now),
+        };
+        removed = collect(store, &policy, &environment.cancel)?.bytes();
+        bytes = bytes.saturating_sub(removed);
+    }
+    write(Usage { bytes, counted: now.as_second() })?;
+    Ok(removed)
+}
+
+/// What the environment and the disk say; `None` where nothing is to be collected.
+fn bounds(environment: &Environment, store: &Store, progress: &Progress) -> Option<Bounds> {
+    let disk = rustix::fs::statvfs(store.root()).ok()?;
+    let (size, free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
+    let read = |name: &str, default: u64| {
+        let Some(text) = environment.variable(name).filter(|text| !text.is_empty()) else {
+            return default;
+        };
+        values::bytes(&text).unwrap_or_else(|error| {
+            progress.notice(format!("{name}: {error}"));
+            default
+        })
+    };
+    if environment.variable("BUILDER_GC").as_deref() == Some("off") {
+        return None;
+    }
+    let cap = (size / CAP_SHARE).clamp(CAP_MIN, CAP_MAX);
+    Some(Bounds {
+        cap: read("BUILDER_KEEP_STORAGE", cap),
+        floor: read("BUILDER_MIN_FREE", (size / FLOOR_SHARE).min(FLOOR_MAX)),
+        free,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_and_a_floor_say_how_much_stays() {
+        let keep = |cap, floor, free, bytes| Bounds { cap, floor, free }.keep(bytes);
+        assert_eq!(keep(1000, 10, 500, 1000), None);
+        assert_eq!(keep(1000, 10, 500, 1001), Some(800), "further than it must");
+        assert_eq!(keep(1000, 100, 40, 500), Some(440), "60 bytes are missing on the disk");
+        assert_eq!(keep(1000, 900, 40, 500), Some(0), "all of it does not help");
+        assert_eq!(keep(0, 0, 1, 1), Some(0));
+    }
+}

@@ -1,0 +1,410 @@
+//! What is in a store: every thing with its size, its last use and what reaches it.
+
+use super::UpkeepError;
+use crate::cache::{Inputs, Value};
+use crate::image::{Document, Manifest};
+use crate::store::{ChainId, Descriptor, Digest, Key, LayerId, LayerMeta, Store};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What a thing of the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ItemKind {
+    /// A document or a packed layer: `blobs/sha256/<hex>`.
+    Blob,
+    /// An unpacked layer: `layers/<id>`.
+    Layer,
+    /// A cache mount of RUN: `mounts/<name>`.
+    Mount,
+    /// What ADD brought from elsewhere: `context/http/…`.
+    Download,
+    /// The fingerprints of a context or a stage: `context/<name>`.
+    Fingerprints,
+    /// The result of a step, spelled out: `records/…`.
+    Record,
+    /// A note that leads to a layer: `chains/…`, `diffs/…`.
+    Pointer,
+    /// What a COPY read: `trees/…`.
+    Listing,
+    /// A build of the history: `builds/<id>`.
+    Build,
+    /// What `builder store verify --repair` set aside: `damaged/…`.
+    Damaged,
+}
+
+/// What leads to a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Nothing, or only the cache.
+    Cache,
+    /// A named image.
+    Image,
+}
+
+/// A thing of the store.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// What it is.
+    pub kind: ItemKind,
+    /// Where it is, relative to the store.
+    pub path: PathBuf,
+    /// The bytes of its files.
+    pub bytes: u64,
+    /// When it was last used; where no use is noted, when it was made.
+    pub last_used: SystemTime,
+    /// What leads to it.
+    pub reach: Reach,
+    /// What people may know it by.
+    pub label: Option<String>,
+    /// What it leads to.
+    pub links: Links,
+}
+
+/// What a thing leads to.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    /// The layer of a record, a note or a packed layer.
+    pub layers: Vec<LayerId>,
+    /// The listings of a record.
+    pub listings: Vec<[u8; 32]>,
+}
+
+/// Everything that is in a store.
+#[derive(Debug, Clone)]
+pub struct Inventory {
+    /// The things, by kind and path.
+    pub items: Vec<Item>,
+    /// The names of images at that moment: plans hold as long as they stay the same.
+    pub(super) names: Vec<u8>,
+    /// Where each layer is in `items`.
+    pub(super) layers: BTreeMap<LayerId, usize>,
+}
+
+/// What is read of a record: the rest is for `explain`.
+#[derive(Deserialize)]
+struct RecordLinks {
+    output: OutputLinks,
+    inputs: Inputs,
+}
+
+#[derive(Deserialize)]
+struct OutputLinks {
+    layer: LayerId,
+}
+
+impl Inventory {
+    /// Looks at everything in the store. Things that go meanwhile are left out; nothing is held.
+    ///
+    /// # Errors
+    ///
+    /// [`UpkeepError`] where a folder cannot be listed.
+    pub fn of(store: &Store) -> Result<Self, UpkeepError> {
+        let root = store.root();
+        let names = read_names(store)?;
+        let mut inventory = Self { items: Vec::new(), names, layers: BTreeMap::new() };
+        let metas = inventory.add_layers(store)?;
+        let reached = Reached::by_images(store, &metas)?;
+        inventory.add_blobs(root, &metas, &reached)?;
+        inventory.add_records(root)?;
+        inventory.add_pointers(root)?;
+        for (path, facts) in fan(root, "trees")? {
+            let listing = hex_name(&path).and_then(|hex| hex.parse::<Key>().ok());
+            let mut item = Item::new(ItemKind::Listing, path, &facts);
+            item.links.listings.extend(listing.map(|key| *key.as_bytes()));
+            inventory.items.push(item);
+        }
+        for (kind, folder) in [
+            (ItemKind::Mount, "mounts"),
+            (ItemKind::Build, "builds"),
+            (ItemKind::Damaged, "damaged"),
+        ] {
+            for (path, facts) in entries(root, Path::new(folder))? {
+                let mut item = Item::new(kind, path, &facts);
+                item.bytes = bytes_of(&root.join(&item.path));
+                if kind == ItemKind::Mount {
+                    item.label = fs::read_to_string(root.join(&item.path).join("id")).ok();
+                }
+                inventory.items.push(item);
+            }
+        }
+        for (path, facts) in entries(root, Path::new("context"))? {
+            if facts.is_dir() {
+                for (path, facts) in entries(root, &path)? {
+                    inventory.items.push(Item::new(ItemKind::Download, path, &facts));
+                }
+            } else {
+                inventory.items.push(Item::new(ItemKind::Fingerprints, path, &facts));
+            }
+        }
+        for (id, index) in &inventory.layers {
+            if reached.layers.contains(id) {
+                inventory.items[*index].reach = Reach::Image;
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// Says whether the layer was there.
+    pub fn has_layer(&self, id: &LayerId) -> bool {
+        self.layers.contains_key(id)
+    }
+
+    fn add_layers(&mut self, store: &Store) -> Result<BTreeMap<LayerId, LayerMeta>, UpkeepError> {
+        let mut metas = BTreeMap::new();
+        for (path, facts) in entries(store.root(), Path::new("layers"))? {
+            let id = hex_name(&path).and_then(|hex| hex.parse::<LayerId>().ok());
+            let mut item = Item::new(ItemKind::Layer, path, &facts);
+            item.bytes = 0;
+            if let Some(id) = id {
+                self.layers.insert(id, self.items.len());
+                item.links.layers.push(id);
+                if let Some(layer) = store.peek_layer(&id)? {
+                    item.bytes = layer.meta.bytes;
+                    metas.insert(id, layer.meta);
+                }
+            }
+            self.items.push(item);
+        }
+        Ok(metas)
+    }
+
+    fn add_blobs(
+        &mut self,
+        root: &Path,
+        metas: &BTreeMap<LayerId, LayerMeta>,
+        reached: &Reached,
+    ) -> Result<(), UpkeepError> {
+        let mut owners: BTreeMap<Digest, Vec<LayerId>> = BTreeMap::new();
+        for (id, meta) in metas {
+            for blob in &meta.blobs {
+                owners.entry(blob.digest).or_default().push(*id);
+            }
+        }
+        for (path, facts) in entries(root, Path::new("blobs/sha256"))? {
+            let digest = hex_name(&path).and_then(|hex| format!("sha256:{hex}").parse().ok());
+            let mut item = Item::new(ItemKind::Blob, path, &facts);
+            if let Some(digest) = digest {
+                if reached.blobs.contains(&digest) {
+                    item.reach = Reach::Image;
+                }
+                item.links.layers = owners.remove(&digest).unwrap_or_default();
+            }
+            self.items.push(item);
+        }
+        Ok(())
+    }
+
+    fn add_records(&mut self, root: &Path) -> Result<(), UpkeepError> {
+        for (key, facts) in fan(root, "records")? {
+            if !facts.is_dir() {
+                continue;
+            }
+            for (path, facts) in entries(root, &key)? {
+                let mut item = Item::new(ItemKind::Record, path, &facts);
+                let record = fs::read(root.join(&item.path))
+                    .ok()
+                    .and_then(|bytes| serde_json::from_slice::<RecordLinks>(&bytes).ok());
+                if let Some(record) = record {
+                    item.links.layers.push(record.output.layer);
+                    item.links.listings = record
+                        .inputs
+                        .iter()
+                        .filter_map(|input| match &input.value {
+                            Value::Tree(tree) => Some(tree.0),
+                            _ => None,
+                        })
+                        .collect();
+                    item.label = Some(label_of(&record.inputs));
+                }
+                self.items.push(item);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_pointers(&mut self, root: &Path) -> Result<(), UpkeepError> {
+        let found = fan(root, "chains")?.into_iter().chain(entries(root, Path::new("diffs"))?);
+        for (path, facts) in found {
+            let mut item = Item::new(ItemKind::Pointer, path, &facts);
+            let text = fs::read_to_string(root.join(&item.path)).unwrap_or_default();
+            let layer = text.split_ascii_whitespace().next().and_then(|word| word.parse().ok());
+            item.links.layers.extend::<Option<LayerId>>(layer);
+            self.items.push(item);
+        }
+        Ok(())
+    }
+}
+
+impl Item {
+    fn new(kind: ItemKind, path: PathBuf, facts: &Metadata) -> Self {
+        Self {
+            kind,
+            path,
+            bytes: if facts.is_dir() { 0 } else { facts.len() },
+            last_used: facts.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            reach: Reach::Cache,
+            label: None,
+            links: Links::default(),
+        }
+    }
+}
+
+/// What named images lead to.
+#[derive(Debug, Default)]
+struct Reached {
+    blobs: BTreeSet<Digest>,
+    layers: BTreeSet<LayerId>,
+}
+
+impl Reached {
+    fn by_images(store: &Store, metas: &BTreeMap<LayerId, LayerMeta>) -> Result<Self, UpkeepError> {
+        let mut by_diff: BTreeMap<Digest, Vec<LayerId>> = BTreeMap::new();
+        for (id, meta) in metas {
+            if let Some(tar) = &meta.tar {
+                by_diff.entry(tar.diff_id).or_default().push(*id);
+            }
+        }
+        // A tar that came from elsewhere need not be the one that we would write of its files.
+        for (path, _) in entries(store.root(), Path::new("diffs"))? {
+            let text = fs::read_to_string(store.root().join(&path)).unwrap_or_default();
+            let diff = hex_name(&path).and_then(|name| {
+                let hex = name.split('-').next()?;
+                format!("sha256:{hex}").parse().ok()
+            });
+            if let (Some(diff), Ok(id)) = (diff, text.trim_end().parse()) {
+                by_diff.entry(diff).or_default().push(id);
+            }
+        }
+        let mut reached = Self::default();
+        let mut open: Vec<Descriptor> =
+            store.images()?.into_iter().map(|image| image.descriptor).collect();
+        while let Some(descriptor) = open.pop() {
+            if !reached.blobs.insert(descriptor.digest) {
+                continue;
+            }
+            // What is missing or damaged is for `verify` to tell.
+            let Ok(bytes) = store.read_blob(&descriptor.digest) else { continue };
+            match Document::parse(&bytes, &descriptor.digest) {
+                Ok(Document::Index(index)) => open.extend(index.manifests),
+                Ok(Document::Manifest(manifest)) => reached.manifest(store, &manifest, &by_diff),
+                Err(_) => {}
+            }
+        }
+        Ok(reached)
+    }
+
+    fn manifest(
+        &mut self,
+        store: &Store,
+        manifest: &Manifest,
+        by_diff: &BTreeMap<Digest, Vec<LayerId>>,
+    ) {
+        self.blobs.insert(manifest.config.digest);
+        self.blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
+        let diff_ids = store
+            .read_blob(&manifest.config.digest)
+            .ok()
+            .and_then(|bytes| crate::image::Config::parse(&bytes, &manifest.config.digest).ok())
+            .and_then(|config| config.diff_ids().ok())
+            .unwrap_or_default();
+        for diff_id in diff_ids {
+            self.layers.extend(by_diff.get(&diff_id).into_iter().flatten());
+        }
+    }
+}
+
+/// Reads the names of images as they are written.
+pub(super) fn read_names(store: &Store) -> Result<Vec<u8>, UpkeepError> {
+    Ok(store.read_file(Path::new("index.json"))?.unwrap_or_default())
+}
+
+/// What a step is called by what it depends on.
+fn label_of(inputs: &Inputs) -> String {
+    let text = |name: &str| match inputs.get(name) {
+        Some(Value::Text(text)) => Some(text.clone()),
+        Some(Value::List(words)) => Some(words.join(" ")),
+        _ => None,
+    };
+    if let Some(argv) = text("argv") {
+        return format!("RUN {}", argv.strip_prefix("/bin/sh -c ").unwrap_or(&argv));
+    }
+    if let Some(path) = text("workdir") {
+        return format!("WORKDIR {path}");
+    }
+    let sources: Vec<&str> = inputs
+        .iter()
+        .filter_map(|input| match &input.value {
+            Value::Text(source) if input.name == "source" => Some(source.as_str()),
+            _ => None,
+        })
+        .collect();
+    let [instruction, destination] = ["instruction", "destination"].map(text);
+    format!(
+        "{} {} {}",
+        instruction.as_deref().unwrap_or("COPY"),
+        sources.join(" "),
+        destination.unwrap_or_default()
+    )
+}
+
+/// Lists `folder` of the store, sorted by name; paths are relative to the store.
+pub(super) fn entries(root: &Path, folder: &Path) -> Result<Vec<(PathBuf, Metadata)>, UpkeepError> {
+    let path = root.join(folder);
+    let list = match fs::read_dir(&path) {
+        Ok(list) => list,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(UpkeepError::Io { doing: "list", path, source }),
+    };
+    let mut found = Vec::new();
+    for entry in list {
+        let entry = entry.map_err(|source| UpkeepError::Io {
+            doing: "list",
+            path: path.clone(),
+            source,
+        })?;
+        // What went meanwhile is not there.
+        if let Ok(facts) = entry.metadata() {
+            found.push((folder.join(entry.file_name()), facts));
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
+
+/// Lists `<kind>/<kk>/*`.
+pub(super) fn fan(root: &Path, kind: &str) -> Result<Vec<(PathBuf, Metadata)>, UpkeepError> {
+    let mut found = Vec::new();
+    for (folder, facts) in entries(root, Path::new(kind))? {
+        if facts.is_dir() {
+            found.extend(entries(root, &folder)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The last part of a path.
+pub(super) fn hex_name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
+/// The bytes of all files below a folder; what cannot be read counts nothing.
+fn bytes_of(path: &Path) -> u64 {
+    walkdir::WalkDir::new(path)
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(Metadata::is_file)
+        .map(|facts| facts.len())
+        .sum()
+}
+
+/// The key and the parent that a record's path says.
+pub(super) fn place_of_record(path: &Path) -> Option<(Key, ChainId)> {
+    let chain = hex_name(path)?.parse().ok()?;
+    let key = hex_name(path.parent()?)?.parse().ok()?;
+    Some((key, chain))
+}

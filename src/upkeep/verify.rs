@@ -1,0 +1,373 @@
+//! Whether a store is sound: every document, blob, layer, record and name is read and checked.
+//!
+//! Damage is not always trouble: a record or a layer that does not verify is a miss for the next
+//! build. But bits do rot, and a tool that says "cached" should be able to say "and sound".
+
+use super::UpkeepError;
+use super::inventory::{entries, fan, hex_name, place_of_record};
+use crate::cache::{Record, TreeEntry};
+use crate::explain::{History, HistoryError};
+use crate::image::{Config, Document, Manifest};
+use crate::layer::{ScanOptions, scan};
+use crate::store::{Descriptor, Digest, LayerId, Store, Taken};
+use crate::sys::cancel::Cancel;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where, relative to the store; for an image, its name.
+    pub place: PathBuf,
+    /// What is wrong, as a sentence without a full stop.
+    pub trouble: String,
+    /// Whether a repair removed it from use.
+    pub is_repaired: bool,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How many things of each kind were checked: `images`, `blobs`, `layers`, `records`, `listings`,
+    /// `notes`, `builds`.
+    pub checked: BTreeMap<&'static str, u64>,
+    /// What is wrong, in the order of places.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Says whether nothing is wrong any more.
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.is_repaired)
+    }
+}
+
+/// Checks everything in the store, which builds may go on using. With `repairs`, what is damaged is set
+/// aside under `damaged/`, and an image that lacks something loses its name: the next build makes
+/// what it needs again.
+///
+/// # Errors
+///
+/// [`UpkeepError`] where the store cannot be read at all.
+pub fn verify(store: &Store, repairs: bool, cancel: &Cancel) -> Result<Report, UpkeepError> {
+    let mut verifier = Verifier { store, cancel, report: Report::default(), damaged: Vec::new() };
+    verifier.blobs()?;
+    verifier.layers()?;
+    verifier.records()?;
+    verifier.notes()?;
+    verifier.builds()?;
+    if repairs {
+        verifier.set_aside()?;
+    }
+    // Last: what was set aside is missing from an image.
+    verifier.images(repairs)?;
+    if cancel.is_cancelled() {
+        return Err(UpkeepError::Cancelled);
+    }
+    verifier.report.findings.sort_by(|a, b| a.place.cmp(&b.place));
+    Ok(verifier.report)
+}
+
+struct Verifier<'a> {
+    store: &'a Store,
+    cancel: &'a Cancel,
+    report: Report,
+    /// Places in `report.findings` of things that can be set aside.
+    damaged: Vec<usize>,
+}
+
+impl Verifier<'_> {
+    fn damage(&mut self, place: PathBuf, trouble: String) {
+        self.damaged.push(self.report.findings.len());
+        self.report.findings.push(Finding { place, trouble, is_repaired: false });
+    }
+
+    /// Checks each of `paths` on all processors; `check` says what is wrong.
+    fn each(
+        &mut self,
+        kind: &'static str,
+        paths: &[PathBuf],
+        check: impl Fn(&Path) -> Option<String> + Sync,
+    ) {
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new(Vec::new());
+        let cancel = self.cancel;
+        let work = || {
+            while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if cancel.is_cancelled() {
+                    return;
+                }
+                if let Some(trouble) = check(path) {
+                    let mut found = found.lock().expect("no thread panics while it holds this");
+                    found.push((path.clone(), trouble));
+                }
+            }
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len());
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(work);
+            }
+            work();
+        });
+        *self.report.checked.entry(kind).or_default() += paths.len() as u64;
+        for (path, trouble) in found.into_inner().expect("all threads ended") {
+            self.damage(path, trouble);
+        }
+    }
+
+    fn blobs(&mut self) -> Result<(), UpkeepError> {
+        let root = self.store.root();
+        let paths = names(entries(root, Path::new("blobs/sha256"))?);
+        self.each("blobs", &paths, |path| {
+            let named: Option<Digest> =
+                hex_name(path).and_then(|hex| format!("sha256:{hex}").parse().ok());
+            let Some(named) = named else { return Some("its name is no digest".to_owned()) };
+            match digest_of(&root.join(path)) {
+                Ok(actual) if actual == named => None,
+                Ok(actual) => Some(format!("its bytes hash to {actual}")),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => Some(format!("it cannot be read: {e}")),
+            }
+        });
+        Ok(())
+    }
+
+    fn layers(&mut self) -> Result<(), UpkeepError> {
+        let (store, cancel) = (self.store, self.cancel);
+        let paths = names(entries(store.root(), Path::new("layers"))?);
+        self.each("layers", &paths, |path| layer_trouble(store, path, cancel));
+        Ok(())
+    }
+
+    fn records(&mut self) -> Result<(), UpkeepError> {
+        let root = self.store.root();
+        let mut paths = Vec::new();
+        for (folder, facts) in fan(root, "records")? {
+            if facts.is_dir() {
+                paths.extend(names(entries(root, &folder)?));
+            }
+        }
+        self.each("records", &paths, |path| record_trouble(root, path));
+        Ok(())
+    }
+
+    fn notes(&mut self) -> Result<(), UpkeepError> {
+        let root = self.store.root();
+        self.each("listings", &names(fan(root, "trees")?), |path| {
+            let bytes = read(&root.join(path))?;
+            let mut lines = serde_json::Deserializer::from_slice(&bytes).into_iter::<TreeEntry>();
+            lines.find_map(Result::err).map(|error| format!("it does not parse: {error}"))
+        });
+        self.each("notes", &names(fan(root, "chains")?), |path| {
+            let text = String::from_utf8_lossy(&read(&root.join(path))?).into_owned();
+            let (layer, time) = text.trim_end().split_once(' ').unwrap_or_default();
+            let is_sound = layer.parse::<LayerId>().is_ok() && time.parse::<i64>().is_ok();
+            (!is_sound).then(|| "it names no layer".to_owned())
+        });
+        self.each("notes", &names(entries(root, Path::new("diffs"))?), |path| {
+            let text = String::from_utf8_lossy(&read(&root.join(path))?).into_owned();
+            let is_sound = text == "borrows\n" || text.trim_end().parse::<LayerId>().is_ok();
+            (!is_sound).then(|| "it names no layer".to_owned())
+        });
+        Ok(())
+    }
+
+    fn builds(&mut self) -> Result<(), UpkeepError> {
+        let history = History::new(self.store);
+        let ids = history.ids().map_err(|error| match error {
+            HistoryError::Io { doing, path, source } => UpkeepError::Io { doing, path, source },
+            other => UpkeepError::Io {
+                doing: "list",
+                path: self.store.root().join("builds"),
+                source: io::Error::other(other),
+            },
+        })?;
+        for id in ids {
+            *self.report.checked.entry("builds").or_default() += 1;
+            // A build that was killed at its very start has said nothing of itself: no damage.
+            if let Err(error @ (HistoryError::Damaged { .. } | HistoryError::Io { .. })) =
+                history.read(id)
+            {
+                self.damage(Path::new("builds").join(id.to_string()), error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is damaged out of use.
+    fn set_aside(&mut self) -> Result<(), UpkeepError> {
+        let folder = self.store.root().join("damaged");
+        for place in std::mem::take(&mut self.damaged) {
+            let finding = &mut self.report.findings[place];
+            let Taken::Away(away) = self.store.take_away(&finding.place, None, || true)? else {
+                finding.trouble.push_str("; a process uses it, so it is left where it is");
+                continue;
+            };
+            let name = finding.place.to_string_lossy().replace('/', "-");
+            let kept = folder.join(name);
+            let io = |doing, path: &Path, source| UpkeepError::Io {
+                doing,
+                path: path.to_owned(),
+                source,
+            };
+            fs::create_dir_all(&folder).map_err(|e| io("create", &folder, e))?;
+            crate::store::remove_tree(&kept).map_err(|e| io("remove", &kept, e))?;
+            fs::rename(&away, &kept).map_err(|e| io("set aside", &finding.place, e))?;
+            finding.is_repaired = true;
+        }
+        Ok(())
+    }
+
+    fn images(&mut self, repairs: bool) -> Result<(), UpkeepError> {
+        for image in self.store.images()? {
+            *self.report.checked.entry("images").or_default() += 1;
+            let name = image.name.clone().unwrap_or_else(|| image.descriptor.digest.to_string());
+            let Some(trouble) = image_trouble(self.store, &image.descriptor) else { continue };
+            let mut finding = Finding { place: name.into(), trouble, is_repaired: false };
+            if let (true, Some(name)) = (repairs, &image.name) {
+                self.store.untag(name)?;
+                finding.is_repaired = true;
+            }
+            self.report.findings.push(finding);
+        }
+        Ok(())
+    }
+}
+
+fn names(found: Vec<(PathBuf, fs::Metadata)>) -> Vec<PathBuf> {
+    found.into_iter().map(|(path, _)| path).collect()
+}
+
+/// Reads a file that may be gone by now.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    fs::read(path).ok()
+}
+
+fn digest_of(path: &Path) -> io::Result<Digest> {
+    use sha2::Digest as _;
+    struct Hash(sha2::Sha256);
+    impl io::Write for Hash {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut reader = io::BufReader::with_capacity(256 << 10, File::open(path)?);
+    let mut hash = Hash(sha2::Sha256::new());
+    io::copy(&mut reader, &mut hash)?;
+    Ok(Digest::from_bytes(hash.0.finalize().into()))
+}
+
+fn layer_trouble(store: &Store, path: &Path, cancel: &Cancel) -> Option<String> {
+    let Some(id) = hex_name(path).and_then(|hex| hex.parse::<LayerId>().ok()) else {
+        return Some("its name is no layer's".to_owned());
+    };
+    let layer = match store.peek_layer(&id) {
+        Ok(Some(layer)) => layer,
+        Ok(None) if !store.root().join(path).exists() => return None,
+        Ok(None) => return Some("its facts cannot be read".to_owned()),
+        Err(error) => return Some(chain(&error)),
+    };
+    let fs = match File::open(layer.fs()) {
+        Ok(fs) => fs,
+        Err(e) => return Some(format!("its files cannot be read: {e}")),
+    };
+    let options = ScanOptions::detect(layer.meta.tar.is_some());
+    match scan(fs.as_fd(), &options, cancel) {
+        _ if cancel.is_cancelled() => None,
+        Ok(found) if found.content != layer.meta.content => {
+            Some(format!("its files hash to {}", found.content))
+        }
+        Ok(found) if found.id != id => Some("the times of its files have changed".to_owned()),
+        Ok(found) if found.tar != layer.meta.tar => {
+            Some("its tar is not the one that is noted".to_owned())
+        }
+        Ok(_) => None,
+        Err(error) => Some(chain(&error)),
+    }
+}
+
+fn record_trouble(root: &Path, path: &Path) -> Option<String> {
+    let bytes = read(&root.join(path))?;
+    let record = match serde_json::from_slice::<Record>(&bytes) {
+        Ok(record) => record,
+        Err(error) => return Some(format!("it does not parse: {error}")),
+    };
+    if !record.is_current() {
+        return None;
+    }
+    let is_in_place = place_of_record(path) == Some((record.key, record.parent));
+    if !is_in_place || record.inputs.key() != record.key {
+        return Some("its inputs are not those of its key".to_owned());
+    }
+    None
+}
+
+fn image_trouble(store: &Store, top: &Descriptor) -> Option<String> {
+    let mut open = vec![top.clone()];
+    while let Some(descriptor) = open.pop() {
+        let is_top = descriptor.digest == top.digest;
+        // An index may name platforms that never were brought here.
+        if !is_top && !store.has_blob(&descriptor.digest) {
+            continue;
+        }
+        let document = match document(store, &descriptor) {
+            Ok(document) => document,
+            Err(trouble) => return Some(trouble),
+        };
+        match document {
+            Document::Index(index) => open.extend(index.manifests),
+            Document::Manifest(manifest) => {
+                if let Some(trouble) = manifest_trouble(store, &manifest) {
+                    return Some(trouble);
+                }
+            }
+        }
+    }
+    None
+}
+
+fn document(store: &Store, descriptor: &Descriptor) -> Result<Document, String> {
+    let bytes = store.read_blob(&descriptor.digest).map_err(|error| chain(&error))?;
+    Document::parse(&bytes, &descriptor.digest).map_err(|error| chain(&error))
+}
+
+fn manifest_trouble(store: &Store, manifest: &Manifest) -> Option<String> {
+    let config = match store.read_blob(&manifest.config.digest) {
+        Ok(bytes) => bytes,
+        Err(error) => return Some(chain(&error)),
+    };
+    if let Err(error) = Config::parse(&config, &manifest.config.digest) {
+        return Some(chain(&error));
+    }
+    manifest.layers.iter().find_map(|layer| match fs::metadata(store.blob_path(&layer.digest)) {
+        Ok(facts) if facts.len() == layer.size => None,
+        Ok(facts) => {
+            Some(format!("{} has {} bytes instead of {}", layer.digest, facts.len(), layer.size))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Some(format!("{} is missing", layer.digest))
+        }
+        Err(e) => Some(format!("{} cannot be read: {e}", layer.digest)),
+    })
+}
+
+/// An error and its causes: `a: b`.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
