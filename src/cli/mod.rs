@@ -7,7 +7,8 @@
 //! # Exit codes
 //!
 //! `2` usage, `3` Dockerfile, `4` a RUN step failed, `5` environment, `6` network, `70` a bug in us,
-//! `130` interrupted; `builder run` passes its command's status through.
+//! `130` interrupted. `builder run` passes its command's status through, so a failure of our own is
+//! `125` there, as it is with `docker run`.
 
 pub mod build;
 pub mod dev;
@@ -31,7 +32,7 @@ pub mod resolve;
 pub mod rmi;
 pub mod run;
 pub mod save;
-mod signals;
+pub mod signals;
 mod sources;
 pub mod store;
 pub mod tag;
@@ -142,6 +143,8 @@ pub struct Environment {
     begun: Instant,
     /// What an interruption sets.
     pub cancel: Cancel,
+    /// What other signals do.
+    pub signals: signals::Signals,
     /// How many processors we may use.
     pub processors: usize,
     /// Whether stderr takes colours.
@@ -156,6 +159,7 @@ impl Environment {
             started: Timestamp::now(),
             begun: Instant::now(),
             cancel: Cancel::new(),
+            signals: signals::Signals::default(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             is_coloured: io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
@@ -246,7 +250,7 @@ pub fn main() -> ExitCode {
         }
     };
     let environment = Environment::new(cli.root);
-    signals::watch(&environment.cancel);
+    environment.signals.watch(&environment.cancel, matches!(cli.command, Command::Run(_)));
     let result = run_command(&cli.command, &environment);
     match result {
         Ok(()) => ExitCode::SUCCESS,

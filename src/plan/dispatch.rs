@@ -321,7 +321,7 @@ impl Planner<'_, '_> {
             }
             Command::Stopsignal(word) => {
                 let signal = self.expand(index, word, place)?;
-                if !signals::is_known(&signal) {
+                if signals::signal_number(&signal).is_none() {
                     return Err(place.at(word).error(format!("invalid signal: {signal}")).into());
                 }
                 let state = self.state(index);

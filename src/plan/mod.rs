@@ -40,6 +40,7 @@ use crate::dockerfile::errors::Error as DockerfileError;
 use crate::image::{Config, Platform};
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use signals::signal_number;
 pub use step::{
     Base, BaseId, ContextId, Copy, CopySource, Files, Mount, MountKind, Network, Op, Plan, Run,
     Security, Sharing, Step, StepId, Target, Tree, Workdir,

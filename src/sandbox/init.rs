@@ -13,7 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid};
+use rustix::process::DumpableBehavior;
 use rustix::thread::LinkNameSpaceType;
 
 use super::caps;
@@ -206,7 +206,10 @@ fn supervise(running: &Running, control: &OwnedFd) {
             (!watched[0].revents().is_empty(), !watched[1].revents().is_empty());
         if ordered {
             match protocol::receive::<Order>(control.as_fd()) {
-                Ok(Some((Order::Signal(signal), _))) => forward(running.pid, signal),
+                Ok(Some((Order::Signal(signal), _))) => {
+                    // A command that has just ended is told by its status.
+                    process::send_signal(running.pid, signal).ok();
+                }
                 // The builder is gone; so is all that runs for it.
                 Ok(None) | Err(_) => return,
             }
@@ -249,14 +252,6 @@ fn reap(main: i32, used: &mut ChildUsage, all: bool) -> Option<i32> {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Ok(None) | Err(_) => return status,
         }
-    }
-}
-
-fn forward(pid: i32, signal: i32) {
-    if let (Some(pid), Some(signal)) =
-        (Pid::from_raw(pid), rustix::process::Signal::from_named_raw(signal))
-    {
-        rustix::process::kill_process(pid, signal).ok();
     }
 }
 

@@ -31,6 +31,7 @@ mod spec;
 mod users;
 
 pub use error::SandboxError;
+pub use network::{NetworkOptions, Port, Transport};
 pub use protocol::IdMap;
 pub use run::{Control, Sandbox, SandboxOptions};
 pub use spawner::{is_spawner_call, spawner_main};

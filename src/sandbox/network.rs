@@ -6,20 +6,24 @@
 //!
 //! Source: slirp4netns(1), pasta(1).
 
-use std::io::Read;
-use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
-use super::spec::RunSpec;
+use super::spec::{NetworkMode, RunSpec};
 
 /// How long a helper may take to be ready. slirp4netns needs 50 ms, pasta up to a second on a busy
 /// machine.
 const READY_LIMIT: Duration = Duration::from_secs(8);
+
+/// What is said of a helper that has not got ready in that time.
+const NOT_READY: &str = "not ready";
 
 /// How often a namespace is looked at while pasta, which says nothing, gets ready.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
@@ -29,6 +33,56 @@ const SLIRP_DNS: &str = "10.0.2.3";
 
 /// Where pasta is told to answer for names; an address that leads nowhere by itself.
 const PASTA_DNS: &str = "169.254.1.1";
+
+/// Address of the sandbox in a private network, whichever helper makes it.
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+
+/// Its gateway. Where the host's loopback may be reached, it answers here.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// The name of the host in `--add-host`, which stands for its address.
+const HOST_GATEWAY: &str = "host-gateway";
+
+/// What a private network lets through besides connections to the outside.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkOptions {
+    /// Ports of the host that lead inside.
+    pub ports: Vec<Port>,
+    /// Whether services on the host's own loopback can be reached, by the gateway's address
+    /// (10.0.2.2, or the name `host-gateway` stands for).
+    pub reaches_host_loopback: bool,
+}
+
+/// A port of the host that leads to one inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// Address of the host to listen on.
+    pub address: IpAddr,
+    /// Port to listen on.
+    pub outside: u16,
+    /// Port that it leads to.
+    pub inside: u16,
+    /// For what.
+    pub transport: Transport,
+}
+
+/// What a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
 
 /// A network that steps can join.
 #[derive(Debug)]
@@ -51,7 +105,11 @@ pub(super) type Start<'a> = dyn Fn(Vec<String>, &[&OwnedFd]) -> Result<OwnedFd, 
 /// # Errors
 ///
 /// What was tried, and what each said.
-pub(super) fn start(namespace: OwnedFd, start: &Start<'_>) -> Result<Private, String> {
+pub(super) fn start(
+    namespace: OwnedFd,
+    options: &NetworkOptions,
+    start: &Start<'_>,
+) -> Result<Private, String> {
     rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| format!("/dev/net/tun: {error}"))?;
     let mut said = Vec::new();
@@ -59,7 +117,7 @@ pub(super) fn start(namespace: OwnedFd, start: &Start<'_>) -> Result<Private, St
         Some(program) => {
             // Its own sandbox needs more of the machine than its task does.
             for hardened in [true, false] {
-                match slirp(&program, &namespace, hardened, start) {
+                match slirp(&program, &namespace, options, hardened, start) {
                     Ok((helper, exit)) => {
                         return Ok(Private {
                             namespace,
@@ -75,7 +133,7 @@ pub(super) fn start(namespace: OwnedFd, start: &Start<'_>) -> Result<Private, St
         None => said.push("slirp4netns: not installed".into()),
     }
     match find("pasta") {
-        Some(program) => match pasta(&program, &namespace, start) {
+        Some(program) => match pasta(&program, &namespace, options, start) {
             Ok(helper) => {
                 return Ok(Private { namespace, dns: PASTA_DNS, _helper: helper, _exit: None });
             }
@@ -103,6 +161,7 @@ fn path_of(namespace: &OwnedFd) -> String {
 fn slirp(
     program: &Path,
     namespace: &OwnedFd,
+    options: &NetworkOptions,
     hardened: bool,
     start: &Start<'_>,
 ) -> Result<(OwnedFd, OwnedFd), String> {
@@ -112,18 +171,24 @@ fn slirp(
     let (exit_reader, exit) = pipe()?;
     let mut argv = vec![program.to_string_lossy().into_owned()];
     let mut option = |text: &str| argv.push(text.to_owned());
-    for text in [
-        "--configure",
-        "--mtu=65520",
-        "--disable-host-loopback",
-        "--ready-fd=3",
-        "--exit-fd=4",
-        "--netns-type=path",
-    ] {
+    for text in ["--configure", "--mtu=65520", "--ready-fd=3", "--exit-fd=4", "--netns-type=path"] {
         option(text);
+    }
+    if !options.reaches_host_loopback {
+        option("--disable-host-loopback");
     }
     if has_ipv6() {
         option("--enable-ipv6");
+    }
+    // Named by a descriptor: the path of a socket has room for a hundred bytes.
+    let asked = (!options.ports.is_empty()).then(tempfile::tempdir).transpose();
+    let asked = asked.map_err(|e| format!("cannot make a folder for its socket: {e}"))?;
+    let mut folder = None;
+    if let Some(dir) = &asked {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(dir.path(), flags, Mode::empty());
+        folder = Some(opened.map_err(|e| e.to_string())?);
+        option("--api-socket=/proc/self/fd/5/api");
     }
     if hardened {
         option("--enable-sandbox");
@@ -131,7 +196,9 @@ fn slirp(
     }
     option(&path_of(namespace));
     option("tap0");
-    let helper = start(argv, &[&ready_writer, &exit_reader])?;
+    let mut fds = vec![&ready_writer, &exit_reader];
+    fds.extend(&folder);
+    let helper = start(argv, &fds)?;
     drop((ready_writer, exit_reader));
 
     let limit = Timespec { tv_sec: READY_LIMIT.as_secs() as i64, tv_nsec: 0 };
@@ -139,36 +206,122 @@ fn slirp(
     match rustix::event::poll(&mut watched, Some(&limit)) {
         Ok(0) => {
             kill(&helper);
-            Err(format!("not ready within {} s", READY_LIMIT.as_secs()))
+            Err(format!("{NOT_READY} within {} s", READY_LIMIT.as_secs()))
         }
         Ok(_) => {
             let mut byte = [0];
             match std::fs::File::from(ready).read(&mut byte) {
-                Ok(1) => Ok((helper, exit)),
-                _ => Err("it ended at once".into()),
+                Ok(1) => {}
+                _ => return Err("it ended at once".into()),
             }
+            for port in &options.ports {
+                let folder = folder.as_ref().ok_or("no socket to ask for ports")?;
+                let path = format!("/proc/self/fd/{}/api", folder.as_raw_fd());
+                if let Err(error) = open_port(Path::new(&path), port) {
+                    kill(&helper);
+                    return Err(format!("port {}: {error}", port.outside));
+                }
+            }
+            Ok((helper, exit))
         }
         Err(error) => Err(error.to_string()),
     }
 }
 
-fn pasta(program: &Path, namespace: &OwnedFd, start: &Start<'_>) -> Result<OwnedFd, String> {
+/// Asks slirp4netns for one port. One connection takes one request.
+///
+/// Source: slirp4netns(1), "API socket".
+fn open_port(socket: &Path, port: &Port) -> Result<(), String> {
+    let request = serde_json::json!({
+        "execute": "add_hostfwd",
+        "arguments": {
+            "proto": port.transport.name(),
+            "host_addr": port.address,
+            "host_port": port.outside,
+            "guest_addr": GUEST,
+            "guest_port": port.inside,
+        },
+    });
+    let ask = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(READY_LIMIT))?;
+        stream.write_all(request.to_string().as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|error| error.to_string())?;
+    let answer: serde_json::Value = serde_json::from_str(&answer).map_err(|e| e.to_string())?;
+    match answer.get("error") {
+        Some(error) => Err(error["desc"].as_str().unwrap_or("refused").to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// Starts pasta one way or another: as root it gives up what it needs to enter a namespace, unless
+/// it is told not to; and versions differ in how the namespace may be named.
+fn pasta(
+    program: &Path,
+    namespace: &OwnedFd,
+    options: &NetworkOptions,
+    start: &Start<'_>,
+) -> Result<OwnedFd, String> {
+    let as_root: &[&str] = &["--runas=0", "--netns-only"];
+    // Named as its own descriptor, the namespace needs no right to look into our process.
+    let (own, ours) = ("/proc/self/fd/3".to_owned(), path_of(namespace));
+    let mut failure = String::new();
+    for (flags, name) in [(as_root, &own), (&[], &own), (as_root, &ours), (&[], &ours)] {
+        match pasta_with(program, namespace, options, flags, name, start) {
+            Ok(helper) => return Ok(helper),
+            Err(error) => failure = error,
+        }
+        // One that runs and does not get ready would not get ready in another way either.
+        if failure.starts_with(NOT_READY) {
+            break;
+        }
+    }
+    Err(failure)
+}
+
+fn pasta_with(
+    program: &Path,
+    namespace: &OwnedFd,
+    options: &NetworkOptions,
+    flags: &[&str],
+    name: &str,
+    start: &Start<'_>,
+) -> Result<OwnedFd, String> {
     let mut argv = vec![program.to_string_lossy().into_owned()];
     for text in [
         "--foreground",
         "--quiet",
         "--config-net",
-        "--no-map-gw",
-        "--tcp-ports=none",
-        "--udp-ports=none",
+        // Pasta would give it the host's own address, and then the host could not be reached.
+        "--address=10.0.2.100",
+        "--netmask=24",
+        "--gateway=10.0.2.2",
         "--tcp-ns=none",
         "--udp-ns=none",
     ] {
         argv.push(text.to_owned());
     }
+    if !options.reaches_host_loopback {
+        argv.push("--no-map-gw".into());
+    }
+    for (transport, option) in [(Transport::Tcp, "--tcp-ports"), (Transport::Udp, "--udp-ports")] {
+        let mut ports = options.ports.iter().filter(|p| p.transport == transport).peekable();
+        if ports.peek().is_none() {
+            argv.push(format!("{option}=none"));
+        }
+        for port in ports {
+            argv.push(format!("{option}={}/{}:{}", port.address, port.outside, port.inside));
+        }
+    }
     argv.push(format!("--dns-forward={PASTA_DNS}"));
-    argv.push(format!("--netns={}", path_of(namespace)));
-    let helper = start(argv, &[])?;
+    argv.extend(flags.iter().map(|&flag| flag.to_owned()));
+    argv.push(format!("--netns={name}"));
+    let helper = start(argv, &[namespace])?;
     // It says nothing when it is ready. What shows it is a route in the namespace.
     let begun = Instant::now();
     loop {
@@ -181,7 +334,7 @@ fn pasta(program: &Path, namespace: &OwnedFd, start: &Start<'_>) -> Result<Owned
         }
         if begun.elapsed() > READY_LIMIT {
             kill(&helper);
-            return Err(format!("not ready within {} s", READY_LIMIT.as_secs()));
+            return Err(format!("{NOT_READY} within {} s", READY_LIMIT.as_secs()));
         }
     }
 }
@@ -195,7 +348,6 @@ fn has_default_route(namespace: &OwnedFd) -> bool {
     std::thread::scope(|scope| {
         let look = || {
             use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-            use std::os::fd::AsFd;
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
             let routes = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
             // Destination is the second field; a default route's is zero.
@@ -218,18 +370,40 @@ fn has_ipv6() -> bool {
 }
 
 /// Writes `/etc/hosts`: BuildKit's two lines, then what the user adds.
-pub(super) fn hosts(spec: &RunSpec) -> String {
+pub(super) fn hosts(spec: &RunSpec, options: &NetworkOptions) -> String {
     let mut text = format!(
         "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
         spec.hostname
     );
     for (host, address) in &spec.extra_hosts {
-        text.push_str(address);
+        if address == HOST_GATEWAY {
+            text.push_str(&host_address(spec.network, options).to_string());
+        } else {
+            text.push_str(address);
+        }
         text.push('\t');
         text.push_str(host);
         text.push('\n');
     }
     text
+}
+
+/// Returns the address by which the host can be reached from inside.
+fn host_address(mode: NetworkMode, options: &NetworkOptions) -> IpAddr {
+    if mode == NetworkMode::Host {
+        return Ipv4Addr::LOCALHOST.into();
+    }
+    if options.reaches_host_loopback {
+        return GATEWAY.into();
+    }
+    // The address that packets to the outside bear. Connecting a datagram socket sends none; the
+    // address is one of those that exist in books only (RFC 5737).
+    let outbound = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(203, 0, 113, 1), 9))?;
+        socket.local_addr()
+    };
+    outbound().map_or(GATEWAY.into(), |address| address.ip())
 }
 
 /// Writes `/etc/resolv.conf`. Search domains and options are the host's; name servers are the
@@ -306,7 +480,7 @@ mod tests {
         spec.hostname = "h".into();
         spec.extra_hosts = vec![("db".into(), "10.9.8.7".into())];
         assert_eq!(
-            hosts(&spec),
+            hosts(&spec, &NetworkOptions::default()),
             "127.0.0.1\tlocalhost h\n::1\tlocalhost ip6-localhost ip6-loopback\n10.9.8.7\tdb\n"
         );
     }

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::network::{self, Private, Servers};
+use super::network::{self, NetworkOptions, Private, Servers};
 use super::protocol::{self, IdMap, Order, Report, Request, RunRequest, SourceFd, StdioFds, Stub};
 use super::spec::{Exit, MountKind, NetworkMode, Oom, RunSpec, Stream, Usage};
 use super::{Inputs, SandboxError, Source, Stdio, agent, mounts, spawner};
@@ -45,6 +45,8 @@ pub struct SandboxOptions {
     pub idmap: Option<IdMap>,
     /// Text of the host's `/etc/resolv.conf`.
     pub resolv_conf: String,
+    /// What the private network lets through.
+    pub network: NetworkOptions,
 }
 
 impl SandboxOptions {
@@ -55,6 +57,7 @@ impl SandboxOptions {
             leases,
             idmap: None,
             resolv_conf: host_resolv_conf(),
+            network: NetworkOptions::default(),
         }
     }
 }
@@ -83,8 +86,15 @@ pub struct Sandbox {
     cgroups: OnceLock<Cgroups>,
     userns: Mutex<Option<Arc<OwnedFd>>>,
     private: Mutex<Option<Result<Arc<Private>, String>>>,
-    running: Mutex<BTreeMap<u64, Arc<Cgroup>>>,
+    running: Mutex<Running>,
     next: AtomicU64,
+}
+
+/// The groups of running commands, and whether they are to stand still.
+#[derive(Debug, Default)]
+struct Running {
+    groups: BTreeMap<u64, Arc<Cgroup>>,
+    is_frozen: bool,
 }
 
 /// Lets others act on one running command.
@@ -131,18 +141,34 @@ impl Sandbox {
         self.cgroups();
     }
 
-    /// Stops all running commands until [`Sandbox::thaw`].
+    /// Stops all running commands until [`Sandbox::thaw`]; one that starts meanwhile stands still
+    /// from its first instruction on.
     pub fn freeze(&self) {
-        for group in lock(&self.running).values() {
+        let mut running = lock(&self.running);
+        running.is_frozen = true;
+        for group in running.groups.values() {
             group.freeze();
         }
     }
 
     /// Lets all running commands go on.
     pub fn thaw(&self) {
-        for group in lock(&self.running).values() {
+        let mut running = lock(&self.running);
+        running.is_frozen = false;
+        for group in running.groups.values() {
             group.thaw();
         }
+    }
+
+    /// Makes a command's group one that [`Sandbox::freeze`] reaches.
+    fn enlist(&self, group: &Arc<Cgroup>) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut running = lock(&self.running);
+        if running.is_frozen {
+            group.freeze();
+        }
+        running.groups.insert(number, Arc::clone(group));
+        number
     }
 
     /// Returns the user namespace that commands run in, for mounts to be mapped by it; `None` where
@@ -182,7 +208,7 @@ impl Sandbox {
                 let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                 self.start_helper(argv, &fds).map_err(|error| error.to_string())
             };
-            *private = Some(network::start(namespace, &start).map(Arc::new));
+            *private = Some(network::start(namespace, &self.options.network, &start).map(Arc::new));
         }
         match &*private {
             Some(Ok(network)) => Ok(Arc::clone(network)),
@@ -217,11 +243,13 @@ impl Sandbox {
             protocol::pair().map_err(|error| SandboxError::io("cannot make a socket", error))?;
         let mut plan = Plan::new(theirs);
         let request = self.plan(spec, inputs, &group, &mut plan)?;
-        self.send(&Request::Run(Box::new(request)), &plan.borrowed())?;
+        // Before anything of it runs, so that no moment escapes a freeze.
+        let number = self.enlist(&group);
+        if let Err(error) = self.send(&Request::Run(Box::new(request)), &plan.borrowed()) {
+            lock(&self.running).groups.remove(&number);
+            return Err(error);
+        }
         let streams = plan.finish();
-
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.running).insert(number, Arc::clone(&group));
         let mut session = Session {
             socket: ours,
             init: None,
@@ -235,12 +263,13 @@ impl Sandbox {
             ready: false,
         };
         let outcome = session.follow(spec, inputs, cancel, control, output);
-        lock(&self.running).remove(&number);
+        lock(&self.running).groups.remove(&number);
         if outcome.is_err() || session.exited.is_none() {
             session.kill(&group);
         }
         session.await_death(&group);
         session.drain(output);
+        session.drain_terminal(inputs);
         mounts::remove_stubs(inputs.root, &session.stubs);
         outcome?;
         if let Some(failure) = session.failed {
@@ -340,7 +369,7 @@ impl Sandbox {
             cgroup2,
             cgroup2_only: self.cgroups().is_v2_only(),
             cgroup1,
-            hosts: network::hosts(spec),
+            hosts: network::hosts(spec, &self.options.network),
             resolv_conf: network::resolv_conf(&self.options.resolv_conf, servers),
         })
     }
@@ -688,6 +717,21 @@ impl Session {
             }
         }
         self.agents.clear();
+    }
+
+    /// Hands on what the command wrote to its terminal just before it ended.
+    fn drain_terminal(&mut self, inputs: &Inputs<'_>) {
+        let Stdio::Terminal { output: shown, .. } = &inputs.stdio else { return };
+        let mut piece = vec![0; PIECE];
+        while let Some(master) = &self.terminal {
+            let mut watched = [PollFd::new(master, PollFlags::IN)];
+            match rustix::event::poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Err(rustix::io::Errno::INTR) => {}
+                // Nobody holds the other side: reading ends by itself, with an error.
+                Ok(1..) => self.pass_terminal(*shown, &mut piece),
+                Ok(0) | Err(_) => return,
+            }
+        }
     }
 
     /// Hands on what is still in the pipes. Nobody writes any more, unless the command gave its

@@ -253,6 +253,21 @@ pub fn kill_all(signal: i32) -> io::Result<()> {
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Sends any signal, real-time ones too, to one process.
+///
+/// # Errors
+///
+/// `ESRCH` when it is gone, `EINVAL` for a number that is no signal's.
+pub fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
+    // Zero and below would mean groups of processes.
+    if pid <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: plain numbers.
+    let status = unsafe { libc::kill(pid, signal) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes `fd` appear under exactly the number `to`, not closed on exec.
 ///
 /// # Errors

@@ -1,6 +1,12 @@
 //! `builder run`: an image's command in the sandbox, its exit status passed through.
 
-use crate::kit::Kit;
+use crate::kit::running::{Running, Signal, Terminal};
+use crate::kit::{Kit, host};
+use std::fs;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 /// A kit with an image `it`.
 fn with_image(dockerfile: &str) -> Kit {
@@ -50,9 +56,226 @@ fn what_it_writes_is_gone_afterwards() {
 }
 
 #[test]
-fn unknown_image_is_an_error() {
-    let kit = Kit::new();
-    let outcome = kit.builder(["run", "nobody"]).run();
-    assert!(matches!(outcome.status, Some(2..=6)), "{:?}", outcome.status);
-    outcome.says(&["nobody"]);
+fn what_cannot_be_started_has_dockers_status() {
+    let kit = with_image("FROM fixture/base\n");
+    kit.builder(["run", "127.0.0.1:1/nobody"]).fails(125).says(&["nobody", "builder images"]);
+    kit.builder(["run", "-v/no/such:/x", "it", "true"]).fails(125).says(&["mkdir -p /no/such"]);
+    kit.builder(["run", "--network=x", "it", "true"]).fails(125).says(&["\"x\"", "host"]);
+    kit.builder(["run", "--stop-signal=NOPE", "it", "true"]).fails(125).says(&["NOPE"]);
+    kit.builder(["run", "it", "no-such-program"]).exits(127);
+    kit.builder(["run", "it", "/etc/passwd"]).exits(126);
+}
+
+#[test]
+fn environment_comes_from_flags_and_files() {
+    let kit = with_image("FROM fixture/base\nENV a=image b=image\n");
+    kit.file("env", "# a comment\n\nb=file\nFROM_HOST\nUNSET\n");
+    let run = kit
+        .builder(["run", "-ea=flag", "--env-file"])
+        .arg(kit.path("env"))
+        .env("FROM_HOST", "h")
+        .args(["it", "sh", "-c", "echo $a $b $FROM_HOST ${UNSET-unset}"]);
+    assert_eq!(run.ok().stdout(), "flag file h unset\n");
+}
+
+#[test]
+fn volumes_show_the_host_and_memory() {
+    let kit = with_image("FROM fixture/base\n");
+    kit.file("shared/in", "from outside\n");
+    let dir = kit.path("shared").display().to_string();
+    let script = "cat /v/in && echo from inside > /v/out && ! touch /ro/x && \
+                  mount | grep ' /t ' && echo x > /t/x && ! test -e /new";
+    let outcome = kit
+        .builder(["run", "--read-only", "--tmpfs=/t:size=1m", "-v"])
+        .arg(format!("{dir}:/v"))
+        .arg("--mount")
+        .arg(format!("type=bind,src={dir},dst=/ro,readonly"))
+        .args(["it", "sh", "-c", script])
+        .ok();
+    assert!(outcome.stdout().contains("from outside") && outcome.stdout().contains("size=1024k"));
+    assert_eq!(fs::read_to_string(kit.path("shared/out")).unwrap(), "from inside\n");
+    kit.builder(["run", "--read-only", "it", "touch", "/new"]).exits(1);
+}
+
+#[test]
+fn a_name_is_taken_while_its_command_runs() {
+    let kit = with_image("FROM fixture/base\n");
+    let first = kit.builder(["run", "-i", "--name", "one", "it", "sh", "-c", "echo up; cat"]);
+    let mut first = Running::start(first);
+    first.expect("up");
+    let run = || kit.builder(["run", "--name", "one", "it", "true"]);
+    run().fails(125).says(&["\"one\""]);
+    kit.builder(["run", "--name", "other", "it", "true"]).ok();
+    assert_eq!(first.end().code(), Some(0));
+    run().ok();
+}
+
+#[test]
+fn privileged_a_polite_kill_is_the_images_stop_signal() {
+    let kit = with_image("FROM fixture/base\nSTOPSIGNAL SIGUSR1\n");
+    let script = "trap 'echo stopping; exit 9' USR1; echo up; while :; do sleep 0.05; done";
+    let mut running = Running::start(kit.builder(["run", "it", "sh", "-c", script]));
+    running.expect("up");
+    running.signal(Signal::TERM);
+    running.expect("stopping");
+    assert_eq!(running.end().code(), Some(9));
+}
+
+#[test]
+fn privileged_a_command_that_will_not_stop_is_killed() {
+    let kit = with_image("FROM fixture/base\n");
+    let script = "trap '' TERM INT; echo up; while :; do sleep 0.05; done";
+    let command = ["it", "sh", "-c", script];
+    let run = kit.builder(["run", "--stop-timeout", "0"]).args(command);
+    let mut running = Running::start(run);
+    running.expect("up");
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().code(), Some(137));
+
+    let mut running = Running::start(kit.builder(["run"]).args(command));
+    running.expect("up");
+    // Signals of one kind do not queue: each is sent until it has been taken.
+    let mut ended = None;
+    while ended.is_none() {
+        running.signal(Signal::INT);
+        ended = running.child.try_wait().unwrap();
+        std::thread::yield_now();
+    }
+    assert_eq!(ended.unwrap().code(), Some(137));
+}
+
+#[test]
+fn privileged_other_signals_reach_the_command_as_they_are() {
+    let kit = with_image("FROM fixture/base\n");
+    let script = "trap 'echo one' USR1; trap 'echo interrupted; exit 3' INT; \
+                  echo up; while :; do sleep 0.05; done";
+    let mut running = Running::start(kit.builder(["run", "it", "sh", "-c", script]));
+    running.expect("up");
+    running.signal(Signal::USR1);
+    running.expect("one");
+    running.signal(Signal::INT);
+    running.expect("interrupted");
+    assert_eq!(running.end().code(), Some(3));
+}
+
+#[test]
+fn privileged_a_terminal_has_the_size_of_ours_and_follows_it() {
+    let kit = with_image("FROM fixture/base\n");
+    let script = "tty; stty size; until [ \"$(stty size)\" = '40 120' ]; do sleep 0.05; done; \
+                  echo changed; read answer; echo got $answer; exit 5";
+    let terminal = Terminal::new(33, 101);
+    let mut running = terminal.start(kit.builder(["run", "-it", "it", "sh", "-c", script]));
+    running.expect("/dev/pts/0");
+    running.expect("33 101");
+    terminal.resize(40, 120);
+    running.expect("changed");
+    terminal.type_in("typed\n");
+    running.expect("got typed");
+    assert_eq!(running.end().code(), Some(5));
+}
+
+#[test]
+fn privileged_a_terminals_last_words_are_not_lost() {
+    let kit = with_image("FROM fixture/base\n");
+    let terminal = Terminal::new(24, 80);
+    let run = kit.builder(["run", "-t", "it", "sh", "-c", "seq 3000; echo the end"]);
+    let mut running = terminal.start(run);
+    running.expect("the end");
+    assert_eq!(running.end().code(), Some(0));
+}
+
+#[test]
+fn privileged_ctrl_c_in_a_terminal_goes_to_the_command() {
+    let kit = with_image("FROM fixture/base\n");
+    let terminal = Terminal::new(24, 80);
+    let mut running =
+        terminal.start(kit.builder(["run", "-it", "it", "sh", "-c", "echo up; sleep 99"]));
+    running.expect("up");
+    terminal.type_in("\x03");
+    assert_eq!(running.end().code(), Some(130));
+}
+
+#[test]
+fn a_terminal_is_needed_where_one_is_asked_for() {
+    let kit = with_image("FROM fixture/base\n");
+    kit.builder(["run", "-it", "it", "true"]).fails(125).says(&["not a terminal", "-t"]);
+    assert_eq!(kit.builder(["run", "-t", "it", "echo", "x"]).ok().stdout(), "x\r\n");
+}
+
+#[test]
+fn privileged_ten_commands_of_one_image_share_its_layers() {
+    let kit = with_image(
+        "FROM fixture/base\nRUN head -c 30000000 /dev/urandom > /big\nRUN echo small > /small\n",
+    );
+    let image = disk_usage(kit.store());
+    assert!(image > 30_000_000, "{image}");
+    let mut running: Vec<Running> = (0..10)
+        .map(|n| {
+            let script =
+                format!("head -c 10 /big | wc -c; echo {n} > /mine; echo up; cat; cat /mine");
+            Running::start(kit.builder(["run", "-i", "it", "sh", "-c", &script]))
+        })
+        .collect();
+    for one in &mut running {
+        one.expect("up");
+    }
+    let grown = disk_usage(kit.store()) - image;
+    println!("ten commands cost {grown} bytes beside an image of {image}");
+    assert!(grown < 1 << 20, "ten commands cost {grown} bytes");
+    for (n, mut one) in running.into_iter().enumerate() {
+        one.close_input();
+        one.expect(&n.to_string());
+        assert_eq!(one.end().code(), Some(0));
+    }
+    assert!(disk_usage(kit.store()) <= image + (1 << 16), "they left nothing");
+}
+
+#[test]
+fn privileged_a_port_leads_inside() {
+    if !host::has("slirp4netns", "slirp4netns") && !host::has("pasta", "passt") {
+        return;
+    }
+    let kit = with_image("FROM fixture/base\n");
+    let script = "echo up; echo hello from inside | nc -l -p 80";
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let run = kit.builder(["run", "-p", &format!("127.0.0.1:{port}:80"), "it", "sh", "-c", script]);
+    let mut running = Running::start(run);
+    running.expect("up");
+    // The command says so a moment before it listens: a connection until then ends empty.
+    let mut said = String::new();
+    while said.is_empty() {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+        let _ = stream.read_to_string(&mut said);
+    }
+    assert_eq!(said, "hello from inside\n");
+    assert_eq!(running.end().code(), Some(0));
+}
+
+#[test]
+fn a_taken_port_is_an_error() {
+    let kit = with_image("FROM fixture/base\n");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = kit.builder(["run", "-p", &format!("{address}:80"), "it", "true"]);
+    run.fails(125).says(&[&address, "in use"]);
+}
+
+/// Bytes on disk of all files below a folder, each counted once.
+fn disk_usage(folder: &Path) -> u64 {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut open = vec![folder.to_owned()];
+    let mut bytes = 0;
+    while let Some(folder) = open.pop() {
+        // Others work in the same tree: what vanishes meanwhile costs nothing.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                open.push(entry.path());
+            }
+            if seen.insert((meta.dev(), meta.ino())) {
+                bytes += meta.blocks() * 512;
+            }
+        }
+    }
+    bytes
 }

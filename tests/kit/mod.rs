@@ -15,6 +15,7 @@ pub mod archive;
 pub mod base;
 pub mod host;
 mod outcome;
+pub mod running;
 
 use std::ffi::OsStr;
 use std::fs;
