@@ -2,7 +2,7 @@
 
 use super::{Compression, Context, ExportError, PackOptions};
 use crate::image::{Descriptor, ImageLayer, media_type};
-use crate::layer::{self, Compressed, LayerError, TarOptions, Times};
+use crate::layer::{self, Compressed, Effort, LayerError, TarOptions, Times};
 use crate::progress::Event;
 use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
 use std::fs::{self, OpenOptions};
@@ -21,9 +21,12 @@ pub struct Encoding {
     pub level: i32,
 }
 
-/// gzip's and zstd's own defaults.
-const GZIP_LEVEL: i32 = 6;
+/// The levels that cost least for what they save; see [`layer::Compression`].
+const GZIP_LEVEL: i32 = 1;
 const ZSTD_LEVEL: i32 = 3;
+
+/// Below this many bytes of files, what other blobs hold is not looked up: compressing costs less.
+const INDEXED_FROM: u64 = 2 << 20;
 
 impl Default for Encoding {
     fn default() -> Self {
@@ -42,7 +45,7 @@ impl Encoding {
         Self { compression, level }
     }
 
-    /// Returns what [`LayerBlob::compression`] says: `gzip:6`, `zstd:3`, `uncompressed`.
+    /// Returns what [`LayerBlob::compression`] says: `gzip:1`, `zstd:3`, `uncompressed`.
     fn label(self) -> String {
         match self.compression {
             Compression::Uncompressed => "uncompressed".to_owned(),
@@ -211,11 +214,15 @@ fn make(
         _ => None,
     };
     let threads = (cores() / workers).max(1);
+    let encoded_as = encoding.as_layer().encoding();
+    let known = encoded_as.as_ref().filter(|_| meta.bytes > INDEXED_FROM);
+    let known = known.map(|name| store.known_blocks(name)).unwrap_or_default();
+    let effort = Effort { threads, known: &known };
     let path = store.session()?.new_path()?;
     let encoded = encode(&path, |out| match &received {
         Some((blob, ..)) => {
             let tar = layer::decompress(blob).map_err(|source| LayerError::Input { source })?;
-            layer::compress(tar, out, encoding.as_layer(), threads, context.cancel)
+            layer::compress(tar, out, encoding.as_layer(), effort, context.cancel)
         }
         None => {
             let times = clamp.map_or(Times::Kept, Times::Clamped);
@@ -225,7 +232,7 @@ fn make(
                 out,
                 encoding.as_layer(),
                 &tar,
-                threads,
+                effort,
                 context.cancel,
             )
         }
@@ -243,6 +250,9 @@ fn make(
             _ => {}
         }
         store.adopt_blob(&path, &made.digest)?;
+        if let Some(name) = encoded_as.filter(|_| made.blocks.len() > 1) {
+            store.note_blocks(&name, &made.digest, &made.blocks);
+        }
         Ok(made)
     });
     let made = match kept {

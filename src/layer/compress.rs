@@ -1,26 +1,27 @@
 //! A layer's tar becomes the blob that an image stores: compressed, hashed twice, in one pass.
 //!
 //! ```text
-//! tar bytes ── blocks of 1 MiB ──┬── sha256 ──────────────────────────────► diff_id
+//! tar bytes ── cut into blocks ──┬── sha256 ──────────────────────────────► diff_id
 //!                                └── compress, n threads ── in order ──┬── sha256 ► digest
-//!                                                                      └── write  ► out
+//!                                    or find                           └── write  ► out
 //! ```
 //!
 //! # Invariants
 //!
-//! - The bytes depend on the tar, the format and the level; never on the number of threads or on how
-//!   the tar came in pieces.
+//! - The bytes depend on the tar, the format and the level; never on the number of threads, on how
+//!   the tar came in pieces, or on which blocks were found instead of made.
 //! - Memory is bounded by blocks: a few per thread, whatever the layer's size.
-//! - A tar of less than a block is done on the calling thread.
+//! - A tar of a single block is done on the calling thread.
 //!
 //! A level means what the library at hand makes of it, so a new version of that library may give
 //! other bytes for the same layer. The pinned digests in the tests say when that happens; nothing is
 //! filed under a compressed digest alone.
 
 use super::LayerError;
-use super::gzip::{Deflater, GzipEnd};
+use super::cut::{Cutter, MAX, Step};
+use super::encode::{Encoder, encoding};
 use super::pack::{Packed, TarOptions, Wanted, pack};
-use crate::store::{Digest, TarFacts};
+use crate::store::{Block, Digest, KnownBlocks, TarFacts};
 use crate::sys::cancel::Cancel;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
@@ -31,8 +32,8 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-/// How many bytes of tar are compressed at a time. Part of what the bytes of a gzip blob depend on.
-pub(super) const BLOCK: usize = 1024 * 1024;
+/// How many threads compress at most: more would only hold more memory, since one reads.
+const THREADS_MAX: usize = 16;
 
 /// How a layer's blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +41,15 @@ pub(super) const BLOCK: usize = 1024 * 1024;
 pub enum Compression {
     /// A plain tar.
     Uncompressed,
-    /// gzip, one member, level 0 (stored) to 9.
+    /// gzip, a member for each block, level 0 (stored) to 9.
     Gzip(u32),
-    /// Zstandard, one frame, level 1 to 22.
+    /// Zstandard, a frame for each block, level 1 to 22.
     Zstd(i32),
 }
 
 impl Compression {
-    /// gzip at the level that Docker and BuildKit use.
-    pub const GZIP: Self = Self::Gzip(6);
+    /// gzip at the level that costs least for what it saves; see `encode`.
+    pub const GZIP: Self = Self::Gzip(1);
     /// Zstandard at its own default level.
     pub const ZSTD: Self = Self::Zstd(3);
 
@@ -75,7 +76,7 @@ impl Compression {
     }
 }
 
-/// As the store notes it: `uncompressed`, `gzip:6`, `zstd:3`.
+/// As the store notes it: `uncompressed`, `gzip:1`, `zstd:3`.
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -86,8 +87,16 @@ impl fmt::Display for Compression {
     }
 }
 
+impl Compression {
+    /// Returns what blobs of this compression are called where their blocks are remembered; names the
+    /// version of the code too. `None` for plain tars, which have no blocks worth it.
+    pub fn encoding(self) -> Option<String> {
+        (self != Self::Uncompressed).then(|| encoding(self))
+    }
+}
+
 /// What became of a tar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compressed {
     /// The tar.
     pub tar: TarFacts,
@@ -95,10 +104,21 @@ pub struct Compressed {
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
+    /// Its blocks, in their order; none for a plain tar or a single block.
+    pub blocks: Vec<Block>,
 }
 
-/// Writes the tar of the layer in `fs` to `out`, compressed by `threads` threads (at least one; the
-/// caller's, which reads the files, and two that hash come on top).
+/// How to go about it; nothing here shows in the bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort<'a> {
+    /// How many threads compress, at least one; the caller's, which reads the files, and two that hash
+    /// come on top.
+    pub threads: usize,
+    /// Blocks that need not be compressed again.
+    pub known: &'a KnownBlocks,
+}
+
+/// Writes the tar of the layer in `fs` to `out`, compressed.
 ///
 /// # Errors
 ///
@@ -109,10 +129,10 @@ pub fn write_compressed(
     out: &mut (dyn Write + Send),
     compression: Compression,
     options: &TarOptions,
-    threads: usize,
+    effort: Effort<'_>,
     cancel: &Cancel,
 ) -> Result<Compressed, LayerError> {
-    let (_, compressed): (Packed, _) = pipeline(out, compression, threads, |feed| {
+    let (_, compressed): (Packed, _) = pipeline(out, compression, effort, |feed| {
         pack(fs, options, Wanted::Tar, cancel, &mut |mut chunk| {
             feed(&chunk)?;
             chunk.clear();
@@ -131,10 +151,10 @@ pub fn compress(
     mut tar: impl Read,
     out: &mut (dyn Write + Send),
     compression: Compression,
-    threads: usize,
+    effort: Effort<'_>,
     cancel: &Cancel,
 ) -> Result<Compressed, LayerError> {
-    let ((), compressed) = pipeline(out, compression, threads, |feed| {
+    let ((), compressed) = pipeline(out, compression, effort, |feed| {
         let mut buffer = vec![0; 256 * 1024];
         loop {
             if cancel.is_cancelled() {
@@ -156,18 +176,22 @@ type Feed<'f> = dyn FnMut(&[u8]) -> Result<(), LayerError> + 'f;
 fn pipeline<T>(
     out: &mut (dyn Write + Send),
     compression: Compression,
-    threads: usize,
+    effort: Effort<'_>,
     produce: impl FnOnce(&mut Feed<'_>) -> Result<T, LayerError>,
 ) -> Result<(T, Compressed), LayerError> {
-    let threads = threads.max(1);
+    let threads = effort.threads.clamp(1, THREADS_MAX);
     std::thread::scope(|scope| {
+        let (to_pool, pool) = bounded(2 * threads + 4);
         let mut feeder = Feeder {
             scope,
             compression,
             threads,
+            known: effort.known,
             out: Some(out),
+            cutter: Cutter::new(),
             block: Vec::new(),
-            before: None,
+            pool,
+            to_pool,
             running: None,
         };
         let produced = produce(&mut |bytes| feeder.push(bytes));
@@ -180,78 +204,91 @@ fn pipeline<T>(
     })
 }
 
+/// A block of the tar; its memory is used again.
+struct Plain {
+    bytes: Vec<u8>,
+    to_pool: Sender<Vec<u8>>,
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        let _ = self.to_pool.try_send(bytes);
+    }
+}
+
 /// Cuts the tar into blocks and starts the other stages when the first one is full.
 struct Feeder<'scope, 'env, 'w> {
     scope: &'scope Scope<'scope, 'env>,
     compression: Compression,
     threads: usize,
+    known: &'w KnownBlocks,
     out: Option<&'w mut (dyn Write + Send)>,
+    cutter: Cutter,
     block: Vec<u8>,
-    /// The block before, whose end a gzip block refers to.
-    before: Option<Arc<Vec<u8>>>,
+    pool: Receiver<Vec<u8>>,
+    to_pool: Sender<Vec<u8>>,
     running: Option<Running<'scope>>,
 }
 
 struct Running<'scope> {
-    to_hash: Sender<Arc<Vec<u8>>>,
+    to_hash: Sender<Arc<Plain>>,
     to_write: Sender<Ready>,
-    to_deflate: Option<Sender<Job>>,
+    to_encode: Option<Sender<Job>>,
     hash: ScopedJoinHandle<'scope, TarFacts>,
-    write: ScopedJoinHandle<'scope, Result<(Option<Digest>, u64), LayerError>>,
+    write: ScopedJoinHandle<'scope, Result<Written, LayerError>>,
 }
 
 /// A block on its way to the writer.
 enum Ready {
-    Plain(Arc<Vec<u8>>),
-    Deflated(Receiver<Deflated>),
+    Plain(Arc<Plain>),
+    Encoded(Receiver<io::Result<Encoded>>),
 }
 
 struct Job {
-    block: Arc<Vec<u8>>,
-    before: Option<Arc<Vec<u8>>>,
-    is_last: bool,
-    reply: Sender<Deflated>,
+    block: Arc<Plain>,
+    reply: Sender<io::Result<Encoded>>,
 }
 
-/// A block after deflate, with the checksum of what it was before.
-struct Deflated {
+/// A block as the blob has it, and the hash of what it was before.
+struct Encoded {
+    hash: [u8; 32],
     bytes: Vec<u8>,
-    checksum: flate2::Crc,
 }
 
 impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
     fn push(&mut self, mut bytes: &[u8]) -> Result<(), LayerError> {
-        while !bytes.is_empty() {
-            if self.block.len() == BLOCK {
-                let block = std::mem::take(&mut self.block);
-                self.emit(block, false)?;
+        while let Some(step) = self.cutter.step(&mut bytes) {
+            match step {
+                Step::Take(bytes) => self.block.extend_from_slice(bytes),
+                Step::TakeHeader => {
+                    self.block.extend_from_slice(self.cutter.header());
+                    self.cutter.header_taken();
+                }
+                Step::Cut => self.emit()?,
             }
-            if self.block.capacity() == 0 && self.running.is_some() {
-                self.block.reserve_exact(BLOCK);
-            }
-            let length = bytes.len().min(BLOCK - self.block.len());
-            self.block.extend_from_slice(&bytes[..length]);
-            bytes = &bytes[length..];
         }
         Ok(())
     }
 
-    fn emit(&mut self, block: Vec<u8>, is_last: bool) -> Result<(), LayerError> {
+    /// Hands on the block.
+    fn emit(&mut self) -> Result<(), LayerError> {
         if self.running.is_none() {
             self.running = Some(self.start()?);
         }
         let running = self.running.as_ref().expect("it was just started");
-        let block = Arc::new(block);
+        let next = self.pool.try_recv().unwrap_or_else(|_| Vec::with_capacity(MAX));
+        let bytes = std::mem::replace(&mut self.block, next);
+        let block = Arc::new(Plain { bytes, to_pool: self.to_pool.clone() });
         let closed = || LayerError::Closed;
         running.to_hash.send(Arc::clone(&block)).map_err(|_| closed())?;
-        match &running.to_deflate {
+        match &running.to_encode {
             None => running.to_write.send(Ready::Plain(block)).map_err(|_| closed()),
-            Some(to_deflate) => {
+            Some(to_encode) => {
                 let (reply, ready) = bounded(1);
-                let before = self.before.replace(Arc::clone(&block));
-                running.to_write.send(Ready::Deflated(ready)).map_err(|_| closed())?;
-                let job = Job { block, before, is_last, reply };
-                to_deflate.send(job).map_err(|_| closed())
+                running.to_write.send(Ready::Encoded(ready)).map_err(|_| closed())?;
+                to_encode.send(Job { block, reply }).map_err(|_| closed())
             }
         }
     }
@@ -260,43 +297,40 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
         let thread = |source| LayerError::Thread { source };
         let name = |name: &str| Builder::new().name(name.into());
         let waiting = self.threads + 2;
-        let (to_hash, blocks) = bounded::<Arc<Vec<u8>>>(waiting);
+        let (to_hash, blocks) = bounded::<Arc<Plain>>(waiting);
         let hash = name("layer-diff-id")
             .spawn_scoped(self.scope, move || {
                 let mut hasher = Sha256::new();
                 let mut size = 0;
                 for block in blocks {
-                    hasher.update(block.as_slice());
-                    size += block.len() as u64;
+                    hasher.update(&block.bytes);
+                    size += block.bytes.len() as u64;
                 }
                 TarFacts { diff_id: Digest::from_bytes(hasher.finalize().into()), size }
             })
             .map_err(thread)?;
-        let to_deflate = match self.compression {
-            Compression::Gzip(level) => {
-                let (to_deflate, jobs) = bounded::<Job>(waiting);
-                for _ in 0..self.threads {
-                    let jobs = jobs.clone();
-                    name("layer-gzip")
-                        .spawn_scoped(self.scope, move || deflate(level, &jobs))
-                        .map_err(thread)?;
-                }
-                Some(to_deflate)
-            }
-            _ => None,
-        };
+        let encoders = (0..self.threads).filter_map(|_| Encoder::new(self.compression).transpose());
+        let encoders = encoders.collect::<io::Result<Vec<_>>>().map_err(output)?;
+        let is_plain = encoders.is_empty();
+        let (to_encode, jobs) = bounded::<Job>(waiting);
+        for encoder in encoders {
+            let (jobs, known) = (jobs.clone(), self.known);
+            name("layer-compress")
+                .spawn_scoped(self.scope, move || encode(encoder, known, &jobs))
+                .map_err(thread)?;
+        }
+        let to_encode = (!is_plain).then_some(to_encode);
         let (to_write, ready) = bounded::<Ready>(waiting);
         let out = self.out.take().expect("the stages start once");
-        let writer = Writer::new(out, self.compression, self.threads)?;
         let write = name("layer-write")
             .spawn_scoped(self.scope, move || {
-                let mut writer = writer;
+                let mut writer = Writer::new(out, !is_plain);
                 for block in ready {
                     match block {
-                        Ready::Plain(block) => writer.plain(&block)?,
+                        Ready::Plain(block) => writer.write(&block.bytes)?,
                         // Gone without a reply only when the feeder gave up.
-                        Ready::Deflated(block) => match block.recv() {
-                            Ok(block) => writer.deflated(&block)?,
+                        Ready::Encoded(block) => match block.recv() {
+                            Ok(block) => writer.block(&block.map_err(output)?)?,
                             Err(_) => return Err(LayerError::Closed),
                         },
                     }
@@ -304,146 +338,107 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
                 writer.finish()
             })
             .map_err(thread)?;
-        Ok(Running { to_hash, to_write, to_deflate, hash, write })
+        Ok(Running { to_hash, to_write, to_encode, hash, write })
     }
 
     fn finish(mut self) -> Result<Compressed, LayerError> {
-        let last = std::mem::take(&mut self.block);
+        self.block.extend_from_slice(self.cutter.header());
         if self.running.is_none() {
-            return self.finish_inline(&last);
+            return self.finish_inline();
         }
-        let sent = self.emit(last, true);
+        let sent = if self.block.is_empty() { Ok(()) } else { self.emit() };
         let running = self.running.take().expect("it is running");
-        drop((running.to_hash, running.to_write, running.to_deflate));
+        drop((running.to_hash, running.to_write, running.to_encode));
         let tar = running.hash.join().unwrap_or_else(|panic| resume_unwind(panic));
         let written = running.write.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let (digest, size) = written?;
+        let Written { digest, size, blocks } = written?;
         sent?;
-        Ok(Compressed { tar, digest: digest.unwrap_or(tar.diff_id), size })
+        Ok(Compressed { tar, digest: digest.unwrap_or(tar.diff_id), size, blocks })
     }
 
-    /// The whole tar is one short block.
-    fn finish_inline(mut self, block: &[u8]) -> Result<Compressed, LayerError> {
-        let tar = TarFacts { diff_id: Digest::of(block), size: block.len() as u64 };
+    /// The whole tar is one block.
+    fn finish_inline(mut self) -> Result<Compressed, LayerError> {
+        let block = std::mem::take(&mut self.block);
+        let tar = TarFacts { diff_id: Digest::of(&block), size: block.len() as u64 };
         let out = self.out.take().expect("the stages never started");
-        // One worker gives the bytes that any number would.
-        let mut writer = Writer::new(out, self.compression, 1)?;
-        match self.compression {
-            Compression::Gzip(level) => {
+        let encoder = Encoder::new(self.compression).map_err(output)?;
+        let mut writer = Writer::new(out, encoder.is_some());
+        match encoder {
+            Some(mut encoder) => {
                 let mut bytes = Vec::new();
-                Deflater::new(level).block(&[], block, true, &mut bytes)?;
-                writer.deflated(&Deflated { bytes, checksum: checksum(block) })?;
+                encoder.block(&block, &mut bytes).map_err(output)?;
+                writer.write(&bytes)?;
             }
-            _ => writer.plain(block)?,
+            None => writer.write(&block)?,
         }
-        let (digest, size) = writer.finish()?;
-        Ok(Compressed { tar, digest: digest.unwrap_or(tar.diff_id), size })
+        let Written { digest, size, blocks } = writer.finish()?;
+        Ok(Compressed { tar, digest: digest.unwrap_or(tar.diff_id), size, blocks })
     }
 }
 
-fn checksum(block: &[u8]) -> flate2::Crc {
-    let mut crc = flate2::Crc::new();
-    crc.update(block);
-    crc
-}
-
-fn deflate(level: u32, jobs: &Receiver<Job>) {
-    let mut deflater = Deflater::new(level);
-    for job in jobs {
-        let mut bytes = Vec::new();
-        let before = job.before.as_ref().map_or(&[][..], |before| before.as_slice());
-        if deflater.block(before, &job.block, job.is_last, &mut bytes).is_err() {
-            // The writer sees the missing reply.
-            return;
-        }
-        let _ = job.reply.send(Deflated { bytes, checksum: checksum(&job.block) });
+fn encode(mut encoder: Encoder, known: &KnownBlocks, jobs: &Receiver<Job>) {
+    for Job { block, reply } in jobs {
+        let hash = *blake3::hash(&block.bytes).as_bytes();
+        let bytes = known.get(&hash).map_or_else(
+            || {
+                let mut bytes = Vec::new();
+                encoder.block(&block.bytes, &mut bytes).map(|()| bytes)
+            },
+            Ok,
+        );
+        drop(block);
+        let _ = reply.send(bytes.map(|bytes| Encoded { hash, bytes }));
     }
 }
 
-/// Puts blocks into the format's frame and hashes what is written.
-enum Writer<'w> {
-    Plain(HashingWriter<'w>),
-    Gzip(HashingWriter<'w>, GzipEnd),
-    Zstd(Box<zstd::stream::write::Encoder<'static, HashingWriter<'w>>>),
+struct Written {
+    digest: Option<Digest>,
+    size: u64,
+    blocks: Vec<Block>,
+}
+
+/// Hashes what is written, and notes where blocks are.
+struct Writer<'w> {
+    out: &'w mut (dyn Write + Send),
+    /// A plain tar's digest is its diff_id, which is computed anyway.
+    hash: Option<Sha256>,
+    size: u64,
+    blocks: Vec<Block>,
 }
 
 impl<'w> Writer<'w> {
-    fn new(
-        out: &'w mut (dyn Write + Send),
-        compression: Compression,
-        threads: usize,
-    ) -> Result<Self, LayerError> {
-        // A plain tar's digest is its diff_id, which is computed anyway.
-        let hash = (compression != Compression::Uncompressed).then(Sha256::new);
-        let mut out = HashingWriter { out, hash, size: 0 };
-        Ok(match compression {
-            Compression::Uncompressed => Self::Plain(out),
-            Compression::Gzip(_) => {
-                out.write_all(GzipEnd::HEADER).map_err(output)?;
-                Self::Gzip(out, GzipEnd::new())
-            }
-            Compression::Zstd(level) => {
-                let mut encoder = zstd::stream::write::Encoder::new(out, level).map_err(output)?;
-                // Without workers the library makes other bytes.
-                encoder.multithread(threads as u32).map_err(output)?;
-                Self::Zstd(Box::new(encoder))
-            }
-        })
+    fn new(out: &'w mut (dyn Write + Send), is_hashed: bool) -> Self {
+        Self { out, hash: is_hashed.then(Sha256::new), size: 0, blocks: Vec::new() }
     }
 
-    fn plain(&mut self, block: &[u8]) -> Result<(), LayerError> {
-        match self {
-            Self::Plain(out) => out.write_all(block),
-            Self::Zstd(encoder) => encoder.write_all(block),
-            Self::Gzip(..) => unreachable!("gzip blocks come deflated"),
+    fn block(&mut self, block: &Encoded) -> Result<(), LayerError> {
+        self.blocks.push(Block {
+            hash: block.hash,
+            offset: self.size,
+            length: u32::try_from(block.bytes.len()).expect("a block is small"),
+            sum: Block::sum(&block.bytes),
+        });
+        self.write(&block.bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        self.out.write_all(bytes).map_err(output)?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
         }
-        .map_err(output)
+        self.size += bytes.len() as u64;
+        Ok(())
     }
 
-    fn deflated(&mut self, block: &Deflated) -> Result<(), LayerError> {
-        let Self::Gzip(out, end) = self else { unreachable!("only gzip blocks come deflated") };
-        end.add(&block.checksum);
-        out.write_all(&block.bytes).map_err(output)
-    }
-
-    fn finish(self) -> Result<(Option<Digest>, u64), LayerError> {
-        let mut out = match self {
-            Self::Plain(out) => out,
-            Self::Gzip(mut out, end) => {
-                out.write_all(&end.trailer()).map_err(output)?;
-                out
-            }
-            Self::Zstd(encoder) => encoder.finish().map_err(output)?,
-        };
-        out.flush().map_err(output)?;
-        let digest = out.hash.map(|hash| Digest::from_bytes(hash.finalize().into()));
-        Ok((digest, out.size))
+    fn finish(self) -> Result<Written, LayerError> {
+        self.out.flush().map_err(output)?;
+        let digest = self.hash.map(|hash| Digest::from_bytes(hash.finalize().into()));
+        Ok(Written { digest, size: self.size, blocks: self.blocks })
     }
 }
 
 fn output(source: io::Error) -> LayerError {
     LayerError::Output { what: "blob", source }
-}
-
-struct HashingWriter<'w> {
-    out: &'w mut (dyn Write + Send),
-    hash: Option<Sha256>,
-    size: u64,
-}
-
-impl Write for HashingWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.out.write(bytes)?;
-        if let Some(hash) = &mut self.hash {
-            hash.update(&bytes[..length]);
-        }
-        self.size += length as u64;
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }
 
 #[cfg(test)]

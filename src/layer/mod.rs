@@ -23,9 +23,10 @@
 mod apply;
 mod compress;
 mod content;
+mod cut;
 mod decompress;
+mod encode;
 mod error;
-mod gzip;
 mod header;
 pub(crate) mod marks;
 mod pack;
@@ -36,7 +37,7 @@ mod untar;
 mod walk;
 mod xattrs;
 
-pub use compress::{Compressed, Compression, compress, write_compressed};
+pub use compress::{Compressed, Compression, Effort, compress, write_compressed};
 pub use content::{CONTENT_VERSION, LayerHasher, LayerIds, Now, Time};
 pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;

@@ -7,6 +7,7 @@
 //! version                     format and number of this store
 //! oci-layout  index.json      image names; each entry is one tagged manifest
 //! blobs/sha256/<hex>          manifests, configs, compressed and uncompressed layers
+//! blocks/<encoding>/<hex>     where the blocks of a compressed layer are in its blob
 //! layers/<layer-id>/fs/       one layer, unpacked once, immutable, in overlay form
 //! layers/<layer-id>/meta.json what is known of it: [`LayerMeta`]
 //! diffs/<diff_id hex>         the layer id that a tar with this diff_id was unpacked to
@@ -46,6 +47,7 @@
 //! What is in a record: [`crate::cache`]. What is in a layer: [`crate::layer`].
 
 mod blobs;
+mod blocks;
 mod descriptor;
 mod digest;
 mod holds;
@@ -64,6 +66,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
+pub use blocks::{Block, KnownBlocks};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
 pub use holds::Taken;
@@ -336,6 +339,7 @@ fn create(root: &Path) -> Result<(), StoreError> {
 /// file system's own folder.
 const PARTS: &[&str] = &[
     "blobs",
+    "blocks",
     "layers",
     "diffs",
     "chains",
