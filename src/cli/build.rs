@@ -1,18 +1,21 @@
 //! `builder build`: what was typed becomes a request, a plan, an image.
 
+use super::check::{Call, Format};
 use super::failure::{self, Class, Failure};
+use super::findings::{self, Subject};
 use super::limits::LimitArgs;
 use super::recorder::{Nobody, Recorder, record_of};
 use super::registry::{PullFailed, Pulls};
 use super::resolve::{Images, NamedContext, NotHere, context_name};
-use super::{Environment, housekeeping, registry, sources, values};
+use super::{Environment, check, housekeeping, registry, sources, targets, values};
 use crate::cache::{TreeEntry, TreeId};
 use crate::context::ContextError;
+use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::{About, BuildId, BuildRecord, History, Outcome};
 use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed};
 use crate::image::{Image, Platform, Reference, canonical_json};
-use crate::plan::{self, NoCache, Plan, PlanError};
+use crate::plan::{self, NoCache, Plan, PlanError, Scope, Survey};
 use crate::progress::{self, Mode, Output, Progress, Vertex};
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox, SandboxOptions};
 use crate::solve::{self, Cause, Job, Observer, Secret, SolveError};
@@ -109,17 +112,23 @@ pub struct BuildCommand {
     /// Folder, git repository or archive to build from; - for a Dockerfile or a tar on standard input
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: String,
+    /// What to do instead of building: check or targets, as check,format=json
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub call: Call,
+    /// Look for likely mistakes instead of building: --call=check
+    #[arg(long, conflicts_with = "call")]
+    pub check: bool,
     /// How to build.
     #[command(flatten)]
     pub args: BuildArgs,
 }
 
 /// A build as it is meant: read, checked, with absolute paths.
-struct Request {
-    inputs: sources::Inputs,
-    dockerfile: Dockerfile,
-    build_args: BTreeMap<String, String>,
-    contexts: BTreeMap<String, NamedContext>,
+pub(super) struct Request {
+    pub(super) inputs: sources::Inputs,
+    pub(super) dockerfile: Dockerfile,
+    pub(super) build_args: BTreeMap<String, String>,
+    pub(super) contexts: BTreeMap<String, NamedContext>,
     tags: Vec<Reference>,
     outputs: Vec<OutputSpec>,
     /// How the image goes into the store where no output says so.
@@ -135,6 +144,14 @@ struct Request {
 /// The failure to show.
 pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Failure> {
     let args = &command.args;
+    match command.call {
+        _ if command.check => {
+            return check::run(&command.path, args, Format::Text, environment);
+        }
+        Call::Check(format) => return check::run(&command.path, args, format, environment),
+        Call::Targets(format) => return targets::run(&command.path, args, format, environment),
+        Call::Build => {}
+    }
     let store = environment.store()?;
     let request = Request::new(&command.path, args, &store, environment)?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
@@ -186,6 +203,7 @@ pub fn predict(
     Ok((record, predicted.listings))
 }
 
+/// Builds, and then says what may be wrong with the file.
 fn build(
     args: &BuildArgs,
     request: &Request,
@@ -193,11 +211,27 @@ fn build(
     store: &Store,
     progress: &Progress,
 ) -> Result<Option<Digest>, Failure> {
-    let cancel = &environment.cancel;
     let pulls =
         Pulls { client: registry::client(environment, progress)?, progress, is_forced: args.pull };
-    let mut images = Images::new(store, &request.contexts, cancel).or_pulled(pulls);
-    let plan = request.plan(args, &mut images)?;
+    let mut images = Images::new(store, &request.contexts, &environment.cancel).or_pulled(pulls);
+    let (plan, findings) = request.checked_plan(args, &mut images);
+    let result = plan
+        .and_then(|plan| build_plan(args, request, environment, store, progress, &plan, &images));
+    let text = request.text();
+    let subject = Subject { name: &request.inputs.dockerfile_name, text: &text };
+    findings::warn(&findings, subject, progress);
+    result
+}
+
+fn build_plan(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    store: &Store,
+    progress: &Progress,
+    plan: &Plan,
+    images: &Images<'_>,
+) -> Result<Option<Digest>, Failure> {
     for name in &plan.unused_args {
         progress.notice(format!("build argument {name} is declared by no ARG"));
     }
@@ -210,13 +244,13 @@ fn build(
     }
     let history = History::new(store);
     let log = history
-        .begin(request.about(args, &plan, environment))
+        .begin(request.about(args, plan, environment))
         .map_err(|error| Failure::of(Class::Environment, &error))?;
     let id = log.id().to_string();
-    let recorder = Recorder::new(log, &plan, &images.images);
+    let recorder = Recorder::new(log, plan, &images.images);
     let sandbox = Sandbox::new(SandboxOptions::new(store.root().join("locks")));
     let job = request.job(
-        &plan,
+        plan,
         store,
         &images.images,
         progress,
@@ -320,7 +354,7 @@ fn outputs(
 }
 
 impl Request {
-    fn new(
+    pub(super) fn new(
         path: &str,
         args: &BuildArgs,
         store: &Store,
@@ -397,8 +431,9 @@ impl Request {
         })
     }
 
-    fn plan(&self, args: &BuildArgs, images: &mut Images<'_>) -> Result<Plan, Failure> {
-        let request = plan::Request {
+    /// What is to be planned.
+    pub(super) fn plan_request(&self, args: &BuildArgs) -> plan::Request<'_> {
+        plan::Request {
             dockerfile: &self.dockerfile,
             build_args: self.build_args.clone(),
             target: args.target.clone().filter(|target| !target.is_empty()),
@@ -414,15 +449,45 @@ impl Request {
                     NoCache::Stages(names.collect())
                 }
             },
-        };
-        plan::plan(&request, images).map_err(|error| self.plan_failure(error))
+        }
     }
 
-    fn text(&self) -> String {
+    fn plan(&self, args: &BuildArgs, images: &mut Images<'_>) -> Result<Plan, Failure> {
+        plan::plan(&self.plan_request(args), images).map_err(|error| self.plan_failure(error))
+    }
+
+    /// Plans, and looks for likely mistakes, which there may be whether or not there is a plan.
+    fn checked_plan(
+        &self,
+        args: &BuildArgs,
+        images: &mut Images<'_>,
+    ) -> (Result<Plan, Failure>, Vec<Finding>) {
+        let options = match check::options(self) {
+            Ok(options) => options,
+            Err(failure) => return (Err(failure), Vec::new()),
+        };
+        let request = self.plan_request(args);
+        let survey = Survey::new(&request, Scope::Target, images);
+        let findings = check::find(self, &request, survey.as_ref().ok(), &options, None);
+        let plan = survey.and_then(Survey::plan).map_err(|error| self.plan_failure(error));
+        let plan = plan.and_then(|plan| match lint::violation(&options, &findings) {
+            None => Ok(plan),
+            Some(message) => Err(Failure::new(Class::Dockerfile, message)
+                .with_hint("see where, and how to mend it: builder check")),
+        });
+        (plan, findings)
+    }
+
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.inputs.dockerfile).into_owned()
     }
 
-    fn plan_failure(&self, error: PlanError) -> Failure {
+    /// A failure of what is wrong with the file.
+    pub(super) fn failure(&self, errors: &[dockerfile::errors::Error]) -> Failure {
+        Failure::of_dockerfile(errors, &self.inputs.dockerfile_name, &self.text())
+    }
+
+    pub(super) fn plan_failure(&self, error: PlanError) -> Failure {
         match error {
             PlanError::Dockerfile(error) => {
                 Failure::of_dockerfile(&[*error], &self.inputs.dockerfile_name, &self.text())

@@ -2,6 +2,7 @@
 
 use super::explain::ExplainError;
 use super::lookup::ImageCommandError;
+use crate::dockerfile::ast::Span;
 use crate::dockerfile::errors::Error as DockerfileError;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use std::error::Error;
@@ -241,6 +242,11 @@ fn excerpt(error: &DockerfileError, path: &str, source: &str) -> Option<Excerpt>
     if source.is_empty() || error.line == 0 {
         return None;
     }
+    Some(excerpt_at(error.span, path, source, error.label.clone()))
+}
+
+/// The excerpt of some bytes, as far as the text has them.
+pub fn excerpt_at(span: Span, path: &str, source: &str, label: Option<String>) -> Excerpt {
     let floor = |mut at: usize| {
         at = at.min(source.len());
         while !source.is_char_boundary(at) {
@@ -248,14 +254,9 @@ fn excerpt(error: &DockerfileError, path: &str, source: &str) -> Option<Excerpt>
         }
         at
     };
-    let start = floor(error.span.start);
-    let end = floor(error.span.end).max(start);
-    Some(Excerpt {
-        path: path.to_owned(),
-        source: source.to_owned(),
-        span: start..end,
-        label: error.label.clone(),
-    })
+    let start = floor(span.start);
+    let end = floor(span.end).max(start);
+    Excerpt { path: path.to_owned(), source: source.to_owned(), span: start..end, label }
 }
 
 /// The excerpt of whole lines, from 1.

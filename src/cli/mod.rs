@@ -11,10 +11,12 @@
 //! `125` there, as it is with `docker run`.
 
 pub mod build;
+pub mod check;
 pub mod dev;
 pub mod df;
 pub mod explain;
 pub mod failure;
+mod findings;
 pub mod history;
 pub mod history_builds;
 mod housekeeping;
@@ -36,6 +38,7 @@ pub mod signals;
 mod sources;
 pub mod store;
 pub mod tag;
+mod targets;
 pub mod values;
 
 use crate::explain::text::Colour;
@@ -74,6 +77,8 @@ struct Cli {
 enum Command {
     /// Build an image from a Dockerfile
     Build(Box<build::BuildCommand>),
+    /// Look for likely mistakes in a Dockerfile, without building it
+    Check(Box<check::CheckCommand>),
     /// Say why steps ran, or would run
     Explain(Box<ExplainCommand>),
     /// Run a command in an image
@@ -212,13 +217,14 @@ impl Environment {
         })
     }
 
+    /// Returns whether stdout takes colours.
+    fn is_stdout_coloured(&self) -> bool {
+        self.is_coloured && io::stdout().is_terminal()
+    }
+
     /// Returns whether reports on stdout are coloured.
     fn stdout_colour(&self) -> Colour {
-        if self.is_coloured && io::stdout().is_terminal() {
-            Colour::Terminal
-        } else {
-            Colour::Plain
-        }
+        if self.is_stdout_coloured() { Colour::Terminal } else { Colour::Plain }
     }
 
     /// Tells the user something on stderr.
@@ -284,6 +290,9 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
     let out = &mut io::stdout();
     let on_images = match command {
         Command::Build(args) => return build::run(args, environment),
+        Command::Check(command) => {
+            return check::run(&command.path, &command.args, command.format, environment);
+        }
         Command::Explain(command) => return explain_build(command, environment),
         Command::Run(args) => return run::run(args, environment),
         Command::Pull(args) => return pull::run(args, environment),

@@ -52,6 +52,16 @@ pub(super) enum Context {
     },
 }
 
+impl Context {
+    /// What the ignore file hides.
+    pub(super) fn ignore(&self) -> Option<&Matcher> {
+        match self {
+            Self::Nothing => None,
+            Self::Folder { ignore, .. } | Self::Fetched { ignore, .. } => ignore.as_ref(),
+        }
+    }
+}
+
 /// Reads the Dockerfile and finds the context.
 pub(super) fn read(
     path: &str,

@@ -198,6 +198,22 @@ impl Source {
         self.0.hashed.load(Ordering::Relaxed)
     }
 
+    /// Lists what a build may see of this source: paths from its root, of all that is no directory.
+    ///
+    /// # Errors
+    ///
+    /// [`ContextError`] when a directory cannot be read.
+    pub fn files(&self, cancel: &crate::sys::cancel::Cancel) -> Result<Vec<Vec<u8>>, ContextError> {
+        let rules = walk::Rules {
+            ignore: self.0.ignore.as_ref(),
+            exclude: None,
+            include: None,
+            wants_capabilities: false,
+        };
+        let listings = walk::Walk { root: self.root(), rules, cancel }.run(b"")?;
+        Ok(listings.iter().flat_map(walk::Listing::files).collect())
+    }
+
     /// Writes what was learnt to the index file; to be called once, when the build is over.
     ///
     /// # Errors

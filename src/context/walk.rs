@@ -123,6 +123,14 @@ pub(super) struct Listing {
     pub(super) entries: Vec<Found>,
 }
 
+impl Listing {
+    /// Paths of what is taken of it and is no directory, from the source's root.
+    pub(super) fn files(&self) -> impl Iterator<Item = Vec<u8>> {
+        let taken = self.entries.iter().filter(|e| e.is_taken && e.kind != Kind::Dir);
+        taken.map(|entry| join(&self.path, &entry.name))
+    }
+}
+
 pub(super) fn time(seconds: i64, nanoseconds: u64) -> FileTime {
     FileTime { seconds, nanoseconds: nanoseconds as u32 }
 }

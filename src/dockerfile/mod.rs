@@ -1,4 +1,4 @@
-//! Dockerfile text to spanned syntax tree; words and variables; ignore files.
+//! Dockerfile text to spanned syntax tree; words and variables; ignore files; build checks.
 //!
 //! In: bytes. Out: an [`ast::Dockerfile`] whose every word knows its place, or
 //! all that is wrong. [`parse`] says how the parser is laid out.
@@ -9,11 +9,14 @@
 
 pub mod ast;
 mod directives;
+pub mod env;
 pub mod errors;
 pub mod expand;
+pub(crate) mod golang;
 pub mod heredoc;
 pub mod ignore;
 mod join;
+pub mod lint;
 pub mod parse;
 
 pub use parse::{parse, parse_instruction};

@@ -1,13 +1,14 @@
 //! Instructions become configuration changes and steps.
 
-use super::env::Env;
 use super::stages::{Base, Index, Place, StageCommand, Stages, config_of, place_of};
 use super::step::{
     Base as PlanBase, BaseId, ContextId, Copy, CopySource, Files, Network, Op, Plan, Run, Security,
     Step, StepId, Target, Tree, Workdir,
 };
-use super::{NoCache, PlanError, Request, Resolved, golang, mounts, paths, ports, signals, words};
+use super::{NoCache, PlanError, Request, Resolved, mounts, paths, ports, signals, words};
 use crate::dockerfile::ast::{self, Command, CommandLine, Escape, Pair, Word};
+use crate::dockerfile::env::{Env, is_scan_argument};
+use crate::dockerfile::golang;
 use crate::image::{Config, HISTORY_COMMENT, History, Platform};
 use std::collections::BTreeMap;
 
@@ -59,6 +60,8 @@ struct State {
     has_cmd: bool,
     /// How many names with a number progress has seen.
     counted: usize,
+    /// Whether it starts from an image of which nothing is known.
+    is_guess: bool,
 }
 
 struct Planner<'a, 'r> {
@@ -102,6 +105,11 @@ impl Planner<'_, '_> {
                     Resolved::Image { image, name, .. } => {
                         let id = self.base(index, image, &name);
                         State::new(Files::Base(id), config, platform)
+                    }
+                    Resolved::Unknown => {
+                        let mut state = State::new(Files::Nothing, None, platform);
+                        state.is_guess = true;
+                        state
                     }
                     // Read where it is; nothing starts from it.
                     Resolved::Context(_) if stage.ast.is_none() => {
@@ -203,7 +211,13 @@ impl Planner<'_, '_> {
         }
         let commands = self.stages.all[index].commands.clone();
         for (number, command) in commands.iter().enumerate() {
-            self.command(index, number, command)?;
+            let result = self.command(index, number, command);
+            // The variable may well be the unknown image's.
+            let may_be_right =
+                self.state(index).is_guess && command.instruction.origin.original.contains('$');
+            if !may_be_right {
+                result?;
+            }
         }
         Ok(())
     }
@@ -367,7 +381,7 @@ impl Planner<'_, '_> {
             let state = self.state(index);
             match &value {
                 Some(value) => {
-                    if !words::is_scan_argument(name) {
+                    if !is_scan_argument(name) {
                         state.env.set(name, value);
                     }
                     shown.push(format!("{name}={value}"));
@@ -740,6 +754,7 @@ impl State {
             platform,
             has_cmd: false,
             counted: 0,
+            is_guess: false,
         }
     }
 

@@ -23,8 +23,6 @@
 //! Source: BuildKit `frontend/dockerfile/dockerfile2llb`, of August 2026.
 
 mod dispatch;
-mod env;
-mod golang;
 mod mounts;
 pub(crate) mod paths;
 mod ports;
@@ -36,20 +34,18 @@ mod tests;
 mod words;
 
 use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::env::Env;
 use crate::dockerfile::errors::Error as DockerfileError;
+use crate::dockerfile::lint::StageFacts;
 use crate::image::{Config, Platform};
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use crate::dockerfile::env::DEFAULT_PATH;
 pub use signals::signal_number;
 pub use step::{
     Base, BaseId, ContextId, Copy, CopySource, Files, Mount, MountKind, Network, Op, Plan, Run,
     Security, Sharing, Step, StepId, Target, Tree, Workdir,
 };
-
-/// The PATH of an image that has none.
-///
-/// Source: BuildKit, `util/system.DefaultPathEnvUnix`.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is to be planned.
 #[derive(Debug)]
@@ -98,6 +94,18 @@ pub enum Resolved {
     },
     /// A folder of files, given by `--build-context`: the name it was given.
     Context(String),
+    /// An image that is not at hand. Only for a [`Survey`] that nobody builds from: what depends on its
+    /// variables is guessed, and not held against the file.
+    Unknown,
+}
+
+/// Which stages a [`Survey`] looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that the target needs.
+    Target,
+    /// All of the file, for checks.
+    All,
 }
 
 /// Finds images. The only way out of the room.
@@ -146,12 +154,63 @@ impl From<DockerfileError> for PlanError {
     }
 }
 
+/// The variables that the platforms and the target give to FROM lines.
+pub fn platform_args(request: &Request<'_>) -> Env {
+    words::platform_args(request)
+}
+
+/// The stages of a file, with the images they start from: half of a plan.
+pub struct Survey<'a, 'r> {
+    request: &'r Request<'a>,
+    stages: stages::Stages<'a>,
+}
+
+impl<'a, 'r> Survey<'a, 'r> {
+    /// Finds out what each stage starts from.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] for the first FROM, `--from=` or trigger that is wrong, and for images that
+    /// cannot be had.
+    pub fn new(
+        request: &'r Request<'a>,
+        scope: Scope,
+        resolver: &mut dyn Resolver,
+    ) -> Result<Self, PlanError> {
+        Ok(Self { request, stages: stages::Stages::resolve(request, scope, resolver)? })
+    }
+
+    /// What the checks want to know of each stage.
+    pub fn facts(&self) -> Vec<StageFacts> {
+        self.stages.facts(self.request)
+    }
+
+    /// The stage that becomes the image, by its index.
+    pub fn target(&self) -> usize {
+        self.stages.target
+    }
+
+    /// Walks the instructions.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] for the first instruction that is wrong, in source order of the stages.
+    pub fn plan(self) -> Result<Plan, PlanError> {
+        dispatch::dispatch(self.request, self.stages)
+    }
+}
+
+impl std::fmt::Debug for Survey<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Survey").field("target", &self.stages.target).finish_non_exhaustive()
+    }
+}
+
 /// Plans a build.
 ///
 /// # Errors
 ///
 /// [`PlanError`] for the first thing that is wrong, in source order of the reached stages.
 pub fn plan(request: &Request<'_>, resolver: &mut dyn Resolver) -> Result<Plan, PlanError> {
-    let stages = stages::Stages::resolve(request, resolver)?;
-    dispatch::dispatch(request, stages)
+    Survey::new(request, Scope::Target, resolver)?.plan()
 }

@@ -2,11 +2,11 @@
 //!
 //! Source: BuildKit, `dockerfile2llb/convert_runmount.go`, `convert_secrets.go`, `convert_ssh.go`.
 
-use super::env::Env;
 use super::stages::Place;
 use super::step::{ContextId, Mount, MountKind, Sharing, Tree};
 use super::{PlanError, paths, words};
 use crate::dockerfile::ast::{self, Escape, MountType};
+use crate::dockerfile::env::Env;
 
 /// Where secrets are put that name no target.
 const SECRETS: &str = "/run/secrets";

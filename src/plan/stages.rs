@@ -1,10 +1,11 @@
 //! Stages: what each FROM and `--from=` means, and which of them the target reaches.
 
-use super::env::Env;
 use super::words;
-use super::{PlanError, Request, Resolved, Resolver};
+use super::{PlanError, Request, Resolved, Resolver, Scope};
 use crate::dockerfile::ast::{Command, Instruction, Lines, Stage as Ast, Word};
+use crate::dockerfile::env::Env;
 use crate::dockerfile::errors::{Error, ErrorKind};
+use crate::dockerfile::lint::{self, ImageFacts, StageFacts};
 use crate::image::{Config, Platform, Reference};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -81,14 +82,33 @@ impl<'a> Stages<'a> {
     /// Does everything short of walking the instructions.
     pub(super) fn resolve(
         request: &Request<'a>,
+        scope: Scope,
         resolver: &mut dyn Resolver,
     ) -> Result<Self, PlanError> {
         let mut stages = Self::new(request)?;
         stages.link(request)?;
         stages.check_cycles()?;
         stages.find_target(request)?;
-        stages.reach(request, resolver)?;
+        stages.reach(request, scope, resolver)?;
         Ok(stages)
+    }
+
+    /// What the checks want to know of each stage of the file.
+    pub(super) fn facts(&self, request: &Request<'_>) -> Vec<StageFacts> {
+        let facts = |index: Index| {
+            let stage = &self.all[index];
+            StageFacts {
+                counts: self.reached.contains(&index),
+                base: stage.base_facts(request),
+                triggers: stage
+                    .commands
+                    .iter()
+                    .filter(|command| command.is_on_build)
+                    .map(|command| (*command.instruction).clone())
+                    .collect(),
+            }
+        };
+        (0..self.named).map(facts).collect()
     }
 
     /// Gives every FROM its base.
@@ -299,9 +319,13 @@ impl<'a> Stages<'a> {
     fn reach(
         &mut self,
         request: &Request<'_>,
+        scope: Scope,
         resolver: &mut dyn Resolver,
     ) -> Result<(), PlanError> {
-        let mut open = vec![self.target];
+        let mut open = match scope {
+            Scope::Target => vec![self.target],
+            Scope::All => (0..self.named).collect(),
+        };
         while let Some(index) = open.pop() {
             if !self.reached.insert(index) {
                 continue;
@@ -391,6 +415,41 @@ impl<'a> Stages<'a> {
     }
 }
 
+impl Stage<'_> {
+    fn base_facts(&self, request: &Request<'_>) -> lint::Base {
+        let is_replaced =
+            self.given_name.as_ref().is_some_and(|name| request.named_contexts.contains(name));
+        match &self.base {
+            Base::Name(..) if is_replaced => lint::Base::Replaced,
+            Base::Stage(index) => lint::Base::Stage(*index),
+            Base::Scratch => lint::Base::Scratch,
+            Base::Name(_, Some(Resolved::Context(_))) => lint::Base::Folder,
+            Base::Name(name, Some(Resolved::Image { config, .. })) => {
+                let actual = config.platform();
+                // An image without layers is for any platform.
+                let has_layers = config.diff_ids().is_ok_and(|ids| !ids.is_empty());
+                let expected = self.platform.clone().filter(|_| has_layers);
+                lint::Base::Image(ImageFacts {
+                    name: name.clone(),
+                    is_given: request.named_contexts.contains(&context_name(name)),
+                    env: config.env(),
+                    shell: config.shell(),
+                    expected: expected.unwrap_or_else(|| actual.clone()),
+                    actual,
+                })
+            }
+            Base::Name(name, Some(Resolved::Unknown) | None) => lint::Base::Unknown(name.clone()),
+        }
+    }
+}
+
+/// An image's name in the form in which `--build-context` has it.
+fn context_name(name: &str) -> String {
+    let familiar = name.parse::<Reference>().map(|reference| reference.familiar());
+    let familiar = familiar.unwrap_or_else(|_| name.to_owned());
+    familiar.strip_suffix(":latest").map_or(familiar.clone(), str::to_owned)
+}
+
 impl StageCommand {
     fn new(instruction: Instruction, is_on_build: bool) -> Self {
         Self { instruction: Rc::new(instruction), sources: Vec::new(), is_on_build }
@@ -427,6 +486,6 @@ fn stage_platform(
 pub(super) fn config_of(resolved: &Resolved) -> Option<&Config> {
     match resolved {
         Resolved::Image { config, .. } => Some(config),
-        Resolved::Context(_) => None,
+        Resolved::Context(_) | Resolved::Unknown => None,
     }
 }

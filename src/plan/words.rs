@@ -1,11 +1,11 @@
 //! Words and variables, as planning needs them.
 
-use super::env::Env;
 use super::stages::Place;
 use super::step::CopySource;
 use super::{PlanError, Request, paths};
 use crate::context::remote::GitUrl;
-use crate::dockerfile::ast::{Command, Escape, Instruction, Word};
+use crate::dockerfile::ast::{Escape, Instruction, Word};
+use crate::dockerfile::env::{self, Env};
 use crate::dockerfile::errors::Error;
 use crate::dockerfile::expand::{ExpandError, Lexer};
 use crate::dockerfile::heredoc::Marker;
@@ -15,13 +15,6 @@ use std::collections::BTreeMap;
 /// Arguments that exist without being declared, and are no sign of a typing error when unused.
 const PREDEFINED: &[&str] =
     &["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY", "SOURCE_DATE_EPOCH"];
-
-/// Build arguments that pick what a scanner reads; never variables.
-///
-/// Source: BuildKit, `nonEnvArgs`.
-pub(super) fn is_scan_argument(name: &str) -> bool {
-    matches!(name, "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
-}
 
 /// Says whether a build argument of that name means something without an ARG.
 pub(super) fn is_predefined(name: &str) -> bool {
@@ -41,8 +34,8 @@ pub(super) fn proxies(args: &BTreeMap<String, String>) -> Vec<(String, String)> 
     found
 }
 
-/// The variables of FROM lines: platform arguments, then global ARGs.
-pub(super) fn globals(request: &Request<'_>) -> Result<Env, PlanError> {
+/// The platform arguments with the values of this build.
+pub(super) fn platform_args(request: &Request<'_>) -> Env {
     let build = &request.build_platform;
     let target = request.platform.as_ref().unwrap_or(build);
     let stages = &request.dockerfile.stages;
@@ -68,24 +61,12 @@ pub(super) fn globals(request: &Request<'_>) -> Result<Env, PlanError> {
     ] {
         env.set(name, request.build_args.get(name).unwrap_or(&value));
     }
-    for instruction in &request.dockerfile.global_args {
-        let Command::Arg(declarations) = &instruction.command else { continue };
-        for declaration in declarations {
-            let name = &declaration.name.text;
-            let value = match (request.build_args.get(name), &declaration.default) {
-                (Some(given), _) => Some(given.clone()),
-                (None, Some(word)) => {
-                    let place = Place { span: word.span, lines: instruction.origin.lines };
-                    Some(expand(word, place, &env, request.dockerfile.escape)?)
-                }
-                (None, None) => None,
-            };
-            if let Some(value) = value {
-                env.set(name, &value);
-            }
-        }
-    }
-    Ok(env)
+    env
+}
+
+/// The variables of FROM lines: platform arguments, then global ARGs.
+pub(super) fn globals(request: &Request<'_>) -> Result<Env, PlanError> {
+    Ok(env::globals(request.dockerfile, &platform_args(request), &request.build_args)?)
 }
 
 fn misplaced(error: &ExpandError, place: Place) -> PlanError {

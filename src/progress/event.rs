@@ -134,7 +134,7 @@ fn as_base64<S: Serializer>(data: &[u8], serializer: S) -> Result<S::Ok, S::Erro
 }
 
 /// Encodes in the standard alphabet, padded, as Go's `[]byte` in JSON.
-pub(super) fn base64(data: &[u8]) -> String {
+pub fn base64(data: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(data.len().div_ceil(3) * 4);
     for chunk in data.chunks(3) {

@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use clean::clean_line;
-pub use event::{Event, Outcome, Source, Stream, Vertex, Warning};
+pub use event::{Event, Outcome, Source, Stream, Vertex, Warning, base64};
 use tail::Tail;
 
 /// Events waiting for the renderer before emitters wait for it. Log events carry up to 64 KiB, so

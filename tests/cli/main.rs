@@ -10,6 +10,7 @@ mod add;
 mod args;
 mod build;
 mod cache;
+mod check;
 mod copy;
 mod errors;
 mod explain;

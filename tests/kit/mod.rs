@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use archive::Archive;
-pub use outcome::{Counts, Outcome, State, Step};
+pub use outcome::{Counts, Outcome, State, Step, base64};
 
 /// The program under test.
 pub const BUILDER: &str = env!("CARGO_BIN_EXE_builder");
@@ -140,6 +140,11 @@ impl Kit {
     /// Starts to describe `builder explain` of what a build would do now.
     pub fn explain(&self) -> Run {
         self.with_context("explain", &self.path(""))
+    }
+
+    /// Starts to describe `builder check` of the context.
+    pub fn check(&self) -> Run {
+        self.with_context("check", &self.path(""))
     }
 
     fn with_context(&self, command: &str, context: &Path) -> Run {

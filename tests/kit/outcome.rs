@@ -12,6 +12,7 @@ pub struct Outcome {
     text: String,
     steps: Vec<Step>,
     log: String,
+    warnings: Vec<Value>,
 }
 
 /// One instruction that touched files, as the progress showed it.
@@ -55,7 +56,7 @@ pub struct Counts {
 impl Outcome {
     pub(super) fn new(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        let (mut text, mut log) = (String::new(), Vec::new());
+        let (mut text, mut log, mut warnings) = (String::new(), Vec::new(), Vec::new());
         let (mut order, mut vertexes) = (Vec::new(), BTreeMap::<String, Step>::new());
         for line in stderr.lines() {
             let Some(event) =
@@ -83,6 +84,7 @@ impl Outcome {
                     step.state = State::Ran;
                 }
             }
+            warnings.extend(items(&event, "warnings").cloned());
             for entry in items(&event, "logs") {
                 log.extend(base64(entry["data"].as_str().expect("a log has data")));
             }
@@ -94,7 +96,13 @@ impl Outcome {
             text,
             steps: steps.filter(|step| is_step(&step.name)).collect(),
             log: String::from_utf8_lossy(&log).into_owned(),
+            warnings,
         }
+    }
+
+    /// The warnings in the JSON progress.
+    pub fn warnings(&self) -> &[Value] {
+        &self.warnings
     }
 
     /// Standard output, which is data.
@@ -162,7 +170,8 @@ fn is_step(name: &str) -> bool {
     place.contains('/') && matches!(word, "RUN" | "COPY" | "ADD" | "WORKDIR")
 }
 
-fn base64(text: &str) -> Vec<u8> {
+/// Decodes what the JSON progress encodes.
+pub fn base64(text: &str) -> Vec<u8> {
     let value = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
         b'a'..=b'z' => Some(byte - b'a' + 26),

@@ -183,13 +183,27 @@ impl Lexer {
     ///
     /// [`ExpandError`] as BuildKit would.
     pub fn process_word(self, word: &str, env: &Lookup<'_>) -> Result<Expanded, ExpandError> {
+        let (expanded, result) = self.process_noting(word, env);
+        result.map(|()| expanded)
+    }
+
+    /// As [`Self::process_word`], for checks: the variables that were looked up come out also where
+    /// the word has no value, and then the text is empty.
+    pub fn process_noting(
+        self,
+        word: &str,
+        env: &Lookup<'_>,
+    ) -> (Expanded, Result<(), ExpandError>) {
         let is_special = |b: u8| matches!(b, b'$' | b'\'' | b'"' | b'\\' | b'`' | 0xEF);
         if !word.bytes().any(is_special) {
-            return Ok(Expanded { text: word.to_owned(), ..Expanded::default() });
+            return (Expanded { text: word.to_owned(), ..Expanded::default() }, Ok(()));
         }
         let mut run = Run::new(self, word, env);
-        let (text, _) = run.until(None, self.raw_escapes, 0)?;
-        Ok(Expanded { text, matched: run.matched, unmatched: run.unmatched })
+        let (text, result) = match run.until(None, self.raw_escapes, 0) {
+            Ok((text, _)) => (text, Ok(())),
+            Err(error) => (String::new(), Err(error)),
+        };
+        (Expanded { text, matched: run.matched, unmatched: run.unmatched }, result)
     }
 
     /// Expands and splits.

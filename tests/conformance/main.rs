@@ -10,41 +10,31 @@
     reason = "a test program: failing is its job, and it looks at CI's environment"
 )]
 
+#[path = "../kit/mod.rs"]
 mod kit;
+mod suite;
 
-use kit::{BUILDER, base, host, make_dir};
+use kit::{BUILDER, base, make_dir};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+use suite::Suite;
 
 /// What a case may need and finds here.
 const HAVE: &str = "http,ssh,git,insecure,network";
 
 /// Cases that differ on purpose: a name and, after `#`, why.
-const DEVIATIONS: &str = include_str!("conformance-deviations.txt");
+const DEVIATIONS: &str = include_str!("../conformance-deviations.txt");
 
-/// The folder of cases; `None`, said aloud, where this checkout stands without it.
-fn suite() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("shared/conformance");
-    let found = path.join("conform.py").is_file();
-    if !found {
-        println!("left out: no recorded cases at {}", path.display());
-    }
-    (found && host::has("python3", "python3")).then_some(path)
-}
-
-fn python(suite: &Path) -> Command {
-    let mut command = Command::new("python3");
-    command.current_dir(suite).env("PYTHONDONTWRITEBYTECODE", "1");
-    command
-}
+/// Cases whose warnings differ on purpose: a file that does not parse has errors only, where BuildKit
+/// warns of what it read before.
+const CHECKED_OTHERWISE: &[&str] = &["maintainer-empty"];
 
 /// Makes the base images the cases build on; Debian's only where a mirror can be reached.
-fn bases(suite: &Path, folder: &Path) {
-    let mut command = python(suite);
+fn bases(suite: &Suite, folder: &Path) {
+    let mut command = suite.python();
     command.arg("mkbases.py").arg(folder).args(["--busybox", "/bin/busybox"]);
     match std::panic::catch_unwind(base::debian) {
         Ok(debian) => drop(command.arg("--debian").arg(debian)),
@@ -55,12 +45,13 @@ fn bases(suite: &Path, folder: &Path) {
 
 /// Runs one of the suite's commands over all cases and holds its verdicts against the list.
 fn judge(mode: &str, flags: &[&str]) {
-    let Some(suite) = suite() else { return };
+    let Some(suite) = Suite::with_links() else { return };
     let work = tempfile::tempdir().unwrap();
     let (bases_folder, verdicts) = (work.path().join("bases"), work.path().join("verdicts.json"));
     bases(&suite, &bases_folder);
     make_dir(&work.path().join("tmp"));
-    let output = python(&suite)
+    let output = suite
+        .python()
         .args(["conform.py", mode, "cases", "golden", "--builder", BUILDER])
         .args(["--state-env", "BUILDER_ROOT", "--have", HAVE, "--jobs", "2"])
         .arg("--state")
@@ -113,8 +104,9 @@ fn deviations() -> BTreeMap<&'static str, &'static str> {
 
 /// Runs one corpus of inputs, whose paths are relative to `root`, through a hidden command.
 fn corpus(file: &str, kind: &str, root: &str) {
-    let Some(suite) = suite() else { return };
-    let output = python(&suite)
+    let Some(suite) = Suite::find() else { return };
+    let output = suite
+        .python()
         .args(["conform.py", "corpus", file, "--kind", kind, "--root", root])
         .args(["--cmd", &format!("{BUILDER} dev {kind}")])
         .output()
@@ -151,6 +143,73 @@ fn words_expand_as_buildkit_expanded_them() {
 #[test]
 fn ignore_files_match_as_buildkit_matched_them() {
     corpus("parser/ignore.jsonl", "ignore", "parser");
+}
+
+/// A warning: its rule, its words, its lines.
+type Warning = (String, String, Vec<u64>);
+
+/// What BuildKit warned of in a case: `Rule: words (line 3)`.
+fn recorded_warnings(record: &Value) -> BTreeSet<Warning> {
+    let warnings = record["warnings"].as_array().into_iter().flatten();
+    let read = |warning: &Value| {
+        let text = warning["text"].as_str().unwrap();
+        let (rule, rest) = text.split_once(": ").unwrap();
+        let words = rest.rsplit_once(" (line ").map_or(rest, |(words, _)| words);
+        let lines = warning["lines"].as_array().unwrap().iter();
+        (rule.to_owned(), words.to_owned(), lines.map(|line| line.as_u64().unwrap()).collect())
+    };
+    warnings.map(read).collect()
+}
+
+/// What `builder check` warned of, its own advice left out; `None` where it printed no document.
+fn found_warnings(output: &str) -> Option<BTreeSet<Warning>> {
+    let document: Value = serde_json::from_str(output).ok()?;
+    let warnings = document["warnings"].as_array().unwrap().iter();
+    let read = |warning: &Value| {
+        let text = |name: &str| warning[name].as_str().unwrap().to_owned();
+        let ranges = warning["location"]["ranges"].as_array().into_iter().flatten();
+        let lines = ranges.map(|range| range["start"]["line"].as_u64().unwrap()).collect();
+        (text("ruleName"), text("detail"), lines)
+    };
+    Some(warnings.filter(|warning| warning["severity"] != "advice").map(read).collect())
+}
+
+#[test]
+fn checks_find_what_buildkit_found() {
+    let Some(suite) = Suite::with_links() else { return };
+    let work = tempfile::tempdir().unwrap();
+    let bases_folder = work.path().join("bases");
+    bases(&suite, &bases_folder);
+    make_dir(&work.path().join("tmp"));
+    let output = suite
+        .python()
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/checks.py"))
+        .args([suite.path(""), BUILDER.into(), bases_folder, work.path().join("store")])
+        .env("CONFORM_TMP", work.path().join("tmp"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let mut report = String::new();
+    let (mut cases, mut warnings) = (0, 0);
+    for line in said.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let case = record["case"].as_str().unwrap();
+        let want = recorded_warnings(&record);
+        let output = record["output"].as_str().unwrap();
+        cases += 1;
+        warnings += want.len();
+        match found_warnings(output) {
+            Some(got) if got == want || CHECKED_OTHERWISE.contains(&case) => {}
+            Some(got) => writeln!(report, "{case}: want {want:?}, got {got:?}").unwrap(),
+            // Without a document there was nothing to read, and BuildKit had nothing to say.
+            None if want.is_empty() && record["result"] == "error" => {}
+            None => writeln!(report, "{case}: want {want:?}, got {output}").unwrap(),
+        }
+    }
+    println!("{cases} cases with {warnings} warnings");
+    assert!(report.is_empty(), "{report}");
+    assert!(cases > 0 && warnings > 0);
 }
 
 #[test]

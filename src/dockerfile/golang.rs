@@ -6,18 +6,18 @@
 use std::fmt::Write as _;
 
 /// Prints a list as `%v` does: `[a b]`.
-pub(super) fn list(words: &[String]) -> String {
+pub(crate) fn list(words: &[String]) -> String {
     format!("[{}]", words.join(" "))
 }
 
 /// Prints a list as `%q` does: `["a" "b"]`.
-pub(super) fn quoted_list(words: &[String]) -> String {
+pub(crate) fn quoted_list(words: &[String]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();
     list(&quoted)
 }
 
 /// Quotes a text as `strconv.Quote` does.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {
@@ -61,7 +61,7 @@ fn is_printable(c: char) -> bool {
 }
 
 /// Prints nanoseconds as `time.Duration` does: `1m30s`, `1.5s`, `100ms`, `0s`.
-pub(super) fn duration(nanoseconds: i64) -> String {
+pub(crate) fn duration(nanoseconds: i64) -> String {
     let sign = if nanoseconds < 0 { "-" } else { "" };
     let n = nanoseconds.unsigned_abs();
     let fraction = |value: u64, unit: u64| {
