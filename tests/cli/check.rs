@@ -34,7 +34,7 @@ fn findings_are_shown_with_their_place_and_are_no_error() {
     let text = outcome.stdout();
     for part in [
         "warning[FromAsCasing]: 'as' and 'FROM' keywords' casing do not match",
-        "--> Dockerfile:1:",
+        "--> Dockerfile:1:19",
         "https://docs.docker.com/go/dockerfile/rule/from-as-casing/",
         "advice[LostShellState]: What cd does is gone when this RUN ends",
         "Check complete: 1 warning and 1 piece of advice.",
@@ -187,10 +187,10 @@ fn a_violation_fails_the_build_where_it_is_asked_for() {
 fn targets_are_listed() {
     let kit = Kit::new();
     kit.dockerfile(
-        "FROM fixture/base AS one\nFROM --platform=$BUILDPLATFORM one AS two\nFROM two\n",
+        "# one is the first\nFROM fixture/base AS one\nFROM --platform=$BUILDPLATFORM one AS two\nFROM two\n",
     );
     let text = kit.build_showing("plain").arg("--call=targets").ok().stdout();
-    assert_eq!(text, "TARGET    DESCRIPTION\none\ntwo\n(default)\n");
+    assert_eq!(text, "TARGET    DESCRIPTION\none       is the first\ntwo\n(default)\n");
     let document = kit.build_showing("plain").arg("--call=targets,format=json").ok().json();
     assert_eq!(document["targets"][1]["name"], "two");
     assert_eq!(document["targets"][1]["platform"], "$BUILDPLATFORM");

@@ -132,6 +132,9 @@ rules! {
     EXPOSE_INVALID_FORMAT = Warning "ExposeInvalidFormat" "expose-invalid-format"
         "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release"
         "name the container's port only; publish it when the container is started";
+    BROKEN_JSON_FORM = Advice "BrokenJsonForm" ""
+        "What begins like a JSON array and is none is text for the shell, or words as they stand"
+        "put each argument in double quotes, with commas between them and no comma at the end";
     APT_GET_UPDATE_ALONE = Advice "AptGetUpdateAlone" ""
         "apt-get update should stand in the RUN that installs, or a cached list is older than what is installed from it"
         "join both: RUN apt-get update && apt-get install -y …";

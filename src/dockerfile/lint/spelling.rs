@@ -2,7 +2,7 @@
 //! Needs no variable's value, so it holds for every stage, built or not.
 
 use super::rules::{
-    CONSISTENT_INSTRUCTION_CASING, DUPLICATE_STAGE_NAME, FROM_AS_CASING,
+    BROKEN_JSON_FORM, CONSISTENT_INSTRUCTION_CASING, DUPLICATE_STAGE_NAME, FROM_AS_CASING,
     INVALID_DEFINITION_DESCRIPTION, MAINTAINER_DEPRECATED, NO_EMPTY_CONTINUATION,
     RESERVED_STAGE_NAME, STAGE_NAME_CASING,
 };
@@ -61,6 +61,7 @@ fn from_spelling(input: &Input<'_>, stage: &Stage, report: &mut Report) {
 
 fn instruction_spelling(input: &Input<'_>, instruction: &Instruction, report: &mut Report) {
     let origin = &instruction.origin;
+    broken_json(input, origin, report);
     match &instruction.command {
         Command::Maintainer(_) => {
             let options = input.options.with_comments(&origin.comments);
@@ -72,6 +73,21 @@ fn instruction_spelling(input: &Input<'_>, instruction: &Instruction, report: &m
             description(input, "ARG", &names, origin, report);
         }
         _ => {}
+    }
+}
+
+/// `["a', "b"]`. A `[` without a quote behind it may be the shell's test.
+fn broken_json(input: &Input<'_>, origin: &Origin, report: &mut Report) {
+    let Some(span) = origin.invalid_json else { return };
+    let looks_meant = origin.original.split_once('[').is_some_and(|(_, rest)| {
+        let rest = rest.trim_start();
+        rest.starts_with('"') || rest.starts_with('\'')
+    });
+    if looks_meant {
+        let options = input.options.with_comments(&origin.comments);
+        let place = Place { span, lines: origin.lines };
+        let message = format!("{} is given text that is almost JSON", origin.keyword.text);
+        report.add(&options, &BROKEN_JSON_FORM, place, message);
     }
 }
 

@@ -443,6 +443,40 @@ fn downloads_are_checked_and_their_failures_seen() {
 }
 
 #[test]
+fn arrays_that_are_none_are_found() {
+    let broken = |line: &str, want: &[&str]| {
+        let want: Vec<(&str, u32)> = want.iter().map(|rule| (*rule, 2)).collect();
+        advises(&format!("FROM base:1\n{line}\n"), &want);
+    };
+    broken("RUN ['a', 'b']", &["BrokenJsonForm"]);
+    broken("CMD [\"a\", \"b\",]", &["BrokenJsonForm", "JSONArgsRecommended"]);
+    broken("VOLUME [\"/a\" \"/b\"]", &["BrokenJsonForm"]);
+    broken("RUN [ -f /x ] || touch /x", &[]);
+    broken("RUN [ \"a\" ]", &[]);
+}
+
+#[test]
+fn what_comments_say_counts() {
+    finds("# check=skip=all\nFROM base as a\n", &[]);
+    finds(
+        "FROM base\n# check=skip=MaintainerDeprecated\nMAINTAINER a\nMAINTAINER b\n",
+        &[("MaintainerDeprecated", 4)],
+    );
+    finds(
+        "FROM base\n# check=skip=all // here\nARG password\nARG secret\n",
+        &[("SecretsUsedInArgOrEnv", 4)],
+    );
+    let described = "# check=experimental=all\n\n# the base\nFROM base AS a\n# b is it\nARG b\n# what\nARG c d\n";
+    finds(described, &[("InvalidDefinitionDescription", 4), ("InvalidDefinitionDescription", 8)]);
+    finds("# the base\nFROM base AS a\n", &[]);
+}
+
+#[test]
+fn empty_continuations_are_found_at_the_end_of_their_instruction() {
+    finds("FROM base\nRUN a \\\n\n b\nRUN a \\\n# c\n b\n", &[("NoEmptyContinuation", 4)]);
+}
+
+#[test]
 fn what_a_shell_sets_is_lost() {
     for line in ["cd /app", "export A=1", "A=1", "source venv/bin/activate", "cd /a && export B=1"]
     {
