@@ -7,6 +7,7 @@ use super::limits::LimitArgs;
 use super::recorder::{Nobody, Recorder, record_of};
 use super::registry::{PullFailed, Pulls};
 use super::resolve::{Images, NamedContext, NotHere, context_name};
+use super::security::SecurityArgs;
 use super::{Environment, check, housekeeping, registry, sources, targets, values};
 use crate::cache::{TreeEntry, TreeId};
 use crate::context::ContextError;
@@ -17,7 +18,7 @@ use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed};
 use crate::image::{Image, Platform, Reference, canonical_json};
 use crate::plan::{self, NoCache, Plan, PlanError, Scope, Survey};
 use crate::progress::{self, Mode, Output, Progress, Vertex};
-use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox, SandboxOptions};
+use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
 use crate::solve::{self, Cause, Job, Observer, Secret, SolveError};
 use crate::store::{Digest, Store};
 use clap::Args;
@@ -104,6 +105,9 @@ pub struct BuildArgs {
     /// Limits of each step
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Walls around each step
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// `builder build`: where to build, and how.
@@ -184,7 +188,7 @@ pub fn predict(
     let mut images = Images::new(&store, &request.contexts, cancel);
     let plan = request.plan(args, &mut images)?;
     let progress = Progress::quiet();
-    let sandbox = Sandbox::new(SandboxOptions::new(store.root().join("locks")));
+    let sandbox = Sandbox::new(args.security.sandbox(&store));
     let job = request.job(
         &plan,
         &store,
@@ -248,7 +252,7 @@ fn build_plan(
         .map_err(|error| Failure::of(Class::Environment, &error))?;
     let id = log.id().to_string();
     let recorder = Recorder::new(log, plan, &images.images);
-    let sandbox = Sandbox::new(SandboxOptions::new(store.root().join("locks")));
+    let sandbox = Sandbox::new(args.security.sandbox(store));
     let job = request.job(
         plan,
         store,
@@ -760,6 +764,9 @@ fn options(
         shm_size: args.limits.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
         ulimits: args.limits.ulimit.clone(),
         limits: args.limits.limits()?,
+        cap_add: args.security.cap_add.clone(),
+        cap_drop: args.security.cap_drop.clone(),
+        seccomp: args.security.seccomp()?,
         secrets,
         ssh,
         allow,

@@ -34,6 +34,7 @@ pub mod resolve;
 pub mod rmi;
 pub mod run;
 pub mod save;
+pub mod security;
 pub mod signals;
 mod sources;
 pub mod store;

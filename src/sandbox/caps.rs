@@ -52,6 +52,12 @@ const NAMES: [&str; 41] = [
 /// Docker's default set.
 pub(super) const DEFAULT: u64 = 0xa804_25fb;
 
+/// The one that lets mount.
+pub(super) const SYS_ADMIN: u64 = 1 << 21;
+
+/// The one that lets make devices.
+pub(super) const MKNOD: u64 = 1 << 27;
+
 /// All of them.
 pub(super) const ALL: u64 = (1 << NAMES.len()) - 1;
 

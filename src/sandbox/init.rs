@@ -21,19 +21,29 @@ use super::fault::{Doing, Fault};
 use super::mounts;
 use super::protocol::{self, Order, Report, RunRequest, StdioFds};
 use super::seccomp::Program;
-use super::spec::{Security, Ulimit};
+use super::spec::{RunSpec, Security, Ulimit};
 use super::users::{self, Identity};
+use crate::sys::notify::load_filter_with_listener;
 use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
 use crate::sys::rooted::open_in_root;
+
+/// The filters that a command may get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filters<'a> {
+    /// What it may not call.
+    pub walls: Option<&'a Program>,
+    /// What the builder does for it.
+    pub deputy: Option<&'a Program>,
+}
 
 /// Lives as process 1. Never returns.
 pub(super) fn main(
     proof: SingleThreaded,
     request: &RunRequest,
-    filter: Option<&Program>,
+    filters: Filters<'_>,
     fds: Vec<OwnedFd>,
 ) -> ! {
-    let status = match run(proof, request, filter, fds) {
+    let status = match run(proof, request, filters, fds) {
         Ok(()) => 0,
         Err((control, fault)) => {
             protocol::send(control.as_fd(), &Report::from(fault), &[]).ok();
@@ -46,7 +56,7 @@ pub(super) fn main(
 fn run(
     proof: SingleThreaded,
     request: &RunRequest,
-    filter: Option<&Program>,
+    filters: Filters<'_>,
     mut fds: Vec<OwnedFd>,
 ) -> Result<(), (OwnedFd, Fault)> {
     // Everything below refers to descriptors by index, so the socket's place keeps a duplicate.
@@ -57,7 +67,7 @@ fn run(
             return Err((control, Fault::Refused(format!("no descriptors left: {error}"))));
         }
     };
-    match prepare(proof, request, filter, fds, control.as_fd()) {
+    match prepare(proof, request, filters, fds, control.as_fd()) {
         Ok(running) => {
             supervise(&running, &control);
             Ok(())
@@ -84,7 +94,7 @@ fn die_with_parent() -> Result<(), Fault> {
 fn prepare(
     proof: SingleThreaded,
     request: &RunRequest,
-    filter: Option<&Program>,
+    filters: Filters<'_>,
     fds: Vec<OwnedFd>,
     control: BorrowedFd<'_>,
 ) -> Result<Running, Fault> {
@@ -157,11 +167,15 @@ fn prepare(
         )
         .doing(|| "joining the user namespace")?;
         become_root()?;
+        if capabilities(spec)? & caps::SYS_ADMIN != 0 {
+            // Who may mount needs a namespace to do it in. All that is mounted so far is locked there.
+            proof.unshare(libc::CLONE_NEWNS).doing(|| "making a mount namespace")?;
+        }
     }
     enter_cwd(&spec.cwd)?;
     die_with_parent()?;
 
-    let command = Command::new(request, &identity, filter)?;
+    let command = Command::new(request, &identity, filters)?;
     let mut extra: Vec<BorrowedFd<'_>> = tree.agents.iter().map(AsFd::as_fd).collect();
     extra.extend(tree.terminal.as_ref().map(|(master, _)| master.as_fd()));
     protocol::send(control, &Report::Ready { stubs: tree.stubs }, &extra)
@@ -268,6 +282,15 @@ fn become_root() -> Result<(), Fault> {
     caps::raise().doing(|| "raising capabilities")
 }
 
+/// Which capabilities the command's root has.
+fn capabilities(spec: &RunSpec) -> Result<u64, Fault> {
+    let base = match spec.security {
+        Security::Default => caps::DEFAULT,
+        Security::Insecure => caps::ALL,
+    };
+    caps::select(base, &spec.cap_add, &spec.cap_drop).map_err(Fault::Refused)
+}
+
 /// Reads one of the image's own files; nothing where it is no regular file.
 fn image_text(path: &str) -> String {
     use rustix::fs::{FileType, OFlags};
@@ -360,7 +383,8 @@ struct Command<'a> {
     programs: Vec<CString>,
     identity: &'a Identity,
     keep: u64,
-    filter: Option<&'a Program>,
+    walls: Option<&'a Program>,
+    deputy: Option<&'a Program>,
 }
 
 /// Where programs are looked for when the environment has no `PATH`. Docker's.
@@ -370,7 +394,7 @@ impl<'a> Command<'a> {
     fn new(
         request: &RunRequest,
         identity: &'a Identity,
-        filter: Option<&'a Program>,
+        filters: Filters<'a>,
     ) -> Result<Self, Fault> {
         let spec = &request.spec;
         let string = |bytes: Vec<u8>| {
@@ -403,17 +427,16 @@ impl<'a> Command<'a> {
                 .map(|dir| string([dir.as_bytes(), b"/", program.0.as_slice()].concat()))
                 .collect::<Result<_, _>>()?
         };
-        let base = match spec.security {
-            Security::Default => caps::DEFAULT,
-            Security::Insecure => caps::ALL,
-        };
-        let keep = caps::select(base, &spec.cap_add, &spec.cap_drop).map_err(Fault::Refused)?;
-        Ok(Self { argv, env, programs, identity, keep, filter })
+        let keep = capabilities(spec)?;
+        // Where ids are the machine's own, so are devices.
+        let is_mapped = request.userns.is_some_and(|(_, map)| (map.uid, map.gid) != (0, 0));
+        let deputy = filters.deputy.filter(|_| is_mapped && keep & caps::MKNOD != 0);
+        Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy })
     }
 
     /// Becomes the command. Returns the status to end with when it cannot.
     fn execute(&self, control: BorrowedFd<'_>, stdio: &[OwnedFd; 3], terminal: bool) -> i32 {
-        match self.become_user(stdio, terminal) {
+        match self.become_user(control, stdio, terminal) {
             Ok(()) => {}
             Err(fault) => {
                 protocol::send(control, &Report::from(fault), &[]).ok();
@@ -460,7 +483,12 @@ impl<'a> Command<'a> {
         status
     }
 
-    fn become_user(&self, stdio: &[OwnedFd; 3], terminal: bool) -> Result<(), Fault> {
+    fn become_user(
+        &self,
+        control: BorrowedFd<'_>,
+        stdio: &[OwnedFd; 3],
+        terminal: bool,
+    ) -> Result<(), Fault> {
         use rustix::fs::{Gid, Uid};
         use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
         process::reset_signals();
@@ -477,7 +505,12 @@ impl<'a> Command<'a> {
         caps::bound(self.keep).doing(|| "limiting capabilities")?;
         // Before the ids change, while CAP_SYS_ADMIN is held: the other way to be allowed, to give
         // up gaining privileges for good, breaks sudo and su inside.
-        if let Some(filter) = self.filter {
+        if let Some(filter) = self.deputy {
+            let listener = load_filter_with_listener(filter).doing(|| "loading a second filter")?;
+            protocol::send(control, &Report::Deputized, &[listener.as_fd()])
+                .doing(|| "reporting to the builder")?;
+        }
+        if let Some(filter) = self.walls {
             process::load_filter(filter).doing(|| "loading the system call filter")?;
         }
         let groups: Vec<Gid> = self.identity.groups.iter().map(|&g| Gid::from_raw(g)).collect();

@@ -17,12 +17,15 @@
 
 mod agent;
 mod caps;
+mod deputy;
 mod error;
 mod fault;
+mod ids;
 mod init;
 mod limits;
 mod mounts;
 mod network;
+mod notices;
 mod protocol;
 mod run;
 mod seccomp;
@@ -31,6 +34,7 @@ mod spec;
 mod users;
 
 pub use error::SandboxError;
+pub use ids::{Ids, choose_map};
 pub use network::{NetworkOptions, Port, Transport};
 pub use protocol::IdMap;
 pub use run::{Control, Sandbox, SandboxOptions};
@@ -85,4 +89,13 @@ pub enum Stdio<'a> {
         /// Where output goes, and whose window size counts.
         output: BorrowedFd<'a>,
     },
+}
+
+/// Says whether the capabilities and the system call filter of a spec make sense.
+///
+/// # Errors
+///
+/// A message that names what does not.
+pub fn check_walls(spec: &RunSpec) -> Result<(), String> {
+    seccomp::for_spec(spec).map(drop)
 }

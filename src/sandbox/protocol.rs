@@ -121,6 +121,9 @@ pub(super) enum Report {
         /// Mount points made for the step, parents before children.
         stubs: Vec<Stub>,
     },
+    /// The command is about to start; calls that it needs a deputy for arrive at the descriptor
+    /// attached.
+    Deputized,
     /// Setting up failed.
     Failed {
         /// What was being done.

@@ -16,11 +16,14 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::ids::Ids;
 use super::network::{self, NetworkOptions, Private, Servers};
+use super::notices::Notices;
 use super::protocol::{self, IdMap, Order, Report, Request, RunRequest, SourceFd, StdioFds, Stub};
-use super::spec::{Exit, MountKind, NetworkMode, Oom, RunSpec, Stream, Usage};
-use super::{Inputs, SandboxError, Source, Stdio, agent, mounts, spawner};
+use super::spec::{Exit, MountKind, NetworkMode, Oom, RunSpec, Security, Stream, Usage};
+use super::{Inputs, SandboxError, Source, Stdio, agent, deputy, mounts, spawner};
 use crate::cgroup::{Cgroup, Cgroups};
+use crate::snapshot::IdMapping;
 use crate::sys::cancel::Cancel;
 use crate::sys::mount::{MountAttributes, mount_setattr};
 
@@ -41,7 +44,7 @@ pub struct SandboxOptions {
     pub program: PathBuf,
     /// Folder for leases of control groups, in the store.
     pub leases: PathBuf,
-    /// How ids inside map to the host's; `None` for not at all.
+    /// How ids inside map to the host's; `None` for a command that has the builder's own.
     pub idmap: Option<IdMap>,
     /// Text of the host's `/etc/resolv.conf`.
     pub resolv_conf: String,
@@ -84,7 +87,8 @@ pub struct Sandbox {
     options: SandboxOptions,
     spawner: Mutex<Option<OwnedFd>>,
     cgroups: OnceLock<Cgroups>,
-    userns: Mutex<Option<Arc<OwnedFd>>>,
+    ids: Mutex<Decided>,
+    notices: Mutex<Notices>,
     private: Mutex<Option<Result<Arc<Private>, String>>>,
     running: Mutex<Running>,
     next: AtomicU64,
@@ -95,6 +99,15 @@ pub struct Sandbox {
 struct Running {
     groups: BTreeMap<u64, Arc<Cgroup>>,
     is_frozen: bool,
+}
+
+/// Whose ids commands have: decided once, before the first.
+#[derive(Debug, Default)]
+enum Decided {
+    #[default]
+    NotYet,
+    Own,
+    Mapped(Arc<Ids>),
 }
 
 /// Lets others act on one running command.
@@ -124,7 +137,8 @@ impl Sandbox {
             options,
             spawner: Mutex::default(),
             cgroups: OnceLock::new(),
-            userns: Mutex::default(),
+            ids: Mutex::default(),
+            notices: Mutex::default(),
             private: Mutex::default(),
             running: Mutex::default(),
             next: AtomicU64::new(0),
@@ -171,21 +185,52 @@ impl Sandbox {
         number
     }
 
-    /// Returns the user namespace that commands run in, for mounts to be mapped by it; `None` where
-    /// ids are not mapped.
+    /// Returns the user namespace of commands and how it maps, for mounts to be mapped the same way;
+    /// `None` where a command has the ids of the builder: with [`Security::Insecure`], where that was
+    /// asked for, and where the machine cannot map, which is a notice.
     ///
     /// # Errors
     ///
-    /// When the kernel or the machine's settings forbid user namespaces.
-    pub fn userns(&self) -> Result<Option<Arc<OwnedFd>>, SandboxError> {
-        let Some(map) = self.options.idmap else { return Ok(None) };
-        let mut made = lock(&self.userns);
-        if let Some(namespace) = &*made {
-            return Ok(Some(Arc::clone(namespace)));
+    /// When the spawner cannot be started.
+    pub fn ids(&self, security: Security) -> Result<Option<Arc<Ids>>, SandboxError> {
+        match self.options.idmap {
+            Some(map) if security == Security::Default => self.mapped_ids(map),
+            _ => Ok(None),
         }
-        let namespace = Arc::new(self.make_namespace(&Request::MakeUserns(map), None)?);
-        *made = Some(Arc::clone(&namespace));
-        Ok(Some(namespace))
+    }
+
+    fn mapped_ids(&self, map: IdMap) -> Result<Option<Arc<Ids>>, SandboxError> {
+        let mut decided = lock(&self.ids);
+        match &*decided {
+            Decided::NotYet => {}
+            Decided::Own => return Ok(None),
+            Decided::Mapped(ids) => return Ok(Some(Arc::clone(ids))),
+        }
+        let ids = match self.make_namespace(&Request::MakeUserns(map), None) {
+            Ok(userns) => Ids::new(userns, map, &self.options.leases).map(Arc::new),
+            Err(SandboxError::Setup { doing, errno }) => {
+                Err(format!("{doing}: {}", io::Error::from_raw_os_error(errno)))
+            }
+            Err(error) => return Err(error),
+        };
+        match ids {
+            Ok(ids) => {
+                *decided = Decided::Mapped(Arc::clone(&ids));
+                Ok(Some(ids))
+            }
+            Err(reason) => {
+                lock(&self.notices).add(format!(
+                    "ids cannot be mapped here ({reason}); commands run with the builder's own user ids"
+                ));
+                *decided = Decided::Own;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns what the user is to be told of walls that this machine lacks, each thing once.
+    pub fn take_notices(&self) -> Vec<String> {
+        lock(&self.notices).take()
     }
 
     /// Starts the private network if it is not there yet.
@@ -201,9 +246,7 @@ impl Sandbox {
     fn private(&self) -> Result<Arc<Private>, SandboxError> {
         let mut private = lock(&self.private);
         if private.is_none() {
-            let userns = self.userns()?;
-            let namespace =
-                self.make_namespace(&Request::MakeNetns, userns.as_deref().map(AsFd::as_fd))?;
+            let namespace = self.make_netns(self.ids(Security::Default)?.as_deref())?;
             let start = |argv: Vec<String>, fds: &[&OwnedFd]| {
                 let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                 self.start_helper(argv, &fds).map_err(|error| error.to_string())
@@ -317,7 +360,8 @@ impl Sandbox {
                 .map_err(|error| SandboxError::io("cannot copy a descriptor", error))
         };
         let root = plan.add(copy(inputs.root)?);
-        let userns = self.userns()?;
+        let ids = self.ids(spec.security)?;
+        let mapping = ids.as_deref().and_then(Ids::mapping);
         let mut sources = Vec::new();
         for source in &inputs.sources {
             sources.push(match source {
@@ -329,11 +373,8 @@ impl Sandbox {
                     let tree = open_tree(fd, "", flags).map_err(|error| {
                         SandboxError::io("cannot clone the source of a mount", error)
                     })?;
-                    if let Some(userns) = &userns {
-                        let change = MountAttributes { set: None, idmap: Some(userns.as_fd()) };
-                        mount_setattr(tree.as_fd(), &change).map_err(|error| {
-                            SandboxError::io("cannot map the ids of a mount", error)
-                        })?;
+                    if let Some(mapping) = mapping {
+                        self.map_tree(&tree, mapping)?;
                     }
                     SourceFd::Mount(plan.add(tree))
                 }
@@ -347,11 +388,15 @@ impl Sandbox {
                 (Some(plan.add(copy(network.namespace.as_fd())?)), Servers::This(network.dns))
             }
             NetworkMode::Host => (None, Servers::Host),
-            NetworkMode::None => (None, Servers::Reachable),
+            // One that belongs to the command's user namespace, so that its capabilities count there.
+            NetworkMode::None => match &ids {
+                Some(ids) => (Some(plan.add(self.make_netns(Some(ids))?)), Servers::Reachable),
+                None => (None, Servers::Reachable),
+            },
         };
-        let userns = match (userns, self.options.idmap) {
-            (Some(fd), Some(map)) => Some((plan.add(copy(fd.as_fd())?), map)),
-            _ => None,
+        let userns = match ids {
+            Some(ids) => Some((plan.add(copy(ids.userns())?), ids.map())),
+            None => None,
         };
         let stdio = plan.stdio(&inputs.stdio)?;
         let mut cgroup1 = Vec::new();
@@ -372,6 +417,24 @@ impl Sandbox {
             hosts: network::hosts(spec, &self.options.network),
             resolv_conf: network::resolv_conf(&self.options.resolv_conf, servers),
         })
+    }
+
+    /// Shows a tree as the sandbox's users are to see it, where its file system can.
+    fn map_tree(&self, tree: &OwnedFd, mapping: IdMapping<'_>) -> Result<(), SandboxError> {
+        let change = MountAttributes { set: None, idmap: Some(mapping.userns) };
+        match mount_setattr(tree.as_fd(), &change) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                lock(&self.notices).add(
+                    "a mount's file system cannot map ids; its files are nobody's to the command \
+                     (--userns=host shows their owners)"
+                        .to_owned(),
+                );
+                Ok(())
+            }
+            result => {
+                result.map_err(|error| SandboxError::io("cannot map the ids of a mount", error))
+            }
+        }
     }
 
     /// Sends a request, starting the spawner if there is none.
@@ -424,6 +487,10 @@ impl Sandbox {
         userns: Option<BorrowedFd<'_>>,
     ) -> Result<OwnedFd, SandboxError> {
         self.ask(request, userns.as_slice())
+    }
+
+    fn make_netns(&self, ids: Option<&Ids>) -> Result<OwnedFd, SandboxError> {
+        self.make_namespace(&Request::MakeNetns, ids.map(Ids::userns))
     }
 
     fn start_helper(
@@ -606,6 +673,11 @@ impl Session {
         match report {
             Report::Started { .. } => self.init = fds.pop(),
             Report::Made => {}
+            Report::Deputized => {
+                if let Some(listener) = fds.pop() {
+                    start("deputy", move || deputy::serve(&listener).ok())?;
+                }
+            }
             Report::Failed { doing, errno } => {
                 self.failed = Some(SandboxError::Setup { doing, errno });
             }
@@ -646,10 +718,7 @@ impl Session {
             let (ours, stop) = protocol::pair()
                 .map_err(|error| SandboxError::io("cannot make a socket", error))?;
             self.agents.push(ours);
-            std::thread::Builder::new()
-                .name("ssh agent".into())
-                .spawn(move || agent::forward(socket, &path, &stop))
-                .map_err(|error| SandboxError::io("cannot start a thread", error))?;
+            start("ssh agent", move || agent::forward(socket, &path, &stop))?;
         }
         Ok(())
     }
@@ -752,6 +821,18 @@ impl Session {
             self.pass_output(&events, &mut piece, output);
         }
     }
+}
+
+/// Starts a thread that ends with the sandbox.
+fn start<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<(), SandboxError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| SandboxError::io("cannot start a thread", error))
 }
 
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {

@@ -16,10 +16,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
 use super::fault::{Doing, Fault};
+use super::init::{self, Filters};
+use super::protocol::SourceFd;
 use super::protocol::{self, IdMap, Report, Request, RunRequest};
 use super::seccomp::{self, Program};
 use super::spec::NetworkMode;
-use super::{init, protocol::SourceFd};
 use crate::sys::process::{self, Forked, SingleThreaded};
 
 /// Name under which `builder` runs itself to be the spawner.
@@ -59,6 +60,9 @@ fn serve() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Under which the deputy's filter is kept.
+const DEPUTY: &str = "deputy";
+
 fn answer(
     proof: SingleThreaded,
     request: Request,
@@ -74,7 +78,14 @@ fn answer(
                 let filter = seccomp::for_spec(&request.spec).map_err(Fault::Refused)?;
                 filters.insert(key.clone(), filter);
             }
-            let filter = filters.get(&key).and_then(Option::as_ref);
+            if !filters.contains_key(DEPUTY) {
+                let filter = seccomp::for_deputy().map_err(Fault::Refused)?;
+                filters.insert(DEPUTY.to_owned(), Some(filter));
+            }
+            let filters = Filters {
+                walls: filters.get(&key).and_then(Option::as_ref),
+                deputy: filters.get(DEPUTY).and_then(Option::as_ref),
+            };
             let cgroup = request.cgroup2.map(|index| fds[index].as_fd());
             let mut flags =
                 libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
@@ -84,7 +95,7 @@ fn answer(
             match proof.clone_process(flags, cgroup).doing(|| "making namespaces")? {
                 Forked::Child => {
                     close(socket);
-                    init::main(proof, &request, filter, fds)
+                    init::main(proof, &request, filters, fds)
                 }
                 Forked::Parent(child) => {
                     started(&fds, &child);

@@ -26,5 +26,7 @@ mod scratch;
 
 pub use crate::layer::XattrSpace;
 pub use commit::{Cleaned, clean, commit};
-pub use mount::{LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, mount};
+pub use mount::{
+    IdMapping, LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, can_map, mount,
+};
 pub use scratch::Scratch;

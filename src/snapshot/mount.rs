@@ -11,12 +11,14 @@
 use super::XattrSpace;
 use crate::layer::LayerError;
 use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::sys::process::FsIds;
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen, mount as mount_old, mount_change, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, mount as mount_old, mount_change, move_mount, open_tree,
+    unmount,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -112,9 +114,20 @@ pub struct MountOptions<'a> {
     pub xattrs: XattrSpace,
     /// Makes the mount read-only even where it has an upper.
     pub read_only: bool,
-    /// A user namespace through whose mapping all layers, the upper too, are seen. Needs
-    /// [`XattrSpace::Trusted`] and a kernel with id-mapped overlay layers (5.19).
-    pub idmap: Option<BorrowedFd<'a>>,
+    /// How the ids of all layers, the upper too, are seen. Needs [`XattrSpace::Trusted`] and a
+    /// kernel with id-mapped overlay layers (5.19).
+    pub idmap: Option<IdMapping<'a>>,
+}
+
+/// A mapping of ids between the disk and a mount.
+#[derive(Debug, Clone, Copy)]
+pub struct IdMapping<'a> {
+    /// The user namespace that has it.
+    pub userns: BorrowedFd<'a>,
+    /// What user 0 on disk is to the host.
+    pub uid: u32,
+    /// What group 0 on disk is to the host.
+    pub gid: u32,
 }
 
 impl MountOptions<'_> {
@@ -179,16 +192,48 @@ pub fn mount(
     if lowers.is_empty() && upper.is_none() {
         return empty_dir().map_err(|source| failed(0, "make an empty folder", source));
     }
-    match mount_new(lowers, upper, options) {
+    let mounted = match mount_new(lowers, upper, options) {
         Err(SnapshotError::Mount { doing: NO_LOWERDIR_PLUS, .. }) => {
             mount_in_thread(lowers, upper, options)
         }
+        // Before Linux 6.15 overlay takes only mounts that are attached somewhere.
+        Err(SnapshotError::Mount { doing: CREATE, source, .. })
+            if options.idmap.is_some() && source.raw_os_error() == Some(libc::EINVAL) =>
+        {
+            mount_in_thread(lowers, upper, options)
+        }
         other => other,
+    }?;
+    let is_writable = upper.is_some() && !options.read_only;
+    if is_writable && options.idmap.is_some() && is_read_only(&mounted) {
+        // Overlay's answer to an upper that it cannot write, without an error.
+        return Err(failed(lowers.len(), "write through the mapping of ids", Errno::ROFS));
     }
+    Ok(mounted)
+}
+
+fn is_read_only(mounted: &Mounted) -> bool {
+    use rustix::fs::StatVfsMountFlags;
+    rustix::fs::fstatvfs(mounted.root())
+        .is_ok_and(|facts| facts.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Says whether layers below `folder` can be mounted with a mapping of ids.
+///
+/// # Errors
+///
+/// Why not: a kernel before 5.19, or a filesystem that knows no id-mapped mounts.
+pub fn can_map(folder: &Path, mapping: IdMapping<'_>) -> Result<(), SnapshotError> {
+    let xattrs = XattrSpace::Trusted;
+    let options = MountOptions { xattrs, read_only: true, idmap: Some(mapping) };
+    mount(&[folder.to_owned()], None, &options).map(drop)
 }
 
 /// Marks the one failure that the old way can mend.
 const NO_LOWERDIR_PLUS: &str = "add lowers one by one";
+
+/// And another, where it refuses what it was given before.
+const CREATE: &str = "create it";
 
 fn failed(layers: usize, doing: &'static str, source: impl Into<io::Error>) -> SnapshotError {
     SnapshotError::Mount { layers, doing, log: String::new(), source: source.into() }
@@ -208,22 +253,33 @@ fn open_dir(path: &Path) -> Result<OwnedFd, SnapshotError> {
 
 /// Returns a private view of `dir` with the mapping of `options`, or `dir` itself.
 fn mapped(dir: OwnedFd, options: &MountOptions<'_>) -> io::Result<OwnedFd> {
-    let Some(userns) = options.idmap else { return Ok(dir) };
+    let Some(mapping) = options.idmap else { return Ok(dir) };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(&dir, "", flags)?;
-    mount_setattr(tree.as_fd(), &MountAttributes { set: None, idmap: Some(userns) })?;
+    let change = MountAttributes { set: None, idmap: Some(mapping.userns) };
+    mount_setattr(tree.as_fd(), &change)?;
     Ok(tree)
+}
+
+/// Overlay keeps the credentials of whoever makes it for all it does to the layers. Root as the
+/// mapping shows it is the only one who owns what it makes in the work folder: for anybody else a
+/// mount that can be written fails, silently, and is read-only.
+fn act_as_root_of(options: &MountOptions<'_>) -> io::Result<Option<FsIds>> {
+    options.idmap.map(|mapping| FsIds::become_user(mapping.uid, mapping.gid)).transpose()
 }
 
 /// An empty read-only tree of its own.
 fn empty_dir() -> io::Result<Mounted> {
+    Ok(Mounted { fd: empty_fs(MountAttrFlags::MOUNT_ATTR_RDONLY)? })
+}
+
+fn empty_fs(attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&fs, "mode", "0755")?;
     fsconfig_create(&fs)?;
-    let fd = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-    Ok(Mounted { fd })
+    Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// Overlay takes one lower beside an upper and two without; this many empty folders are to be added.
@@ -266,6 +322,8 @@ fn mount_new(
         fsconfig_set_string(&fs, key, value).map_err(|e| with_log("switch off features", e))?;
     }
 
+    // A clone of a mount lives as long as its descriptor, until the overlay has clones of its own.
+    let mut held = Vec::new();
     for index in (0..layers).rev() {
         let dir = open_lower(lowers, index)?;
         let refused = |source: io::Error, log: String| SnapshotError::LowerRefused {
@@ -282,15 +340,17 @@ fn mount_new(
             }
             refused(e.into(), kernel_log(&fs))
         })?;
+        if options.idmap.is_some() {
+            held.push(dir);
+        }
     }
-    let mut empty = None;
     if missing_lowers(layers, upper) {
         let dir = empty_dir().map_err(|e| failed(layers, "make an empty folder", e))?;
         add_dir(&fs, "lowerdir+", dir.root()).map_err(|e| {
             let doing = if knows_lowerdir_plus() { "add an empty lower" } else { NO_LOWERDIR_PLUS };
             with_log(doing, e)
         })?;
-        empty = Some(dir);
+        held.push(dir.into_fd());
     }
 
     if let Some(upper) = upper {
@@ -303,7 +363,9 @@ fn mount_new(
         };
         // The two must be on one mount, so with a mapping they are reached through a common one.
         let (fs_dir, work_dir) = if options.idmap.is_some() {
-            mapped_pair(upper, &map)?
+            let (tree, fs_dir, work_dir) = mapped_pair(upper, &map)?;
+            held.push(tree);
+            (fs_dir, work_dir)
         } else {
             (open_dir(upper.fs)?, open_dir(upper.work)?)
         };
@@ -311,8 +373,10 @@ fn mount_new(
         add_dir(&fs, "workdir", &work_dir).map_err(|e| with_log("set workdir", e))?;
         fsconfig_set_flag(&fs, "volatile").map_err(|e| with_log("set volatile", e))?;
     }
-    fsconfig_create(&fs).map_err(|e| with_log("create it", e))?;
-    drop(empty);
+    let acting =
+        act_as_root_of(options).map_err(|e| failed(layers, "act as the mapped root", e))?;
+    fsconfig_create(&fs).map_err(|e| with_log(CREATE, e))?;
+    drop((acting, held));
     let attributes =
         if options.read_only { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
     let fd = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
@@ -320,11 +384,11 @@ fn mount_new(
     Ok(Mounted { fd })
 }
 
-/// Opens upper and work below one mapped clone of their common parent.
+/// Opens upper and work below one mapped clone of their common parent, which comes first.
 fn mapped_pair(
     upper: &Upper<'_>,
     map: &dyn Fn(&Path) -> Result<OwnedFd, SnapshotError>,
-) -> Result<(OwnedFd, OwnedFd), SnapshotError> {
+) -> Result<(OwnedFd, OwnedFd, OwnedFd), SnapshotError> {
     let parent = upper.fs.parent().filter(|parent| upper.work.parent() == Some(*parent));
     let (Some(parent), Some(fs), Some(work)) =
         (parent, upper.fs.file_name(), upper.work.file_name())
@@ -344,7 +408,8 @@ fn mapped_pair(
             source: e.into(),
         })
     };
-    Ok((below(fs)?, below(work)?))
+    let (fs, work) = (below(fs)?, below(work)?);
+    Ok((tree, fs, work))
 }
 
 /// Gives overlay a folder: as a descriptor, or by its name in `/proc` where it takes only strings.
@@ -409,9 +474,16 @@ fn mount_old_way(
     // Held open to the end: the names below are their numbers.
     let mut dirs = Vec::with_capacity(layers + 3);
     let mut names = Vec::with_capacity(layers + 1);
+    let places = options.idmap.map(|_| Places::new()).transpose();
+    let places = places.map_err(|e| fail("make places for mapped layers", e))?;
+    let map = |dir: OwnedFd| -> io::Result<OwnedFd> {
+        let dir = mapped(dir, options)?;
+        places.as_ref().map_or(Ok(()), |places| places.attach(&dir))?;
+        Ok(dir)
+    };
     for index in (0..layers).rev() {
         let dir = open_lower(lowers, index)?;
-        let dir = mapped(dir, options).map_err(|e| fail("map the ids of a layer", e))?;
+        let dir = map(dir).map_err(|e| fail("map the ids of a layer", e))?;
         names.push(dir.as_raw_fd().to_string());
         dirs.push(dir);
     }
@@ -431,9 +503,11 @@ fn mount_old_way(
     }
     if let Some(upper) = upper {
         let (fs, work) = if options.idmap.is_some() {
-            mapped_pair(upper, &|path| {
-                mapped(open_dir(path)?, options).map_err(|e| fail("map the ids of the upper", e))
-            })?
+            let (tree, fs, work) = mapped_pair(upper, &|path| {
+                map(open_dir(path)?).map_err(|e| fail("map the ids of the upper", e))
+            })?;
+            dirs.push(tree);
+            (fs, work)
         } else {
             (open_dir(upper.fs)?, open_dir(upper.work)?)
         };
@@ -448,12 +522,33 @@ fn mount_old_way(
     let data =
         std::ffi::CString::new(data.join(",")).expect("numbers and option names hold no NUL");
     let flags = if options.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    let acting = act_as_root_of(options).map_err(|e| fail("act as the mapped root", e))?;
     mount_old("builder", "/proc", "overlay", flags, data.as_c_str())
         .map_err(|e| fail("mount it", e.into()))?;
+    drop(acting);
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let fd = open_tree(CWD, "/proc", flags).map_err(|e| fail("clone the mount", e.into()))?;
     let _ = unmount("/proc", UnmountFlags::DETACH);
     Ok(Mounted { fd })
+}
+
+/// Where a thread with a mount namespace of its own attaches mapped layers.
+struct Places(OwnedFd);
+
+impl Places {
+    /// Mounts a tmpfs over `/sys`, which this namespace does not need.
+    fn new() -> io::Result<Self> {
+        let fs = empty_fs(MountAttrFlags::empty())?;
+        move_mount(&fs, "", CWD, "/sys", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        Ok(Self(fs))
+    }
+
+    fn attach(&self, mount: &OwnedFd) -> io::Result<()> {
+        let name = mount.as_raw_fd().to_string();
+        rustix::fs::mkdirat(&self.0, &name, Mode::from(0o700))?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        Ok(move_mount(mount, "", &self.0, &name, flags)?)
+    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,13 @@ use super::{Cause, Job, mounts};
 use crate::layer::{self, Now, Scan, ScanOptions, Time};
 use crate::plan::{Network, Op, Run, Security, Tree};
 use crate::progress;
-use crate::sandbox::{self, NetworkMode, OsBytes, RunSpec, Seccomp, Stdio, Stream, Usage};
+use crate::sandbox::{self, Ids, NetworkMode, OsBytes, RunSpec, Stdio, Stream, Usage};
 use crate::snapshot::{self, Scratch, XattrSpace, copy};
 use crate::store::{ChainId, Digest};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::fs;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -62,7 +62,12 @@ pub(super) fn execute(
         Op::Copy(copy) if copy.is_link => &nothing,
         _ => stack,
     };
-    let mounted = below.mount(Some(&scratch.upper()))?;
+    let ids = match &step.op {
+        Op::Run(run) => job.sandbox.ids(security_of(job, run)?)?,
+        Op::Copy(_) | Op::Workdir(_) => None,
+    };
+    tell(job);
+    let mounted = below.mount_for(Some(&scratch.upper()), ids.as_deref())?;
     let root = mounted.root();
 
     let mut usage = None;
@@ -83,7 +88,9 @@ pub(super) fn execute(
                 ));
             }
         }
-        Op::Run(run) => usage = Some(command(job, trees, run, (index, vertex), root, files)?),
+        Op::Run(run) => {
+            usage = Some(command(job, trees, run, (index, vertex), (root, ids.as_deref()), files)?);
+        }
     }
     drop(mounted);
     let cleaned =
@@ -120,33 +127,20 @@ fn command(
     trees: &Trees,
     run: &Run,
     (index, vertex): (usize, Digest),
-    root: std::os::fd::BorrowedFd<'_>,
+    (root, ids): (BorrowedFd<'_>, Option<&Ids>),
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<Usage, Cause> {
     let options = &job.options;
-    let allowed = |entitlement: &'static str| {
-        if options.allow.contains(entitlement) {
-            Ok(())
-        } else {
-            Err(Cause::NotAllowed { entitlement })
-        }
-    };
     let network = match run.network {
         Network::Default => default_network(job),
         Network::None => NetworkMode::None,
         Network::Host => {
-            allowed("network.host")?;
+            allowed(job, "network.host")?;
             NetworkMode::Host
         }
     };
-    let security = match run.security {
-        Security::Sandbox => sandbox::Security::Default,
-        Security::Insecure => {
-            allowed("security.insecure")?;
-            sandbox::Security::Insecure
-        }
-    };
-    let mut prepared = mounts::prepare(job, trees, &run.mounts, files)?;
+    let security = security_of(job, run)?;
+    let mut prepared = mounts::prepare(job, trees, &run.mounts, ids, files)?;
     if let Some((path, text)) = &run.script {
         prepared.script(job, path, text, SCRIPT_MODE)?;
     }
@@ -172,9 +166,9 @@ fn command(
         ulimits: options.ulimits.clone(),
         shm_size: options.shm_size,
         security,
-        cap_add: Vec::new(),
-        cap_drop: Vec::new(),
-        seccomp: Seccomp::Default,
+        cap_add: options.cap_add.clone(),
+        cap_drop: options.cap_drop.clone(),
+        seccomp: options.seccomp.clone(),
         readonly_root: false,
         limits: options.limits.clone(),
     };
@@ -188,12 +182,38 @@ fn command(
         job.progress.log(vertex, stream, bytes);
         job.observer.output(index, bytes);
     })?;
+    tell(job);
     if job.cancel.is_cancelled() {
         return Err(Cause::Cancelled);
     }
     match exit.status {
         0 => Ok(exit.usage),
         status => Err(Cause::Exit { status, oom: exit.oom }),
+    }
+}
+
+fn allowed(job: &Job<'_>, entitlement: &'static str) -> Result<(), Cause> {
+    if job.options.allow.contains(entitlement) {
+        Ok(())
+    } else {
+        Err(Cause::NotAllowed { entitlement })
+    }
+}
+
+fn security_of(job: &Job<'_>, run: &Run) -> Result<sandbox::Security, Cause> {
+    match run.security {
+        Security::Sandbox => Ok(sandbox::Security::Default),
+        Security::Insecure => {
+            allowed(job, "security.insecure")?;
+            Ok(sandbox::Security::Insecure)
+        }
+    }
+}
+
+/// Tells the user what this machine lacks.
+fn tell(job: &Job<'_>) {
+    for notice in job.sandbox.take_notices() {
+        job.progress.notice(notice);
     }
 }
 

@@ -50,7 +50,7 @@ use crate::context;
 use crate::image::Image;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::sandbox::{Limits, NetworkMode, Oom, Sandbox, Ulimit};
+use crate::sandbox::{Limits, NetworkMode, Oom, Sandbox, Seccomp, Ulimit};
 use crate::store::{ChainId, Digest, Key, Layer, Store};
 use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,6 +113,12 @@ pub struct Options {
     pub ulimits: Vec<Ulimit>,
     /// Limits of each step's control group.
     pub limits: Limits,
+    /// Capabilities that steps have beyond Docker's.
+    pub cap_add: Vec<String>,
+    /// Capabilities of Docker's that steps do not have.
+    pub cap_drop: Vec<String>,
+    /// The system call filter of steps.
+    pub seccomp: Seccomp,
     /// Secrets by their ids.
     pub secrets: BTreeMap<String, Secret>,
     /// Sockets of ssh agents by their ids.

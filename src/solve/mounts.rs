@@ -4,7 +4,7 @@ use super::trees::{Stack, Trees};
 use super::{Cause, Job, Secret};
 use crate::context::SelectOptions;
 use crate::plan::{Mount, MountKind, Sharing, Tree};
-use crate::sandbox::{self, MountSpec, Source};
+use crate::sandbox::{self, Ids, MountSpec, Source};
 use crate::snapshot::copy::{self as engine, CopyRequest, CopySource};
 use crate::snapshot::{Mounted, Scratch};
 use crate::store::ChainId;
@@ -89,6 +89,7 @@ pub(super) fn prepare(
     job: &Job<'_>,
     trees: &Trees,
     mounts: &[Mount],
+    ids: Option<&Ids>,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<Prepared, Cause> {
     let mut prepared = Prepared::default();
@@ -97,7 +98,7 @@ pub(super) fn prepare(
         let target = &mount.target;
         match &mount.kind {
             MountKind::Bind { tree, source, is_read_only } => {
-                bind(job, trees, &mut prepared, target, *tree, source, *is_read_only, files)?;
+                bind(job, trees, &mut prepared, target, *tree, source, *is_read_only, ids, files)?;
             }
             MountKind::Cache { .. } => cache(job, trees, &mut prepared, mount, files)?,
             MountKind::Tmpfs { size } => {
@@ -150,6 +151,7 @@ fn bind(
     tree: Tree,
     source: &str,
     is_read_only: bool,
+    ids: Option<&Ids>,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<(), Cause> {
     let (mut stack, chain) = files(tree);
@@ -160,12 +162,12 @@ fn bind(
         stack = Stack(vec![super::trees::Lower::held(&copied.0, false)?]);
     }
     let mounted = if is_read_only {
-        stack.mount(None)?
+        stack.mount_for(None, ids)?
     } else {
         // What is written is thrown away with the session.
         let work = job.store.session()?.new_work()?;
         let scratch = Scratch::new(&work)?;
-        stack.mount(Some(&scratch.upper()))?
+        stack.mount_for(Some(&scratch.upper()), ids)?
     };
     let source = prepared.hold(Held::Detached(mounted));
     prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly: is_read_only });

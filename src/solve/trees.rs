@@ -4,6 +4,7 @@ use super::{Cause, Job};
 use crate::context::Source;
 use crate::image::ImageLayer;
 use crate::plan::{Files, Tree};
+use crate::sandbox::Ids;
 use crate::snapshot::{self, MountOptions, Mounted, Upper};
 use crate::store::{ChainId, Layer};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -56,9 +57,20 @@ impl Stack {
         self.0.iter().filter(|lower| !lower.is_empty).map(|lower| lower.path.clone()).collect()
     }
 
-    /// Mounts the stack, writable where `upper` is given.
+    /// Mounts the stack as the builder sees it, writable where `upper` is given.
     pub(super) fn mount(&self, upper: Option<&Upper<'_>>) -> Result<Mounted, Cause> {
-        Ok(snapshot::mount(&self.paths(), upper, &MountOptions::detect())?)
+        self.mount_for(upper, None)
+    }
+
+    /// Mounts the stack as a command with these ids is to see it.
+    pub(super) fn mount_for(
+        &self,
+        upper: Option<&Upper<'_>>,
+        ids: Option<&Ids>,
+    ) -> Result<Mounted, Cause> {
+        let idmap = ids.and_then(Ids::mapping);
+        let options = MountOptions { idmap, ..MountOptions::detect() };
+        Ok(snapshot::mount(&self.paths(), upper, &options)?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod mount;
+pub mod notify;
 pub mod process;
 pub mod remove;
 pub mod rooted;

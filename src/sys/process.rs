@@ -5,6 +5,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
 /// Above the 32 bits that libc gives its flags.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -209,12 +211,53 @@ pub fn join_new_keyring() -> io::Result<()> {
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sets the ids that this thread makes files with, leaving all else.
-pub fn set_fs_ids(uid: u32, gid: u32) {
-    // SAFETY: both take plain numbers and never fail in a way that matters to memory.
+/// Sets the ids that this thread makes files with, leaving all else. Returns the ones before.
+pub fn set_fs_ids(uid: u32, gid: u32) -> (u32, u32) {
+    // SAFETY: both take plain numbers, return the id before, and never fail in a way that matters to
+    // memory.
     unsafe {
-        libc::syscall(libc::SYS_setfsgid, gid);
-        libc::syscall(libc::SYS_setfsuid, uid);
+        let gid = libc::syscall(libc::SYS_setfsgid, gid);
+        let uid = libc::syscall(libc::SYS_setfsuid, uid);
+        (uid as u32, gid as u32)
+    }
+}
+
+/// While it lives, this thread makes files as another user.
+#[derive(Debug)]
+pub struct FsIds {
+    before: (u32, u32),
+    capabilities: CapabilitySets,
+}
+
+impl FsIds {
+    /// Becomes the user for files, with all capabilities this thread has.
+    ///
+    /// # Errors
+    ///
+    /// What capset(2) says.
+    pub fn become_user(uid: u32, gid: u32) -> io::Result<Self> {
+        Self::become_user_with(uid, gid, CapabilitySet::all())
+    }
+
+    /// As [`FsIds::become_user`], with no other capability in effect than these.
+    ///
+    /// # Errors
+    ///
+    /// What capset(2) says.
+    pub fn become_user_with(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<Self> {
+        let capabilities = rustix::thread::capabilities(None)?;
+        let guard = Self { before: set_fs_ids(uid, gid), capabilities };
+        // Leaving user 0 took the ones for files out of the effective set.
+        let effective = capabilities.effective & keep;
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, ..capabilities })?;
+        Ok(guard)
+    }
+}
+
+impl Drop for FsIds {
+    fn drop(&mut self) {
+        set_fs_ids(self.before.0, self.before.1);
+        rustix::thread::set_capabilities(None, self.capabilities).ok();
     }
 }
 

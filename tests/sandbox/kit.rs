@@ -1,12 +1,12 @@
 //! A sandbox, a busybox to run in it, and what is needed to look at the result.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use builder::sandbox::{
-    Control, Exit, Inputs, RunSpec, Sandbox, SandboxError, SandboxOptions, Source, Stdio, Stream,
+    Control, Exit, Ids, Inputs, RunSpec, Sandbox, SandboxError, SandboxOptions, Source, Stdio,
+    Stream,
 };
 use builder::snapshot::{MountOptions, Upper, mount};
 use builder::sys::cancel::Cancel;
@@ -89,6 +89,7 @@ impl Kit {
         fs::set_permissions(base.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
         let mut options = SandboxOptions::new(dir.path().join("leases"));
         options.program = env!("CARGO_BIN_EXE_builder").into();
+        options.idmap = Some(builder::sandbox::choose_map(None));
         change(&mut options);
         Some(Self {
             sandbox: Sandbox::new(options),
@@ -102,6 +103,16 @@ impl Kit {
     /// A file or folder of the base.
     pub fn base(&self, path: &str) -> PathBuf {
         self.base.join(path)
+    }
+
+    /// Compiles C to a program of the base that needs no libraries.
+    pub fn compile(&self, source: &str, path: &str) {
+        let file = self.dir.path().join("source.c");
+        fs::write(&file, source).unwrap();
+        let program = self.base(path);
+        let status =
+            Command::new("cc").args(["-static", "-O1", "-o"]).arg(program).arg(file).status();
+        assert!(status.unwrap().success());
     }
 
     pub fn spec(&self, script: &str) -> RunSpec {
@@ -143,9 +154,9 @@ impl Kit {
         let (layer, scratch) = (work.join("fs"), work.join("work"));
         fs::create_dir(&layer).unwrap();
         fs::create_dir(&scratch).unwrap();
-        let userns = self.sandbox.userns()?;
+        let ids = self.sandbox.ids(spec.security)?;
         let mut options = MountOptions::detect();
-        options.idmap = userns.as_deref().map(AsFd::as_fd);
+        options.idmap = ids.as_deref().and_then(Ids::mapping);
         let upper = Upper { fs: &layer, work: &scratch };
         let root = mount(std::slice::from_ref(&self.base), Some(&upper), &options).unwrap();
         let inputs = Inputs { root: root.root(), sources, stdio: Stdio::Capture };

@@ -15,4 +15,5 @@ mod lifetime;
 mod limits;
 mod mounts;
 mod network;
+mod userns;
 mod walls;

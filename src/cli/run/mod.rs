@@ -19,12 +19,13 @@ use super::failure::{self, Class, Failure};
 use super::limits::LimitArgs;
 use super::registry::{PullFailed, Pulls};
 use super::resolve::Images;
+use super::security::SecurityArgs;
 use super::{build::cannot, registry, values};
 use crate::image::{Image, Platform};
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
 use crate::sandbox::{
-    Control, Exit, Inputs, NetworkMode, RunSpec, Sandbox, SandboxError, SandboxOptions, Source,
+    Control, Exit, Ids, Inputs, NetworkMode, RunSpec, Sandbox, SandboxError, Security, Source,
     Stdio,
 };
 use crate::snapshot::{self, MountOptions, Mounted, Scratch};
@@ -117,6 +118,9 @@ pub struct RunArgs {
     /// Limits
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Walls
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
@@ -191,7 +195,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let mut spec = request::spec(args, image, environment)?;
     spec.mounts = mounts;
     let keeper = keeper(args, image)?;
-    let mut options = SandboxOptions::new(store.root().join("locks"));
+    let mut options = args.security.sandbox(&store);
     options.network.reaches_host_loopback = args.network.ends_with(request::HOST_LOOPBACK);
     options.network.ports = ports::choose(&args.publish)?;
     let is_any = args.publish.iter().flat_map(Published::is_any);
@@ -205,7 +209,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     environment.signals.freeze_with_us(&sandbox);
     network(&mut spec, &sandbox, publishes, environment)?;
 
-    let (root, _scratch) = root(&store, image)?;
+    let (root, _scratch) = root(&store, image, &sandbox, environment)?;
     let sources = opened.iter().map(|volume| Source::Tree(volume.as_fd())).collect();
     let streams = Streams { is_interactive: args.interactive, is_terminal: args.tty };
     execute(streams, &sandbox, &spec, (root.root(), sources), keeper, environment)
@@ -259,12 +263,19 @@ fn execute(
     let control = Control::default();
     let mut keeper = keeper(control.clone());
     environment.signals.hand_to(move |signal| keeper.take(signal)).for_good();
-    sandbox.run(spec, &inputs, &environment.cancel, &control, &mut |_, _| {}).map_err(|error| {
-        match error {
-            SandboxError::Cancelled => Failure::new(Class::Interrupted, ""),
-            error => Failure::of(Class::Environment, &error),
-        }
+    let result = sandbox.run(spec, &inputs, &environment.cancel, &control, &mut |_, _| {});
+    tell(sandbox, environment);
+    result.map_err(|error| match error {
+        SandboxError::Cancelled => Failure::new(Class::Interrupted, ""),
+        error => Failure::of(Class::Environment, &error),
     })
+}
+
+/// Tells the user what this machine lacks.
+fn tell(sandbox: &Sandbox, environment: &Environment) {
+    for notice in sandbox.take_notices() {
+        environment.warn(&notice);
+    }
 }
 
 /// Makes sure that no two running commands have one name.
@@ -311,12 +322,21 @@ fn network(
 }
 
 /// Mounts the image's layers, and above them a folder that goes with this process.
-fn root(store: &Store, image: &Image) -> Result<(Mounted, Scratch), Failure> {
+fn root(
+    store: &Store,
+    image: &Image,
+    sandbox: &Sandbox,
+    environment: &Environment,
+) -> Result<(Mounted, Scratch), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::of(Class::Environment, error);
     let lowers: Vec<PathBuf> = image.layers.iter().map(|layer| layer.layer.fs()).collect();
     let work = store.session().and_then(|session| session.new_work()).map_err(|e| failed(&e))?;
     let scratch = Scratch::new(&work).map_err(|e| failed(&e))?;
-    let root = snapshot::mount(&lowers, Some(&scratch.upper()), &MountOptions::detect())
+    let ids = sandbox.ids(Security::Default).map_err(|error| failed(&error))?;
+    tell(sandbox, environment);
+    let idmap = ids.as_deref().and_then(Ids::mapping);
+    let options = MountOptions { idmap, ..MountOptions::detect() };
+    let root = snapshot::mount(&lowers, Some(&scratch.upper()), &options)
         .map_err(|error| failed(&error))?;
     Ok((root, scratch))
 }

@@ -94,6 +94,9 @@ pub(super) fn spec(
     spec.ulimits.clone_from(&args.limits.ulimit);
     spec.limits = args.limits.limits()?;
     spec.readonly_root = args.read_only;
+    spec.cap_add.clone_from(&args.security.cap_add);
+    spec.cap_drop.clone_from(&args.security.cap_drop);
+    spec.seccomp = args.security.seccomp()?;
     Ok(spec)
 }
 

@@ -39,12 +39,16 @@ enum Leaf {
     Rules(u32),
 }
 
-/// Translates tables.
+/// Translates tables; `foreign` is what a call by an architecture without one gets.
 ///
 /// # Errors
 ///
 /// A message, when the program would be longer than the kernel takes.
-pub(super) fn assemble(default: Action, tables: &[Table<'_>]) -> Result<Program, String> {
+pub(super) fn assemble(
+    default: Action,
+    foreign: Action,
+    tables: &[Table<'_>],
+) -> Result<Program, String> {
     let mut program = vec![(LOAD, 0, 0, 4)];
     for table in tables.iter().filter(|table| table.mark == 0) {
         let mut body = vec![(LOAD, 0, 0, 0)];
@@ -60,8 +64,7 @@ pub(super) fn assemble(default: Action, tables: &[Table<'_>]) -> Result<Program,
         program.push((JUMP, 0, 0, body.len() as u32));
         program.extend(body);
     }
-    // An architecture without a table.
-    program.push((RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
+    program.push((RETURN, 0, 0, foreign.code()));
     if program.len() > LENGTH_MAX {
         return Err(format!(
             "seccomp profile: {} instructions, the kernel takes {LENGTH_MAX}",

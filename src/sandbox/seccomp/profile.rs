@@ -13,6 +13,8 @@ pub(super) enum Action {
     KillThread,
     Trap,
     Log,
+    /// Another process answers.
+    Notify,
 }
 
 impl Action {
@@ -25,6 +27,7 @@ impl Action {
             Self::KillThread => libc::SECCOMP_RET_KILL_THREAD,
             Self::Trap => libc::SECCOMP_RET_TRAP,
             Self::Log => libc::SECCOMP_RET_LOG,
+            Self::Notify => libc::SECCOMP_RET_USER_NOTIF,
         }
     }
 }

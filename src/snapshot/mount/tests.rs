@@ -209,3 +209,52 @@ fn privileged_a_read_only_mount_with_an_upper_refuses_writes() {
     let error = at(&mounted, "g", OFlags::WRONLY | OFlags::CREATE).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EROFS));
 }
+
+/// A user namespace whose user 0 is 1000000 here, group 0 is 2000000, held by a process that sleeps.
+fn user_namespace() -> OwnedFd {
+    let mut child =
+        std::process::Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();
+    let pid = child.id();
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    while namespace(&pid.to_string()) == namespace("self") {
+        std::thread::yield_now();
+    }
+    fs::write(format!("/proc/{pid}/uid_map"), "0 1000000 65536").unwrap();
+    fs::write(format!("/proc/{pid}/gid_map"), "0 2000000 65536").unwrap();
+    let file = File::open(format!("/proc/{pid}/ns/user")).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    file.into()
+}
+
+#[test]
+fn privileged_mapped_layers_are_others_in_the_mount_and_keep_their_owners_on_disk() {
+    use std::os::unix::fs::MetadataExt as _;
+    if !can_mount() {
+        return;
+    }
+    let kit = Kit::new();
+    let userns = user_namespace();
+    let mapping = IdMapping { userns: userns.as_fd(), uid: 1_000_000, gid: 2_000_000 };
+    can_map(kit.dir.path(), mapping).unwrap();
+    let lowers = [kit.layer("one", &[("a", "a"), ("dir/b", "b")]), kit.layer("two", &[("c", "c")])];
+    std::os::unix::fs::chown(lowers[0].join("a"), Some(7), Some(8)).unwrap();
+    for (way, mount) in WAYS {
+        let (upper, work) =
+            (kit.layer(&format!("{way}/fs"), &[]), kit.layer(&format!("{way}/work"), &[]));
+        let options = MountOptions { idmap: Some(mapping), ..options() };
+        let mounted = mount(&lowers, Some(&Upper { fs: &upper, work: &work }), &options).unwrap();
+        assert!(!is_read_only(&mounted), "{way}");
+        let owner = |path: &str| {
+            let meta = at(&mounted, path, OFlags::RDONLY).unwrap().metadata().unwrap();
+            (meta.uid(), meta.gid())
+        };
+        assert_eq!(owner("a"), (1_000_007, 2_000_008), "{way}");
+        assert_eq!(owner("c"), (1_000_000, 2_000_000), "{way}");
+        let acting = FsIds::become_user(1_000_005, 2_000_006).unwrap();
+        at(&mounted, "dir/new", OFlags::WRONLY | OFlags::CREATE).unwrap();
+        drop(acting);
+        let made = fs::metadata(upper.join("dir/new")).unwrap();
+        assert_eq!((made.uid(), made.gid()), (5, 6), "{way}");
+    }
+}

@@ -1,0 +1,110 @@
+//! Flags that move the walls around a command; `build` and `run` share them.
+
+use super::failure::{Class, Failure};
+use crate::sandbox::{self, RunSpec, SandboxOptions, Seccomp};
+use crate::store::Store;
+use clap::{Args, ValueEnum};
+use std::fs;
+
+/// Whose ids a command has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Userns {
+    /// Ids that belong to nobody else on this machine
+    #[default]
+    Auto,
+    /// The builder's own: as root, root's
+    Host,
+}
+
+/// Walls, with Docker's names.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Security")]
+pub struct SecurityArgs {
+    /// Whose user ids commands have on this machine
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, env = "BUILDER_USERNS")]
+    pub userns: Userns,
+    /// First of the 65536 ids that commands have, where root builds [default: that of builder or root
+    /// in /etc/subuid, or 1879048192]
+    #[arg(
+        long,
+        value_name = "ID",
+        env = "BUILDER_USERNS_FIRST",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(u32::MAX - 65_537))
+    )]
+    pub userns_first: Option<u32>,
+    /// Capability to add to Docker's default ones, or ALL
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub cap_add: Vec<String>,
+    /// Capability to take away, or ALL
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub cap_drop: Vec<String>,
+    /// System call filter: seccomp=FILE for a profile in Docker's form, seccomp=unconfined for none
+    #[arg(long, value_name = "seccomp=FILE|unconfined")]
+    pub security_opt: Vec<String>,
+}
+
+impl SecurityArgs {
+    /// Returns the settings of all sandboxes of this command.
+    pub(super) fn sandbox(&self, store: &Store) -> SandboxOptions {
+        let mut options = SandboxOptions::new(store.root().join("locks"));
+        options.idmap = match self.userns {
+            Userns::Auto => Some(sandbox::choose_map(self.userns_first)),
+            Userns::Host => None,
+        };
+        options
+    }
+
+    /// Returns which filter is loaded.
+    ///
+    /// # Errors
+    ///
+    /// A usage failure for what is no filter, or a capability that the kernel does not have.
+    pub fn seccomp(&self) -> Result<Seccomp, Failure> {
+        let usage = |message: String| Failure::new(Class::Usage, message);
+        let mut seccomp = Seccomp::Default;
+        for option in &self.security_opt {
+            let value = option.strip_prefix("seccomp=").or_else(|| option.strip_prefix("seccomp:"));
+            seccomp = match value {
+                Some("unconfined") => Seccomp::Unconfined,
+                Some("" | "builtin") => Seccomp::Default,
+                Some(path) => Seccomp::Profile(
+                    fs::read_to_string(path).map_err(|e| super::build::cannot("read", path, &e))?,
+                ),
+                None => {
+                    return Err(usage(format!(
+                        "unknown security option {option:?}: expected seccomp=FILE or seccomp=unconfined"
+                    )));
+                }
+            };
+        }
+        let mut spec = RunSpec::new(Vec::new());
+        spec.cap_add.clone_from(&self.cap_add);
+        spec.cap_drop.clone_from(&self.cap_drop);
+        spec.seccomp = seccomp;
+        sandbox::check_walls(&spec).map_err(usage)?;
+        Ok(spec.seccomp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_filter_and_no_capability_is_refused() {
+        let args = |option: &str, capability: &str| SecurityArgs {
+            security_opt: vec![option.to_owned()],
+            cap_add: vec![capability.to_owned()],
+            ..SecurityArgs::default()
+        };
+        assert_eq!(args("seccomp=unconfined", "ALL").seccomp().unwrap(), Seccomp::Unconfined);
+        for (option, capability, part) in [
+            ("apparmor=x", "ALL", "unknown security option"),
+            ("seccomp=/no/such/file", "ALL", "cannot read /no/such/file"),
+            ("seccomp=unconfined", "FLY", "unknown capability FLY"),
+        ] {
+            let failure = args(option, capability).seccomp().unwrap_err();
+            assert!(failure.message.contains(part), "{}", failure.message);
+        }
+    }
+}
