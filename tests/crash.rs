@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
 
+#[path = "crash/faults.rs"]
+mod faults;
 mod kit;
 
 use kit::{Archive, Kit, Run, host};

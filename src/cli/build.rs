@@ -501,6 +501,7 @@ impl Request {
                     Failure::of_dockerfile(&[*place], &self.inputs.dockerfile_name, &self.text());
                 failure.message = format!("cannot use image {name}: {}", failure::chain(&*source));
                 failure.class = Class::Environment;
+                failure.hints.extend(Failure::of(Class::Environment, &*source).hints);
                 let mut is_elsewhere = false;
                 if let Some(PullFailed(error)) = source.downcast_ref() {
                     let pull = registry::failure_of(error);

@@ -257,6 +257,10 @@ pub fn main() -> ExitCode {
         }
     };
     let environment = Environment::new(cli.root);
+    #[cfg(debug_assertions)]
+    if let Some(plan) = environment.variable("BUILDER_FAULT") {
+        assert!(crate::sys::fault::arm(&plan), "BUILDER_FAULT={plan} is no plan");
+    }
     environment.signals.watch(&environment.cancel, matches!(cli.command, Command::Run(_)));
     let result = run_command(&cli.command, &environment);
     match result {

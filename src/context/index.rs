@@ -199,6 +199,7 @@ impl Index {
         let parent = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(".index-").tempfile_in(parent)?;
         file.write_all(&bytes)?;
+        crate::sys::fault::at("index.written")?;
         file.persist(&path).map_err(|e| e.error)?;
         // What is on disk now is what a later flush has to start from.
         let trust = self.trust;

@@ -6,6 +6,7 @@
 
 use super::history::{BuildId, HistoryError, IoContext as _};
 use super::record::{About, BuildRecord, Finish, Head, Outcome, RECORD_VERSION, StepRecord};
+use crate::sys::fault;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -127,7 +128,9 @@ impl BuildLog {
             }
             other => other.context("write", &temp)?,
         }
+        fault::at("history.written").context("write", &path)?;
         fs::rename(&temp, &path).context("rename", &path)?;
+        fault::at("history.renamed").context("write", &path)?;
         self.is_finished = true;
         if self.running.take().is_some() {
             let _ = fs::remove_file(self.dir.join(RUNNING));

@@ -79,7 +79,9 @@ impl DestFile {
                 name
             }
         };
-        fs::rename(&name, &path).map_err(|e| {
+        let placed =
+            crate::sys::fault::at("export.written").and_then(|()| fs::rename(&name, &path));
+        placed.map_err(|e| {
             let _ = fs::remove_file(&name);
             failed(e)
         })

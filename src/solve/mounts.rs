@@ -298,6 +298,7 @@ fn make_cache(
     let label = work.join("id");
     fs::write(&label, id).map_err(|e| io("write", &label, e))?;
     let parent = dir.parent().unwrap_or(dir);
+    crate::sys::fault::at("mount.made").map_err(|e| io("create", parent, e))?;
     match fs::rename(&work, parent) {
         Err(e) if !dir.is_dir() => Err(io("create", parent, e)),
         _ => Ok(()),

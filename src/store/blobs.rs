@@ -1,6 +1,7 @@
 //! Blobs: bytes named by their sha256.
 
 use super::{Digest, IoContext as _, Session, Store, StoreError};
+use crate::sys::fault;
 use sha2::Digest as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write};
@@ -103,7 +104,9 @@ impl Store {
         let target = self.blob_path(digest);
         self.session()?.pend(&format!("blob-{}", digest.to_hex()))?;
         self.hold_as(File::open(file).context("open", file)?, &target)?;
-        fs::rename(file, &target).context("write", &target)
+        fault::at("blob.written").context("write", &target)?;
+        fs::rename(file, &target).context("write", &target)?;
+        fault::at("blob.renamed").context("write", &target)
     }
 }
 
@@ -149,8 +152,10 @@ impl BlobWriter {
         let target = self.store.blob_path(digest);
         self.session.pend(&format!("blob-{}", digest.to_hex()))?;
         self.store.hold_as(self.file.try_clone().context("open", &self.path)?, &target)?;
+        fault::at("blob.written").context("write", &target)?;
         fs::rename(&self.path, &target).context("write", &target)?;
         self.is_finished = true;
+        fault::at("blob.renamed").context("write", &target)?;
         Ok(())
     }
 }

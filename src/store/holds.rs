@@ -13,6 +13,7 @@
 //! thing's time, which collection goes by.
 
 use super::{Digest, IoContext as _, Store, StoreError};
+use crate::sys::fault;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -136,6 +137,7 @@ impl Store {
         }
         let away = self.session()?.new_path()?;
         fs::rename(&path, &away).context("remove", &path)?;
+        fault::at("collect.renamed").context("remove", &path)?;
         Ok(Taken::Away(away))
     }
 }

@@ -1,6 +1,7 @@
 //! Unpacked layers: each once, immutable, shared by every image and build that uses it.
 
 use super::{ContentId, Digest, IoContext as _, LayerId, Store, StoreError};
+use crate::sys::fault;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -147,8 +148,12 @@ impl Store {
         self.session()?.pend(&format!("layer-{}", meta.id.to_hex()))?;
         let dir = self.layer_dir(&meta.id);
         self.hold_as(File::open(work).context("open", work)?, &dir)?;
+        fault::at("layer.described").context("write", &dir)?;
         match fs::rename(work, &dir) {
-            Ok(()) => Ok(Layer { id: meta.id, dir, meta: meta.clone() }),
+            Ok(()) => {
+                fault::at("layer.renamed").context("write", &dir)?;
+                Ok(Layer { id: meta.id, dir, meta: meta.clone() })
+            }
             Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {
                 self.release(&dir);
                 match self.layer(&meta.id)? {

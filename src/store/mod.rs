@@ -56,6 +56,7 @@ mod locks;
 mod refs;
 mod session;
 
+use crate::sys::fault;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -225,7 +226,8 @@ impl Store {
         let temp = self.session()?.new_path()?;
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).open(&temp)?;
-            file.write_all(bytes)
+            file.write_all(bytes)?;
+            fault::at("file.written")
         };
         if let Err(e) = write() {
             let _ = fs::remove_file(&temp);
@@ -242,7 +244,7 @@ impl Store {
         if renamed.is_err() {
             let _ = fs::remove_file(&temp);
         }
-        renamed.context("write", &target)
+        renamed.and_then(|()| fault::at("file.renamed")).context("write", &target)
     }
 
     /// Takes the named lock exclusively; it is held until the returned file is dropped.

@@ -10,6 +10,7 @@
 //! session (everything it wrote is in the page cache) from a crashed machine (nothing is sure).
 
 use super::{Inner, IoContext as _, Store, StoreError, open_lock};
+use crate::sys::fault;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,7 @@ impl Live {
                 }
             }
         };
+        fault::at("session.made").context("create", &dir)?;
         let lock_path = dir.join("lock");
         let lock = open_lock(&lock_path)?;
         lock.lock().context("lock", &lock_path)?;
@@ -127,7 +129,9 @@ impl Live {
         if names.is_empty() {
             return Ok(());
         }
+        fault::at("sync.begun").context("sync", &self.root)?;
         syncfs(&self.root)?;
+        fault::at("sync.done").context("sync", &self.root)?;
         for entry in names {
             let _ = fs::remove_file(entry.path());
         }
@@ -138,7 +142,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         // What could not be synced stays pending, and the next open sees to it.
-        if self.sync().is_ok() {
+        if self.sync().is_ok() && fault::at("session.ending").is_ok() {
             let _ = super::remove_tree(&self.dir);
         }
     }

@@ -1,6 +1,7 @@
 //! System calls the libraries lack; the only unsafe code.
 
 pub mod cancel;
+pub mod fault;
 pub mod mount;
 pub mod notify;
 pub mod process;
