@@ -18,5 +18,6 @@ pub mod ignore;
 mod join;
 pub mod lint;
 pub mod parse;
+pub mod print;
 
 pub use parse::{parse, parse_instruction};

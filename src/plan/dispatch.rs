@@ -448,7 +448,7 @@ impl Planner<'_, '_> {
         let place = place_of(instruction);
         if let Some(span) = instruction.origin.invalid_utf8 {
             let place = Place { span, ..place };
-            return Err(place.error("RUN holds bytes that are not UTF-8").into());
+            return Err(not_text(place).into());
         }
         if let Some(device) = run.devices.first() {
             return Err(place.at(device).error("RUN --device is not supported").into());
@@ -472,19 +472,19 @@ impl Planner<'_, '_> {
         let argv = match (&run.command, run.heredocs.first()) {
             (CommandLine::Shell(word), Some(first)) => {
                 let text = if words::is_only_heredoc(&word.text) {
-                    let body = String::from_utf8_lossy(&first.content()).into_owned();
-                    shown += &format!(" ({})", first_line(&body));
-                    if body.starts_with("#!") {
+                    let body = first.content();
+                    shown += &format!(" ({})", first_line(&words::text_of(&body)));
+                    if body.starts_with(b"#!") {
                         script = Some((paths::join(SCRIPT_DIR, &first.name), body));
                         None
                     } else {
-                        Some(body)
+                        Some(text_of_run(body, first.span, place)?)
                     }
                 } else {
                     let mut text = word.text.clone();
                     for heredoc in &run.heredocs {
                         text.push('\n');
-                        text += &String::from_utf8_lossy(&heredoc.body);
+                        text += &text_of_run(heredoc.body.clone(), heredoc.span, place)?;
                         text += &heredoc.name;
                     }
                     Some(text)
@@ -618,10 +618,11 @@ impl Planner<'_, '_> {
         }
         for inline in &transfer.inline {
             let heredoc = &inline.heredoc;
-            let mut data = String::from_utf8_lossy(&heredoc.content()).into_owned();
-            if heredoc.expand {
-                data = words::expand_body(&data, place, &self.state(index).env)?;
-            }
+            let data = if heredoc.expand {
+                words::expand_body(heredoc, place, &self.state(index).env)?.into_bytes()
+            } else {
+                heredoc.content()
+            };
             message += &format!(" <<{}", heredoc.name);
             sources.push(CopySource::Inline { name: heredoc.name.clone(), data });
         }
@@ -822,6 +823,20 @@ impl Place {
     pub(super) fn at(self, word: &Word) -> Self {
         Self { span: word.span, ..self }
     }
+}
+
+/// What a RUN cannot be: an argument of a process may be any bytes, but BuildKit's are text, and so
+/// are the keys and the history.
+fn not_text(place: Place) -> crate::dockerfile::errors::Error {
+    place.error("RUN holds bytes that are not UTF-8")
+}
+
+fn text_of_run(body: Vec<u8>, span: ast::Span, place: Place) -> Result<String, PlanError> {
+    String::from_utf8(body).map_err(|_| {
+        not_text(Place { span, ..place })
+            .with_hint("begin the heredoc with a #! line: then it is a file, of any bytes")
+            .into()
+    })
 }
 
 fn first_line(text: &str) -> String {

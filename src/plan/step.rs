@@ -152,8 +152,8 @@ pub struct Run {
     pub security: Security,
     /// What is mounted for it.
     pub mounts: Vec<Mount>,
-    /// A heredoc with a `#!` line: its absolute path (as the last of `argv`) and its text.
-    pub script: Option<(String, String)>,
+    /// A heredoc with a `#!` line: its absolute path (as the last of `argv`) and its bytes.
+    pub script: Option<(String, Vec<u8>)>,
 }
 
 /// The network of a command.
@@ -300,8 +300,8 @@ pub enum CopySource {
     Inline {
         /// The file's name.
         name: String,
-        /// Its text.
-        data: String,
+        /// Its bytes.
+        data: Vec<u8>,
     },
     /// An http(s) address.
     Url(String),

@@ -205,13 +205,50 @@ fn heredocs_are_texts_scripts_or_what_the_shell_makes_of_them() {
     );
     assert_eq!(run(&plan, 0).argv[2], "echo $a\n");
     assert_eq!(run(&plan, 1).argv[2], "/dev/pipes/EOF");
-    let script = ("/dev/pipes/EOF".to_owned(), "#!/bin/x\ny\n".to_owned());
+    let script = ("/dev/pipes/EOF".to_owned(), b"#!/bin/x\ny\n".to_vec());
     assert_eq!(run(&plan, 1).script, Some(script));
     assert_eq!(run(&plan, 2).argv[2], "cat <<A && <<B\n1\nA\n2\nB");
     let plan = planned("FROM base\nENV X=1\nCOPY <<A <<\"B\" /d/\n$X\nA\n$X\nB\n");
     let inline =
         |name: &str, data: &str| CopySource::Inline { name: name.into(), data: data.into() };
     assert_eq!(copy(&plan, 0).sources, [inline("A", "1\n"), inline("B", "$X\n")]);
+}
+
+#[test]
+fn bytes_that_are_not_text_reach_files_but_no_command() {
+    let file = |text: &[u8]| {
+        let file = dockerfile::parse(text).unwrap();
+        let request = Request {
+            dockerfile: &file,
+            build_args: BTreeMap::new(),
+            target: None,
+            platform: None,
+            build_platform: Platform::new("linux", "amd64", ""),
+            labels: BTreeMap::new(),
+            named_contexts: BTreeSet::new(),
+            no_cache: NoCache::Never,
+        };
+        plan(&request, &mut Fixture::default())
+    };
+    let planned = file(b"FROM base\nCOPY <<'A' <<B /d/\n\xFF\nA\n\xFF\nB\n").unwrap();
+    let inline =
+        |name: &str, data: &[u8]| CopySource::Inline { name: name.into(), data: data.into() };
+    let want = [inline("A", b"\xFF\n"), inline("B", "\u{fffd}\n".as_bytes())];
+    assert_eq!(copy(&planned, 0).sources, want);
+    let planned = file(b"FROM base\nRUN <<A\n#!/x\n\xFF\nA\n").unwrap();
+    assert_eq!(run(&planned, 0).script.as_ref().unwrap().1, b"#!/x\n\xFF\n");
+    for text in [b"FROM base\nRUN \xFF\n" as &[u8], b"FROM base\nRUN <<A\n\xFF\nA\n"] {
+        let Err(PlanError::Dockerfile(error)) = file(text) else { panic!("no error") };
+        assert_eq!(error.message, "RUN holds bytes that are not UTF-8");
+        assert_eq!(text[error.span.start], 0xFF);
+    }
+}
+
+#[test]
+fn failing_variable_is_pointed_at() {
+    let source = "FROM base\nENV A=1 B=\"x ${A} ${C:?no}\" D=$A\n";
+    let Err(PlanError::Dockerfile(error)) = try_plan(source, |_| ()) else { panic!("no error") };
+    assert_eq!(&source[error.span.start..error.span.end], "${C:?no}");
 }
 
 #[test]

@@ -4,11 +4,12 @@ use super::stages::Place;
 use super::step::CopySource;
 use super::{PlanError, Request, paths};
 use crate::context::remote::GitUrl;
-use crate::dockerfile::ast::{Escape, Instruction, Word};
+use crate::dockerfile::ast::{Escape, Heredoc, Instruction, Word};
 use crate::dockerfile::env::{self, Env};
 use crate::dockerfile::errors::Error;
-use crate::dockerfile::expand::{ExpandError, Lexer};
+use crate::dockerfile::expand::{ExpandError, Lexer, Lookup};
 use crate::dockerfile::heredoc::Marker;
+use crate::dockerfile::parse::culprit;
 use crate::snapshot::copy::ChmodSpec;
 use std::collections::BTreeMap;
 
@@ -69,8 +70,15 @@ pub(super) fn globals(request: &Request<'_>) -> Result<Env, PlanError> {
     Ok(env::globals(request.dockerfile, &platform_args(request), &request.build_args)?)
 }
 
-fn misplaced(error: &ExpandError, place: Place) -> PlanError {
-    error.in_span(place.span, place.lines.first).into()
+/// A failure at the very variable.
+fn misplaced(
+    error: &ExpandError,
+    word: &Word,
+    lexer: Lexer,
+    lookup: &Lookup<'_>,
+    place: Place,
+) -> PlanError {
+    error.in_span(culprit(word, lexer, lookup), place.lines.first).into()
 }
 
 /// Expands a word to one text.
@@ -81,8 +89,9 @@ pub(super) fn expand(
     escape: Escape,
 ) -> Result<String, PlanError> {
     let lookup = |name: &str| env.get(name).map(str::to_owned);
-    let expanded = Lexer::new(escape).process_word(&word.text, &lookup);
-    expanded.map(|out| out.text).map_err(|e| misplaced(&e, place))
+    let lexer = Lexer::new(escape);
+    let expanded = lexer.process_word(&word.text, &lookup);
+    expanded.map(|out| out.text).map_err(|e| misplaced(&e, word, lexer, &lookup, place))
 }
 
 /// Expands a text that is not a [`Word`] of its own.
@@ -103,17 +112,30 @@ pub(super) fn expand_split(
     escape: Escape,
 ) -> Result<Vec<String>, PlanError> {
     let lookup = |name: &str| env.get(name).map(str::to_owned);
-    Lexer::new(escape).process_words(&word.text, &lookup).map_err(|e| misplaced(&e, place))
+    let lexer = Lexer::new(escape);
+    let expanded = lexer.process_words(&word.text, &lookup);
+    expanded.map_err(|e| misplaced(&e, word, lexer, &lookup, place))
 }
 
 /// Expands the body of a heredoc: variables only, quotes stay, and `\` escapes whatever the file's
-/// escape character is.
-pub(super) fn expand_body(body: &str, place: Place, env: &Env) -> Result<String, PlanError> {
+/// escape character is. Bytes that are not text count as U+FFFD each.
+pub(super) fn expand_body(heredoc: &Heredoc, place: Place, env: &Env) -> Result<String, PlanError> {
     let lookup = |name: &str| env.get(name).map(str::to_owned);
     let mut lexer = Lexer::new(Escape::Backslash);
     lexer.skip_quotes = true;
-    let expanded = lexer.process_word(body, &lookup);
-    expanded.map(|out| out.text).map_err(|e| misplaced(&e, place))
+    let body = Word { text: text_of(&heredoc.content()), span: heredoc.span };
+    let expanded = lexer.process_word(&body.text, &lookup);
+    expanded.map(|out| out.text).map_err(|e| misplaced(&e, &body, lexer, &lookup, place))
+}
+
+/// Bytes as Go's strings are read: one U+FFFD for each that is no text.
+pub(super) fn text_of(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    text
 }
 
 /// An instruction as progress shows it: expanded where that works, as typed where not.

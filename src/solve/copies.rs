@@ -1,5 +1,6 @@
 //! COPY and ADD: choosing what is copied, and copying it.
 
+use super::inputs::document;
 use super::trees::{Stack, Trees};
 use super::{Cause, Job};
 use crate::cache::{Inputs, TreeId};
@@ -40,7 +41,7 @@ impl Chosen {
                 inputs.tree(format!("files {address}"), *id);
             }
             (_, CopySource::Inline { name, data }) => {
-                inputs.list(format!("heredoc {name}"), vec![name.clone(), data.clone()]);
+                inputs.list(format!("heredoc {name}"), document(name, data));
             }
             (Self::Inline, _) => unreachable!("only heredocs are inline"),
         }
@@ -104,7 +105,7 @@ pub(super) fn perform(
                 },
             },
             (Chosen::Inline, CopySource::Inline { name, data }) => {
-                engine::CopySource::Inline { name: name.as_bytes(), data: data.as_bytes() }
+                engine::CopySource::Inline { name: name.as_bytes(), data }
             }
             (Chosen::Inline, _) => unreachable!("only heredocs are inline"),
         })

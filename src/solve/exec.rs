@@ -141,8 +141,8 @@ fn command(
     };
     let security = security_of(job, run)?;
     let mut prepared = mounts::prepare(job, trees, &run.mounts, ids, files)?;
-    if let Some((path, text)) = &run.script {
-        prepared.script(job, path, text, SCRIPT_MODE)?;
+    if let Some((path, data)) = &run.script {
+        prepared.script(job, path, data, SCRIPT_MODE)?;
     }
     let mut env = run.env.clone();
     let given = run.proxy.iter().chain(&prepared.env);

@@ -138,6 +138,15 @@ fn describe_copy(copy: &Copy, inputs: &mut Inputs) {
     }
 }
 
+/// The parts of a document that a key holds: its name, and its text or, escaped and marked so, its
+/// bytes.
+pub(super) fn document(name: &str, data: &[u8]) -> Vec<String> {
+    match std::str::from_utf8(data) {
+        Ok(text) => vec![name.to_owned(), text.to_owned()],
+        Err(_) => vec![name.to_owned(), data.escape_ascii().to_string(), "escaped".to_owned()],
+    }
+}
+
 fn describe_run(
     job: &Job<'_>,
     trees: &Trees,
@@ -147,8 +156,8 @@ fn describe_run(
     listings: &mut Vec<(TreeId, Selection, bool)>,
 ) -> Result<(), Cause> {
     inputs.list("argv", run.argv.clone());
-    if let Some((path, text)) = &run.script {
-        inputs.list("script", vec![path.clone(), text.clone()]);
+    if let Some((path, data)) = &run.script {
+        inputs.list("script", document(path, data));
     }
     for (name, value) in &run.env {
         let kind = if run.args.contains(name) { "arg" } else { "env" };

@@ -57,7 +57,7 @@ impl Prepared {
         &mut self,
         job: &Job<'_>,
         path: &str,
-        text: &str,
+        data: &[u8],
         mode: u32,
     ) -> Result<(), Cause> {
         let dir = job.store.session()?.new_work()?;
@@ -65,7 +65,7 @@ impl Prepared {
         fs::set_permissions(&dir, open_to_all).map_err(|e| io("change", &dir, e))?;
         let (folder, name) = path.rsplit_once('/').unwrap_or(("/", path));
         let file = dir.join(name);
-        fs::write(&file, text)
+        fs::write(&file, data)
             .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(mode)))
             .map_err(|e| io("write", &file, e))?;
         let source = self.hold(Held::Tree(open_dir(&dir)?));

@@ -12,6 +12,14 @@
 //! - Nesting is bounded by [`DEPTH_MAX`], pattern work by [`PATTERN_WORK_MAX`], the
 //!   values of one word by [`VALUES_MAX`].
 //!
+//! # Why by hand
+//!
+//! What a character means here can depend on values (`${P#$HASH}` may trim
+//! twice), on what stood before in the whole word, and on mistakes that images
+//! have come to need; a grammar of it would be this walk again, at ten times its
+//! cost. `grammar/word.pest` knows as much as it takes to find variables:
+//! [`super::parse::references`].
+//!
 //! # Not here
 //!
 //! Which variables exist: the plan room knows a stage's ARGs and ENVs.
@@ -169,6 +177,11 @@ impl Lexer {
     /// A lexer with everything expanded and all quotes taken away.
     pub fn new(escape: Escape) -> Self {
         Self { escape, ..Self::default() }
+    }
+
+    /// The escape character.
+    pub fn escape(self) -> Escape {
+        self.escape
     }
 
     /// The lexer for bodies of heredocs that COPY and ADD expand: quotes and

@@ -129,7 +129,7 @@ fn is_bool(value: &str) -> bool {
 
 fn unknown(instruction: &str, flag: &Flag, known: &[(&str, Takes)], line: u32) -> Error {
     let name = &flag.name.text;
-    let message = format!("unknown flag: {name} on {instruction}");
+    let message = format!("unknown flag `{name}` on {instruction}");
     let mut error = Error::new(ErrorKind::Flag, message, flag.name.span, line);
     if let Some(near) = did_you_mean(&name[2..], known.iter().map(|(name, _)| *name)) {
         error = error.with_label(format!("did you mean `--{near}`?"));

@@ -1,11 +1,13 @@
 //! The pest grammars of `grammar/`, run under limits.
 //!
-//! In: the text of one instruction. Out: pest's pairs. No rule recurses, so
-//! depth is no concern; work is bounded by [`CALLS_MAX`].
+//! In: the text of one instruction or word. Out: pest's pairs. No rule of an
+//! instruction recurses, so its depth is no concern; a word's is bounded before
+//! it comes here. Work is bounded by [`CALLS_MAX`].
 //!
 //! # Not here
 //!
-//! What pairs mean: [`super::statement`]. Joining lines: `dockerfile::join`.
+//! What pairs mean: [`super::statement`], [`super::reference`]. Joining lines:
+//! `dockerfile::join`.
 
 use std::num::NonZeroUsize;
 use std::sync::Once;
@@ -20,6 +22,7 @@ use crate::dockerfile::ast::Escape;
 #[derive(pest_derive::Parser)]
 #[grammar = "../grammar/instruction.pest"]
 #[grammar = "../grammar/json.pest"]
+#[grammar = "../grammar/word.pest"]
 struct Grammar;
 
 /// Most rule calls of one parse: some ten for each byte of the longest file
@@ -40,6 +43,16 @@ pub(super) fn instruction(text: &str, escape: Escape) -> Result<Pair<'_, Rule>, 
     let rule = match escape {
         Escape::Backslash => Rule::backslash,
         Escape::Backtick => Rule::backtick,
+    };
+    run(rule, text)
+}
+
+/// Parses a word into its parts. Recurses as deep as its `${…}` nest, which is
+/// the caller's to bound.
+pub(super) fn word(text: &str, escape: Escape) -> Result<Pair<'_, Rule>, Refusal> {
+    let rule = match escape {
+        Escape::Backslash => Rule::word_backslash,
+        Escape::Backtick => Rule::word_backtick,
     };
     run(rule, text)
 }

@@ -109,7 +109,7 @@ impl Statement {
         let keyword = &self.keyword;
         let mut error = Error::new(
             ErrorKind::UnknownInstruction,
-            format!("unknown instruction: {}", keyword.text),
+            format!("unknown instruction `{}`", keyword.text),
             keyword.span,
             self.lines.first,
         );

@@ -26,7 +26,12 @@ mod flags;
 mod grammar;
 mod instruction;
 mod mount;
+mod reference;
+#[cfg(test)]
+mod samples;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 use super::ast::{Command, Directive, Dockerfile, Escape, Instruction, Span, Stage, Word};
 use super::directives;
@@ -35,6 +40,7 @@ use super::heredoc::Marker;
 use super::join::{Joiner, SOURCE_MAX};
 use flags::Flags;
 
+pub use reference::{Reference, culprit, references};
 pub use statement::{Arguments, Flag, Statement};
 
 /// Most errors of one run. Further ones mostly follow from these.

@@ -1,0 +1,187 @@
+//! The fuzz targets' invariants on any compiler: samples, changed at random.
+//!
+//! A fixed seed, so that a failure is one again. `FUZZ_ROUNDS` sets how many
+//! inputs are tried; `FUZZ_SEED` where they begin.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test program: failing is its job, and its length is the caller's to choose"
+)]
+
+#[path = "../fuzz/invariants.rs"]
+mod invariants;
+
+use std::panic::catch_unwind;
+use std::path::Path;
+
+/// Inputs of each kind that are tried where nobody says how many.
+const ROUNDS: u64 = 2_000;
+
+/// Longest input.
+const LENGTH_MAX: usize = 4096;
+
+/// What Dockerfiles, words and ignore files are made of.
+const TOKENS: &[&str] = &[
+    "FROM ",
+    "RUN ",
+    "COPY ",
+    "ADD ",
+    "ENV ",
+    "ARG ",
+    "ONBUILD ",
+    "HEALTHCHECK ",
+    "CMD ",
+    "SHELL ",
+    "LABEL ",
+    "VOLUME ",
+    "AS ",
+    "--from=",
+    "--mount=type=",
+    "--link",
+    "--",
+    "<<EOF",
+    "<<-'E'",
+    "\nEOF\n",
+    "\n",
+    "\r\n",
+    "\\\n",
+    "`\n",
+    "# escape=`\n",
+    "#",
+    "# syntax=",
+    "[\"",
+    "\", \"",
+    "\"]",
+    "${",
+    "}",
+    ":-",
+    ":?",
+    "##",
+    "%%",
+    "//",
+    "$",
+    "'",
+    "\"",
+    "\\",
+    "`",
+    "=",
+    " ",
+    "\t",
+    ",",
+    "**/",
+    "!",
+    "*",
+    "?",
+    "[^a-",
+    "]",
+    "\u{feff}",
+    "\u{a0}",
+    "é",
+    "\0",
+    "0",
+    "AAAAAAAAAAAAAAAA",
+];
+
+/// A generator that needs nothing: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end.max(1) as u64).unwrap()
+    }
+
+    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.below(list.len())]
+    }
+
+    /// Changes an input once.
+    fn change(&mut self, input: &mut Vec<u8>, samples: &[Vec<u8>]) {
+        let at = self.below(input.len() + 1);
+        let end = at + self.below((input.len() - at).min(40) + 1);
+        match self.below(7) {
+            0 => drop(input.splice(at..at, self.pick(TOKENS).bytes())),
+            1 => drop(input.splice(at..end, self.pick(TOKENS).bytes())),
+            2 => drop(input.drain(at..end)),
+            3 => {
+                let copy = input[at..end].to_vec();
+                let to = self.below(input.len() + 1);
+                input.splice(to..to, copy);
+            }
+            4 => {
+                let other = self.pick(samples);
+                let from = self.below(other.len() + 1);
+                let to = from + self.below(other.len() - from + 1).min(200);
+                input.splice(at..end, other[from..to].iter().copied());
+            }
+            5 => {
+                let token = self.pick(TOKENS).repeat(self.below(64));
+                input.splice(at..at, token.bytes());
+            }
+            _ => {
+                let byte = self.next() as u8;
+                if let Some(old) = input.get_mut(at) {
+                    *old = byte;
+                }
+            }
+        }
+        input.truncate(LENGTH_MAX);
+    }
+}
+
+/// The files of a folder of samples.
+fn samples(folder: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(folder);
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_none_or(|end| end != "snap"));
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[track_caller]
+fn try_all(samples: &[Vec<u8>], check: fn(&[u8])) {
+    let rounds = number("FUZZ_ROUNDS", ROUNDS);
+    let mut random = Random(number("FUZZ_SEED", 1));
+    for round in 0..rounds {
+        let mut input = random.pick(samples).clone();
+        for _ in 0..=random.below(6) {
+            random.change(&mut input, samples);
+        }
+        let is_kept = catch_unwind(|| check(&input)).is_ok();
+        assert!(is_kept, "round {round}: {:?}\n{input:?}", String::from_utf8_lossy(&input));
+    }
+    println!("{rounds} inputs of {} samples", samples.len());
+}
+
+#[test]
+fn any_dockerfile_is_read_or_refused() {
+    try_all(&samples("dockerfile"), invariants::dockerfile);
+}
+
+#[test]
+fn any_word_has_a_value_or_none() {
+    let words =
+        ["a$A${E:-b}'c'\"d\\\"$A\"", "${A#*/}${A%%b*}${A/a/\\/}${A//b/$0}", "`$A${U:?m}<< EOF"];
+    try_all(&words.map(|word| word.as_bytes().to_vec()), invariants::word);
+}
+
+#[test]
+fn any_ignore_file_is_read_or_refused() {
+    let files =
+        ["# c\n*.log\n!a/**/b[a-z]\n/x/\n", "**\n!src\nsrc/**/*.o\n\0src/a.o", "a\\*\n[^x]?\n"];
+    try_all(&files.map(|file| file.as_bytes().to_vec()), invariants::ignore);
+}
