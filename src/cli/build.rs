@@ -14,7 +14,10 @@ use crate::context::ContextError;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::{About, BuildId, BuildRecord, History, Outcome};
-use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed};
+use crate::export::{
+    self, Annotation, AnnotationTarget, Dest, ExportError, OutputKind, OutputSpec, Packed,
+    SpecError,
+};
 use crate::image::{Image, Platform, Reference, canonical_json};
 use crate::plan::{self, NoCache, Plan, PlanError, Scope, Survey};
 use crate::progress::{self, Mode, Output, Progress, Vertex};
@@ -24,6 +27,7 @@ use crate::store::{Digest, Store};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -54,9 +58,15 @@ pub struct BuildArgs {
     /// Label of the image
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
     pub label: Vec<(String, String)>,
+    /// Annotation of the image, or of another part of an output: [index:|manifest-descriptor:]NAME=VALUE
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<String>,
     /// Where the result goes: type=oci|docker|local|tar,dest=…; a folder, or - for a tar
     #[arg(short, long, value_name = "SPEC")]
     pub output: Vec<String>,
+    /// Load the image into the Docker or Podman that is here: --output type=docker
+    #[arg(long)]
+    pub load: bool,
     /// Ask registries for base images even where the store has them
     #[arg(long)]
     pub pull: bool,
@@ -349,7 +359,7 @@ fn outputs(
     let mut packed = None;
     for spec in request.outputs.iter().chain(in_store) {
         let mut names = request.tags.clone();
-        names.extend(spec.names.iter().filter_map(|name| name.parse::<Reference>().ok()));
+        names.extend(spec.names.iter().cloned());
         let mut stdout = std::io::stdout().lock();
         let one = export::export(context, image, &names, spec, &mut stdout)?;
         packed = packed.or(one);
@@ -404,15 +414,36 @@ impl Request {
             }
             spec
         };
+        let mut annotations = Vec::new();
+        for text in &args.annotation {
+            let parsed = Annotation::parse(text);
+            annotations.extend(parsed.map_err(|e| usage(format!("--annotation {text}: {e}")))?);
+        }
+        let output = |text: &str| {
+            let mut spec = OutputSpec::parse(text)?;
+            spec.annotate(&annotations)?;
+            Ok(held(spec))
+        };
+        let load = args.load.then_some("type=docker");
         let outputs = args
             .output
             .iter()
+            .map(String::as_str)
+            .chain(load)
             .map(|text| {
-                OutputSpec::parse(text)
-                    .map(held)
-                    .map_err(|e| usage(format!("--output {text}: {}", failure::chain(&e))))
+                output(text).map_err(|e: SpecError| {
+                    usage(format!("--output {text}: {}", failure::chain(&e)))
+                })
             })
             .collect::<Result<Vec<_>, _>>()?;
+        check_stdout(&outputs, args.quiet)?;
+        let mut store_output = OutputSpec::new(OutputKind::Image, None);
+        // Without an output of its own the store takes what it can: it makes no index.
+        let of_store = annotations.iter().filter(|a| a.target != AnnotationTarget::Index);
+        let of_store: Vec<_> = of_store.cloned().collect();
+        store_output
+            .annotate(if outputs.is_empty() { &annotations } else { &of_store })
+            .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
         let platform = match args.platform.as_deref() {
             None | Some("") => None,
             Some(text) => Some(text.parse().map_err(|e| usage(failure::chain(&e)))?),
@@ -429,7 +460,7 @@ impl Request {
             contexts,
             tags,
             outputs,
-            store_output: held(OutputSpec::new(OutputKind::Image, None)),
+            store_output: held(store_output),
             platform,
             options,
         })
@@ -776,6 +807,20 @@ fn options(
         epoch,
         downloads: PathBuf::new(),
     })
+}
+
+/// Checks that one output at most goes to the standard output, and that nobody is to read it there.
+fn check_stdout(outputs: &[OutputSpec], is_quiet: bool) -> Result<(), Failure> {
+    let refuse = |why: &str| Err(Failure::new(Class::Usage, why));
+    match outputs.iter().filter(|spec| spec.dest == Some(Dest::Stdout)).count() {
+        0 => Ok(()),
+        1 if is_quiet => refuse("--quiet prints the image's id where an output is to go: stdout"),
+        1 if std::io::stdout().is_terminal() => refuse(
+            "refusing to write an archive to a terminal: name a file with dest=, or redirect",
+        ),
+        1 => Ok(()),
+        _ => refuse("only one output can go to stdout"),
+    }
 }
 
 fn epoch(

@@ -39,7 +39,7 @@ impl Encoding {
     pub fn new(compression: Compression, level: Option<i32>) -> Self {
         let level = match compression {
             Compression::Uncompressed => 0,
-            Compression::Gzip => level.unwrap_or(GZIP_LEVEL),
+            Compression::Gzip | Compression::Estargz => level.unwrap_or(GZIP_LEVEL),
             Compression::Zstd => level.unwrap_or(ZSTD_LEVEL),
         };
         Self { compression, level }
@@ -51,6 +51,7 @@ impl Encoding {
             Compression::Uncompressed => "uncompressed".to_owned(),
             Compression::Gzip => format!("gzip:{}", self.level),
             Compression::Zstd => format!("zstd:{}", self.level),
+            Compression::Estargz => format!("estargz:{}", self.level),
         }
     }
 
@@ -59,13 +60,14 @@ impl Encoding {
             Compression::Uncompressed => layer::Compression::Uncompressed,
             Compression::Gzip => layer::Compression::Gzip(self.level.clamp(0, 9) as u32),
             Compression::Zstd => layer::Compression::Zstd(self.level.clamp(1, 22)),
+            Compression::Estargz => layer::Compression::Estargz(self.level.clamp(0, 9) as u32),
         }
     }
 
     fn suffix(self) -> &'static str {
         match self.compression {
             Compression::Uncompressed => "",
-            Compression::Gzip => "gzip",
+            Compression::Gzip | Compression::Estargz => "gzip",
             Compression::Zstd => "zstd",
         }
     }
@@ -163,11 +165,13 @@ fn find(
     if !context.store.hold_blob(&blob.digest)? {
         return Ok(None);
     }
-    let Some(diff_id) = received.or(blob.diff_id).or(meta.tar.map(|tar| tar.diff_id)) else {
+    let Some(diff_id) = blob.diff_id.or(received).or(meta.tar.map(|tar| tar.diff_id)) else {
         return Ok(None);
     };
     let media_type = media_type::layer(is_oci, options.compression.suffix());
-    Ok(Some((Descriptor::new(media_type, blob.digest, blob.size), diff_id)))
+    let mut descriptor = Descriptor::new(media_type, blob.digest, blob.size);
+    descriptor.annotations.clone_from(&blob.annotations);
+    Ok(Some((descriptor, diff_id)))
 }
 
 /// Reads the layer's facts as they are now: somebody may have made a blob since.
@@ -205,6 +209,7 @@ fn make(
         });
     };
     status(0, false);
+    let adds_entries = encoding.compression == Compression::Estargz;
     let clamp = options.clamp.filter(|_| received_id(layer).is_none());
     // A tar that came from elsewhere is only to be had from its blob.
     let received = match (&layer.descriptor, layer.diff_id) {
@@ -239,14 +244,14 @@ fn make(
     });
     let kept = encoded.and_then(|made| {
         match received {
-            Some((_, digest, diff_id)) if made.tar.diff_id != diff_id => {
+            Some((_, digest, diff_id)) if !adds_entries && made.tar.diff_id != diff_id => {
                 return Err(ExportError::BlobContent {
                     digest,
                     expected: diff_id,
                     actual: made.tar.diff_id,
                 });
             }
-            None if clamp.is_none() => meta.tar = Some(made.tar),
+            None if clamp.is_none() && !adds_entries => meta.tar = Some(made.tar),
             _ => {}
         }
         store.adopt_blob(&path, &made.digest)?;
@@ -270,12 +275,15 @@ fn make(
         digest: made.digest,
         size: made.size,
         media_type: media_type::layer(true, encoding.suffix()),
-        diff_id: clamp.map(|_| diff_id),
+        diff_id: (clamp.is_some() || adds_entries).then_some(diff_id),
+        annotations: made.annotations.clone(),
     });
     store.update_layer(&meta)?;
     status(made.size, true);
     let media_type = media_type::layer(!options.is_docker, encoding.suffix());
-    Ok((Descriptor::new(media_type, made.digest, made.size), diff_id))
+    let mut descriptor = Descriptor::new(media_type, made.digest, made.size);
+    descriptor.annotations = made.annotations;
+    Ok((descriptor, diff_id))
 }
 
 /// Writes a new file at `path`.

@@ -15,9 +15,11 @@
 //!
 //! Registries. What the flags mean together: the command line.
 
+mod annotation;
 mod archive;
 mod blob;
 mod dest;
+mod load;
 mod metadata;
 mod rootfs;
 mod spec;
@@ -38,11 +40,10 @@ use std::path::{Path, PathBuf};
 use archive::{Archive, TarSink};
 use dest::DestFile;
 
+pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
 pub use dest::write_whole;
 pub use metadata::metadata;
-pub use spec::{
-    AnnotationTarget, Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, SpecError,
-};
+pub use spec::{Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, SpecError};
 
 /// What can go wrong with an output.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,17 @@ pub enum ExportError {
         /// What it is.
         actual: Digest,
     },
+    /// An image is to be loaded, and nothing is here to load it into.
+    #[error("neither docker nor podman answers here: there is nothing to load the image into")]
+    NoEngine,
+    /// The engine that an image was to be loaded into refused it.
+    #[error("{program} load failed: {complaint}")]
+    Engine {
+        /// Which one.
+        program: &'static str,
+        /// What it said.
+        complaint: String,
+    },
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -160,10 +172,8 @@ pub struct PackOptions {
     /// The latest time that files of layers made here may have, in seconds since 1970. Layers that
     /// were received keep their bytes.
     pub clamp: Option<i64>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
-    /// Annotations of the manifest's entry in an index.
-    pub descriptor_annotations: BTreeMap<String, String>,
+    /// Annotations of the manifest, and of its entry in an index.
+    pub annotations: Vec<Annotation>,
 }
 
 pub use blob::Encoding;
@@ -173,17 +183,17 @@ impl PackOptions {
     pub fn of(spec: &OutputSpec) -> Self {
         let default = match spec.kind {
             OutputKind::Image => Compression::Uncompressed,
+            // An engine at hand unpacks it at once.
+            OutputKind::Docker if spec.dest.is_none() => Compression::Uncompressed,
             _ => Compression::Gzip,
         };
         let compression = spec.layers.compression.unwrap_or(default);
-        let of_target = |target| spec.annotations.get(&target).cloned().unwrap_or_default();
         Self {
             compression: Encoding::new(compression, spec.layers.level),
             is_forced: spec.layers.is_forced,
             is_docker: !spec.layers.oci_media_types.unwrap_or(spec.kind != OutputKind::Docker),
             clamp: spec.epoch.filter(|_| spec.layers.rewrites_times == Some(true)),
-            annotations: of_target(AnnotationTarget::Manifest),
-            descriptor_annotations: of_target(AnnotationTarget::ManifestDescriptor),
+            annotations: spec.annotations.clone(),
         }
     }
 }
@@ -213,6 +223,8 @@ pub fn pack(
     };
     let config_descriptor =
         put(context.store, &config_bytes(context.store, image, &config), config_type)?;
+    let platform = config.platform();
+    let annotated = |target| annotation::chosen(&options.annotations, target, &platform);
     let layers: Vec<_> = blobs.into_iter().map(|(descriptor, _)| descriptor).collect();
     let manifest = Manifest {
         schema_version: 2,
@@ -221,7 +233,7 @@ pub fn pack(
         config: config_descriptor.clone(),
         layers: layers.clone(),
         subject: None,
-        annotations: options.annotations.clone(),
+        annotations: annotated(AnnotationTarget::Manifest),
     };
     let manifest = put(context.store, &canonical_json(&manifest), manifest_type)?;
     Ok(Packed {
@@ -231,7 +243,7 @@ pub fn pack(
         diff_ids,
         platform: config.platform(),
         created: config.created().map(str::to_owned),
-        descriptor_annotations: options.descriptor_annotations.clone(),
+        descriptor_annotations: annotated(AnnotationTarget::ManifestDescriptor),
     })
 }
 
@@ -287,6 +299,7 @@ pub fn tag(store: &Store, packed: &Packed, names: &[Reference]) -> Result<(), Ex
         let name = name.clone().or_latest();
         let mut descriptor = packed.manifest.clone();
         descriptor.platform = Some(packed.platform.to_json());
+        descriptor.annotations.extend(packed.descriptor_annotations.clone());
         store.tag(&name.to_string(), &descriptor)?;
     }
     Ok(())
@@ -350,19 +363,19 @@ pub fn write_archive(
     spec: &OutputSpec,
     stdout: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    let no_annotations = BTreeMap::new();
+    // An index is of no platform, and none chooses among its annotations.
+    let index_annotations =
+        annotation::chosen(&spec.annotations, AnnotationTarget::Index, &Platform::host());
     let archive = Archive {
         store: context.store,
         images,
         is_docker: spec.kind == OutputKind::Docker,
-        index_annotations: spec
-            .annotations
-            .get(&AnnotationTarget::Index)
-            .unwrap_or(&no_annotations),
+        index_annotations: &index_annotations,
         cancel: context.cancel,
     };
     match (&spec.dest, spec.form) {
         (Some(Dest::Path(dir)), Form::Dir) => archive.write_dir(dir),
+        (None, _) => load::load(|path, mut out| archive.write_tar(path, &mut out)),
         _ => to_dest(spec, stdout, |path, mut out| archive.write_tar(path, &mut out)),
     }
 }

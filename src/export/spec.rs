@@ -3,7 +3,8 @@
 //! Source: Docker's `buildx build --output` (comma-separated fields, its short forms); BuildKit's
 //! exporters for the fields' names.
 
-use std::collections::BTreeMap;
+use super::annotation::{Annotation, AnnotationError, AnnotationTarget};
+use crate::image::Reference;
 use std::path::PathBuf;
 
 /// One `--output`.
@@ -11,18 +12,18 @@ use std::path::PathBuf;
 pub struct OutputSpec {
     /// What to make.
     pub kind: OutputKind,
-    /// Where to put it; `None` for the store.
+    /// Where to put it; `None` for the store, and for the Docker or Podman that is here.
     pub dest: Option<Dest>,
-    /// Names for the image, as given.
-    pub names: Vec<String>,
+    /// Names for the image besides those of the build.
+    pub names: Vec<Reference>,
     /// How to store its layers.
     pub layers: LayerOptions,
     /// Whether an OCI or Docker output is a tar or a folder.
     pub form: Form,
     /// Whether files go into a folder named after the platform, as `linux_amd64`.
     pub is_split: bool,
-    /// Annotations, by where they go.
-    pub annotations: BTreeMap<AnnotationTarget, BTreeMap<String, String>>,
+    /// Annotations; of two for the same place, the last one counts.
+    pub annotations: Vec<Annotation>,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970; filled in by the command line. Trees get it as the
     /// time of all files, images as the latest time of files where times are rewritten.
     pub epoch: Option<i64>,
@@ -101,17 +102,8 @@ pub enum Compression {
     Gzip,
     /// zstd, level 0 to 22.
     Zstd,
-}
-
-/// What an annotation is put on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AnnotationTarget {
-    /// The image's manifest.
-    Manifest,
-    /// The manifest's entry in the index.
-    ManifestDescriptor,
-    /// The index.
-    Index,
+    /// gzip in the form of eStargz, which some runtimes read file by file; level 0 to 9.
+    Estargz,
 }
 
 /// An `--output` that cannot be meant.
@@ -171,6 +163,23 @@ pub enum SpecError {
         /// The output's type.
         kind: &'static str,
     },
+    /// An annotation that cannot be meant.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    /// Something that Docker's media types have no word for.
+    #[error("{what} needs oci-mediatypes=true")]
+    NeedsOci {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// An annotation of an index that is not made.
+    #[error(
+        "output type {kind} makes no index to annotate: an image of one platform has a manifest alone"
+    )]
+    NoIndex {
+        /// The output's type.
+        kind: &'static str,
+    },
     /// Something that is not there yet.
     #[error("{what} is not supported")]
     Unsupported {
@@ -195,7 +204,7 @@ impl OutputSpec {
             },
             form: Form::Tar,
             is_split: false,
-            annotations: BTreeMap::new(),
+            annotations: Vec::new(),
             epoch: None,
         }
     }
@@ -262,7 +271,11 @@ impl OutputSpec {
                     Some(if value == "-" { Dest::Stdout } else { Dest::Path(value.into()) });
             }
             "name" if is_image => {
-                self.names.extend(value.split(',').filter(|n| !n.is_empty()).map(str::to_owned));
+                for name in value.split(',').filter(|name| !name.is_empty()) {
+                    let parsed = name.parse::<Reference>().ok().filter(|n| n.digest().is_none());
+                    let name = parsed.ok_or_else(|| bad_value(key, name, "a name of an image"))?;
+                    self.names.push(name.or_latest());
+                }
             }
             "tar" if matches!(self.kind, OutputKind::Oci | OutputKind::Docker) => {
                 self.form = if flag(key, value)? { Form::Tar } else { Form::Dir };
@@ -275,12 +288,8 @@ impl OutputSpec {
                     "gzip" => Compression::Gzip,
                     "zstd" => Compression::Zstd,
                     "uncompressed" => Compression::Uncompressed,
-                    "estargz" => {
-                        return Err(SpecError::Unsupported {
-                            what: "compression=estargz".to_owned(),
-                        });
-                    }
-                    _ => return Err(bad_value(key, value, "gzip, zstd or uncompressed")),
+                    "estargz" => Compression::Estargz,
+                    _ => return Err(bad_value(key, value, "gzip, zstd, estargz or uncompressed")),
                 });
             }
             "compression-level" if is_image => {
@@ -302,8 +311,8 @@ impl OutputSpec {
                 self.layers.rewrites_times = Some(flag(key, value)?);
             }
             _ if key.starts_with("annotation") && is_image => {
-                let (target, name) = annotation(written).ok_or_else(|| self.unknown(written))?;
-                self.annotations.entry(target).or_default().insert(name, value.to_owned());
+                let annotation = Annotation::of_field(written, value);
+                self.annotations.push(annotation.ok_or_else(|| self.unknown(written))??);
             }
             _ => return Err(self.unknown(written)),
         }
@@ -314,10 +323,13 @@ impl OutputSpec {
         SpecError::UnknownField { key: key.to_owned(), kind: self.kind.name() }
     }
 
-    fn check(&self) -> Result<(), SpecError> {
+    fn check(&mut self) -> Result<(), SpecError> {
         let kind = self.kind.name();
         let is_folder = self.kind == OutputKind::Local || self.form == Form::Dir;
-        let needs_dest = !matches!(self.kind, OutputKind::Image | OutputKind::CacheOnly);
+        // Docker's goes into the engine that is here, where no place is named.
+        let is_loaded = self.kind == OutputKind::Docker && self.form == Form::Tar;
+        let needs_dest =
+            !is_loaded && !matches!(self.kind, OutputKind::Image | OutputKind::CacheOnly);
         match &self.dest {
             None if needs_dest => return Err(SpecError::NoDest { kind, or_stdout: !is_folder }),
             Some(Dest::Stdout) if is_folder => return Err(SpecError::FolderToStdout { kind }),
@@ -325,7 +337,7 @@ impl OutputSpec {
         }
         if let Some(level) = self.layers.level {
             let most = match self.layers.compression.unwrap_or(Compression::Gzip) {
-                Compression::Gzip => 9,
+                Compression::Gzip | Compression::Estargz => 9,
                 Compression::Zstd => 22,
                 Compression::Uncompressed => 0,
             };
@@ -334,7 +346,39 @@ impl OutputSpec {
                 return Err(bad_value("compression-level", &level.to_string(), &expected));
             }
         }
+        self.check_media_types()?;
+        let wants_index = self.annotations.iter().any(|a| a.target == AnnotationTarget::Index);
+        if wants_index && !matches!(self.kind, OutputKind::Oci | OutputKind::Docker) {
+            return Err(SpecError::NoIndex { kind });
+        }
         Ok(())
+    }
+
+    /// Fills in the family of media types where the rest of the output leaves no choice.
+    fn check_media_types(&mut self) -> Result<(), SpecError> {
+        let what = match self.layers.compression {
+            Some(Compression::Zstd) => "compression=zstd",
+            Some(Compression::Estargz) => "compression=estargz",
+            _ if !self.annotations.is_empty() => "an annotation",
+            _ => return Ok(()),
+        };
+        match self.layers.oci_media_types.replace(true) {
+            Some(false) => Err(SpecError::NeedsOci { what }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds annotations to an output that takes them.
+    ///
+    /// # Errors
+    ///
+    /// [`SpecError`] where the output's media types or its kind do not allow it.
+    pub fn annotate(&mut self, annotations: &[Annotation]) -> Result<(), SpecError> {
+        if matches!(self.kind, OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly) {
+            return Ok(());
+        }
+        self.annotations.extend_from_slice(annotations);
+        self.check()
     }
 }
 
@@ -353,23 +397,6 @@ fn flag(key: &str, value: &str) -> Result<bool, SpecError> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(bad_value(key, value, "true or false")),
     }
-}
-
-/// Parses `annotation.NAME`, `annotation-index.NAME` and the like.
-fn annotation(key: &str) -> Option<(AnnotationTarget, String)> {
-    let (target, name) = key.split_once('.')?;
-    if name.is_empty() {
-        return None;
-    }
-    // `annotation-manifest[linux/amd64].NAME`: with one platform the brackets choose nothing.
-    let target = target.split_once('[').map_or(target, |(target, _)| target);
-    let target = match target {
-        "annotation" | "annotation-manifest" => AnnotationTarget::Manifest,
-        "annotation-manifest-descriptor" => AnnotationTarget::ManifestDescriptor,
-        "annotation-index" => AnnotationTarget::Index,
-        _ => return None,
-    };
-    Some((target, name.to_owned()))
 }
 
 /// Splits one line of CSV: fields may be quoted, a doubled quote within quotes is one.
@@ -421,23 +448,25 @@ mod tests {
     fn fields_are_read_as_docker_writes_them() {
         let spec = OutputSpec::parse(
             "type=docker,\"name=a:1,b:2\",dest=x.tar,compression=zstd,compression-level=22,\
-             force-compression=1,oci-mediatypes=f,rewrite-timestamp=true,annotation.Org.X=y=z,annotation-index.k=v",
+             force-compression=1,oci-mediatypes=t,rewrite-timestamp=true,annotation.Org.X=y=z,annotation-index.k=v",
         )
         .unwrap();
         assert_eq!(spec.kind, OutputKind::Docker);
-        assert_eq!(spec.names, ["a:1", "b:2"]);
+        assert_eq!(spec.names.iter().map(Reference::familiar).collect::<Vec<_>>(), ["a:1", "b:2"]);
         assert_eq!(
             spec.layers,
             LayerOptions {
                 compression: Some(Compression::Zstd),
                 level: Some(22),
                 is_forced: true,
-                oci_media_types: Some(false),
+                oci_media_types: Some(true),
                 rewrites_times: Some(true),
             }
         );
-        assert_eq!(spec.annotations[&AnnotationTarget::Manifest]["Org.X"], "y=z");
-        assert_eq!(spec.annotations[&AnnotationTarget::Index]["k"], "v");
+        let annotations = Annotation::parse("Org.X=y=z").unwrap().into_iter();
+        let annotations: Vec<_> =
+            annotations.chain(Annotation::parse("index:k=v").unwrap()).collect();
+        assert_eq!(spec.annotations, annotations);
         let dir = OutputSpec::parse("type=oci,dest=d,tar=false").unwrap();
         assert_eq!(dir.form, Form::Dir);
         assert!(OutputSpec::parse("type=image").unwrap().dest.is_none());
@@ -454,8 +483,21 @@ mod tests {
             ("type=ocii,dest=x", "unknown output type `ocii`"),
             ("type=oci,dest=x,compresion=gzip", "unknown field `compresion`"),
             ("type=local,dest=x,compression=gzip", "unknown field `compression`"),
-            ("type=oci,dest=x,compression=lz4", "expected gzip, zstd or uncompressed"),
-            ("type=oci,dest=x,compression=estargz", "compression=estargz is not supported"),
+            ("type=oci,dest=x,compression=lz4", "expected gzip, zstd, estargz or uncompressed"),
+            (
+                "type=docker,dest=x,compression=zstd,oci-mediatypes=0",
+                "zstd needs oci-mediatypes=true",
+            ),
+            (
+                "type=docker,dest=x,annotation.a=b,oci-mediatypes=0",
+                "annotation needs oci-mediatypes",
+            ),
+            ("type=oci,dest=x,annotation-config.a=b", "cannot annotate `config`"),
+            ("type=oci,dest=x,annotation-manifest[a/b/c/d].a=b", "expected a platform"),
+            ("type=oci,dest=x,annotation-manifest=b", "unknown field"),
+            ("type=image,annotation-index.a=b", "makes no index to annotate"),
+            ("type=image,name=UPPER", "expected a name of an image"),
+            ("type=tar,dest=x,platform-split=true", "unknown field `platform-split`"),
             ("type=oci,dest=x,compression-level=10", "expected 0 to 9"),
             ("type=oci,dest=x,tar=maybe", "expected true or false"),
             ("type=oci,x", "expected key=value"),

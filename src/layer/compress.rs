@@ -18,13 +18,15 @@
 //! filed under a compressed digest alone.
 
 use super::LayerError;
-use super::cut::{Cutter, MAX, Step};
+use super::cut::{Cutter, MAX, Policy, Step};
 use super::encode::{Encoder, encoding};
+use super::estargz::{TAR_SIZE, TOC_DIGEST, Toc, footer};
 use super::pack::{Packed, TarOptions, Wanted, pack};
 use crate::store::{Block, Digest, KnownBlocks, TarFacts};
 use crate::sys::cancel::Cancel;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -45,6 +47,8 @@ pub enum Compression {
     Gzip(u32),
     /// Zstandard, a frame for each block, level 1 to 22.
     Zstd(i32),
+    /// gzip that runtimes can read file by file, level 0 to 9; see `estargz`.
+    Estargz(u32),
 }
 
 impl Compression {
@@ -59,6 +63,7 @@ impl Compression {
         match name {
             "uncompressed" => Some(Self::Uncompressed),
             "gzip" => Some(level.map_or(Self::GZIP, |level| Self::Gzip(level.clamp(0, 9) as u32))),
+            "estargz" => Some(Self::Estargz(level.map_or(1, |level| level.clamp(0, 9) as u32))),
             "zstd" => Some(level.map_or(Self::ZSTD, |level| Self::Zstd(level.clamp(1, 22)))),
             _ => None,
         }
@@ -70,7 +75,7 @@ impl Compression {
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Uncompressed => "application/vnd.oci.image.layer.v1.tar",
-            Self::Gzip(_) => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Gzip(_) | Self::Estargz(_) => "application/vnd.oci.image.layer.v1.tar+gzip",
             Self::Zstd(_) => "application/vnd.oci.image.layer.v1.tar+zstd",
         }
     }
@@ -83,6 +88,7 @@ impl fmt::Display for Compression {
             Self::Uncompressed => f.write_str("uncompressed"),
             Self::Gzip(level) => write!(f, "gzip:{level}"),
             Self::Zstd(level) => write!(f, "zstd:{level}"),
+            Self::Estargz(level) => write!(f, "estargz:{level}"),
         }
     }
 }
@@ -106,6 +112,8 @@ pub struct Compressed {
     pub size: u64,
     /// Its blocks, in their order; none for a plain tar or a single block.
     pub blocks: Vec<Block>,
+    /// What readers of the blob want to find in its descriptor.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// How to go about it; nothing here shows in the bytes.
@@ -182,19 +190,23 @@ fn pipeline<T>(
     let threads = effort.threads.clamp(1, THREADS_MAX);
     std::thread::scope(|scope| {
         let (to_pool, pool) = bounded(2 * threads + 4);
+        let is_estargz = matches!(compression, Compression::Estargz(_));
+        let policy = if is_estargz { Policy::Files } else { Policy::Blocks };
         let mut feeder = Feeder {
             scope,
             compression,
             threads,
             known: effort.known,
             out: Some(out),
-            cutter: Cutter::new(),
+            cutter: Cutter::new(policy),
+            toc: is_estargz.then(Toc::default),
             block: Vec::new(),
             pool,
             to_pool,
             running: None,
         };
-        let produced = produce(&mut |bytes| feeder.push(bytes));
+        let begun = if is_estargz { feeder.push(&Toc::landmark()) } else { Ok(()) };
+        let produced = begun.and_then(|()| produce(&mut |bytes| feeder.push(bytes)));
         match produced {
             Ok(value) => Ok((value, feeder.finish()?)),
             // A stage that failed has closed its channel, and knows better what happened.
@@ -226,18 +238,19 @@ struct Feeder<'scope, 'env, 'w> {
     known: &'w KnownBlocks,
     out: Option<&'w mut (dyn Write + Send)>,
     cutter: Cutter,
+    toc: Option<Toc>,
     block: Vec<u8>,
     pool: Receiver<Vec<u8>>,
     to_pool: Sender<Vec<u8>>,
-    running: Option<Running<'scope>>,
+    running: Option<Running<'scope, 'w>>,
 }
 
-struct Running<'scope> {
+struct Running<'scope, 'w> {
     to_hash: Sender<Arc<Plain>>,
     to_write: Sender<Ready>,
     to_encode: Option<Sender<Job>>,
-    hash: ScopedJoinHandle<'scope, TarFacts>,
-    write: ScopedJoinHandle<'scope, Result<Written, LayerError>>,
+    hash: ScopedJoinHandle<'scope, TarHash>,
+    write: ScopedJoinHandle<'scope, Result<Writer<'w>, LayerError>>,
 }
 
 /// A block on its way to the writer.
@@ -261,12 +274,32 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
     fn push(&mut self, mut bytes: &[u8]) -> Result<(), LayerError> {
         while let Some(step) = self.cutter.step(&mut bytes) {
             match step {
-                Step::Take(bytes) => self.block.extend_from_slice(bytes),
+                // The table takes the place of the archive's end.
+                Step::Take(_) | Step::TakeHeader
+                    if self.toc.is_some() && self.cutter.is_at_end() =>
+                {
+                    self.cutter.header_taken();
+                }
+                Step::Take(bytes) => {
+                    self.block.extend_from_slice(bytes);
+                    if let Some(toc) = &mut self.toc {
+                        toc.bytes(bytes);
+                    }
+                }
                 Step::TakeHeader => {
+                    if let Some(toc) = &mut self.toc {
+                        toc.header(self.cutter.header())?;
+                    }
                     self.block.extend_from_slice(self.cutter.header());
                     self.cutter.header_taken();
                 }
-                Step::Cut => self.emit()?,
+                Step::Cut if self.block.is_empty() => {}
+                Step::Cut => {
+                    self.emit()?;
+                    if let Some(toc) = &mut self.toc {
+                        toc.cut();
+                    }
+                }
             }
         }
         Ok(())
@@ -293,20 +326,18 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
         }
     }
 
-    fn start(&mut self) -> Result<Running<'scope>, LayerError> {
+    fn start(&mut self) -> Result<Running<'scope, 'w>, LayerError> {
         let thread = |source| LayerError::Thread { source };
         let name = |name: &str| Builder::new().name(name.into());
         let waiting = self.threads + 2;
         let (to_hash, blocks) = bounded::<Arc<Plain>>(waiting);
         let hash = name("layer-diff-id")
             .spawn_scoped(self.scope, move || {
-                let mut hasher = Sha256::new();
-                let mut size = 0;
+                let mut hash = TarHash::default();
                 for block in blocks {
-                    hasher.update(&block.bytes);
-                    size += block.bytes.len() as u64;
+                    hash.update(&block.bytes);
                 }
-                TarFacts { diff_id: Digest::from_bytes(hasher.finalize().into()), size }
+                hash
             })
             .map_err(thread)?;
         let encoders = (0..self.threads).filter_map(|_| Encoder::new(self.compression).transpose());
@@ -335,7 +366,7 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
                         },
                     }
                 }
-                writer.finish()
+                Ok(writer)
             })
             .map_err(thread)?;
         Ok(Running { to_hash, to_write, to_encode, hash, write })
@@ -349,17 +380,21 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
         let sent = if self.block.is_empty() { Ok(()) } else { self.emit() };
         let running = self.running.take().expect("it is running");
         drop((running.to_hash, running.to_write, running.to_encode));
-        let tar = running.hash.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let mut tar = running.hash.join().unwrap_or_else(|panic| resume_unwind(panic));
         let written = running.write.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let Written { digest, size, blocks } = written?;
+        let mut writer = written?;
         sent?;
-        Ok(Compressed { tar, digest: digest.unwrap_or(tar.diff_id), size, blocks })
+        let toc = self.toc.take();
+        let toc = toc.map(|toc| finish_estargz(toc, self.compression, &mut tar, &mut writer));
+        let toc = toc.transpose()?;
+        writer.finish(tar.finish(), toc)
     }
 
     /// The whole tar is one block.
     fn finish_inline(mut self) -> Result<Compressed, LayerError> {
         let block = std::mem::take(&mut self.block);
-        let tar = TarFacts { diff_id: Digest::of(&block), size: block.len() as u64 };
+        let mut tar = TarHash::default();
+        tar.update(&block);
         let out = self.out.take().expect("the stages never started");
         let encoder = Encoder::new(self.compression).map_err(output)?;
         let mut writer = Writer::new(out, encoder.is_some());
@@ -371,8 +406,43 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
             }
             None => writer.write(&block)?,
         }
-        let Written { digest, size, blocks } = writer.finish()?;
-        Ok(Compressed { tar, digest: digest.unwrap_or(tar.diff_id), size, blocks })
+        writer.finish(tar.finish(), None)
+    }
+}
+
+/// Writes the table of contents and what leads to it; returns the table's digest.
+fn finish_estargz(
+    toc: Toc,
+    compression: Compression,
+    tar: &mut TarHash,
+    writer: &mut Writer<'_>,
+) -> Result<Digest, LayerError> {
+    let tail = toc.finish(&writer.blocks);
+    tar.update(&tail.tar);
+    let table = writer.size;
+    let encoder = Encoder::new(compression).map_err(output)?;
+    let mut bytes = Vec::new();
+    encoder.expect("eStargz is compressed").block(&tail.tar, &mut bytes).map_err(output)?;
+    writer.write(&bytes)?;
+    writer.write(&footer(table))?;
+    Ok(Digest::from_bytes(tail.digest))
+}
+
+/// The hash of a tar in the making.
+#[derive(Default)]
+struct TarHash {
+    hash: Sha256,
+    size: u64,
+}
+
+impl TarHash {
+    fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+
+    fn finish(self) -> TarFacts {
+        TarFacts { diff_id: Digest::from_bytes(self.hash.finalize().into()), size: self.size }
     }
 }
 
@@ -389,12 +459,6 @@ fn encode(mut encoder: Encoder, known: &KnownBlocks, jobs: &Receiver<Job>) {
         drop(block);
         let _ = reply.send(bytes.map(|bytes| Encoded { hash, bytes }));
     }
-}
-
-struct Written {
-    digest: Option<Digest>,
-    size: u64,
-    blocks: Vec<Block>,
 }
 
 /// Hashes what is written, and notes where blocks are.
@@ -430,10 +494,22 @@ impl<'w> Writer<'w> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Written, LayerError> {
+    fn finish(self, tar: TarFacts, toc: Option<Digest>) -> Result<Compressed, LayerError> {
         self.out.flush().map_err(output)?;
         let digest = self.hash.map(|hash| Digest::from_bytes(hash.finalize().into()));
-        Ok(Written { digest, size: self.size, blocks: self.blocks })
+        let annotations = toc.map(|toc| {
+            BTreeMap::from([
+                (TOC_DIGEST.to_owned(), toc.to_string()),
+                (TAR_SIZE.to_owned(), tar.size.to_string()),
+            ])
+        });
+        Ok(Compressed {
+            tar,
+            digest: digest.unwrap_or(tar.diff_id),
+            size: self.size,
+            blocks: self.blocks,
+            annotations: annotations.unwrap_or_default(),
+        })
     }
 }
 

@@ -16,6 +16,10 @@
 //! - No block is larger than [`MAX`], and no smaller file is cut in two.
 //! - From the first header on that is none, and after the end of the archive, cuts come every
 //!   [`LARGE`] bytes.
+//!
+//! For eStargz every file counts as large, and [`CHUNK`] takes the place of [`LARGE`].
+
+use super::estargz::CHUNK;
 
 /// A block before which no cut is made between small entries.
 const MIN: usize = 512 << 10;
@@ -26,12 +30,22 @@ pub(super) const LARGE: usize = 1 << 20;
 /// The largest block, in bytes: [`LARGE`] and a smaller file, with room for headers.
 pub(super) const MAX: usize = 2 << 20;
 
+/// Whom the cuts are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// The next export of much the same layer.
+    Blocks,
+    /// Readers of single files.
+    Files,
+}
+
 /// The unit of a tar.
 const RECORD: usize = 512;
 
 /// Sees the bytes of a tar go by and says where to cut.
 #[derive(Debug)]
 pub(super) struct Cutter {
+    policy: Policy,
     /// The bytes of the current block.
     length: usize,
     state: State,
@@ -67,13 +81,26 @@ pub(super) enum Step<'b> {
 }
 
 impl Cutter {
-    pub(super) fn new() -> Self {
-        Self { length: 0, state: State::Header, header: Vec::new(), is_extended: false }
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { policy, length: 0, state: State::Header, header: Vec::new(), is_extended: false }
     }
 
     /// Returns the header that came last.
     pub(super) fn header(&self) -> &[u8] {
         &self.header
+    }
+
+    /// Says whether the header that came last ends the archive, or is none.
+    pub(super) fn is_at_end(&self) -> bool {
+        matches!(self.state, State::Other)
+    }
+
+    /// Returns where a large file is cut.
+    fn large(&self) -> usize {
+        match self.policy {
+            Policy::Blocks => LARGE,
+            Policy::Files => CHUNK,
+        }
     }
 
     /// Forgets the header, which is in the block now.
@@ -103,7 +130,7 @@ impl Cutter {
                 self.state = State::Large(left);
                 return Some(self.cut());
             }
-            State::Large(left) => (left, LARGE),
+            State::Large(left) => (left, self.large()),
             State::Other => (u64::MAX, LARGE),
         };
         if self.length >= limit {
@@ -145,15 +172,23 @@ impl Cutter {
         self.is_extended = matches!(self.header[156], b'x' | b'g' | b'L' | b'K');
         self.state = match size {
             0 => State::Header,
-            _ if size >= LARGE as u64 => State::LargeBegins(size),
+            _ if self.is_large(size) => State::LargeBegins(size),
             _ => State::Small(size),
         };
         Step::TakeHeader
     }
 
+    fn is_large(&self, size: u64) -> bool {
+        match self.policy {
+            Policy::Blocks => size >= LARGE as u64,
+            Policy::Files => matches!(self.header[156], b'0' | 0),
+        }
+    }
+
     fn ends_before(&self, size: u64) -> bool {
-        let is_too_much = size < LARGE as u64 && self.length + RECORD + size as usize > MAX;
-        let is_wanted = || hash(&self.header).is_multiple_of(16);
+        let size = if self.is_large(size) { 0 } else { size };
+        let is_too_much = self.length + RECORD + size as usize > MAX;
+        let is_wanted = || self.policy == Policy::Blocks && hash(&self.header).is_multiple_of(16);
         self.length > 0 && (is_too_much || (self.length >= MIN && is_wanted()))
     }
 }
@@ -193,7 +228,8 @@ mod tests {
 
     /// Cuts a tar that comes in pieces of `piece` bytes.
     fn cuts(tar: &[u8], piece: usize) -> Vec<Vec<u8>> {
-        let (mut cutter, mut blocks, mut block) = (Cutter::new(), Vec::new(), Vec::new());
+        let (mut cutter, mut blocks, mut block) =
+            (Cutter::new(Policy::Blocks), Vec::new(), Vec::new());
         for mut bytes in tar.chunks(piece) {
             while let Some(step) = cutter.step(&mut bytes) {
                 match step {

@@ -45,7 +45,7 @@ impl Encoder {
     pub(super) fn new(compression: Compression) -> io::Result<Option<Self>> {
         Ok(match compression {
             Compression::Uncompressed => None,
-            Compression::Gzip(level) => {
+            Compression::Gzip(level) | Compression::Estargz(level) => {
                 let level = CompressionLvl::new(level.min(9).cast_signed())
                     .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
                 Some(Self::Gzip(Compressor::new(level)))

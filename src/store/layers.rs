@@ -3,6 +3,7 @@
 use super::{ContentId, Digest, IoContext as _, LayerId, Store, StoreError};
 use crate::sys::fault;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,9 +60,12 @@ pub struct LayerBlob {
     /// The media type a manifest gives it.
     pub media_type: String,
     /// The `diff_id` of its tar, where that is not the one of [`LayerMeta::tar`]: times were
-    /// rewritten.
+    /// rewritten, or eStargz has added its table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff_id: Option<Digest>,
+    /// What its descriptor is annotated with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A layer of the store.

@@ -26,7 +26,7 @@ pub enum ItemKind {
     Fingerprints,
     /// The result of a step, spelled out: `records/…`.
     Record,
-    /// A note that leads to a layer: `chains/…`, `diffs/…`.
+    /// A note that leads to a layer: `chains/…`, `diffs/…`; one of its blocks: `blocks/…`.
     Pointer,
     /// What a COPY read: `trees/…`.
     Listing,
@@ -183,6 +183,13 @@ impl Inventory {
             for blob in &meta.blobs {
                 owners.entry(blob.digest).or_default().push(*id);
             }
+        }
+        for (path, facts) in fan(root, "blocks")? {
+            let digest = hex_name(&path).and_then(|hex| format!("sha256:{hex}").parse().ok());
+            let mut item = Item::new(ItemKind::Pointer, path, &facts);
+            let layers = digest.and_then(|digest: Digest| owners.get(&digest));
+            item.links.layers = layers.cloned().unwrap_or_default();
+            self.items.push(item);
         }
         for (path, facts) in entries(root, Path::new("blobs/sha256"))? {
             let digest = hex_name(&path).and_then(|hex| format!("sha256:{hex}").parse().ok());

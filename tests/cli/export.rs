@@ -1,7 +1,7 @@
 //! What `-o`, `--iidfile` and `--metadata-file` write, read by other tools.
 
 use crate::kit::archive::{Archive, entries, members};
-use crate::kit::{Kit, Run, host};
+use crate::kit::{self, Kit, Run, host};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -146,6 +146,129 @@ fn rewriting_without_a_time_is_told() {
     let output = format!("-otype=oci,dest={},rewrite-timestamp=true", path.display());
     let outcome = kit.build_showing("plain").arg(output).ok();
     assert!(outcome.text().contains("rewrite-timestamp=true changes nothing without"));
+}
+
+#[test]
+fn several_outputs_come_of_one_build() {
+    let kit = small();
+    let outcome = kit
+        .build()
+        .arg(format!("-otype=oci,dest={}", kit.out("a.tar").display()))
+        .arg(format!("-otype=oci,dest={},compression=zstd", kit.out("b.tar").display()))
+        .arg(format!("-otype=local,dest={}", kit.out("tree").display()))
+        .args(["-o", "type=tar,dest=-"])
+        .ok();
+    assert_eq!(outcome.counts().ran, 2, "each step ran once");
+    let (a, b) = (Archive::open(&kit.out("a.tar")), Archive::open(&kit.out("b.tar")));
+    assert_eq!(a.content(), b.content());
+    assert_eq!(a.document, b.document, "compression is no part of the config");
+    assert!(kit.out("tree/bin/hello").is_file());
+    assert!(entries(outcome.bytes()).iter().any(|entry| entry.path == "bin/hello"));
+}
+
+#[test]
+fn standard_output_holds_one_output() {
+    let kit = small();
+    let two = kit.build().args(["-o", "type=oci,dest=-", "-o", "type=tar,dest=-"]).fails(2);
+    two.says(&["only one output can go to stdout"]);
+    kit.build().args(["-q", "-o", "-"]).fails(2).says(&["--quiet prints the image's id"]);
+}
+
+#[test]
+fn annotations_and_labels_go_where_they_are_sent() {
+    let kit = small();
+    let path = kit.out("i.tar");
+    kit.build()
+        .args(["--label", "who=me", "--annotation", "org.x=manifest"])
+        .args(["--annotation", "index,manifest-descriptor:org.x=above"])
+        .args(["--annotation", "manifest[linux/s390x]:org.x=other"])
+        .arg(format!("-otype=oci,dest={},annotation.org.y=field", path.display()))
+        .ok();
+    let image = Archive::open(&path);
+    assert_eq!(image.config()["Labels"]["who"], "me");
+    let wanted = serde_json::json!({"org.x": "manifest", "org.y": "field"});
+    assert_eq!(image.manifest["annotations"], wanted);
+    let index: Value =
+        serde_json::from_slice(&members(&fs::read(&path).unwrap())["index.json"]).unwrap();
+    assert_eq!(index["annotations"]["org.x"], "above");
+    assert_eq!(index["manifests"][0]["annotations"]["org.x"], "above");
+
+    kit.build().args(["--annotation", "config:a=b"]).fails(2).says(&["cannot annotate `config`"]);
+    let alone = kit.build().args(["-t", "x", "--annotation", "index:a=b"]).fails(2);
+    alone.says(&["makes no index to annotate"]);
+}
+
+#[test]
+fn every_compression_is_accepted_by_other_tools() {
+    if !host::has("skopeo", "skopeo") || !host::has("podman", "podman") {
+        return;
+    }
+    let kit = small();
+    let root = kit.out("podman/root");
+    let run = kit.out("podman/run");
+    let podman = |words: &[&str]| {
+        let store = ["--root", root.to_str().unwrap(), "--runroot", run.to_str().unwrap()];
+        let start = ["podman"].iter().chain(&store).chain(&["--storage-driver", "vfs"]);
+        host::tool(&start.chain(words).copied().collect::<Vec<_>>())
+    };
+    for compression in ["gzip", "zstd", "estargz", "uncompressed"] {
+        let options = format!("compression={compression},force-compression=true");
+        let (oci, docker, dir) = (kit.out("oci.tar"), kit.out("docker.tar"), kit.out("layout"));
+        kit.build()
+            .args(["-t", "hello:v1"])
+            .arg(format!("-otype=oci,dest={},{options}", oci.display()))
+            .arg(format!("-otype=docker,dest={},{options}", docker.display()))
+            .arg(format!("-otype=oci,tar=false,dest={},{options}", dir.display()))
+            .ok();
+        let copied = kit.out("copied");
+        for from in [
+            format!("oci-archive:{}", oci.display()),
+            format!("docker-archive:{}", docker.display()),
+            format!("oci:{}:v1", dir.display()),
+        ] {
+            let to = format!("dir:{}", copied.display());
+            host::tool(&["skopeo", "--insecure-policy", "copy", "--quiet", &from, &to]);
+        }
+        let archives = [&oci, &docker].map(|path| path.to_str().unwrap());
+        for archive in archives {
+            assert!(
+                podman(&["load", "--quiet", "-i", archive]).contains("hello:v1"),
+                "{compression}"
+            );
+        }
+        let mounted = podman(&["image", "mount", "hello:v1"]);
+        let hello = fs::read_to_string(format!("{}/bin/hello", mounted.trim())).unwrap();
+        assert!(hello.contains("echo hello"), "{compression}");
+        podman(&["image", "umount", "--all"]);
+        podman(&["rmi", "--all", "--force"]);
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+#[test]
+fn load_hands_the_image_to_the_engine_that_is_here() {
+    let kit = small();
+    // Engines as small as they can be: docker has no daemon, podman keeps what it is given.
+    let bin = kit.beside("engines");
+    let write = |name: &str, script: &str| {
+        kit::write_file(&bin.join(name), format!("#!/bin/sh\n{script}\n").as_bytes());
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+    let loaded = kit.out("loaded.tar");
+    write("docker", "exit 1");
+    write("podman", &format!("case $1 in load) cat > {};; esac", loaded.display()));
+    kit.build().env("PATH", &path).args(["-t", "hello:v1", "--load"]).ok();
+    let files = members(&fs::read(&loaded).unwrap());
+    assert!(String::from_utf8_lossy(&files["manifest.json"]).contains("hello:v1"));
+
+    write("docker", "case $1 in load) echo no space >&2; exit 3;; esac");
+    let refused = kit.build().env("PATH", &path).args(["-t", "hello:v1", "--load"]).fails(5);
+    refused.says(&["docker load failed: no space"]);
+    write("docker", "exit 1");
+    write("podman", "exit 1");
+    let alone = kit.build().env("PATH", &path).args(["-t", "hello:v1", "--load"]).fails(5);
+    alone.says(&["neither docker nor podman"]);
 }
 
 #[test]
