@@ -1,6 +1,7 @@
 //! `builder build`: what was typed becomes a request, a plan, an image.
 
 use super::check::{Call, Format};
+use super::deliver::{check_push, deliver};
 use super::failure::{self, Class, Failure};
 use super::findings::{self, Subject};
 use super::limits::LimitArgs;
@@ -14,13 +15,10 @@ use crate::context::ContextError;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::{About, BuildId, BuildRecord, History, Outcome};
-use crate::export::{
-    self, Annotation, AnnotationTarget, Dest, ExportError, OutputKind, OutputSpec, Packed,
-    SpecError,
-};
-use crate::image::{Image, Platform, Reference, canonical_json};
+use crate::export::{Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, SpecError};
+use crate::image::{Image, Platform, Reference};
 use crate::plan::{self, NoCache, Plan, PlanError, Scope, Survey};
-use crate::progress::{self, Mode, Output, Progress, Vertex};
+use crate::progress::{Mode, Output, Progress};
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
 use crate::solve::{self, Cause, Job, Observer, Secret, SolveError};
 use crate::store::{Digest, Store};
@@ -67,6 +65,9 @@ pub struct BuildArgs {
     /// Load the image into the Docker or Podman that is here: --output type=docker
     #[arg(long)]
     pub load: bool,
+    /// Push the image to the registries of its names: short for -o type=registry
+    #[arg(long)]
+    pub push: bool,
     /// Ask registries for base images even where the store has them
     #[arg(long)]
     pub pull: bool,
@@ -143,10 +144,10 @@ pub(super) struct Request {
     pub(super) dockerfile: Dockerfile,
     pub(super) build_args: BTreeMap<String, String>,
     pub(super) contexts: BTreeMap<String, NamedContext>,
-    tags: Vec<Reference>,
-    outputs: Vec<OutputSpec>,
+    pub(super) tags: Vec<Reference>,
+    pub(super) outputs: Vec<OutputSpec>,
     /// How the image goes into the store where no output says so.
-    store_output: OutputSpec,
+    pub(super) store_output: OutputSpec,
     platform: Option<Platform>,
     options: solve::Options,
 }
@@ -301,72 +302,6 @@ fn build_plan(
     Ok(digest)
 }
 
-/// Puts the image where it was asked for; returns its id, the digest of its configuration.
-fn deliver(
-    args: &BuildArgs,
-    request: &Request,
-    environment: &Environment,
-    job: &Job<'_>,
-    solved: &solve::Solved,
-) -> Result<Option<Digest>, Failure> {
-    if !job.options.wants_image {
-        return Ok(None);
-    }
-    let image = solve::image_of(job, solved);
-    let vertex = Vertex::internal("exporting to image");
-    let context = export::Context {
-        store: job.store,
-        progress: job.progress,
-        vertex: vertex.digest,
-        cancel: job.cancel,
-    };
-    let shown = vertex.digest;
-    job.progress.started(vertex);
-    let result = outputs(&context, &image, request);
-    let outcome = match &result {
-        Ok(_) => progress::Outcome::Ran,
-        Err(error) => progress::Outcome::Failed(error.to_string()),
-    };
-    job.progress.done(shown, outcome);
-    let packed = result.map_err(|error| match error {
-        ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
-        error => Failure::of(Class::Environment, &error),
-    })?;
-    if let Some(path) = &args.metadata_file {
-        let mut text = canonical_json(&export::metadata(packed.as_ref(), &request.tags));
-        text.push(b'\n');
-        export::write_whole(path, &text).map_err(|e| Failure::of(Class::Environment, &e))?;
-    }
-    let id = packed.map(|packed| packed.config.digest);
-    if let (Some(path), Some(id)) = (&args.iidfile, id) {
-        export::write_whole(path, id.to_string().as_bytes())
-            .map_err(|e| Failure::of(Class::Environment, &e))?;
-    }
-    let _ = environment;
-    Ok(id)
-}
-
-/// Makes every output; without any, the image goes into the store.
-fn outputs(
-    context: &export::Context<'_>,
-    image: &Image,
-    request: &Request,
-) -> Result<Option<Packed>, ExportError> {
-    let wants_store = request.outputs.is_empty()
-        || !request.tags.is_empty()
-            && request.outputs.iter().all(|spec| spec.kind != OutputKind::Image);
-    let in_store = wants_store.then_some(&request.store_output);
-    let mut packed = None;
-    for spec in request.outputs.iter().chain(in_store) {
-        let mut names = request.tags.clone();
-        names.extend(spec.names.iter().cloned());
-        let mut stdout = std::io::stdout().lock();
-        let one = export::export(context, image, &names, spec, &mut stdout)?;
-        packed = packed.or(one);
-    }
-    Ok(packed)
-}
-
 impl Request {
     pub(super) fn new(
         path: &str,
@@ -430,6 +365,7 @@ impl Request {
             .iter()
             .map(String::as_str)
             .chain(load)
+            .chain(args.push.then_some("type=registry"))
             .map(|text| {
                 output(text).map_err(|e: SpecError| {
                     usage(format!("--output {text}: {}", failure::chain(&e)))
@@ -437,6 +373,9 @@ impl Request {
             })
             .collect::<Result<Vec<_>, _>>()?;
         check_stdout(&outputs, args.quiet)?;
+        for spec in outputs.iter().filter(|spec| spec.push.is_wanted) {
+            check_push(spec, &tags).map_err(usage)?;
+        }
         let mut store_output = OutputSpec::new(OutputKind::Image, None);
         // Without an output of its own the store takes what it can: it makes no index.
         let of_store = annotations.iter().filter(|a| a.target != AnnotationTarget::Index);

@@ -35,7 +35,11 @@ pub enum DfFormat {
 const CLASSES: &[(&str, &str, &[ItemKind])] = &[
     ("layers", "Layers", &[ItemKind::Layer]),
     ("blobs", "Packed layers and documents", &[ItemKind::Blob]),
-    ("records", "Step records", &[ItemKind::Record, ItemKind::Pointer, ItemKind::Listing]),
+    (
+        "records",
+        "Step records",
+        &[ItemKind::Record, ItemKind::Pointer, ItemKind::Listing, ItemKind::Remote],
+    ),
     ("mounts", "Cache mounts", &[ItemKind::Mount]),
     ("downloads", "Downloads", &[ItemKind::Download]),
     ("fingerprints", "Fingerprints", &[ItemKind::Fingerprints]),
@@ -90,7 +94,10 @@ fn sums(inventory: &Inventory, plans: &[Plan; 2]) -> Vec<Sum> {
         let class = CLASSES.iter().position(|(_, _, kinds)| kinds.contains(&item.kind));
         let sum = &mut sums[class.expect("every kind is in a class")];
         // A step is one record; notes and listings belong to it.
-        sum.count += u64::from(!matches!(item.kind, ItemKind::Pointer | ItemKind::Listing));
+        sum.count += u64::from(!matches!(
+            item.kind,
+            ItemKind::Pointer | ItemKind::Listing | ItemKind::Remote
+        ));
         sum.bytes += item.bytes;
         sum.shared += if item.reach == Reach::Image { item.bytes } else { 0 };
         sum.prune += if sets[0].contains(&index) { item.bytes } else { 0 };
@@ -203,7 +210,10 @@ fn json(
 /// What is worth a line: notes and listings are not.
 fn listed(inventory: &Inventory) -> impl Iterator<Item = &Item> {
     inventory.items.iter().filter(|item| {
-        !matches!(item.kind, ItemKind::Pointer | ItemKind::Listing | ItemKind::Record)
+        !matches!(
+            item.kind,
+            ItemKind::Pointer | ItemKind::Listing | ItemKind::Record | ItemKind::Remote
+        )
     })
 }
 
@@ -222,7 +232,7 @@ fn class_of(item: &Item) -> &'static str {
     match item.kind {
         ItemKind::Layer => "layer",
         ItemKind::Blob => "blob",
-        ItemKind::Record | ItemKind::Pointer | ItemKind::Listing => "record",
+        ItemKind::Record | ItemKind::Pointer | ItemKind::Listing | ItemKind::Remote => "record",
         ItemKind::Mount => "mount",
         ItemKind::Download => "download",
         ItemKind::Fingerprints => "fingerprints",

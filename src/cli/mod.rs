@@ -12,6 +12,8 @@
 
 pub mod build;
 pub mod check;
+pub mod copy;
+mod deliver;
 pub mod dev;
 pub mod df;
 pub mod explain;
@@ -25,9 +27,11 @@ pub mod import;
 pub mod inspect;
 pub mod limits;
 pub mod load;
+pub mod login;
 pub mod lookup;
 pub mod prune;
 pub mod pull;
+pub mod push;
 mod recorder;
 pub mod registry;
 pub mod resolve;
@@ -92,6 +96,14 @@ enum Command {
     History(HistoryCommand),
     /// Pull images from registries
     Pull(pull::PullArgs),
+    /// Push images to a registry
+    Push(push::PushArgs),
+    /// Copy an image between registries, layouts, archives and the store
+    Copy(copy::CopyArgs),
+    /// Log in to a registry
+    Login(login::LoginArgs),
+    /// Log out of a registry
+    Logout(login::LogoutArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Remove images
@@ -301,6 +313,10 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Explain(command) => return explain_build(command, environment),
         Command::Run(args) => return run::run(args, environment),
         Command::Pull(args) => return pull::run(args, environment),
+        Command::Push(args) => return push::run(args, environment),
+        Command::Copy(args) => return copy::run(args, environment),
+        Command::Login(args) => return login::login(args, environment),
+        Command::Logout(args) => return login::logout(args, environment),
         Command::Dev { kind } => {
             return dev::run(kind, io::stdin().lock(), io::stdout().lock())
                 .map_err(|error| Failure::of(Class::Usage, &error));

@@ -98,6 +98,7 @@ fn noun(kind: ItemKind, count: u64) -> &'static str {
         ItemKind::Fingerprints => ("index of fingerprints", "indexes of fingerprints"),
         ItemKind::Record => ("step record", "step records"),
         ItemKind::Pointer => ("note", "notes"),
+        ItemKind::Remote => ("note of a registry", "notes of registries"),
         ItemKind::Listing => ("listing of files", "listings of files"),
         ItemKind::Build => ("build", "builds"),
         ItemKind::Damaged => ("damaged thing", "damaged things"),

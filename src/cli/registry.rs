@@ -4,7 +4,9 @@ use super::Environment;
 use super::failure::{self, Class, Failure};
 use crate::image::{self, Image, ImageError, Named, Offline, Platform, Reference, Watch};
 use crate::progress::{self, Event, Progress, Vertex};
-use crate::registry::{Client, Keychain, Notify, Proxies, RegistryError, Remote, Settings};
+use crate::registry::{
+    Client, Credentials, Keychain, Notify, Proxies, RegistryError, Remote, Settings,
+};
 use crate::store::{Digest, Store};
 use crate::sys::cancel::Cancel;
 use std::fs;
@@ -81,6 +83,18 @@ pub(super) fn client(environment: &Environment, progress: &Progress) -> Result<C
         &environment.cancel,
         notify(progress),
     ))
+}
+
+/// As [`client`], with credentials of its own for one host.
+pub(super) fn client_with(
+    environment: &Environment,
+    host: &str,
+    credentials: Credentials,
+    progress: &Progress,
+) -> Result<Client, Failure> {
+    let settings = settings(environment)?;
+    let (cancel, notify) = (&environment.cancel, notify(progress));
+    Ok(Client::with_credentials(settings, host, credentials, cancel, notify))
 }
 
 fn notify(progress: &Progress) -> Notify {
@@ -213,6 +227,21 @@ pub(super) fn failure_of(error: &ImageError) -> Failure {
         ImageError::Registry(error) => with_hint(failure, error),
         _ => failure,
     }
+}
+
+/// Makes a failure of a registry's error.
+pub(super) fn failure_of_registry(error: RegistryError) -> Failure {
+    failure_of(&error.into())
+}
+
+/// Shows the end of a vertex.
+pub(super) fn ended<T>(progress: &Progress, vertex: Digest, result: &Result<T, Failure>) {
+    let outcome = match result {
+        Ok(_) => progress::Outcome::Ran,
+        Err(failure) if failure.class == Class::Interrupted => progress::Outcome::Cancelled,
+        Err(failure) => progress::Outcome::Failed(failure.message.clone()),
+    };
+    progress.done(vertex, outcome);
 }
 
 /// Says whether a registry was not reached at all.

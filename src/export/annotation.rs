@@ -91,6 +91,11 @@ impl Annotation {
         places.split(',').map(|place| Self::new(place, name, value)).collect()
     }
 
+    /// Makes an annotation of the manifest.
+    pub fn of_manifest(name: String, value: String) -> Self {
+        Self { target: AnnotationTarget::Manifest, platform: None, name, value }
+    }
+
     fn new(place: &str, name: &str, value: &str) -> Result<Self, AnnotationError> {
         let wrong = || AnnotationError::Target { target: place.to_owned() };
         let (target, platform) = match place.split_once('[') {

@@ -43,7 +43,7 @@ use dest::DestFile;
 pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
 pub use dest::write_whole;
 pub use metadata::metadata;
-pub use spec::{Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, SpecError};
+pub use spec::{Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError};
 
 /// What can go wrong with an output.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +182,7 @@ impl PackOptions {
     /// Fills in what an output leaves open: archives get gzip, the store keeps what there is.
     pub fn of(spec: &OutputSpec) -> Self {
         let default = match spec.kind {
-            OutputKind::Image => Compression::Uncompressed,
+            OutputKind::Image if !spec.push.is_wanted => Compression::Uncompressed,
             // An engine at hand unpacks it at once.
             OutputKind::Docker if spec.dest.is_none() => Compression::Uncompressed,
             _ => Compression::Gzip,

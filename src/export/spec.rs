@@ -22,11 +22,24 @@ pub struct OutputSpec {
     pub form: Form,
     /// Whether files go into a folder named after the platform, as `linux_amd64`.
     pub is_split: bool,
+    /// Whether, and how, an image goes to the registries of its names.
+    pub push: Push,
     /// Annotations; of two for the same place, the last one counts.
     pub annotations: Vec<Annotation>,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970; filled in by the command line. Trees get it as the
     /// time of all files, images as the latest time of files where times are rewritten.
     pub epoch: Option<i64>,
+}
+
+/// What becomes of an image's names at their registries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Push {
+    /// Whether it is pushed.
+    pub is_wanted: bool,
+    /// Whether it is pushed by its digest only, so that no tag moves.
+    pub by_digest: bool,
+    /// Whether the store has it by `name@digest` as well.
+    pub has_canonical_name: bool,
 }
 
 /// What an output is.
@@ -123,10 +136,14 @@ pub enum SpecError {
         field: String,
     },
     /// No `type=`.
-    #[error("output has no type: expected type=oci, docker, local, tar, image or cacheonly")]
+    #[error(
+        "output has no type: expected type=oci, docker, local, tar, image, registry or cacheonly"
+    )]
     NoType,
     /// A `type=` we do not have.
-    #[error("unknown output type `{name}`: expected oci, docker, local, tar, image or cacheonly")]
+    #[error(
+        "unknown output type `{name}`: expected oci, docker, local, tar, image, registry or cacheonly"
+    )]
     UnknownType {
         /// What was given.
         name: String,
@@ -203,6 +220,7 @@ impl OutputSpec {
                 rewrites_times: None,
             },
             form: Form::Tar,
+            push: Push::default(),
             is_split: false,
             annotations: Vec::new(),
             epoch: None,
@@ -246,14 +264,13 @@ impl OutputSpec {
             "docker" => OutputKind::Docker,
             "local" => OutputKind::Local,
             "tar" => OutputKind::Tar,
-            "image" => OutputKind::Image,
+            "image" | "registry" => OutputKind::Image,
             "cacheonly" => OutputKind::CacheOnly,
-            "registry" => {
-                return Err(SpecError::Unsupported { what: "output type registry".to_owned() });
-            }
             other => return Err(SpecError::UnknownType { name: other.to_owned() }),
         };
         let mut spec = Self::new(kind, None);
+        // BuildKit: an image that is pushed, by another name.
+        spec.push.is_wanted = name == Some("registry");
         for (key, written, value) in &pairs {
             spec.field(key, written, value)?;
         }
@@ -302,10 +319,12 @@ impl OutputSpec {
             }
             // Images of the store are always unpacked and kept: these change nothing.
             "unpack" | "store" | "dangling-name-prefix" if self.kind == OutputKind::Image => {}
-            "push" if self.kind == OutputKind::Image => {
-                if flag(key, value)? {
-                    return Err(SpecError::Unsupported { what: "push=true".to_owned() });
-                }
+            "push" if self.kind == OutputKind::Image => self.push.is_wanted = flag(key, value)?,
+            "push-by-digest" if self.kind == OutputKind::Image => {
+                self.push.by_digest = flag(key, value)?;
+            }
+            "name-canonical" if self.kind == OutputKind::Image => {
+                self.push.has_canonical_name = flag(key, value)?;
             }
             "rewrite-timestamp" if is_image => {
                 self.layers.rewrites_times = Some(flag(key, value)?);
@@ -470,6 +489,10 @@ mod tests {
         let dir = OutputSpec::parse("type=oci,dest=d,tar=false").unwrap();
         assert_eq!(dir.form, Form::Dir);
         assert!(OutputSpec::parse("type=image").unwrap().dest.is_none());
+        let pushed = OutputSpec::parse("type=registry,name=a.example/b,push-by-digest=true");
+        let push = Push { is_wanted: true, by_digest: true, has_canonical_name: false };
+        assert_eq!(pushed.unwrap().push, push);
+        assert!(OutputSpec::parse("type=image,push=true").unwrap().push.is_wanted);
     }
 
     #[test]
@@ -502,8 +525,8 @@ mod tests {
             ("type=oci,dest=x,tar=maybe", "expected true or false"),
             ("type=oci,x", "expected key=value"),
             ("type=oci,\"dest=x", "quote"),
-            ("type=registry", "output type registry is not supported"),
-            ("type=image,push=true", "push=true is not supported"),
+            ("type=registry,push-by-digest=x", "expected true or false"),
+            ("type=oci,dest=x,push=true", "unknown field `push`"),
         ];
         for (text, what) in CASES {
             let error = OutputSpec::parse(text).expect_err(text).to_string();

@@ -67,22 +67,8 @@ pub fn load_layout(
     cancel: &Cancel,
 ) -> Result<Image, ImageError> {
     let source = LayoutSource { dir: reference.dir.clone() };
-    let index = source.index()?;
-    let found = find(&index, reference)?;
-    match found.as_slice() {
-        [one] => receive(store, &source, one, platform, cancel),
-        several => {
-            let several = Index::new(several.iter().map(|d| (*d).clone()).collect());
-            let Some(best) = several.candidates(platform).first().map(|d| (*d).clone()) else {
-                return Err(ImageError::NoPlatform {
-                    name: source.name(),
-                    wanted: platform.clone(),
-                    available: several.platforms(),
-                });
-            };
-            receive(store, &source, &best, platform, cancel)
-        }
-    }
+    let found = source.find(reference, platform)?;
+    receive(store, &source, &found, platform, cancel)
 }
 
 /// Returns the entries that a reference means: one, or those of several platforms.
@@ -153,6 +139,30 @@ pub struct LayoutSource {
 }
 
 impl LayoutSource {
+    /// Finds the entry that a reference means; of several for different platforms, the best.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] where there is none, or no single one.
+    pub fn find(
+        &self,
+        reference: &LayoutRef,
+        platform: &Platform,
+    ) -> Result<Descriptor, ImageError> {
+        let index = self.index()?;
+        let found = find(&index, reference)?;
+        if let [one] = found.as_slice() {
+            return Ok((*one).clone());
+        }
+        let several = Index::new(found.iter().map(|d| (*d).clone()).collect());
+        let best = several.candidates(platform).first().map(|d| (*d).clone());
+        best.ok_or_else(|| ImageError::NoPlatform {
+            name: self.name(),
+            wanted: platform.clone(),
+            available: several.platforms(),
+        })
+    }
+
     /// Reads the layout's `index.json`.
     ///
     /// # Errors

@@ -169,6 +169,23 @@ impl Document {
     /// [`ImageError::BadDocument`] for damage, [`ImageError::Schema1`] for the format Docker gave
     /// up, [`ImageError::NoImage`] for artifacts.
     pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
+        let document = Self::parse_any(bytes, digest)?;
+        if let Self::Manifest(manifest) = &document {
+            let media_type = &manifest.config.media_type;
+            if ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&media_type.as_str()) {
+                let media_type = media_type.clone();
+                return Err(ImageError::NoImage { digest: *digest, media_type });
+            }
+        }
+        Ok(document)
+    }
+
+    /// As [`parse`](Self::parse), of manifests that need not be of images.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::BadDocument`], [`ImageError::Schema1`].
+    pub(super) fn parse_any(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
         let bad = |what: String| ImageError::BadDocument { digest: *digest, what };
         let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         if value.get("schemaVersion").and_then(Value::as_u64) == Some(1) {
@@ -189,14 +206,6 @@ impl Document {
         }
         if is_index {
             return Ok(Self::Index(serde_json::from_value(value).map_err(|e| bad(e.to_string()))?));
-        }
-        let config_type = value["config"]["mediaType"].as_str().unwrap_or("");
-        if has_layers && ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&config_type)
-        {
-            return Err(ImageError::NoImage {
-                digest: *digest,
-                media_type: config_type.to_owned(),
-            });
         }
         let manifest: Manifest = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
         Ok(Self::Manifest(Box::new(manifest)))

@@ -11,6 +11,7 @@
 mod archive;
 mod config;
 mod error;
+mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod import;
@@ -18,6 +19,7 @@ mod json;
 mod layout;
 mod manifest;
 mod platform;
+mod push;
 mod receive;
 mod receive_layers;
 mod reference;
@@ -25,6 +27,7 @@ mod remote;
 mod stored;
 mod tee;
 mod unpack;
+mod workers;
 
 use crate::store::{Digest, Layer};
 
@@ -32,17 +35,19 @@ pub use crate::store::Descriptor;
 pub use archive::{Loaded, load_archive};
 pub use config::{Config, HISTORY_COMMENT, History};
 pub use error::ImageError;
+pub use fetch::{Which, Whole, fetch, survey};
 pub use import::{ImportOptions, import_rootfs};
 pub use json::canonical_json;
 pub use layout::{CONTAINERD_NAME, LayoutRef, LayoutSource, REF_NAME, load_layout};
 pub use manifest::{Document, Index, Manifest, media_type};
 pub use platform::{Platform, PlatformParseError};
+pub use push::push;
 pub use receive::{BlobSource, document, receive};
 pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
 pub use remote::{
     ACCEPT, Named, Offline, RegistrySource, Remembered, Unwatched, Watch, look_up, pull, remembered,
 };
-pub use stored::{StoreSource, find, id, layers_of, load_stored, read};
+pub use stored::{StoreSource, annotations, find, id, layers_of, load_stored, read};
 
 /// An image whose layers are unpacked in the store, or about to be.
 #[derive(Debug, Clone)]

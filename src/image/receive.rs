@@ -92,11 +92,11 @@ pub fn receive(
     Ok(Image { config, layers, manifest: Some(descriptor) })
 }
 
-type Chosen = (Descriptor, Manifest, Config);
+pub(super) type Chosen = (Descriptor, Manifest, Config);
 
 /// Follows indexes to the one manifest wanted. `must_fit` is the platform to compare with where
 /// only the config tells it.
-fn choose(
+pub(super) fn choose(
     store: &Store,
     source: &dyn BlobSource,
     descriptor: &Descriptor,

@@ -7,14 +7,13 @@ use super::ImageError;
 use super::receive::{BlobSource, check_size, wrong_digest};
 use super::tee::{Output, Tee};
 use super::unpack::{Unpacked, ids};
+use super::workers::side_by_side;
 use crate::layer::LayerError;
 use crate::store::{Descriptor, Diff, Digest, Layer, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use sha2::Digest as _;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How much is read at a time.
 const CHUNK: usize = 256 << 10;
@@ -39,27 +38,12 @@ pub(super) fn receive_layers(
         }
         received.push(known);
     }
-    let workers = missing.len().min(source.streams().max(1));
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(missing.len()));
-    let work = || {
-        while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (blob, diff_id) = &pairs[i];
-            let result = receive_layer(store, source, blob, diff_id, cancel);
-            if result.is_err() {
-                next.store(missing.len(), Ordering::Relaxed);
-            }
-            done.lock().expect("no thread panics while it holds this").push((i, result));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(work);
-        }
-        work();
-    });
-    for (i, result) in done.into_inner().expect("all threads ended") {
-        received[i] = Some(result?);
+    let arrived = side_by_side(missing.len(), source.streams(), |number| {
+        let (blob, diff_id) = &pairs[missing[number]];
+        receive_layer(store, source, blob, diff_id, cancel)
+    })?;
+    for (i, layer) in missing.into_iter().zip(arrived) {
+        received[i] = Some(layer);
     }
     let mut layers: Vec<Layer> = Vec::with_capacity(pairs.len());
     for (received, (blob, diff_id)) in received.into_iter().zip(pairs) {

@@ -174,6 +174,12 @@ impl Reference {
         self
     }
 
+    /// Returns the name without tag and with a digest.
+    #[must_use]
+    pub fn with_digest(&self, digest: Digest) -> Self {
+        Self { tag: None, digest: Some(digest), ..self.clone() }
+    }
+
     /// Returns the name as people write it, without what is implied: `debian:12`.
     pub fn familiar(&self) -> String {
         format!("{}{}", self.familiar_name(), self.suffix())

@@ -138,6 +138,22 @@ pub fn read(
     })
 }
 
+/// Returns the annotations of a manifest of the store.
+///
+/// # Errors
+///
+/// [`ImageError`] where it is missing or damaged.
+pub fn annotations(
+    store: &Store,
+    descriptor: &Descriptor,
+) -> Result<std::collections::BTreeMap<String, String>, ImageError> {
+    let bytes = document(store, &StoreSource(store), descriptor)?;
+    match Document::parse(&bytes, &descriptor.digest)? {
+        Document::Manifest(manifest) => Ok(manifest.annotations),
+        Document::Index(index) => Ok(index.annotations),
+    }
+}
+
 /// Returns an image's id: the digest of its config, as Docker shows it.
 ///
 /// # Errors

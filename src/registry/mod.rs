@@ -42,7 +42,7 @@ pub use credentials::Credentials;
 pub use error::RegistryError;
 pub use keychain::{Keychain, Saved};
 pub use settings::{Proxies, Settings, SettingsError};
-pub use upload::Open;
+pub use upload::{Open, Report};
 
 /// A repository: `docker.io` and `library/debian`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -27,8 +27,14 @@ const ERROR_BODY_MAX: u64 = 64 << 10;
 pub(super) enum Payload<'p> {
     None,
     Bytes(&'p [u8]),
-    /// Opens what is sent: a reader and its length in bytes. Called once per try.
-    Stream(&'p dyn Fn() -> io::Result<Box<dyn Read + Send>>, u64),
+    Stream {
+        /// Opens what is sent. Called once per try.
+        open: &'p dyn Fn() -> io::Result<Box<dyn Read + Send>>,
+        /// Its length in bytes.
+        length: u64,
+        /// Told how many bytes have been sent.
+        report: &'p dyn Fn(u64),
+    },
 }
 
 /// A request to an address, before it is known who we say we are.
@@ -100,6 +106,22 @@ pub(super) enum Failed {
 impl From<RegistryError> for Failed {
     fn from(error: RegistryError) -> Self {
         Self::Lasting(error)
+    }
+}
+
+/// Reports how much was read of what is sent.
+struct Reported<'p> {
+    reader: Box<dyn Read + Send>,
+    sent: u64,
+    report: &'p dyn Fn(u64),
+}
+
+impl Read for Reported<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.sent += count as u64;
+        (self.report)(self.sent);
+        Ok(count)
     }
 }
 
@@ -255,11 +277,12 @@ impl Transport {
                 let request = request.body(bytes).map_err(|e| makes_no_sense(e.to_string()))?;
                 agent.run(request)
             }
-            Payload::Stream(open, length) => {
-                let mut reader = open().map_err(|e| RegistryError::Local {
+            Payload::Stream { open, length, report } => {
+                let reader = open().map_err(|e| RegistryError::Local {
                     what: "what is to be sent".to_owned(),
                     why: e.to_string(),
                 })?;
+                let mut reader = Reported { reader, sent: 0, report };
                 let request = request
                     .header("Content-Length", length.to_string())
                     .body(SendBody::from_reader(&mut reader))

@@ -14,8 +14,11 @@ use crate::store::{Descriptor, Digest};
 use std::io::{self, Read};
 use ureq::http::Method;
 
+/// Told how many bytes of a blob the registry has been sent.
+pub type Report<'r> = &'r (dyn Fn(u64) + Sync);
+
 /// Opens what is uploaded, at an offset in bytes.
-pub type Open<'o> = &'o dyn Fn(u64) -> io::Result<Box<dyn Read + Send>>;
+pub type Open<'o> = &'o (dyn Fn(u64) -> io::Result<Box<dyn Read + Send>> + Sync);
 
 /// How an upload began.
 enum Begun {
@@ -73,10 +76,11 @@ impl Remote {
         blob: &Descriptor,
         from: Option<&str>,
         open: Open<'_>,
+        report: Report<'_>,
     ) -> Result<bool, RegistryError> {
         let (host, path) = self.own();
         let doing = format!("push blob {} to {}", blob.digest, self.repository());
-        let upload = Upload { remote: self, host, path, blob, open, doing: &doing };
+        let upload = Upload { remote: self, host, path, blob, open, report, doing: &doing };
         upload.run(from)
     }
 
@@ -125,6 +129,7 @@ struct Upload<'a> {
     path: &'a str,
     blob: &'a Descriptor,
     open: Open<'a>,
+    report: Report<'a>,
     doing: &'a str,
 }
 
@@ -190,8 +195,8 @@ impl Upload<'_> {
     /// Sends the bytes from `offset` on and closes the upload.
     fn send(&self, url: &str, offset: u64) -> Result<Answer, Failed> {
         let left = self.blob.size - offset;
-        let open = || (self.open)(offset);
-        let body = Payload::Stream(&open, left);
+        let (open, report) = (|| (self.open)(offset), |sent: u64| (self.report)(offset + sent));
+        let body = Payload::Stream { open: &open, length: left, report: &report };
         let octets = |call: Call<'static>| call.header("Content-Type", "application/octet-stream");
         if offset == 0 {
             let whole = octets(Call::new(Method::PUT, self.closing(url)));

@@ -30,6 +30,8 @@ pub enum ItemKind {
     Pointer,
     /// What a COPY read: `trees/…`.
     Listing,
+    /// What a registry said: `remotes/…`.
+    Remote,
     /// A build of the history: `builds/<id>`.
     Build,
     /// What `builder store verify --repair` set aside: `damaged/…`.
@@ -129,6 +131,15 @@ impl Inventory {
                     item.label = fs::read_to_string(root.join(&item.path).join("id")).ok();
                 }
                 inventory.items.push(item);
+            }
+        }
+        for (path, facts) in entries(root, Path::new("remotes"))? {
+            if facts.is_dir() {
+                for (path, facts) in entries(root, &path)? {
+                    inventory.items.push(Item::new(ItemKind::Remote, path, &facts));
+                }
+            } else {
+                inventory.items.push(Item::new(ItemKind::Remote, path, &facts));
             }
         }
         for (path, facts) in entries(root, Path::new("context"))? {

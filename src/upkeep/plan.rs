@@ -99,7 +99,8 @@ pub fn plan(inventory: &Inventory, policy: &Policy) -> Plan {
         let goes = match item.kind {
             // A record that cannot be read leads nowhere.
             ItemKind::Record => item.links.layers.iter().all(is_gone) && is_stale(item),
-            ItemKind::Fingerprints => is_stale(item),
+            // Written anew by whoever asks or is told again.
+            ItemKind::Fingerprints | ItemKind::Remote => is_stale(item),
             _ => lost(item),
         };
         if goes {
@@ -127,6 +128,7 @@ fn is_included(kind: ItemKind, includes: Includes) -> bool {
         | ItemKind::Record
         | ItemKind::Pointer
         | ItemKind::Listing
+        | ItemKind::Remote
         | ItemKind::Build => false,
     }
 }

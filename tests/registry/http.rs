@@ -42,6 +42,11 @@ impl Answer {
         self
     }
 
+    pub(super) fn broken(mut self, fault: Fault) -> Self {
+        self.fault = fault;
+        self
+    }
+
     pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
@@ -57,6 +62,8 @@ pub(super) enum Fault {
     CutAt(usize),
     /// The connection is reset before anything is answered.
     Reset,
+    /// Nothing is ever answered.
+    Silence,
     /// Nothing more is sent after so many bytes of the body, and the connection stays.
     StallAt(usize),
     /// The body comes in pieces of so many bytes.
@@ -78,6 +85,8 @@ struct State {
     handler: Box<Handler>,
     /// Returns after how many bytes of its body a request's connection is reset.
     gate: Box<Gate>,
+    /// Told of what came until then.
+    cut: Box<dyn Fn(&Request) + Send + Sync>,
     requests: Mutex<Vec<Request>>,
     open: Mutex<Vec<TcpStream>>,
     is_over: AtomicBool,
@@ -92,11 +101,20 @@ impl Http {
         gate: impl Fn(&Request) -> Option<usize> + Send + Sync + 'static,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::serve_cutting(gate, |_| {}, handler)
+    }
+
+    pub(super) fn serve_cutting(
+        gate: impl Fn(&Request) -> Option<usize> + Send + Sync + 'static,
+        cut: impl Fn(&Request) + Send + Sync + 'static,
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             handler: Box::new(handler),
             gate: Box::new(gate),
+            cut: Box::new(cut),
             requests: Mutex::default(),
             open: Mutex::default(),
             is_over: AtomicBool::new(false),
@@ -182,8 +200,7 @@ impl State {
                 let mut part = vec![0; bytes.min(length)];
                 reader.read_exact(&mut part)?;
                 request.body = part;
-                // What came so far is the handler's to keep, but nobody hears of it.
-                let _ = (self.handler)(&request);
+                (self.cut)(&request);
                 return reset(&out);
             }
             request.body = vec![0; length];
@@ -198,9 +215,17 @@ impl State {
 
 /// Sends an answer; returns whether the connection can be used again.
 fn send(out: &mut TcpStream, answer: &Answer, is_head: bool) -> std::io::Result<bool> {
-    if answer.fault == Fault::Reset {
-        reset(out)?;
-        return Ok(false);
+    match answer.fault {
+        Fault::Reset => {
+            reset(out)?;
+            return Ok(false);
+        }
+        Fault::Silence => {
+            // Until the client gives up, or the server ends.
+            while out.read(&mut [0])? > 0 {}
+            return Ok(false);
+        }
+        _ => {}
     }
     let mut head = format!("HTTP/1.1 {} X\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -218,7 +243,7 @@ fn send(out: &mut TcpStream, answer: &Answer, is_head: bool) -> std::io::Result<
     }
     let body = &answer.body;
     match answer.fault {
-        Fault::None | Fault::Reset => out.write_all(body)?,
+        Fault::None | Fault::Reset | Fault::Silence => out.write_all(body)?,
         Fault::CutAt(at) if at < body.len() => {
             out.write_all(&body[..at])?;
             reset(out)?;

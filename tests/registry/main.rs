@@ -11,6 +11,9 @@ mod http;
 mod proxy;
 mod server;
 
+mod copy;
 mod faults;
+mod login;
 mod pull;
+mod push;
 mod tokens;

@@ -23,8 +23,19 @@ pub(super) fn before(
     host: &str,
     rule: impl Fn(&Request, usize) -> Do + Send + Sync + 'static,
 ) -> Http {
-    let (host, counts) = (host.to_owned(), Counts::default());
-    Http::serve(move |request| {
+    before_gated(host, |_, _| None, rule)
+}
+
+/// As [`before`]; `gate` returns after how many bytes of its body a request is cut off. What came
+/// until then is not carried.
+pub(super) fn before_gated(
+    host: &str,
+    gate: impl Fn(&Request, usize) -> Option<usize> + Send + Sync + 'static,
+    rule: impl Fn(&Request, usize) -> Do + Send + Sync + 'static,
+) -> Http {
+    let (host, counts, gated) = (host.to_owned(), Counts::default(), Counts::default());
+    let gate = move |request: &Request| gate(request, gated.next(request));
+    Http::serve_gated(gate, move |request| {
         let number = counts.next(request);
         let rule = rule(request, number);
         if let Do::Answer(answer) = rule {
@@ -53,8 +64,12 @@ pub(super) struct Counts(std::sync::Mutex<std::collections::BTreeMap<String, usi
 
 impl Counts {
     pub(super) fn next(&self, request: &Request) -> usize {
-        let path = request.path.split('?').next().unwrap();
-        let key = format!("{} {path}", request.method);
+        let mut place = request.path.split('?').next().unwrap();
+        // Uploads of one blob are at other addresses each time.
+        if let Some((_, digest)) = request.path.split_once("digest=") {
+            place = digest;
+        }
+        let key = format!("{} {place}", request.method);
         let mut counts = self.0.lock().unwrap();
         let count = counts.entry(key).or_default();
         *count += 1;

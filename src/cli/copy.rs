@@ -1,0 +1,284 @@
+//! `builder copy`: images between registries, layouts, archives and the store, byte for byte.
+//!
+//! Everything goes through the store, which keeps blobs only (nothing is unpacked): what it has is
+//! not fetched, and what the other side has is not sent.
+
+use super::Environment;
+use super::failure::{Class, Failure};
+use super::lookup;
+use super::pull::platform;
+use super::push::Pushes;
+use super::registry::{self, Shown, failure_of};
+use crate::export::{self, Dest, Form, OutputKind, OutputSpec, Packed};
+use crate::image::{
+    self, BlobSource, Descriptor, LayoutRef, LayoutSource, Offline, Platform, Reference,
+    RegistrySource, StoreSource, Which, Whole, load_archive, media_type,
+};
+use crate::progress::{Mode, Output, Progress, Vertex};
+use crate::store::{Digest, Store};
+use std::fs::File;
+use std::path::PathBuf;
+
+/// Copy an image from one place to another.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Places:
+  docker://NAME              a registry
+  oci:DIR[:TAG]              an OCI layout
+  oci-archive:FILE[:NAME]    an OCI layout in a tar
+  docker-archive:FILE[:NAME] what docker save writes
+  NAME, store:NAME           the store")]
+pub struct CopyArgs {
+    /// Where the image is
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Where it goes
+    #[arg(value_name = "DESTINATION")]
+    pub destination: String,
+    /// Copy all platforms of an image that has several, to a registry or the store
+    #[arg(short, long, conflicts_with = "platform")]
+    pub all: bool,
+    /// Platform to copy
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How to show progress: auto, tty, plain, rawjson or quiet
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    pub progress: Mode,
+    /// Print nothing but the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// A place images are in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Registry(Reference),
+    Layout(String),
+    Archive { kind: OutputKind, file: PathBuf, name: Option<Reference> },
+    Store(String),
+}
+
+impl Place {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let usage = |message: String| Failure::new(Class::Usage, message);
+        if let Some(name) = text.strip_prefix("docker://") {
+            let name = name.parse::<Reference>().map_err(|e| Failure::of(Class::Usage, &e))?;
+            return Ok(Self::Registry(name.or_latest()));
+        }
+        for (prefix, kind) in
+            [("oci-archive:", OutputKind::Oci), ("docker-archive:", OutputKind::Docker)]
+        {
+            let Some(rest) = text.strip_prefix(prefix) else { continue };
+            let (file, name) = match rest.split_once(':') {
+                Some((file, name)) => (file, Some(name)),
+                None => (rest, None),
+            };
+            if file.is_empty() {
+                return Err(usage(format!("{text:?} names no file")));
+            }
+            let name = name
+                .map(|name| name.parse::<Reference>().map(Reference::or_latest))
+                .transpose()
+                .map_err(|e| Failure::of(Class::Usage, &e))?;
+            return Ok(Self::Archive { kind, file: file.into(), name });
+        }
+        if let Some(rest) = text.strip_prefix("oci:") {
+            return Ok(Self::Layout(rest.to_owned()));
+        }
+        Ok(Self::Store(text.strip_prefix("store:").unwrap_or(text).to_owned()))
+    }
+}
+
+/// Copies an image; prints its digest.
+///
+/// # Errors
+///
+/// The failure to show; the destination is as it was, but for blobs nobody names.
+pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
+    let (from, to) = (Place::parse(&args.source)?, Place::parse(&args.destination)?);
+    if args.all && matches!(to, Place::Layout(_) | Place::Archive { .. }) {
+        let message = "--all copies to a registry or the store";
+        return Err(Failure::new(Class::Usage, message)
+            .with_hint("choose a platform: builder copy --platform linux/amd64 …"));
+    }
+    let wanted = platform(args.platform.as_deref())?;
+    let store = environment.store()?;
+    let mode = if args.quiet { Mode::Quiet } else { args.progress };
+    let output = Output::stderr(environment.is_coloured);
+    let progress = Progress::new(mode, output, environment.started);
+    let client = registry::client(environment, &progress)?;
+    let pushes = Pushes { client, store: &store, progress: &progress, cancel: &environment.cancel };
+    let vertex = Vertex::internal(format!("[internal] copy {} {}", args.source, args.destination));
+    let shown = vertex.digest;
+    progress.started(vertex);
+    let copy = Copy { pushes, platform: wanted, is_all: args.all, vertex: shown };
+    let result = copy.read(&from).and_then(|image| {
+        copy.write(&image, &to)?;
+        Ok(image.top.digest)
+    });
+    registry::ended(&progress, shown, &result);
+    progress.finish();
+    environment.print(&format!("{}\n", result?));
+    store.sync().map_err(|error| Failure::of(Class::Environment, &error))
+}
+
+struct Copy<'a> {
+    pushes: Pushes<'a>,
+    platform: Platform,
+    is_all: bool,
+    vertex: Digest,
+}
+
+impl Copy<'_> {
+    fn store(&self) -> &Store {
+        self.pushes.store
+    }
+
+    /// Brings the image into the store.
+    fn read(&self, from: &Place) -> Result<Whole, Failure> {
+        let failed = |error| failure_of(&error);
+        let store = self.store();
+        match from {
+            Place::Registry(name) => {
+                let remote = self.pushes.client.remote(&name.repository());
+                let named = image::look_up(store, &remote, name, Offline::Fail).map_err(failed)?;
+                let watch = Shown::new(self.pushes.progress, self.vertex, "");
+                let source = RegistrySource { remote, watch: &watch };
+                self.fetch(&source, &named.descriptor)
+            }
+            Place::Layout(text) => {
+                let reference = LayoutRef::parse(text).map_err(failed)?;
+                let source = LayoutSource { dir: reference.dir.clone() };
+                let top = source.find(&reference, &self.platform).map_err(failed)?;
+                self.fetch(&source, &top)
+            }
+            Place::Archive { file, name, .. } => {
+                let input = File::open(file).map_err(|e| super::build::cannot("open", file, &e))?;
+                let shown = file.display().to_string();
+                let cancel = self.pushes.cancel;
+                let loaded =
+                    load_archive(store, input, &shown, &self.platform, cancel).map_err(failed)?;
+                let several = loaded.len() > 1;
+                let fits = |image: &image::Loaded| {
+                    name.as_ref().map_or(!several, |name| image.names.contains(name))
+                };
+                let found = loaded.into_iter().find(fits).and_then(|loaded| loaded.image.manifest);
+                let top = found.ok_or_else(|| {
+                    let wanted = name.as_ref().map_or("one".to_owned(), Reference::familiar);
+                    let message = format!("{shown} has no single image: {wanted} was asked for");
+                    Failure::new(Class::Usage, message)
+                })?;
+                self.fetch(&StoreSource(store), &top)
+            }
+            Place::Store(text) => {
+                let found = lookup::image(store, text).map_err(|e| Failure::of_images(&e))?;
+                self.fetch(&StoreSource(store), &found.descriptor)
+            }
+        }
+    }
+
+    fn fetch(&self, source: &dyn BlobSource, top: &Descriptor) -> Result<Whole, Failure> {
+        let which = if self.is_all { Which::All } else { Which::For(&self.platform) };
+        image::fetch(self.store(), source, top, which, self.pushes.cancel)
+            .map_err(|error| failure_of(&error))
+    }
+
+    fn write(&self, image: &Whole, to: &Place) -> Result<(), Failure> {
+        let store = self.store();
+        match to {
+            Place::Registry(name) => {
+                if name.digest().is_some_and(|digest| *digest != image.top.digest) {
+                    let message = format!("{name} cannot be the name of {}", image.top.digest);
+                    return Err(Failure::new(Class::Usage, message));
+                }
+                let tags: Vec<_> = name.tag().map(str::to_owned).into_iter().collect();
+                self.pushes.push(image, name, &tags, self.vertex)
+            }
+            Place::Store(text) => {
+                let name = text.parse::<Reference>().map_err(|e| Failure::of(Class::Usage, &e))?;
+                if name.digest().is_some() {
+                    let message = format!("{text} has a digest: a name to give has none");
+                    return Err(Failure::new(Class::Usage, message));
+                }
+                let mut top = image.top.clone();
+                if !media_type::is_index(&top.media_type) {
+                    top.platform = Some(self.packed(image)?.platform.to_json());
+                }
+                store
+                    .tag(&name.or_latest().to_string(), &top)
+                    .map_err(|error| Failure::of(Class::Environment, &error))
+            }
+            Place::Layout(text) => {
+                let reference = LayoutRef::parse(text).map_err(|error| failure_of(&error))?;
+                let mut spec =
+                    OutputSpec::new(OutputKind::Oci, Some(Dest::Path(reference.dir.clone())));
+                spec.form = Form::Dir;
+                self.archive(image, &spec, reference.tag.as_deref(), &[])
+            }
+            Place::Archive { kind, file, name } => {
+                let spec = OutputSpec::new(*kind, Some(Dest::Path(file.clone())));
+                self.archive(image, &spec, None, name.as_slice())
+            }
+        }
+    }
+
+    fn archive(
+        &self,
+        image: &Whole,
+        spec: &OutputSpec,
+        tag: Option<&str>,
+        names: &[Reference],
+    ) -> Result<(), Failure> {
+        let mut packed = self.packed(image)?;
+        if let Some(tag) = tag {
+            packed.descriptor_annotations.insert(image::REF_NAME.to_owned(), tag.to_owned());
+        }
+        let context = export::Context {
+            store: self.store(),
+            progress: self.pushes.progress,
+            vertex: self.vertex,
+            cancel: self.pushes.cancel,
+        };
+        export::write_archive(&context, &[(&packed, names)], spec, &mut std::io::sink())
+            .map_err(|error| Failure::of(Class::Environment, &error))
+    }
+
+    /// Describes an image of the store as archives want it.
+    fn packed(&self, image: &Whole) -> Result<Packed, Failure> {
+        let read = image::read(self.store(), &image.top, &self.platform);
+        let (descriptor, manifest, config) = read.map_err(|error| failure_of(&error))?;
+        Ok(Packed {
+            manifest: descriptor,
+            config: manifest.config,
+            layers: manifest.layers,
+            diff_ids: config.diff_ids().unwrap_or_default(),
+            platform: config.platform(),
+            created: config.created().map(str::to_owned),
+            descriptor_annotations: std::collections::BTreeMap::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_by_their_prefix() {
+        let name = |text: &str| text.parse::<Reference>().unwrap().or_latest();
+        let archive = |kind, file: &str, name| Place::Archive { kind, file: file.into(), name };
+        for (text, want) in [
+            ("docker://a.example/b", Place::Registry(name("a.example/b"))),
+            ("oci:/no/dir:tag", Place::Layout("/no/dir:tag".to_owned())),
+            ("oci-archive:x.tar", archive(OutputKind::Oci, "x.tar", None)),
+            ("docker-archive:x.tar:a:1", archive(OutputKind::Docker, "x.tar", Some(name("a:1")))),
+            ("store:a", Place::Store("a".to_owned())),
+            ("a:1", Place::Store("a:1".to_owned())),
+        ] {
+            assert_eq!(Place::parse(text).unwrap(), want, "{text}");
+        }
+        for text in ["docker://", "docker://A", "oci-archive:", "oci-archive:x:A"] {
+            assert!(Place::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What becomes of a built image: outputs, registries, the files that name it.
+
+use super::build::{BuildArgs, Request};
+use super::failure::{Class, Failure};
+use super::push::Pushes;
+use super::{Environment, registry};
+use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed, Push};
+use crate::image::{self, DEFAULT_TAG, Image, Reference, StoreSource, Which, canonical_json};
+use crate::progress::Vertex;
+use crate::solve::{self, Job};
+use crate::store::Digest;
+
+/// Says what is wrong with an output that is pushed.
+pub(super) fn check_push(spec: &OutputSpec, tags: &[Reference]) -> Result<(), String> {
+    let names = spec.names.iter().chain(tags);
+    if names.clone().next().is_none() {
+        return Err(
+            "an image is pushed by its names: give it one with -t HOST/REPOSITORY:TAG".to_owned()
+        );
+    }
+    let has_tag = |name: &&Reference| name.tag().is_some_and(|tag| tag != DEFAULT_TAG);
+    if let Some(name) = names.clone().find(has_tag).filter(|_| spec.push.by_digest) {
+        return Err(format!("{} has a tag, and push-by-digest=true sets none", name.familiar()));
+    }
+    Ok(())
+}
+
+/// Puts the image where it was asked for; returns its id, the digest of its configuration.
+pub(super) fn deliver(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    job: &Job<'_>,
+    solved: &solve::Solved,
+) -> Result<Option<Digest>, Failure> {
+    if !job.options.wants_image {
+        return Ok(None);
+    }
+    let image = solve::image_of(job, solved);
+    let vertex = Vertex::internal("exporting to image");
+    let context = export::Context {
+        store: job.store,
+        progress: job.progress,
+        vertex: vertex.digest,
+        cancel: job.cancel,
+    };
+    let shown = vertex.digest;
+    job.progress.started(vertex);
+    let result = outputs(&context, &image, request)
+        .map_err(|error| match error {
+            ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
+            error => Failure::of(Class::Environment, &error),
+        })
+        .and_then(|(packed, parcels)| {
+            send(&parcels, &context, environment)?;
+            Ok(packed)
+        });
+    registry::ended(job.progress, shown, &result);
+    let packed = result?;
+    if let Some(path) = &args.metadata_file {
+        let mut text = canonical_json(&export::metadata(packed.as_ref(), &request.tags));
+        text.push(b'\n');
+        export::write_whole(path, &text).map_err(|e| Failure::of(Class::Environment, &e))?;
+    }
+    let id = packed.map(|packed| packed.config.digest);
+    if let (Some(path), Some(id)) = (&args.iidfile, id) {
+        export::write_whole(path, id.to_string().as_bytes())
+            .map_err(|e| Failure::of(Class::Environment, &e))?;
+    }
+    Ok(id)
+}
+
+/// An image that is to go to the registries of its names.
+struct Parcel {
+    packed: Packed,
+    names: Vec<Reference>,
+    push: Push,
+}
+
+/// Pushes what outputs asked for.
+fn send(
+    parcels: &[Parcel],
+    context: &export::Context<'_>,
+    environment: &Environment,
+) -> Result<(), Failure> {
+    if parcels.is_empty() {
+        return Ok(());
+    }
+    let export::Context { store, progress, vertex, cancel } = *context;
+    let client = registry::client(environment, progress)?;
+    let pushes = Pushes { client, store, progress, cancel };
+    for Parcel { packed, names, push } in parcels {
+        let image = image::survey(store, &StoreSource(store), &packed.manifest, Which::All)
+            .map_err(|error| registry::failure_of(&error))?;
+        for name in names {
+            let tag = name.tag().filter(|_| !push.by_digest).map(str::to_owned);
+            pushes.push(&image, name, tag.as_slice(), vertex)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes every output; without any, the image goes into the store.
+fn outputs(
+    context: &export::Context<'_>,
+    image: &Image,
+    request: &Request,
+) -> Result<(Option<Packed>, Vec<Parcel>), ExportError> {
+    let wants_store = request.outputs.is_empty()
+        || !request.tags.is_empty()
+            && request.outputs.iter().all(|spec| spec.kind != OutputKind::Image);
+    let in_store = wants_store.then_some(&request.store_output);
+    let (mut packed, mut parcels) = (None, Vec::new());
+    for spec in request.outputs.iter().chain(in_store) {
+        let mut names = request.tags.clone();
+        names.extend(spec.names.iter().cloned());
+        let mut stdout = std::io::stdout().lock();
+        let in_store = if spec.push.by_digest { &[][..] } else { &names[..] };
+        let one = export::export(context, image, in_store, spec, &mut stdout)?;
+        if let Some(packed) = &one
+            && spec.kind == OutputKind::Image
+        {
+            if spec.push.has_canonical_name {
+                let digest = packed.manifest.digest;
+                let names = names.iter().map(|name| name.with_digest(digest));
+                export::tag(context.store, packed, &names.collect::<Vec<_>>())?;
+            }
+            if spec.push.is_wanted {
+                parcels.push(Parcel { packed: packed.clone(), names, push: spec.push });
+            }
+        }
+        packed = packed.or(one);
+    }
+    Ok((packed, parcels))
+}

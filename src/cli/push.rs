@@ -1,0 +1,179 @@
+//! `builder push`: images of the store into registries.
+
+use super::Environment;
+use super::failure::{Class, Failure};
+use super::lookup;
+use super::pull::platform;
+use super::registry::{self, Shown, failure_of};
+use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
+use crate::image::{
+    self, Descriptor, Platform, Reference, StoreSource, Which, Whole, load_stored, media_type,
+};
+use crate::progress::{Mode, Output, Progress, Vertex};
+use crate::registry::Client;
+use crate::store::{Digest, Store};
+use crate::sys::cancel::Cancel;
+
+/// Push images to registries.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PushArgs {
+    /// Image to push, by its name
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Push all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Platform to push, of an image that has several
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How to show progress: auto, tty, plain, rawjson or quiet
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    pub progress: Mode,
+    /// Print nothing but names
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Pushes an image, or all of a repository; prints the full name of each with its digest.
+///
+/// # Errors
+///
+/// The failure to show; tags pushed before stay.
+pub fn run(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
+    let wanted = args.platform.as_deref().map(|text| platform(Some(text))).transpose()?;
+    let store = environment.store()?;
+    let images = find(args, &store)?;
+    let mode = if args.quiet { Mode::Quiet } else { args.progress };
+    let output = Output::stderr(environment.is_coloured);
+    let progress = Progress::new(mode, output, environment.started);
+    let client = registry::client(environment, &progress)?;
+    let pushes = Pushes { client, store: &store, progress: &progress, cancel: &environment.cancel };
+    let mut pushed = Vec::new();
+    let result = images.iter().try_for_each(|(name, descriptor)| {
+        let vertex = Vertex::internal(format!("[internal] push {name}"));
+        let digest = vertex.digest;
+        progress.started(vertex);
+        let result = pushes.prepared(descriptor, wanted.as_ref(), digest).and_then(|image| {
+            pushes.push(&image, name, &[name.tag().unwrap_or_default().to_owned()], digest)?;
+            Ok(image.top.digest)
+        });
+        registry::ended(&progress, digest, &result);
+        pushed.push(format!("{name}@{}\n", result?));
+        Ok(())
+    });
+    progress.finish();
+    environment.print(&pushed.concat());
+    result
+}
+
+/// Finds what is to be pushed: names with tags, and what they name.
+fn find(args: &PushArgs, store: &Store) -> Result<Vec<(Reference, Descriptor)>, Failure> {
+    let usage = |message: String| Failure::new(Class::Usage, message);
+    let name = args.image.parse::<Reference>().map_err(|e| Failure::of(Class::Usage, &e))?;
+    if name.digest().is_some() {
+        return Err(usage(format!("{name} has a digest: push a tag"))
+            .with_hint(format!("give it one: builder tag {name} {}:TAG", name.name())));
+    }
+    if args.all_tags {
+        if name.tag().is_some() {
+            return Err(usage(format!("{name} has a tag, and --all-tags pushes all there are")));
+        }
+        let images = store.images().map_err(|e| Failure::of(Class::Environment, &e))?;
+        let found: Vec<_> = images
+            .into_iter()
+            .filter_map(|image| Some((image.name?.parse::<Reference>().ok()?, image.descriptor)))
+            .filter(|(other, _)| other.name() == name.name() && other.tag().is_some())
+            .collect();
+        return match found.is_empty() {
+            true => Err(usage(format!("no image of {} in the store", name.name()))),
+            false => Ok(found),
+        };
+    }
+    let name = name.or_latest();
+    let found =
+        store.resolve(&name.to_string()).map_err(|e| Failure::of(Class::Environment, &e))?;
+    match found {
+        Some(descriptor) => Ok(vec![(name, descriptor)]),
+        None => Err(match lookup::image(store, &args.image) {
+            Ok(_) => usage(format!("{} is no name", args.image))
+                .with_hint(format!("give it one: builder tag {} HOST/REPOSITORY:TAG", args.image)),
+            Err(error) => Failure::of_images(&error),
+        }),
+    }
+}
+
+/// What pushing takes.
+pub(super) struct Pushes<'a> {
+    pub(super) client: Client,
+    pub(super) store: &'a Store,
+    pub(super) progress: &'a Progress,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl Pushes<'_> {
+    /// Makes an image of the store fit to be pushed. One whose layers all are compressed goes as it
+    /// is, byte for byte; of an index that is here in part, the image for the platform goes.
+    pub(super) fn prepared(
+        &self,
+        descriptor: &Descriptor,
+        platform: Option<&Platform>,
+        vertex: Digest,
+    ) -> Result<Whole, Failure> {
+        let (store, source) = (self.store, StoreSource(self.store));
+        let failed = |error| failure_of(&error);
+        if platform.is_none()
+            && let Ok(whole) = image::survey(store, &source, descriptor, Which::All)
+            && whole.documents.len() > 1
+            && whole.missing(store).map_err(failed)?.is_none()
+        {
+            return Ok(whole);
+        }
+        let host = Platform::host();
+        let wanted = platform.unwrap_or(&host);
+        let mut whole =
+            image::survey(store, &source, descriptor, Which::For(wanted)).map_err(failed)?;
+        if whole.top.digest != descriptor.digest && platform.is_none() {
+            self.progress.notice(format!(
+                "of {} only the image for {wanted} is here: that is pushed",
+                descriptor.digest
+            ));
+        }
+        let is_packed = |blob: &Descriptor| {
+            !matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER)
+        };
+        if whole.blobs.iter().all(is_packed) {
+            return Ok(whole);
+        }
+        let image = load_stored(store, &whole.top, wanted, self.cancel).map_err(failed)?;
+        let context =
+            export::Context { store, progress: self.progress, vertex, cancel: self.cancel };
+        let options = PackOptions {
+            compression: Encoding::new(Compression::Gzip, None),
+            is_docker: whole.top.media_type == media_type::DOCKER_MANIFEST,
+            annotations: image::annotations(store, &whole.top)
+                .map_err(failed)?
+                .into_iter()
+                .map(|(name, value)| Annotation::of_manifest(name, value))
+                .collect(),
+            ..PackOptions::default()
+        };
+        let packed = export::pack(&context, &image, &options)
+            .map_err(|error| Failure::of(Class::Environment, &error))?;
+        whole = image::survey(store, &source, &packed.manifest, Which::All).map_err(failed)?;
+        Ok(whole)
+    }
+
+    /// Pushes to the repository of `name` under `tags`; without any, by the digest only.
+    pub(super) fn push(
+        &self,
+        image: &Whole,
+        name: &Reference,
+        tags: &[String],
+        vertex: Digest,
+    ) -> Result<(), Failure> {
+        let remote = self.client.remote(&name.repository());
+        let watch = Shown::new(self.progress, vertex, "pushing");
+        image::push(self.store, &remote, image, tags, &watch, self.cancel)
+            .map_err(|error| failure_of(&error))
+    }
+}
