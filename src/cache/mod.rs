@@ -45,6 +45,11 @@
 //! That is about steps that run. A COPY that *hits* does so whatever its sources' times are: they
 //! are not in its key, and the layer keeps those of the sources it was made from.
 //!
+//! # Caches from elsewhere
+//!
+//! A step that misses here may hit in an exported cache ([`Import`]): its layer is brought here and its
+//! record filed, and then it is a hit like any other.
+//!
 //! # A broken cache is a miss
 //!
 //! A record that does not parse, is of a newer format, or names a layer that is gone is no record.
@@ -66,7 +71,11 @@
 //! [`crate::context`].
 
 mod inputs;
+mod portable;
 mod records;
 
 pub use inputs::{Input, Inputs, TreeEntry, TreeId, Value};
+pub use portable::{
+    ARTIFACT_TYPE, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, Import, ImportError, Portable,
+};
 pub use records::{Cache, CacheError, Cost, Missing, Output, Record};

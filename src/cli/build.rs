@@ -9,6 +9,7 @@ use super::recorder::{Nobody, Recorder, record_of};
 use super::registry::{PullFailed, Pulls};
 use super::resolve::{Images, NamedContext, NotHere, context_name};
 use super::security::SecurityArgs;
+use super::shared_cache::{SharedCacheArgs, SharedCaches};
 use super::{Environment, check, housekeeping, registry, sources, targets, values};
 use crate::cache::{TreeEntry, TreeId};
 use crate::context::ContextError;
@@ -71,6 +72,9 @@ pub struct BuildArgs {
     /// Ask registries for base images even where the store has them
     #[arg(long)]
     pub pull: bool,
+    /// Caches shared with other machines.
+    #[command(flatten)]
+    pub shared: SharedCacheArgs,
     /// Run every step, whatever the cache has
     #[arg(long)]
     pub no_cache: bool,
@@ -150,6 +154,7 @@ pub(super) struct Request {
     pub(super) store_output: OutputSpec,
     platform: Option<Platform>,
     options: solve::Options,
+    caches: SharedCaches,
 }
 
 /// Runs `builder build`.
@@ -286,7 +291,9 @@ fn build_plan(
             return Err(request.solve_failure(failed.error, progress));
         }
     };
-    let digest = match deliver(args, request, environment, &job, &solved) {
+    let delivered = deliver(args, request, environment, &job, &solved)
+        .and_then(|digest| request.caches.write(&job, &solved).map(|()| digest));
+    let digest = match delivered {
         Ok(digest) => digest,
         Err(failure) => {
             let outcome = Outcome::Failed { message: failure.message.clone() };
@@ -402,6 +409,7 @@ impl Request {
             store_output: held(store_output),
             platform,
             options,
+            caches: SharedCaches::new(&args.shared)?,
         })
     }
 
@@ -558,6 +566,7 @@ impl Request {
             sandbox,
             told_of_network: Mutex::new(false),
             build: build.to_owned(),
+            imports: self.caches.open(progress),
             now: environment.started.as_second(),
         })
     }

@@ -39,6 +39,7 @@ pub mod rmi;
 pub mod run;
 pub mod save;
 pub mod security;
+mod shared_cache;
 pub mod signals;
 mod sources;
 pub mod store;

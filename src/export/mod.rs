@@ -18,6 +18,7 @@
 mod annotation;
 mod archive;
 mod blob;
+mod cache;
 mod dest;
 mod load;
 mod metadata;
@@ -41,6 +42,7 @@ use archive::{Archive, TarSink};
 use dest::DestFile;
 
 pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
+pub use cache::{CACHE_TAG, CacheFrom, CacheMode, CacheSpecError, CacheTo, export_cache};
 pub use dest::write_whole;
 pub use metadata::metadata;
 pub use spec::{Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError};

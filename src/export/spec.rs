@@ -410,7 +410,7 @@ fn bad_value(key: &str, value: &str, expected: &str) -> SpecError {
 }
 
 /// Go's `strconv.ParseBool`.
-fn flag(key: &str, value: &str) -> Result<bool, SpecError> {
+pub(super) fn flag(key: &str, value: &str) -> Result<bool, SpecError> {
     match value {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -419,7 +419,7 @@ fn flag(key: &str, value: &str) -> Result<bool, SpecError> {
 }
 
 /// Splits one line of CSV: fields may be quoted, a doubled quote within quotes is one.
-fn split_csv(text: &str) -> Result<Vec<String>, SpecError> {
+pub(super) fn split_csv(text: &str) -> Result<Vec<String>, SpecError> {
     let mut fields = Vec::new();
     let mut field = String::new();
     let mut chars = text.chars().peekable();

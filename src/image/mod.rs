@@ -48,6 +48,7 @@ pub use remote::{
     ACCEPT, Named, Offline, RegistrySource, Remembered, Unwatched, Watch, look_up, pull, remembered,
 };
 pub use stored::{StoreSource, annotations, find, id, layers_of, load_stored, read};
+pub use unpack::unpack_tar;
 
 /// An image whose layers are unpacked in the store, or about to be.
 #[derive(Debug, Clone)]

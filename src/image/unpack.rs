@@ -1,8 +1,8 @@
 //! A layer's tar becomes a layer of the store.
 
-use super::ImageError;
+use super::{BlobSource, ImageError};
 use crate::layer::{self, LayerError, Scan, ScanOptions, Stack, UnpackOptions, XattrSpace};
-use crate::store::{self, Digest, Layer, LayerId, Store};
+use crate::store::{self, Descriptor, Digest, Layer, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use std::fs::{self, File};
 use std::io::Read;
@@ -77,4 +77,34 @@ impl Drop for Unpacked {
         // Renamed away where it was kept, unless an equal layer was there first.
         let _ = store::remove_tree(&self.work);
     }
+}
+
+/// Makes a layer of one blob: the tar `diff_id`, which must stand by itself. Returns the layer that is
+/// here already, if one is.
+///
+/// # Errors
+///
+/// [`ImageError`]: the blob is missing or damaged, or has another tar.
+pub fn unpack_tar(
+    store: &Store,
+    source: &dyn BlobSource,
+    blob: &Descriptor,
+    diff_id: &Digest,
+    cancel: &Cancel,
+) -> Result<Layer, ImageError> {
+    let _held = store.lock(&format!("diff-{}", diff_id.to_hex()), || {})?;
+    if let Some(layer) = store.layer_of_diff(diff_id, &[])? {
+        return Ok(layer);
+    }
+    let mut input = source.open(blob)?;
+    let unpacked = Unpacked::of(store, &mut *input, &[], cancel)
+        .map_err(|error| error.in_blob(&blob.digest))?;
+    if unpacked.diff_id != *diff_id {
+        return Err(ImageError::WrongDiffId {
+            digest: blob.digest,
+            expected: *diff_id,
+            actual: unpacked.diff_id,
+        });
+    }
+    unpacked.keep(store, &[])
 }

@@ -4,11 +4,11 @@ use super::exec::{self, Made};
 use super::inputs::{self, Described};
 use super::trees::{Lower, Stack, Trees, chain_of};
 use super::{Cause, End, Failed, Job, Miss, Predicted, SolveError, Solved, StepError, StepReport};
-use crate::cache::{Cache, Cost, Missing, Output, Record};
+use crate::cache::{Cache, Cost, ImportError, Missing, Output, Record};
 use crate::layer::Scan;
 use crate::plan::{Files, Op, Step, StepId, Tree};
 use crate::progress::{Outcome, Vertex};
-use crate::store::{ChainId, Digest, Layer, StepLock};
+use crate::store::{ChainId, Digest, Key, Layer, StepLock};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -67,6 +67,8 @@ enum Mode {
 /// What a worker reports.
 enum Event {
     Described(usize, Result<Described, Cause>),
+    /// What became of the attempt to bring a result here from another cache.
+    Brought(usize, Result<(), String>),
     Locked(usize, Result<StepLock, Cause>),
     Made(usize, Result<Made, Cause>),
     Sealed(usize, Result<Scan, Cause>),
@@ -82,6 +84,8 @@ enum Phase {
     Described,
     /// A record could be hit; its parent's chain is not known yet.
     AwaitingChain,
+    /// Its result is being brought here from another cache.
+    Bringing,
     /// Another build runs it.
     AwaitingLock,
     /// It waits for its turn.
@@ -133,6 +137,7 @@ struct Coordinator<'scope, 'env: 'scope> {
     describing: usize,
     running: usize,
     sealing: usize,
+    bringing: usize,
     locking: usize,
     error: Option<SolveError>,
     begun: Instant,
@@ -192,6 +197,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             describing: 0,
             running: 0,
             sealing: 0,
+            bringing: 0,
             locking: 0,
             error: None,
             begun: Instant::now(),
@@ -210,7 +216,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         loop {
             self.start_describing();
             self.start_running();
-            let busy = self.describing + self.running + self.sealing;
+            let busy = self.describing + self.running + self.sealing + self.bringing;
             let is_over = self.error.is_some() || self.job.cancel.is_cancelled();
             if busy == 0 && (is_over || self.locking == 0) {
                 break;
@@ -252,6 +258,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             Event::Described(index, result) => {
                 self.describing -= 1;
                 (index, result.map(|described| self.on_described(index, described)))
+            }
+            Event::Brought(index, result) => {
+                self.bringing -= 1;
+                (index, Ok(self.on_brought(index, result)))
             }
             Event::Locked(index, result) => {
                 self.locking -= 1;
@@ -359,7 +369,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             return self.miss(index, Miss::NoCache);
         }
         let Some(parent) = parent else {
-            if self.cache.knows(&key) {
+            let is_solving = self.mode == Mode::Solve;
+            let knows = || self.job.imports.iter().any(|import| import.knows(&key));
+            if self.cache.knows(&key) || is_solving && knows() {
                 self.nodes[index].phase = Phase::AwaitingChain;
                 return Ok(());
             }
@@ -368,8 +380,39 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.nodes[index].report.parent = Some(parent);
         match self.cache.lookup(&key, &parent)? {
             Ok((record, layer)) => self.hit(index, &record, layer),
+            Err(_) if self.bring(index, key, parent) => Ok(()),
             Err(missing) => self.miss(index, Miss::Missing(missing)),
         }
+    }
+
+    /// Begins to bring a result here from the first other cache that has it; says whether one has.
+    fn bring(&mut self, index: usize, key: Key, parent: ChainId) -> bool {
+        if self.mode == Mode::Predict {
+            return false;
+        }
+        let job = self.job;
+        let Some(import) = job.imports.iter().find(|import| import.has(&key, &parent)) else {
+            return false;
+        };
+        self.nodes[index].phase = Phase::Bringing;
+        self.bringing += 1;
+        self.work(move || {
+            let brought = import.bring(job.store, &key, &parent, job.cancel);
+            let told = |error: ImportError| format!("cache {}: {}", import.name(), chain(&error));
+            Event::Brought(index, brought.map_err(told))
+        });
+        true
+    }
+
+    /// A result is here now, or its cache is of no use: then the next one is asked, or the step runs.
+    fn on_brought(&mut self, index: usize, result: Result<(), String>) -> Result<(), Cause> {
+        if let Err(trouble) = result
+            && !self.is_stopping()
+        {
+            self.job.progress.notice(trouble);
+        }
+        self.nodes[index].phase = Phase::Described;
+        self.decide(index)
     }
 
     fn hit(&mut self, index: usize, record: &Record, layer: Layer) -> Result<(), Cause> {
@@ -797,6 +840,17 @@ impl Node {
             },
         }
     }
+}
+
+/// An error and its causes: `a: b`.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn micros(duration: Duration) -> u64 {

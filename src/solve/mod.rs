@@ -13,7 +13,7 @@
 //! keyed ─── no record could be hit ──────────────────────────────┐
 //!    │  parent's chain known                                     │
 //! looked up ── hit ──► done                                      │
-//!    │  miss                                                     │
+//!    │  miss; where an imported cache has it: brought here, looked up again
 //! locked ── another build ran it meanwhile: looked up again      │
 //!    │                                                           │
 //! running ◄──────────────────────────────────────────────────────┘
@@ -45,7 +45,7 @@ mod mounts;
 mod remote;
 mod trees;
 
-use crate::cache::{Cost, Inputs, Missing, Output, TreeEntry, TreeId};
+use crate::cache::{Cost, Import, Inputs, Missing, Output, TreeEntry, TreeId};
 use crate::context;
 use crate::image::Image;
 use crate::plan::Plan;
@@ -94,6 +94,8 @@ pub struct Job<'a> {
     pub told_of_network: Mutex<bool>,
     /// The build's id, for the records it makes.
     pub build: String,
+    /// Caches from elsewhere, asked in this order where the store has no record.
+    pub imports: Vec<Import>,
     /// The time of the build, in seconds since 1970: of new folders and records.
     pub now: i64,
 }

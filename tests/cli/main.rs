@@ -24,4 +24,5 @@ mod progress;
 mod project;
 mod run;
 mod sandbox;
+mod shared_cache;
 mod upkeep;

@@ -1,0 +1,359 @@
+//! The cache of a build leaves the store: `--cache-to type=local`.
+//!
+//! The format is in [`crate::cache`]'s `portable`; here it is written, as an OCI layout. Blobs that are there
+//! already are not written again, and when the new `index.json` is in place, blobs that only an older
+//! export needed are removed, so the folder does not grow with every build. A layout that holds anything
+//! but caches keeps all its blobs.
+
+use super::dest::{DestFile, write_whole};
+use super::{Compression, Context, Encoding, ExportError, PackOptions, blob, put, spec};
+use crate::cache::{
+    ARTIFACT_TYPE, Cache, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, Portable, Record, TreeEntry,
+    TreeId, Value,
+};
+use crate::image::{
+    Descriptor, ImageLayer, Index, LayoutSource, Manifest, REF_NAME, canonical_json, media_type,
+};
+use crate::store::{Digest, Key, Layer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The tag of a cache where nobody says otherwise.
+pub const CACHE_TAG: &str = "latest";
+
+/// A `--cache-to` or `--cache-from` that cannot be meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheSpecError {
+    /// Malformed CSV, or a part without `=`.
+    #[error("expected key=value fields separated by commas, got `{text}`")]
+    Malformed {
+        /// What was given.
+        text: String,
+    },
+    /// No `type=`.
+    #[error("a cache has no type: expected type=local")]
+    NoType,
+    /// A `type=` we do not have.
+    #[error("cache type `{name}` is not supported: expected type=local")]
+    OtherType {
+        /// What was given.
+        name: String,
+    },
+    /// A field we do not have.
+    #[error("unknown field `{key}`: expected {expected}")]
+    UnknownField {
+        /// The field.
+        key: String,
+        /// Those there are.
+        expected: &'static str,
+    },
+    /// A value that is no such thing.
+    #[error("invalid value `{value}` for `{key}`: expected {expected}")]
+    BadValue {
+        /// The field.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// A field that must be there.
+    #[error("a cache of type local needs {what}")]
+    Lacks {
+        /// The field.
+        what: &'static str,
+    },
+}
+
+/// Which steps an exported cache has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Those whose layers are in the image.
+    Min,
+    /// All.
+    Max,
+}
+
+/// What `--cache-to` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheTo {
+    /// The folder of the layout.
+    pub dir: PathBuf,
+    /// The tag in it.
+    pub tag: String,
+    /// Which steps.
+    pub mode: CacheMode,
+    /// How layers are compressed.
+    pub encoding: Encoding,
+    /// Whether layers that are packed in another way are packed anew.
+    pub is_forced: bool,
+    /// Whether trouble is told and fails nothing.
+    pub ignores_errors: bool,
+}
+
+/// What `--cache-from` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheFrom {
+    /// The folder of the layout.
+    pub dir: PathBuf,
+    /// The tag in it.
+    pub tag: String,
+}
+
+impl CacheTo {
+    /// Parses `type=local,dest=DIR[,mode=min|max][,compression=…][,compression-level=…][,tag=…]`.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheSpecError`] about the first field that is wrong.
+    pub fn parse(text: &str) -> Result<Self, CacheSpecError> {
+        let (mut dir, mut tag, mut mode) = (None, CACHE_TAG.to_owned(), CacheMode::Min);
+        let (mut compression, mut level) = (Compression::Zstd, None);
+        let (mut is_forced, mut ignores_errors) = (false, false);
+        for (key, value) in fields(text)? {
+            match key.as_str() {
+                "type" => {}
+                "dest" if !value.is_empty() => dir = Some(PathBuf::from(value)),
+                "tag" if !value.is_empty() => tag = value,
+                "mode" => {
+                    mode = match value.as_str() {
+                        "min" => CacheMode::Min,
+                        "max" => CacheMode::Max,
+                        _ => return Err(bad(&key, &value, "min or max")),
+                    };
+                }
+                "compression" => {
+                    compression = match value.as_str() {
+                        "gzip" => Compression::Gzip,
+                        "zstd" => Compression::Zstd,
+                        "uncompressed" => Compression::Uncompressed,
+                        _ => return Err(bad(&key, &value, "gzip, zstd or uncompressed")),
+                    };
+                }
+                "compression-level" => {
+                    let number = value.parse();
+                    level = Some(number.map_err(|_| bad(&key, &value, "a whole number"))?);
+                }
+                "force-compression" => is_forced = flag(&key, &value)?,
+                "ignore-error" => ignores_errors = flag(&key, &value)?,
+                // Layouts of ours always are of OCI's media types, with a manifest that names all.
+                "oci-mediatypes" | "image-manifest" => {
+                    flag(&key, &value)?;
+                }
+                _ => return Err(CacheSpecError::UnknownField { key, expected: TO_FIELDS }),
+            }
+        }
+        let dir = dir.ok_or(CacheSpecError::Lacks { what: "dest=DIR" })?;
+        let encoding = Encoding::new(compression, level);
+        Ok(Self { dir, tag, mode, encoding, is_forced, ignores_errors })
+    }
+}
+
+impl CacheFrom {
+    /// Parses `type=local,src=DIR[,tag=…]`.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheSpecError`] about the first field that is wrong.
+    pub fn parse(text: &str) -> Result<Self, CacheSpecError> {
+        let (mut dir, mut tag) = (None, CACHE_TAG.to_owned());
+        for (key, value) in fields(text)? {
+            match key.as_str() {
+                "type" => {}
+                "src" if !value.is_empty() => dir = Some(PathBuf::from(value)),
+                "tag" if !value.is_empty() => tag = value,
+                _ => return Err(CacheSpecError::UnknownField { key, expected: "src or tag" }),
+            }
+        }
+        Ok(Self { dir: dir.ok_or(CacheSpecError::Lacks { what: "src=DIR" })?, tag })
+    }
+}
+
+const TO_FIELDS: &str =
+    "dest, tag, mode, compression, compression-level, force-compression or ignore-error";
+
+/// Splits a flag into fields, which must be of a cache of type local.
+fn fields(text: &str) -> Result<Vec<(String, String)>, CacheSpecError> {
+    let malformed = || CacheSpecError::Malformed { text: text.to_owned() };
+    let mut pairs = Vec::new();
+    for field in spec::split_csv(text).map_err(|_| malformed())? {
+        let (key, value) = field.split_once('=').ok_or_else(malformed)?;
+        pairs.push((key.trim().to_ascii_lowercase(), value.to_owned()));
+    }
+    match pairs.iter().find(|(key, _)| key == "type") {
+        None => Err(CacheSpecError::NoType),
+        Some((_, name)) if name != "local" => Err(CacheSpecError::OtherType { name: name.clone() }),
+        Some(_) => Ok(pairs),
+    }
+}
+
+fn flag(key: &str, value: &str) -> Result<bool, CacheSpecError> {
+    spec::flag(key, value).map_err(|_| bad(key, value, "true or false"))
+}
+
+fn bad(key: &str, value: &str, expected: &'static str) -> CacheSpecError {
+    CacheSpecError::BadValue { key: key.to_owned(), value: value.to_owned(), expected }
+}
+
+/// Writes records and the layers they made to the folder of `to`.
+///
+/// # Errors
+///
+/// [`ExportError`]; an older cache in the folder stays whole then.
+pub fn export_cache(
+    context: &Context<'_>,
+    results: &[(Record, Layer)],
+    to: &CacheTo,
+) -> Result<(), ExportError> {
+    let options =
+        PackOptions { compression: to.encoding, is_forced: to.is_forced, ..PackOptions::default() };
+    let mut places: BTreeMap<_, usize> = BTreeMap::new();
+    let mut layers = Vec::new();
+    for (_, layer) in results {
+        places.entry(layer.id).or_insert_with(|| {
+            let diff_id = layer.meta.tar.map(|tar| tar.diff_id);
+            layers.push(ImageLayer { diff_id, layer: layer.clone(), descriptor: None });
+            layers.len() - 1
+        });
+    }
+    let blobs = blob::layer_blobs(context, &layers, &options)?;
+    let records: Vec<Portable> = results
+        .iter()
+        .map(|(record, layer)| {
+            let place = places[&layer.id];
+            Portable { record: record.clone(), layer: place, diff_id: blobs[place].1 }
+        })
+        .collect();
+    let listings = listings(context, &records)?;
+    let document = Document { version: DOCUMENT_VERSION, records, listings };
+    let document = put(context.store, &canonical_json(&document), DOCUMENT_TYPE)?;
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::OCI_MANIFEST.to_owned()),
+        artifact_type: Some(ARTIFACT_TYPE.to_owned()),
+        config: document.clone(),
+        layers: blobs.into_iter().map(|(blob, _)| blob).collect(),
+        subject: None,
+        annotations: BTreeMap::new(),
+    };
+    let mut top = put(context.store, &canonical_json(&manifest), media_type::OCI_MANIFEST)?;
+    top.artifact_type = Some(ARTIFACT_TYPE.to_owned());
+    top.annotations.insert(REF_NAME.to_owned(), to.tag.clone());
+
+    let folder = to.dir.join("blobs/sha256");
+    fs::create_dir_all(&folder).map_err(|e| ExportError::io("create", &folder, e))?;
+    let parts: Vec<&Descriptor> = [&top, &document].into_iter().chain(&manifest.layers).collect();
+    for part in &parts {
+        copy(context, part, &folder)?;
+    }
+    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    write_whole(&to.dir.join("oci-layout"), layout)?;
+    // What is there and is no index is replaced: it can be no use to anybody.
+    let mut index =
+        LayoutSource { dir: to.dir.clone() }.index().unwrap_or_else(|_| Index::new(Vec::new()));
+    index.manifests.retain(|entry| entry.annotations.get(REF_NAME) != Some(&to.tag));
+    index.manifests.push(top);
+    write_whole(&to.dir.join("index.json"), &canonical_json(&index))?;
+    sweep(&to.dir, &index);
+    Ok(())
+}
+
+/// The listings that records name, each once.
+fn listings(
+    context: &Context<'_>,
+    records: &[Portable],
+) -> Result<Vec<(TreeId, Vec<TreeEntry>)>, ExportError> {
+    let cache = Cache::new(context.store.clone());
+    let ids: BTreeSet<TreeId> = records
+        .iter()
+        .flat_map(|portable| &portable.record.inputs)
+        .filter_map(|input| match &input.value {
+            Value::Tree(id) => Some(*id),
+            _ => None,
+        })
+        .collect();
+    let mut listings = Vec::new();
+    for id in ids {
+        if let Some(listing) = cache.tree(&id).map_err(|error| error.0)? {
+            listings.push((id, listing));
+        }
+    }
+    Ok(listings)
+}
+
+/// Removes the blobs that no cache of the layout needs. Failing leaves a larger folder, nothing else.
+fn sweep(dir: &Path, index: &Index) {
+    let mut needed: BTreeSet<Digest> = BTreeSet::new();
+    for entry in &index.manifests {
+        let path = dir.join("blobs/sha256").join(entry.digest.to_hex());
+        let manifest =
+            fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
+        let Some(manifest) =
+            manifest.filter(|_| entry.artifact_type.as_deref() == Some(ARTIFACT_TYPE))
+        else {
+            return;
+        };
+        needed.insert(entry.digest);
+        needed.insert(manifest.config.digest);
+        needed.extend(manifest.layers.iter().map(|layer| layer.digest));
+    }
+    let Ok(blobs) = fs::read_dir(dir.join("blobs/sha256")) else { return };
+    for blob in blobs.filter_map(Result::ok) {
+        let name = blob.file_name();
+        let digest = name
+            .to_str()
+            .and_then(|hex| hex.parse::<Key>().ok())
+            .map(|key| Digest::from_bytes(*key.as_bytes()));
+        if digest.is_some_and(|digest| !needed.contains(&digest)) {
+            let _ = fs::remove_file(blob.path());
+        }
+    }
+}
+
+/// Copies a blob of the store into a folder, unless it is there.
+fn copy(context: &Context<'_>, blob: &Descriptor, folder: &Path) -> Result<(), ExportError> {
+    let path = folder.join(blob.digest.to_hex());
+    if fs::metadata(&path).is_ok_and(|facts| facts.len() == blob.size) {
+        return Ok(());
+    }
+    if context.cancel.is_cancelled() {
+        return Err(ExportError::Cancelled);
+    }
+    let mut from = context.store.open_blob(&blob.digest)?;
+    let mut to = DestFile::create(&path)?;
+    io::copy(&mut from, to.file()).map_err(|e| ExportError::io("write", &path, e))?;
+    to.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_read_and_mistakes_are_named() {
+        let to = CacheTo::parse("type=local,dest=/d,mode=max,compression=gzip,compression-level=1");
+        let to = to.unwrap();
+        assert_eq!(
+            (to.dir.as_path(), to.mode, to.tag.as_str()),
+            (Path::new("/d"), CacheMode::Max, "latest")
+        );
+        assert_eq!(to.encoding, Encoding::new(Compression::Gzip, Some(1)));
+        assert_eq!(CacheTo::parse("type=local,dest=d").unwrap().mode, CacheMode::Min);
+        for (text, part) in [
+            ("dest=d", "type"),
+            ("type=local", "dest=DIR"),
+            ("type=local,dest=d,mode=most", "min or max"),
+            ("type=local,dest=d,x=y", "x"),
+            ("type=s3,dest=d", "s3"),
+        ] {
+            let error = CacheTo::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        let from = CacheFrom::parse("type=local,src=/d,tag=main").unwrap();
+        assert_eq!((from.dir.as_path(), from.tag.as_str()), (Path::new("/d"), "main"));
+        assert!(CacheFrom::parse("type=local,dest=/d").is_err());
+    }
+}
