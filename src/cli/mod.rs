@@ -49,6 +49,7 @@ pub mod values;
 
 use crate::explain::text::Colour;
 use crate::progress::Progress;
+use crate::sandbox::Standing;
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use clap::{Parser, Subcommand};
@@ -157,6 +158,10 @@ struct HistoryCommand {
 pub struct Environment {
     /// `--root`.
     root: Option<PathBuf>,
+    /// Whether root started us.
+    is_root: bool,
+    /// What we are root of.
+    pub standing: Standing,
     /// The time at which we were started.
     pub started: Timestamp,
     begun: Instant,
@@ -175,6 +180,8 @@ impl Environment {
     fn new(root: Option<PathBuf>) -> Self {
         Self {
             root,
+            is_root: rustix::process::geteuid().is_root(),
+            standing: Standing::Machine,
             started: Timestamp::now(),
             begun: Instant::now(),
             cancel: Cancel::new(),
@@ -208,7 +215,7 @@ impl Environment {
     pub fn store(&self) -> Result<Store, Failure> {
         let root = match &self.root {
             Some(root) => root.clone(),
-            None if rustix::process::geteuid().is_root() => PathBuf::from(ROOT_STORE),
+            None if self.is_root => PathBuf::from(ROOT_STORE),
             None => {
                 let data = self.variable("XDG_DATA_HOME").filter(|dir| dir.starts_with('/'));
                 let home = self.variable("HOME").filter(|dir| dir.starts_with('/'));
@@ -269,7 +276,27 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let environment = Environment::new(cli.root);
+    // Before anything starts a thread. As root of nothing, files could have no owner but the user.
+    let is_root = rustix::process::geteuid().is_root();
+    let standing = match cli.command {
+        Command::Dev { .. } => Ok(Standing::Machine),
+        _ => crate::sandbox::enter(),
+    };
+    let mut environment = Environment::new(cli.root);
+    environment.is_root = is_root;
+    match standing {
+        Ok(standing) => environment.standing = standing,
+        Err(error) => {
+            let failure = Failure::of(Class::Environment, &error)
+                .with_hint(
+                    "allow user namespaces: sysctl kernel.unprivileged_userns_clone, \
+                     kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces",
+                )
+                .with_hint("in a container: start it with --security-opt seccomp=unconfined");
+            let _ = io::stderr().write_all(failure.render(environment.is_coloured).as_bytes());
+            return failure.code();
+        }
+    }
     #[cfg(debug_assertions)]
     if let Some(plan) = environment.variable("BUILDER_FAULT") {
         assert!(crate::sys::fault::arm(&plan), "BUILDER_FAULT={plan} is no plan");

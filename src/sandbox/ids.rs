@@ -88,6 +88,11 @@ pub fn choose_map(wanted: Option<u32>) -> IdMap {
     IdMap { uid: 0, gid: 0, count: from_zero(&own.0).min(from_zero(&own.1)) }
 }
 
+/// Says whether this process has all ids of the machine.
+pub(super) fn owns_machine() -> bool {
+    owns_all(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+}
+
 /// Says whether a map is that of the machine itself. Without one, there are no user namespaces.
 fn owns_all(map: &str) -> bool {
     map.is_empty() || map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
@@ -108,6 +113,16 @@ fn from_zero(map: &str) -> u32 {
         if first <= known { known.max(first.saturating_add(count)) } else { known }
     });
     known.clamp(1, COUNT)
+}
+
+/// Translates a map into that of a namespace below with the same ids.
+pub(super) fn one_to_one(map: &str) -> String {
+    let lines = map.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (first, _, count) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(format!("{first} {first} {count}\n"))
+    });
+    lines.collect()
 }
 
 /// Returns the first range of at least [`COUNT`] ids that is set aside for `owner`.
@@ -156,5 +171,11 @@ mod tests {
         ] {
             assert_eq!(from_zero(map), count, "{map:?}");
         }
+    }
+
+    #[test]
+    fn a_containers_map_is_repeated_one_to_one() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(one_to_one(map), "0 0 1\n1 1 65536\n");
     }
 }

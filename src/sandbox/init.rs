@@ -178,7 +178,7 @@ fn prepare(
     let command = Command::new(request, &identity, filters)?;
     let mut extra: Vec<BorrowedFd<'_>> = tree.agents.iter().map(AsFd::as_fd).collect();
     extra.extend(tree.terminal.as_ref().map(|(master, _)| master.as_fd()));
-    protocol::send(control, &Report::Ready { stubs: tree.stubs }, &extra)
+    protocol::send(control, &Report::Ready { stubs: tree.stubs, notices: tree.notices }, &extra)
         .doing(|| "reporting to the builder")?;
 
     let mut handled = SigSet::all();

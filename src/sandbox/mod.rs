@@ -18,6 +18,7 @@
 mod agent;
 mod caps;
 mod deputy;
+mod enter;
 mod error;
 mod fault;
 mod ids;
@@ -33,6 +34,7 @@ mod spawner;
 mod spec;
 mod users;
 
+pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;
 pub use ids::{Ids, choose_map};
 pub use network::{NetworkOptions, Port, Transport};

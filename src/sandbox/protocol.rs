@@ -120,6 +120,8 @@ pub(super) enum Report {
     Ready {
         /// Mount points made for the step, parents before children.
         stubs: Vec<Stub>,
+        /// Walls that are lower here than elsewhere.
+        notices: Vec<String>,
     },
     /// The command is about to start; calls that it needs a deputy for arrive at the descriptor
     /// attached.

@@ -300,6 +300,7 @@ impl Sandbox {
             terminal: None,
             agents: Vec::new(),
             stubs: Vec::new(),
+            notices: Vec::new(),
             exited: None,
             failed: None,
             closed: false,
@@ -314,6 +315,9 @@ impl Sandbox {
         session.drain(output);
         session.drain_terminal(inputs);
         mounts::remove_stubs(inputs.root, &session.stubs);
+        for notice in session.notices {
+            lock(&self.notices).add(notice);
+        }
         outcome?;
         if let Some(failure) = session.failed {
             return Err(failure);
@@ -421,7 +425,7 @@ impl Sandbox {
 
     /// Shows a tree as the sandbox's users are to see it, where its file system can.
     fn map_tree(&self, tree: &OwnedFd, mapping: IdMapping<'_>) -> Result<(), SandboxError> {
-        let change = MountAttributes { set: None, idmap: Some(mapping.userns) };
+        let change = MountAttributes { idmap: Some(mapping.userns), ..MountAttributes::default() };
         match mount_setattr(tree.as_fd(), &change) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 lock(&self.notices).add(
@@ -583,6 +587,7 @@ struct Session {
     /// Dropping them ends the agents' threads.
     agents: Vec<OwnedFd>,
     stubs: Vec<Stub>,
+    notices: Vec<String>,
     exited: Option<Ended>,
     failed: Option<SandboxError>,
     closed: bool,
@@ -686,8 +691,9 @@ impl Session {
                 self.exited =
                     Some(Ended { status, user_us, system_us, max_rss, io_read, io_written });
             }
-            Report::Ready { stubs } => {
+            Report::Ready { stubs, notices } => {
                 self.stubs = stubs;
+                self.notices = notices;
                 self.ready = true;
                 if matches!(inputs.stdio, Stdio::Terminal { .. }) {
                     self.terminal = fds.pop().map(File::from);

@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
 use super::fault::{Doing, Fault};
+use super::ids;
 use super::init::{self, Filters};
 use super::protocol::SourceFd;
 use super::protocol::{self, IdMap, Report, Request, RunRequest};
@@ -161,8 +162,14 @@ fn make_userns(proof: SingleThreaded, map: &IdMap, fds: &[OwnedFd]) -> Result<()
     drop(theirs);
     for (file, first) in [("uid_map", map.uid), ("gid_map", map.gid)] {
         let path = format!("/proc/{}/{file}", child.pid);
-        std::fs::write(&path, format!("0 {first} {}\n", map.count))
-            .doing(|| format!("writing {file}"))?;
+        let text = if (map.uid, map.gid) == (0, 0) {
+            // Ours may come in pieces, which no line may span.
+            let own = std::fs::read_to_string(format!("/proc/self/{file}"));
+            ids::one_to_one(&own.doing(|| format!("reading {file}"))?)
+        } else {
+            format!("0 {first} {}\n", map.count)
+        };
+        std::fs::write(&path, text).doing(|| format!("writing {file}"))?;
     }
     let path = format!("/proc/{}/ns/user", child.pid);
     let namespace = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

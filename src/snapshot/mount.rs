@@ -258,7 +258,7 @@ fn mapped(dir: OwnedFd, options: &MountOptions<'_>) -> io::Result<OwnedFd> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(&dir, "", flags)?;
-    let change = MountAttributes { set: None, idmap: Some(mapping.userns) };
+    let change = MountAttributes { idmap: Some(mapping.userns), ..MountAttributes::default() };
     mount_setattr(tree.as_fd(), &change)?;
     Ok(tree)
 }

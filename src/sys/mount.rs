@@ -14,9 +14,11 @@ pub struct MountAttributes<'a> {
     /// A user namespace whose mapping the mount takes. Only a mount that was never attached can
     /// take one, and only once.
     pub idmap: Option<BorrowedFd<'a>>,
+    /// Whether the mounts below it change too.
+    pub is_recursive: bool,
 }
 
-/// Changes the attributes of the one mount that `mount` is a descriptor of.
+/// Changes the attributes of the mount that `mount` is a descriptor of.
 ///
 /// # Errors
 ///
@@ -41,7 +43,7 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, change: &MountAttributes<'_>) -> io:
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | if change.is_recursive { libc::AT_RECURSIVE } else { 0 },
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )

@@ -16,11 +16,13 @@ pub mod base;
 pub mod host;
 mod outcome;
 pub mod running;
+pub mod users;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -37,6 +39,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct Kit {
     dir: tempfile::TempDir,
     store: PathBuf,
+    /// Who runs the program, where that is not root.
+    user: Option<users::User>,
 }
 
 impl Kit {
@@ -57,7 +61,25 @@ impl Kit {
             make_dir(&dir.path().join(name));
         }
         let store = dir.path().join("store");
-        Self { dir, store }
+        Self { dir, store, user: None }
+    }
+
+    /// A kit whose program another user of the machine runs, who can reach nothing else of ours.
+    pub fn of(user: users::User) -> Self {
+        let mut kit = Self::new();
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(kit.dir.path(), open).expect("chmod");
+        for name in ["home", "tmp", "out", "store"] {
+            make_dir(&kit.beside(name));
+            std::os::unix::fs::chown(kit.beside(name), Some(user.uid), Some(user.gid))
+                .expect("chown");
+        }
+        // The build's own folder may be one that only root can enter.
+        fs::copy(BUILDER, kit.beside("builder")).expect("copy the program");
+        let layout = base::layout().to_str().expect("UTF-8");
+        host::tool(&["cp", "-r", layout, kit.beside("base").to_str().expect("UTF-8")]);
+        kit.user = Some(user);
+        kit
     }
 
     /// The root of the store, which the first command makes.
@@ -107,7 +129,14 @@ impl Kit {
 
     /// Starts to describe `builder ARGS…`.
     pub fn builder<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
-        let mut command = Command::new(BUILDER);
+        let mut command = match &self.user {
+            Some(user) => {
+                let mut command = Command::new(self.beside("builder"));
+                command.uid(user.uid).gid(user.gid);
+                command
+            }
+            None => Command::new(BUILDER),
+        };
         command
             .env_clear()
             .env("PATH", PATH)
@@ -148,8 +177,11 @@ impl Kit {
     }
 
     fn with_context(&self, command: &str, context: &Path) -> Run {
-        let base =
-            format!("--build-context=fixture/base=oci-layout://{}", base::layout().display());
+        let layout = match &self.user {
+            Some(_) => self.beside("base"),
+            None => base::layout().to_owned(),
+        };
+        let base = format!("--build-context=fixture/base=oci-layout://{}", layout.display());
         let mut run = self.builder([command]).arg(base).arg(context);
         run.archive = Some(self.out("image.tar"));
         run

@@ -38,6 +38,8 @@ pub(super) struct Tree {
     pub stubs: Vec<Stub>,
     /// Listening sockets of agent mounts, in order.
     pub agents: Vec<OwnedFd>,
+    /// What the user is to be told.
+    pub notices: Vec<String>,
     /// Master and slave side of the terminal.
     pub terminal: Option<(OwnedFd, OwnedFd)>,
 }
@@ -73,6 +75,22 @@ fn clone(dir: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
     open_tree(dir, path, flags)
 }
 
+/// Clones what is mounted at and below `path`, outside, and restricts all of it.
+fn clone_all(path: &str, set: MountAttrFlags) -> Result<OwnedFd, Fault> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let run = || -> std::io::Result<OwnedFd> {
+        let tree = open_tree(CWD, path, flags)?;
+        let change =
+            MountAttributes { set: Some(set), is_recursive: true, ..MountAttributes::default() };
+        mount_setattr(tree.as_fd(), &change)?;
+        make_private(tree.as_fd())?;
+        Ok(tree)
+    };
+    run().doing(|| format!("cloning {path}"))
+}
+
 /// Moves a detached mount onto `place`.
 fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -80,7 +98,7 @@ fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()
 }
 
 fn restrict(mount: BorrowedFd<'_>, set: MountAttrFlags) -> std::io::Result<()> {
-    mount_setattr(mount, &MountAttributes { set: Some(set), idmap: None })
+    mount_setattr(mount, &MountAttributes { set: Some(set), ..MountAttributes::default() })
 }
 
 /// Builds the tree and makes it this process's root.
@@ -116,6 +134,7 @@ pub(super) fn build(
         map,
         stubs: stub::Maker::new(root).doing(|| "looking at the root file system")?,
         agents: Vec::new(),
+        notices: Vec::new(),
     };
     building.proc_and_sys(request)?;
     let terminal =
@@ -129,7 +148,7 @@ pub(super) fn build(
     if spec.readonly_root {
         restrict(root, READ_ONLY).doing(|| "making the root read-only")?;
     }
-    let Building { stubs, agents, .. } = building;
+    let Building { stubs, agents, notices, .. } = building;
 
     let old = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening the old root")?;
@@ -141,7 +160,7 @@ pub(super) fn build(
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the stage")?;
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the old root")?;
     rustix::process::chdir("/").doing(|| "entering the new root")?;
-    Ok(Tree { stubs: stubs.into_list(), agents, terminal })
+    Ok(Tree { stubs: stubs.into_list(), agents, notices, terminal })
 }
 
 struct Building<'a> {
@@ -150,12 +169,25 @@ struct Building<'a> {
     map: Option<&'a IdMap>,
     stubs: stub::Maker<'a>,
     agents: Vec<OwnedFd>,
+    notices: Vec<String>,
 }
 
 impl Building<'_> {
     /// Mounts `/proc` and `/sys`. Their folders stay where they had to be made.
     fn proc_and_sys(&mut self, request: &RunRequest) -> Result<(), Fault> {
-        let proc = make("proc", &[], NOTHING_SPECIAL)?;
+        let proc = match make("proc", &[], NOTHING_SPECIAL) {
+            // The kernel shows nobody a /proc with more in it than the one there is, which a
+            // container around us has masked in parts.
+            Err(Fault::Failed { errno: libc::EPERM, .. }) => {
+                self.notices.push(
+                    "/proc is masked by a container around the builder; commands see that one, \
+                     with the processes outside their sandbox"
+                        .to_owned(),
+                );
+                clone_all("/proc", NOTHING_SPECIAL)?
+            }
+            made => made?,
+        };
         let place = self.stubs.keep_dir("/proc").doing(|| "making /proc")?;
         attach(proc.as_fd(), place.as_fd()).doing(|| "mounting /proc")?;
 
@@ -163,7 +195,11 @@ impl Building<'_> {
         if request.spec.security == Security::Default {
             attributes |= READ_ONLY;
         }
-        let sys = make("sysfs", &[], attributes)?;
+        let sys = match make("sysfs", &[], attributes) {
+            // That of a network namespace which is not ours, or a masked one.
+            Err(Fault::Failed { errno: libc::EPERM, .. }) => clone_all("/sys", attributes)?,
+            made => made?,
+        };
         let place = self.stubs.keep_dir("/sys").doing(|| "making /sys")?;
         attach(sys.as_fd(), place.as_fd()).doing(|| "mounting /sys")?;
         if request.cgroup2_only {

@@ -1,0 +1,170 @@
+//! Builds by users without privileges, who are real users of the machine, and builds in a container: the
+//! images are those of root, byte for byte.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
+
+mod kit;
+
+use kit::{Archive, Kit, Run, base, host, users};
+
+const DOCKERFILE: &str = "\
+FROM fixture/base AS one
+RUN echo hi > /a && chown 5:6 /a && chmod 4755 /a && ln -s a /l && chown -h 8:9 /l && mkfifo /p
+RUN mkdir -p /d/e && chown -R 1000:1001 /d && rm /etc/group && rm -r /home && mkdir /home && touch /home/x
+RUN --mount=type=cache,target=/cache,uid=1000 --mount=type=tmpfs,target=/t \\
+    --mount=type=secret,id=s,uid=1000,mode=0400 \\
+    stat -c '%u:%g %a' /cache /run/secrets/s > /facts && cat /run/secrets/s >> /facts && touch /cache/x /t/x
+FROM fixture/base
+COPY --chown=app --from=one /a /b
+COPY --from=one /d /d
+COPY --from=one /a /l /facts /
+COPY words /words
+ADD tree.tar /tree
+RUN --mount=type=bind,from=one,target=/one stat -c '%u:%g %a %n' /a /b /d/e /tree/f /one/a > /seen
+WORKDIR /w
+USER app
+RUN id > /tmp/id && touch /tmp/app
+";
+
+/// The files of the builds below.
+fn fill(kit: &Kit) {
+    kit.file("words", "some words\n").dockerfile(DOCKERFILE);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_path("f").unwrap();
+    header.set_mode(0o640);
+    header.set_uid(12);
+    header.set_gid(34);
+    header.set_mtime(base::TIME);
+    header.set_size(2);
+    header.set_cksum();
+    tar.append(&header, &b"f\n"[..]).unwrap();
+    kit.file("tree.tar", tar.into_inner().unwrap());
+}
+
+/// Builds with all times fixed, so that equal files are equal bytes.
+fn timeless(kit: &Kit, run: Run) -> Archive {
+    let path = kit.out("timeless.tar");
+    let output = format!(
+        "--output=type=oci,dest={},compression=uncompressed,rewrite-timestamp=true",
+        path.display()
+    );
+    run.env("SOURCE_DATE_EPOCH", "1767225600")
+        .env("s", "hush")
+        .arg("--secret=id=s")
+        .arg(output)
+        .ok();
+    Archive::open(&path)
+}
+
+fn build(kit: &Kit) -> Archive {
+    fill(kit);
+    timeless(kit, kit.build())
+}
+
+/// Compares entry by entry first: that says what differs.
+#[track_caller]
+fn same(ours: &Archive, roots: &Archive) {
+    for (number, (ours, roots)) in ours.layers.iter().zip(&roots.layers).enumerate() {
+        let names = |entries: &[kit::archive::Entry]| -> Vec<String> {
+            entries
+                .iter()
+                .map(|e| format!("{} {} {:o} {}:{}", e.path, e.kind, e.mode, e.uid, e.gid))
+                .collect()
+        };
+        assert_eq!(names(ours), names(roots), "layer {number}");
+    }
+    assert_eq!(ours.digest, roots.digest);
+}
+
+#[test]
+fn rootless_images_are_those_of_root() {
+    let roots = build(&Kit::new());
+    assert_eq!(roots.text("/facts"), "1000:0 755\n1000:0 400\nhush");
+    assert!(
+        roots.text("/seen").contains("12:34 640 /tree/f\n5:6 4755 /one/a"),
+        "{}",
+        roots.text("/seen")
+    );
+    let kit = Kit::of(users::with_ranges());
+    same(&build(&kit), &roots);
+    let again = kit.build().env("SOURCE_DATE_EPOCH", "1767225600").env("s", "hush");
+    assert_eq!(again.arg("--secret=id=s").ok().counts().ran, 0, "all is cached");
+}
+
+#[test]
+fn rootless_users_have_their_own_ids_and_no_other_power() {
+    let kit = Kit::of(users::with_ranges());
+    kit.dockerfile("FROM fixture/base\nRUN cat /proc/self/uid_map /proc/self/setgroups && touch /proc/sys/kernel/x; true\n");
+    let outcome = kit.build().ok();
+    // As seen from inside, a namespace below the builder's, which has the user's ids.
+    let log = outcome.log().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(log.contains("0 0 1 1 1 65535 allow"), "{log}");
+    let run = |words: &[&str]| kit.builder(["run"]).args(words).run();
+    kit.build().args(["-t", "mine"]).ok();
+    assert_eq!(run(&["mine", "sh", "-c", "exit 7"]).status, Some(7));
+    assert!(run(&["--user=app", "mine", "id"]).stdout().starts_with("uid=1000(app) gid=1001(app)"));
+    assert_eq!(run(&["--network=none", "mine", "ls", "/sys/class/net"]).stdout(), "lo\n");
+}
+
+#[test]
+fn rootless_packages_of_debian_are_those_of_root() {
+    if !host::has("mmdebstrap", "mmdebstrap") {
+        return;
+    }
+    let dockerfile = "FROM debian:bookworm AS build\n\
+        RUN apt-get update && apt-get install -y --no-install-recommends adduser sudo libcap2-bin iputils-ping \
+          && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*\n\
+        RUN adduser --disabled-password --gecos '' app && echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app \
+          && su app -c 'sudo id -u' | grep -x 0 && getcap /bin/ping | grep net_raw\n";
+    let image = |kit: &Kit| {
+        let tar = kit.beside("debian.tar");
+        std::fs::copy(base::debian(), &tar).unwrap();
+        let import = kit.builder(["import"]).arg(&tar).arg("debian:bookworm");
+        import.env("SOURCE_DATE_EPOCH", "1767225600").ok();
+        kit.dockerfile(dockerfile);
+        timeless(kit, kit.build())
+    };
+    let roots = image(&Kit::new());
+    let theirs = image(&Kit::of(users::with_ranges()));
+    let made = |image: &Archive| {
+        let entries = image.layers[1..].iter().flatten();
+        // Apart from the times that installing writes into files.
+        entries
+            .map(|e| (e.path.clone(), e.kind, e.mode, e.uid, e.gid, e.pax.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(made(&theirs), made(&roots));
+}
+
+#[test]
+fn nested_builds_work_in_a_container_that_allows_user_namespaces() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\n").build().args(["-t", "base"]).ok();
+    if !host::has("mmdebstrap", "mmdebstrap") {
+        return;
+    }
+    kit.builder(["import"]).arg(base::debian()).arg("debian:bookworm").ok();
+    kit.builder(["save", "base", "-o"]).arg(kit.path("base.tar")).ok();
+    std::fs::copy(kit::BUILDER, kit.path("builder")).unwrap();
+    kit.chmod("builder", 0o755);
+    kit.dockerfile(
+        "FROM base\nRUN touch /f && chown 5:6 /f && stat -c '%u:%g' /f && ! touch /proc/sys/x\n",
+    );
+    for store in ["/v/store", "/store"] {
+        let script = format!(
+            "export BUILDER_ROOT={store}; cd /v && ./builder load -i base.tar && \
+             ./builder build --progress=plain -t made . && ./builder run made stat -c '%u %n' /f"
+        );
+        let volume = format!("-v{}:/v", kit.path("").display());
+        let run = kit.builder(["run", "--security-opt=seccomp=unconfined"]).arg(volume);
+        let outcome = run.args(["debian:bookworm", "sh", "-c", &script]).ok();
+        assert!(outcome.stdout().ends_with("5 /f\n"), "{}", outcome.stdout());
+        outcome.says(&["5:6", "/proc is masked by a container around the builder"]);
+    }
+    let refused = kit.builder(["run"]).arg(format!("-v{}:/v", kit.path("").display()));
+    let refused =
+        refused.args(["debian:bookworm", "/v/builder", "--root=/store", "images"]).exits(5);
+    refused.says(&["cannot make a user namespace", "--security-opt seccomp=unconfined"]);
+}
