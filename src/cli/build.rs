@@ -395,7 +395,7 @@ impl Request {
             Some(text) => Some(text.parse().map_err(|e| usage(failure::chain(&e)))?),
         };
         let inputs = sources::read(path, args.file.as_deref(), store, environment)?;
-        let text = String::from_utf8_lossy(&inputs.dockerfile).into_owned();
+        let text = dockerfile::as_shown(&inputs.dockerfile);
         let dockerfile = dockerfile::parse(&inputs.dockerfile)
             .map_err(|errors| Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text))?;
         let options = options(args, environment, epoch)?;
@@ -461,7 +461,7 @@ impl Request {
     }
 
     pub(super) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.inputs.dockerfile).into_owned()
+        dockerfile::as_shown(&self.inputs.dockerfile)
     }
 
     /// A failure of what is wrong with the file.
@@ -471,9 +471,7 @@ impl Request {
 
     pub(super) fn plan_failure(&self, error: PlanError) -> Failure {
         match error {
-            PlanError::Dockerfile(error) => {
-                Failure::of_dockerfile(&[*error], &self.inputs.dockerfile_name, &self.text())
-            }
+            PlanError::Dockerfile(errors) => self.failure(&errors),
             PlanError::Image { name, place, source } => {
                 let mut failure =
                     Failure::of_dockerfile(&[*place], &self.inputs.dockerfile_name, &self.text());

@@ -21,3 +21,14 @@ pub mod parse;
 pub mod print;
 
 pub use parse::{parse, parse_instruction};
+
+/// A file's text for an excerpt: bytes that are not UTF-8 are one character of
+/// one byte each, so that spans of the file are spans of the text.
+pub fn as_shown(source: &[u8]) -> String {
+    let mut text = String::with_capacity(source.len());
+    for chunk in source.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    text
+}

@@ -1,22 +1,25 @@
 //! Instructions become configuration changes and steps.
+//!
+//! A mistake in an instruction whose effect no other sees the value of is put aside and the walk goes
+//! on, so that one run shows them all; one in ENV, ARG or WORKDIR ends it.
+//!
+//! # Not here
+//!
+//! RUN: [`super::run`]. COPY and ADD: [`super::copy`]. The stage being walked: [`super::state`].
 
+use super::copy::CopyLike;
 use super::stages::{Base, Index, Place, StageCommand, Stages, config_of, place_of};
+use super::state::{State, healthcheck_json, healthcheck_message};
 use super::step::{
-    Base as PlanBase, BaseId, ContextId, Copy, CopySource, Files, Network, Op, Plan, Run, Security,
-    Step, StepId, Target, Tree, Workdir,
+    Base as PlanBase, BaseId, ContextId, Copy, CopySource, Files, Op, Plan, Step, StepId, Target,
+    Tree, Workdir,
 };
-use super::{NoCache, PlanError, Request, Resolved, mounts, paths, ports, signals, words};
-use crate::dockerfile::ast::{self, Command, CommandLine, Escape, Pair, Word};
-use crate::dockerfile::env::{Env, is_scan_argument};
+use super::{NoCache, PlanError, Request, Resolved, paths, ports, signals, words};
+use crate::dockerfile::ast::{self, Command, Escape, Pair, Word};
+use crate::dockerfile::env::is_scan_argument;
+use crate::dockerfile::errors::Error;
 use crate::dockerfile::golang;
-use crate::image::{Config, HISTORY_COMMENT, History, Platform};
 use std::collections::BTreeMap;
-
-/// The shell of shell forms where SHELL says nothing.
-const DEFAULT_SHELL: &[&str] = &["/bin/sh", "-c"];
-
-/// The folder a heredoc script is mounted in.
-const SCRIPT_DIR: &str = "/dev/pipes";
 
 /// Walks the reached stages.
 pub(super) fn dispatch(request: &Request<'_>, stages: Stages<'_>) -> Result<Plan, PlanError> {
@@ -29,6 +32,7 @@ pub(super) fn dispatch(request: &Request<'_>, stages: Stages<'_>) -> Result<Plan
         contexts: vec![None],
         context_ids: BTreeMap::new(),
         used_args: stages.globals.names().map(str::to_owned).collect(),
+        errors: Vec::new(),
         stages,
     };
     // Images first: a stage may read them wherever they are named.
@@ -42,31 +46,16 @@ pub(super) fn dispatch(request: &Request<'_>, stages: Stages<'_>) -> Result<Plan
             planner.stage(index)?;
         }
     }
-    Ok(planner.finish())
+    match planner.errors.is_empty() {
+        true => Ok(planner.finish()),
+        false => Err(PlanError::Dockerfile(planner.errors)),
+    }
 }
 
-/// A stage as far as it has been walked.
-#[derive(Clone)]
-struct State {
-    files: Files,
-    config: Config,
-    /// Which step made the layer of each entry that was added to the history.
-    made_by: Vec<Option<StepId>>,
-    env: Env,
-    /// What ARG declared, in order, with the values they had.
-    args: Vec<(String, Option<String>)>,
-    platform: Platform,
-    /// Whether CMD came in this stage.
-    has_cmd: bool,
-    /// How many names with a number progress has seen.
-    counted: usize,
-    /// Whether it starts from an image of which nothing is known.
-    is_guess: bool,
-}
-
-struct Planner<'a, 'r> {
-    request: &'r Request<'a>,
-    stages: Stages<'a>,
+/// Makes steps of instructions.
+pub(super) struct Planner<'a, 'r> {
+    pub(super) request: &'r Request<'a>,
+    pub(super) stages: Stages<'a>,
     states: Vec<Option<State>>,
     steps: Vec<Step>,
     bases: Vec<PlanBase>,
@@ -75,10 +64,12 @@ struct Planner<'a, 'r> {
     contexts: Vec<Option<String>>,
     context_ids: BTreeMap<String, ContextId>,
     used_args: Vec<String>,
+    /// Mistakes that the walk went on behind.
+    errors: Vec<Error>,
 }
 
 impl Planner<'_, '_> {
-    fn escape(&self) -> Escape {
+    pub(super) fn escape(&self) -> Escape {
         self.request.dockerfile.escape
     }
 
@@ -211,27 +202,37 @@ impl Planner<'_, '_> {
         }
         let commands = self.stages.all[index].commands.clone();
         for (number, command) in commands.iter().enumerate() {
-            let result = self.command(index, number, command);
+            let Err(error) = self.command(index, number, command) else { continue };
             // The variable may well be the unknown image's.
             let may_be_right =
                 self.state(index).is_guess && command.instruction.origin.original.contains('$');
-            if !may_be_right {
-                result?;
+            if may_be_right {
+                continue;
+            }
+            let PlanError::Dockerfile(errors) = error else { return Err(error) };
+            self.errors.extend(errors);
+            if is_seen_by_others(&command.instruction.command) {
+                return Err(PlanError::Dockerfile(std::mem::take(&mut self.errors)));
             }
         }
         Ok(())
     }
 
-    fn state(&mut self, index: Index) -> &mut State {
+    pub(super) fn state(&mut self, index: Index) -> &mut State {
         self.states[index].as_mut().expect("the stage has begun")
     }
 
-    fn expand(&mut self, index: Index, word: &Word, place: Place) -> Result<String, PlanError> {
+    pub(super) fn expand(
+        &mut self,
+        index: Index,
+        word: &Word,
+        place: Place,
+    ) -> Result<String, PlanError> {
         let escape = self.escape();
         words::expand(word, place.at(word), &self.state(index).env, escape)
     }
 
-    fn expand_all(
+    pub(super) fn expand_all(
         &mut self,
         index: Index,
         words: &[Word],
@@ -437,108 +438,8 @@ impl Planner<'_, '_> {
         Ok(())
     }
 
-    fn run(
-        &mut self,
-        index: Index,
-        number: usize,
-        command: &StageCommand,
-        run: &ast::Run,
-    ) -> Result<(), PlanError> {
-        let instruction = &*command.instruction;
-        let place = place_of(instruction);
-        if let Some(span) = instruction.origin.invalid_utf8 {
-            let place = Place { span, ..place };
-            return Err(not_text(place).into());
-        }
-        if let Some(device) = run.devices.first() {
-            return Err(place.at(device).error("RUN --device is not supported").into());
-        }
-        let escape = self.escape();
-        let resolved = mounts::resolve(run, place, &self.state(index).env, escape)?;
-        let mut planned = Vec::with_capacity(resolved.len());
-        for (mount, source) in resolved.into_iter().zip(&command.sources) {
-            let tree = match source {
-                Some(source) => Some(Tree::Files(self.files_of(*source, index, place, "mount")?)),
-                None => None,
-            };
-            let tree = self.tree_or_context(*source, tree);
-            let cwd = self.state(index).config.working_dir().to_owned();
-            planned.push(mounts::plan(&mount, tree, &cwd, place)?);
-        }
-
-        let mut shown = instruction.origin.original.clone();
-        let mut script = None;
-        let state = self.state(index);
-        let argv = match (&run.command, run.heredocs.first()) {
-            (CommandLine::Shell(word), Some(first)) => {
-                let text = if words::is_only_heredoc(&word.text) {
-                    let body = first.content();
-                    shown += &format!(" ({})", first_line(&words::text_of(&body)));
-                    if body.starts_with(b"#!") {
-                        script = Some((paths::join(SCRIPT_DIR, &first.name), body));
-                        None
-                    } else {
-                        Some(text_of_run(body, first.span, place)?)
-                    }
-                } else {
-                    let mut text = word.text.clone();
-                    for heredoc in &run.heredocs {
-                        text.push('\n');
-                        text += &text_of_run(heredoc.body.clone(), heredoc.span, place)?;
-                        text += &heredoc.name;
-                    }
-                    Some(text)
-                };
-                match (text, &script) {
-                    (Some(text), _) => state.with_shell(&text),
-                    // A script goes to the shell as a command of one word.
-                    (None, Some((path, _))) => state.with_shell(path),
-                    (None, None) => unreachable!("a heredoc is a text or a script"),
-                }
-            }
-            (line, _) => state.argv(line),
-        };
-        let names = state.args.iter().map(|(name, _)| name.clone()).collect();
-        let message = state.run_message(&argv);
-        let env = state.env.clone();
-        let secret_names: Vec<String> = planned
-            .iter()
-            .filter_map(|mount| match &mount.kind {
-                super::MountKind::Secret { env: Some(name), .. } => Some(name.clone()),
-                _ => None,
-            })
-            .collect();
-        let cwd = match state.config.working_dir() {
-            "" => "/".to_owned(),
-            path => paths::clean(path),
-        };
-        let op = Op::Run(Box::new(Run {
-            argv,
-            env: env.pairs().to_vec(),
-            args: names,
-            proxy: words::proxies(&self.request.build_args),
-            user: self.state(index).config.user().to_owned(),
-            cwd,
-            network: match run.network {
-                ast::Network::Default => Network::Default,
-                ast::Network::None => Network::None,
-                ast::Network::Host => Network::Host,
-            },
-            security: match run.security {
-                ast::Security::Sandbox => Security::Sandbox,
-                ast::Security::Insecure => Security::Insecure,
-            },
-            mounts: planned,
-            script,
-        }));
-        let shown = words::show_run(&shown, &env, &secret_names, escape);
-        let id = self.step(index, number, command, &shown, op);
-        self.state(index).commit(format!("RUN {message} # buildkit"), Some(id));
-        Ok(())
-    }
-
     /// The files of a stage that another reads, which must come before it.
-    fn files_of(
+    pub(super) fn files_of(
         &mut self,
         source: Index,
         reader: Index,
@@ -558,7 +459,11 @@ impl Planner<'_, '_> {
     }
 
     /// A name after `from` may be a folder given by `--build-context`.
-    fn tree_or_context(&mut self, source: Option<Index>, tree: Option<Tree>) -> Option<Tree> {
+    pub(super) fn tree_or_context(
+        &mut self,
+        source: Option<Index>,
+        tree: Option<Tree>,
+    ) -> Option<Tree> {
         let index = source?;
         let is_image_only = self.stages.all[index].ast.is_none();
         match &self.stages.all[index].base {
@@ -570,98 +475,8 @@ impl Planner<'_, '_> {
         }
     }
 
-    fn copy(
-        &mut self,
-        index: Index,
-        number: usize,
-        command: &StageCommand,
-        copy: CopyLike<'_>,
-    ) -> Result<(), PlanError> {
-        let instruction = &*command.instruction;
-        let place = place_of(instruction);
-        let escape = self.escape();
-        let transfer = copy.transfer();
-        let optional = |planner: &mut Self, word: Option<&Word>| match word {
-            Some(word) => planner.expand(index, word, place).map(|t| (!t.is_empty()).then_some(t)),
-            None => Ok(None),
-        };
-        let chown = optional(self, copy.chown())?;
-        let chmod = optional(self, copy.chmod())?;
-        let checksum = optional(self, copy.checksum())?;
-        let names = self.expand_all(index, &transfer.sources, place)?;
-        let dest = self.expand(index, &transfer.dest, place)?;
-
-        let mut message = copy.keyword().to_owned();
-        if copy.keeps_parents() {
-            message += " --parents";
-        }
-        if let Some(chown) = &chown {
-            message += &format!(" --chown={chown}");
-        }
-        if let Some(chmod) = &chmod {
-            message += &format!(" --chmod={chmod}");
-        }
-        let mut sources = Vec::with_capacity(names.len() + transfer.inline.len());
-        for (name, word) in names.into_iter().zip(&transfer.sources) {
-            message += &format!(" {name}");
-            sources.push(words::copy_source(name, copy.is_add(), place.at(word))?);
-        }
-        if checksum.is_some() {
-            let is_remote =
-                sources.iter().all(|s| matches!(s, CopySource::Url(_) | CopySource::Git(_)));
-            if sources.len() != 1 {
-                return Err(place.error("checksum can't be specified for multiple sources").into());
-            }
-            if !is_remote {
-                return Err(place.error("checksum requires HTTP(S) or Git sources").into());
-            }
-        }
-        for inline in &transfer.inline {
-            let heredoc = &inline.heredoc;
-            let data = if heredoc.expand {
-                words::expand_body(heredoc, place, &self.state(index).env)?.into_bytes()
-            } else {
-                heredoc.content()
-            };
-            message += &format!(" <<{}", heredoc.name);
-            sources.push(CopySource::Inline { name: heredoc.name.clone(), data });
-        }
-        message += &format!(" {dest}");
-
-        let tree = match command.sources.first().copied().flatten() {
-            Some(source) => {
-                let files = self.files_of(source, index, place, "copy")?;
-                self.tree_or_context(Some(source), Some(Tree::Files(files)))
-                    .unwrap_or(Tree::Files(files))
-            }
-            None => Tree::Context(ContextId(0)),
-        };
-        if let Some(chmod) = &chmod {
-            words::check_chmod(chmod).map_err(|text| place.error(text))?;
-        }
-        let state = self.state(index);
-        let op = Op::Copy(Box::new(Copy {
-            is_add: copy.is_add(),
-            tree,
-            sources,
-            dest: paths::destination(state.config.working_dir(), &dest),
-            chown,
-            chmod,
-            is_link: copy.is_link(),
-            keeps_parents: copy.keeps_parents(),
-            excludes: copy.excludes().iter().map(|word| word.text.clone()).collect(),
-            checksum,
-            keep_git_dir: copy.keep_git_dir(),
-            unpack: copy.unpack(),
-        }));
-        let shown = words::show(&instruction.origin.original, &state.env, escape);
-        let id = self.step(index, number, command, &shown, op);
-        self.state(index).commit(format!("{message} # buildkit"), Some(id));
-        Ok(())
-    }
-
     /// Adds a step on top of the stage.
-    fn step(
+    pub(super) fn step(
         &mut self,
         index: Index,
         number: usize,
@@ -738,74 +553,6 @@ impl Planner<'_, '_> {
     }
 }
 
-impl State {
-    fn new(files: Files, config: Option<Config>, platform: Option<Platform>) -> Self {
-        let platform = platform.expect("reached stages have a platform");
-        let config = config.unwrap_or_else(|| {
-            let mut config = Config::empty(&platform);
-            config.set_working_dir("/");
-            config
-        });
-        Self {
-            files,
-            config,
-            made_by: Vec::new(),
-            env: Env::default(),
-            args: Vec::new(),
-            platform,
-            has_cmd: false,
-            counted: 0,
-            is_guess: false,
-        }
-    }
-
-    /// Adds an entry to the history; `step` made its layer.
-    fn commit(&mut self, created_by: String, step: Option<StepId>) {
-        self.config.push_history(&History {
-            created_by,
-            comment: HISTORY_COMMENT.to_owned(),
-            empty_layer: step.is_none(),
-            ..History::default()
-        });
-        self.made_by.push(step);
-    }
-
-    fn with_shell(&self, text: &str) -> Vec<String> {
-        let mut argv = self.config.shell().unwrap_or_default();
-        if argv.is_empty() {
-            argv = DEFAULT_SHELL.iter().map(|&word| word.to_owned()).collect();
-        }
-        argv.push(text.to_owned());
-        argv
-    }
-
-    fn argv(&self, line: &CommandLine) -> Vec<String> {
-        match line {
-            CommandLine::Shell(word) => self.with_shell(&word.text),
-            CommandLine::Exec(words) => words.iter().map(|word| word.text.clone()).collect(),
-        }
-    }
-
-    /// `|2 A=1 B=2 /bin/sh -c make`: the arguments a RUN could see come first.
-    fn run_message(&self, argv: &[String]) -> String {
-        let mut shown: Vec<(&str, &str)> = Vec::new();
-        for (name, value) in &self.args {
-            let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
-            match shown.iter_mut().find(|(known, _)| known == name) {
-                Some((_, old)) => *old = value,
-                None => shown.push((name, value)),
-            }
-        }
-        let mut parts = Vec::with_capacity(shown.len() + argv.len() + 1);
-        if !shown.is_empty() {
-            parts.push(format!("|{}", shown.len()));
-        }
-        parts.extend(shown.iter().map(|(name, value)| format!("{name}={value}")));
-        parts.extend_from_slice(argv);
-        parts.join(" ")
-    }
-}
-
 impl super::stages::Stage<'_> {
     /// `[build  2/12] `: which of the stage's steps this is; nothing where they are not counted.
     fn prefix(&self, number: usize) -> String {
@@ -825,130 +572,7 @@ impl Place {
     }
 }
 
-/// What a RUN cannot be: an argument of a process may be any bytes, but BuildKit's are text, and so
-/// are the keys and the history.
-fn not_text(place: Place) -> crate::dockerfile::errors::Error {
-    place.error("RUN holds bytes that are not UTF-8")
-}
-
-fn text_of_run(body: Vec<u8>, span: ast::Span, place: Place) -> Result<String, PlanError> {
-    String::from_utf8(body).map_err(|_| {
-        not_text(Place { span, ..place })
-            .with_hint("begin the heredoc with a #! line: then it is a file, of any bytes")
-            .into()
-    })
-}
-
-fn first_line(text: &str) -> String {
-    let text = text.trim();
-    match text.split_once('\n') {
-        Some((first, _)) => format!("{}...", first.trim_end_matches('\r')),
-        None => text.to_owned(),
-    }
-}
-
-fn healthcheck_message(check: &ast::Healthcheck) -> String {
-    format!(
-        "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
-        golang::list(&check.test),
-        golang::duration(check.interval),
-        golang::duration(check.timeout),
-        golang::duration(check.start_period),
-        golang::duration(check.start_interval),
-        check.retries
-    )
-}
-
-fn healthcheck_json(check: &ast::Healthcheck) -> serde_json::Value {
-    let mut object = serde_json::Map::new();
-    object.insert("Test".into(), serde_json::json!(check.test));
-    for (key, value) in [
-        ("Interval", check.interval),
-        ("Timeout", check.timeout),
-        ("StartPeriod", check.start_period),
-        ("StartInterval", check.start_interval),
-        ("Retries", i64::from(check.retries)),
-    ] {
-        if value != 0 {
-            object.insert(key.into(), value.into());
-        }
-    }
-    object.into()
-}
-
-/// COPY and ADD, which differ in their flags.
-#[derive(Clone, Copy)]
-enum CopyLike<'a> {
-    Copy(&'a ast::Copy),
-    Add(&'a ast::Add),
-}
-
-impl<'a> CopyLike<'a> {
-    fn transfer(&self) -> &'a ast::Transfer {
-        match self {
-            Self::Copy(copy) => &copy.transfer,
-            Self::Add(add) => &add.transfer,
-        }
-    }
-
-    fn keyword(&self) -> &'static str {
-        if self.is_add() { "ADD" } else { "COPY" }
-    }
-
-    fn is_add(&self) -> bool {
-        matches!(self, Self::Add(_))
-    }
-
-    fn chown(&self) -> Option<&'a Word> {
-        match self {
-            Self::Copy(copy) => copy.chown.as_ref(),
-            Self::Add(add) => add.chown.as_ref(),
-        }
-    }
-
-    fn chmod(&self) -> Option<&'a Word> {
-        match self {
-            Self::Copy(copy) => copy.chmod.as_ref(),
-            Self::Add(add) => add.chmod.as_ref(),
-        }
-    }
-
-    fn is_link(&self) -> bool {
-        match self {
-            Self::Copy(copy) => copy.link,
-            Self::Add(add) => add.link,
-        }
-    }
-
-    fn keeps_parents(&self) -> bool {
-        matches!(self, Self::Copy(copy) if copy.parents)
-    }
-
-    fn excludes(&self) -> &'a [Word] {
-        match self {
-            Self::Copy(copy) => &copy.exclude,
-            Self::Add(add) => &add.exclude,
-        }
-    }
-
-    fn checksum(&self) -> Option<&'a Word> {
-        match self {
-            Self::Copy(_) => None,
-            Self::Add(add) => add.checksum.as_ref(),
-        }
-    }
-
-    fn keep_git_dir(&self) -> Option<bool> {
-        match self {
-            Self::Copy(_) => None,
-            Self::Add(add) => add.keep_git_dir,
-        }
-    }
-
-    fn unpack(&self) -> Option<bool> {
-        match self {
-            Self::Copy(_) => None,
-            Self::Add(add) => add.unpack,
-        }
-    }
+/// Whether what comes behind an instruction depends on what it says.
+fn is_seen_by_others(command: &Command) -> bool {
+    matches!(command, Command::Arg(_) | Command::Env(_) | Command::Workdir(_))
 }

@@ -22,12 +22,15 @@
 //!
 //! Source: BuildKit `frontend/dockerfile/dockerfile2llb`, of August 2026.
 
+mod copy;
 mod dispatch;
 mod mounts;
 pub(crate) mod paths;
 mod ports;
+mod run;
 mod signals;
 mod stages;
+mod state;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -125,9 +128,10 @@ pub trait Resolver {
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The Dockerfile asks for something that cannot be.
-    #[error(transparent)]
-    Dockerfile(Box<DockerfileError>),
+    /// The Dockerfile asks for something that cannot be: mistakes that do not depend on each other,
+    /// at least one.
+    #[error("{}", .0.first().map_or("", |error| &error.message))]
+    Dockerfile(Vec<DockerfileError>),
     /// A base image cannot be had.
     #[error("cannot use image {name:?}")]
     Image {
@@ -150,7 +154,7 @@ pub enum PlanError {
 
 impl From<DockerfileError> for PlanError {
     fn from(error: DockerfileError) -> Self {
-        Self::Dockerfile(Box::new(error))
+        Self::Dockerfile(vec![error])
     }
 }
 
@@ -210,7 +214,7 @@ impl std::fmt::Debug for Survey<'_, '_> {
 ///
 /// # Errors
 ///
-/// [`PlanError`] for the first thing that is wrong, in source order of the reached stages.
+/// [`PlanError`] for what is wrong, in source order of the reached stages.
 pub fn plan(request: &Request<'_>, resolver: &mut dyn Resolver) -> Result<Plan, PlanError> {
     Survey::new(request, Scope::Target, resolver)?.plan()
 }

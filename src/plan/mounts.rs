@@ -27,7 +27,7 @@ pub(super) fn resolve(
             let place = Place { span: flag.span, ..place };
             let expand = |text: &str| {
                 words::expand_text(text, place, env, escape).map_err(|error| match error {
-                    PlanError::Dockerfile(error) => *error,
+                    PlanError::Dockerfile(mut errors) if !errors.is_empty() => errors.remove(0),
                     other => place.error(other.to_string()),
                 })
             };

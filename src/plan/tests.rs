@@ -65,7 +65,7 @@ fn planned(text: &str) -> Plan {
 fn refused(text: &str) -> String {
     match try_plan(text, |_| {}) {
         Ok(_) => panic!("{text:?} was planned"),
-        Err(PlanError::Dockerfile(error)) => error.message,
+        Err(PlanError::Dockerfile(errors)) => errors[0].message.clone(),
         Err(error) => error.to_string(),
     }
 }
@@ -238,7 +238,8 @@ fn bytes_that_are_not_text_reach_files_but_no_command() {
     let planned = file(b"FROM base\nRUN <<A\n#!/x\n\xFF\nA\n").unwrap();
     assert_eq!(run(&planned, 0).script.as_ref().unwrap().1, b"#!/x\n\xFF\n");
     for text in [b"FROM base\nRUN \xFF\n" as &[u8], b"FROM base\nRUN <<A\n\xFF\nA\n"] {
-        let Err(PlanError::Dockerfile(error)) = file(text) else { panic!("no error") };
+        let Err(PlanError::Dockerfile(errors)) = file(text) else { panic!("no error") };
+        let [error] = &errors[..] else { panic!("{errors:?}") };
         assert_eq!(error.message, "RUN holds bytes that are not UTF-8");
         assert_eq!(text[error.span.start], 0xFF);
     }
@@ -247,8 +248,24 @@ fn bytes_that_are_not_text_reach_files_but_no_command() {
 #[test]
 fn failing_variable_is_pointed_at() {
     let source = "FROM base\nENV A=1 B=\"x ${A} ${C:?no}\" D=$A\n";
-    let Err(PlanError::Dockerfile(error)) = try_plan(source, |_| ()) else { panic!("no error") };
-    assert_eq!(&source[error.span.start..error.span.end], "${C:?no}");
+    let Err(PlanError::Dockerfile(errors)) = try_plan(source, |_| ()) else { panic!("no error") };
+    assert_eq!(&source[errors[0].span.start..errors[0].span.end], "${C:?no}");
+}
+
+#[test]
+fn mistakes_that_do_not_depend_on_each_other_come_together() {
+    for (source, want) in [
+        (
+            "FROM base AS a\nSTOPSIGNAL NOPE\nEXPOSE x\nFROM base\nCOPY --from=a --chmod=9 a b\n",
+            &["NOPE", "x", "COPY"] as &[&str],
+        ),
+        ("FROM base\nENV A=${B:?no}\nEXPOSE x\nLABEL a=$A\n", &["${B:?no}"]),
+        ("FROM base\nVOLUME $A\nARG A=${B:?no}\nEXPOSE x\n", &["VOLUME", "${B:?no}"]),
+    ] {
+        let Err(PlanError::Dockerfile(errors)) = try_plan(source, |_| ()) else { panic!("none") };
+        let got: Vec<&str> = errors.iter().map(|e| &source[e.span.start..e.span.end]).collect();
+        assert_eq!(got, want);
+    }
 }
 
 #[test]

@@ -142,7 +142,10 @@ fn several_independent_errors_of_one_file_come_with_their_places() {
     let kit = Kit::new();
     kit.dockerfile("FROM fixture/base\nSTOPSIGNAL NOPE\nEXPOSE x\n");
     let outcome = kit.build().exits(3);
-    outcome.says(&["Dockerfile:2:12"]);
+    outcome.says(&["Dockerfile:2:12", "Dockerfile:3:8"]);
+    kit.dockerfile("FROM fixture/base\nCPOY a b\nRUN --nework=none x\nENV A\n");
+    let outcome = kit.build().exits(3);
+    outcome.says(&["Dockerfile:2:1", "`COPY`", "Dockerfile:3:5", "`--network`", "Dockerfile:4:5"]);
 }
 
 #[test]

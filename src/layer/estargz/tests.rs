@@ -52,7 +52,9 @@ fn pax(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
     for (key, value) in pairs {
         let rest = [b" ".as_slice(), key, b"=", value, b"\n"].concat();
-        let length = (rest.len() + 1..).find(|n| n.to_string().len() + rest.len() == *n).unwrap();
+        let length = (rest.len() + 1..rest.len() + 20)
+            .find(|n| n.to_string().len() + rest.len() == *n)
+            .unwrap();
         out.extend(length.to_string().as_bytes());
         out.extend(rest);
     }
