@@ -1,27 +1,27 @@
 //! `builder build`: what was typed becomes a request, a plan, an image.
 
+use super::build_args::BuildArguments;
 use super::check::{Call, Format};
 use super::deliver::{check_push, deliver};
 use super::failure::{self, Class, Failure};
 use super::findings::{self, Subject};
 use super::limits::LimitArgs;
 use super::recorder::{Nobody, Recorder, record_of};
-use super::registry::{PullFailed, Pulls};
-use super::resolve::{Images, NamedContext, NotHere, context_name};
+use super::registry::Pulls;
+use super::resolve::{Images, NamedContext, context_name};
 use super::security::SecurityArgs;
 use super::shared_cache::{SharedCacheArgs, SharedCaches};
 use super::{Environment, check, housekeeping, registry, sources, targets, values};
 use crate::cache::{TreeEntry, TreeId};
-use crate::context::ContextError;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::{About, BuildId, BuildRecord, History, Outcome};
 use crate::export::{Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, SpecError};
 use crate::image::{Image, Platform, Reference};
-use crate::plan::{self, NoCache, Plan, PlanError, Scope, Survey};
+use crate::plan::{self, NoCache, Plan, Scope, Survey};
 use crate::progress::{Mode, Output, Progress};
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
-use crate::solve::{self, Cause, Job, Observer, Secret, SolveError};
+use crate::solve::{self, Job, Observer, Secret, SolveError};
 use crate::store::{Digest, Store};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,9 +29,6 @@ use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-
-/// How many lines of a failed step's output an error shows.
-const OUTPUT_LINES: usize = 20;
 
 /// What `builder build` takes; `builder explain` takes the same.
 #[derive(Debug, Clone, Args)]
@@ -322,23 +319,8 @@ impl Request {
             .iter()
             .map(|(name, value)| (context_name(name), NamedContext::parse(value)))
             .collect();
-        let mut build_args = BTreeMap::new();
-        for text in &args.build_arg {
-            match text.split_once('=') {
-                Some((name, value)) => build_args.insert(name.to_owned(), value.to_owned()),
-                None => match environment.variable(text) {
-                    Some(value) => build_args.insert(text.clone(), value),
-                    None => None,
-                },
-            };
-        }
-        let epoch = match args.timestamp {
-            Some(seconds) => Some(seconds),
-            None => epoch(&build_args, environment)?,
-        };
-        if let Some(epoch) = epoch {
-            build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
-        }
+        let BuildArguments { all: build_args, keeps_git_dir, hostname, epoch } =
+            BuildArguments::read(&args.build_arg, args.timestamp, environment)?;
         let tags = args
             .tag
             .iter()
@@ -394,11 +376,14 @@ impl Request {
             None | Some("") => None,
             Some(text) => Some(text.parse().map_err(|e| usage(failure::chain(&e)))?),
         };
-        let inputs = sources::read(path, args.file.as_deref(), store, environment)?;
+        let inputs = sources::read(path, args.file.as_deref(), keeps_git_dir, store, environment)?;
         let text = dockerfile::as_shown(&inputs.dockerfile);
         let dockerfile = dockerfile::parse(&inputs.dockerfile)
             .map_err(|errors| Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text))?;
-        let options = options(args, environment, epoch)?;
+        let mut options = options(args, environment, epoch)?;
+        if let Some(hostname) = hostname {
+            options.hostname = hostname;
+        }
         Ok(Self {
             inputs,
             dockerfile,
@@ -469,52 +454,6 @@ impl Request {
         Failure::of_dockerfile(errors, &self.inputs.dockerfile_name, &self.text())
     }
 
-    pub(super) fn plan_failure(&self, error: PlanError) -> Failure {
-        match error {
-            PlanError::Dockerfile(errors) => self.failure(&errors),
-            PlanError::Image { name, place, source } => {
-                let mut failure =
-                    Failure::of_dockerfile(&[*place], &self.inputs.dockerfile_name, &self.text());
-                failure.message = format!("cannot use image {name}: {}", failure::chain(&*source));
-                failure.class = Class::Environment;
-                failure.hints.extend(Failure::of(Class::Environment, &*source).hints);
-                let mut is_elsewhere = false;
-                if let Some(PullFailed(error)) = source.downcast_ref() {
-                    let pull = registry::failure_of(error);
-                    failure.class = pull.class;
-                    is_elsewhere = pull.hints.is_empty() && registry::is_unreachable(error);
-                    failure.hints.extend(pull.hints);
-                }
-                if source.downcast_ref::<NotHere>().is_some() {
-                    failure.class = Class::Network;
-                    failure.hints.push(format!("pull it: builder pull {name}"));
-                    is_elsewhere = true;
-                }
-                if is_elsewhere {
-                    failure.hints.extend([
-                        format!("import a root file system: builder import ROOTFS.tar {name}"),
-                        "load an archive: builder load -i IMAGE.tar".to_owned(),
-                        format!("name a layout: --build-context {name}=oci-layout://DIR"),
-                    ]);
-                }
-                failure
-            }
-            PlanError::NoSuchTarget { name, stages } => {
-                let message = format!("target stage {name:?} could not be found");
-                let failure = Failure::new(Class::Dockerfile, message);
-                let near =
-                    dockerfile::errors::did_you_mean(&name, stages.iter().map(String::as_str));
-                match near {
-                    Some(near) => failure.with_hint(format!("did you mean `--target {near}`?")),
-                    None if stages.is_empty() => {
-                        failure.with_hint("no stage of the file has a name")
-                    }
-                    None => failure.with_hint(format!("stages: {}", stages.join(", "))),
-                }
-            }
-        }
-    }
-
     fn about(&self, args: &BuildArgs, plan: &Plan, environment: &Environment) -> About {
         About {
             started_ms: environment.started.as_millisecond(),
@@ -568,102 +507,6 @@ impl Request {
             now: environment.started.as_second(),
         })
     }
-
-    fn solve_failure(&self, error: SolveError, progress: &Progress) -> Failure {
-        let error = match error {
-            SolveError::Cancelled => return Failure::new(Class::Interrupted, "interrupted"),
-            SolveError::Other(cause) => return Failure::of(Class::Environment, &cause),
-            SolveError::Step(error) => *error,
-        };
-        let text = self.text();
-        let excerpt = failure::lines_excerpt(&self.inputs.dockerfile_name, &text, error.lines);
-        let (class, mut message, hints) = explain_cause(&error.name, &error.cause);
-        if let Some(name) = &self.inputs.ignore_name {
-            message = message.replace("the ignore file", name);
-        }
-        let mut failure = match class {
-            Class::Environment => {
-                let mut failure = Failure::of(class, &error.cause);
-                failure.message = message;
-                failure
-            }
-            class => Failure::new(class, message),
-        };
-        let mut excerpt = excerpt;
-        // A missing source is pointed at, not only its line.
-        if let (Cause::Context(ContextError::NotFound { pattern, .. }), Some(excerpt)) =
-            (&error.cause, &mut excerpt)
-            && let Some(at) = excerpt.source[excerpt.span.clone()].find(&format!(" {pattern}"))
-        {
-            let start = excerpt.span.start + at + 1;
-            excerpt.span = start..start + pattern.len();
-        }
-        failure.excerpts.extend(excerpt);
-        failure.hints.extend(hints);
-        if class == Class::Step {
-            failure.output = progress.last_lines(&error.vertex, OUTPUT_LINES);
-        }
-        failure
-    }
-}
-
-/// The class, the fact and the hints of a step's failure.
-fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
-    match cause {
-        Cause::Exit { status, oom: Some(oom) } => {
-            let limit = match oom.limit {
-                Some(limit) => format!("over its memory limit of {}", size(limit)),
-                None => "the machine ran out of memory".to_owned(),
-            };
-            let message = format!(
-                "{name}: killed by the kernel: {limit}, peak {} (exit code {status})",
-                size(oom.peak)
-            );
-            let hints = match oom.limit {
-                Some(limit) => vec![format!("allow more: --memory {}m", (limit >> 20) * 2)],
-                None => Vec::new(),
-            };
-            (Class::Step, message, hints)
-        }
-        Cause::Exit { status, oom: None } => {
-            let meaning = match status {
-                126 => " (not executable)",
-                127 => " (command not found)",
-                _ if *status > 128 => " (killed by a signal)",
-                _ => "",
-            };
-            (Class::Step, format!("{name} ended with exit code {status}{meaning}"), Vec::new())
-        }
-        Cause::Remote(_) => {
-            (Class::Network, format!("{name}: {}", failure::chain(cause)), Vec::new())
-        }
-        Cause::Context(_) | Cause::Copy(_) | Cause::NotGiven { .. } => {
-            let is_disk = matches!(Failure::of(Class::Dockerfile, cause).class, Class::Environment);
-            let class = if is_disk { Class::Environment } else { Class::Dockerfile };
-            let mut hints = Vec::new();
-            if let Cause::NotGiven { kind, id } = cause {
-                hints.push(match *kind {
-                    "secret" => format!("give it: --secret id={id},src=FILE"),
-                    _ => format!("give it: --ssh {id}"),
-                });
-            }
-            (class, format!("{name}: {}", failure::chain(cause)), hints)
-        }
-        Cause::NotAllowed { entitlement } => {
-            let hint = format!("grant it: --allow {entitlement}");
-            (Class::Dockerfile, format!("{name}: {}", failure::chain(cause)), vec![hint])
-        }
-        Cause::Sandbox(crate::sandbox::SandboxError::Spec { .. }) => {
-            (Class::Step, format!("{name}: {}", failure::chain(cause)), Vec::new())
-        }
-        cause => (Class::Environment, format!("{name}: {}", failure::chain(cause)), Vec::new()),
-    }
-}
-
-/// Bytes as people read them: `64 MiB`, `511.8 MiB`.
-fn size(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if bytes.is_multiple_of(1 << 20) { format!("{mib:.0} MiB") } else { format!("{mib:.1} MiB") }
 }
 
 fn options(
@@ -766,23 +609,6 @@ fn check_stdout(outputs: &[OutputSpec], is_quiet: bool) -> Result<(), Failure> {
         ),
         1 => Ok(()),
         _ => refuse("only one output can go to stdout"),
-    }
-}
-
-fn epoch(
-    build_args: &BTreeMap<String, String>,
-    environment: &Environment,
-) -> Result<Option<i64>, Failure> {
-    let value = build_args
-        .get("SOURCE_DATE_EPOCH")
-        .cloned()
-        .or_else(|| environment.variable("SOURCE_DATE_EPOCH"));
-    match value.as_deref() {
-        None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| Failure::new(Class::Usage, format!("invalid SOURCE_DATE_EPOCH: {text}"))),
     }
 }
 

@@ -11,6 +11,8 @@
 //! `125` there, as it is with `docker run`.
 
 pub mod build;
+mod build_args;
+mod causes;
 pub mod check;
 pub mod copy;
 mod deliver;

@@ -62,10 +62,12 @@ impl Context {
     }
 }
 
-/// Reads the Dockerfile and finds the context.
+/// Reads the Dockerfile and finds the context. A context that is a git repository keeps its `.git` where
+/// `keeps_git_dir` or its address says so.
 pub(super) fn read(
     path: &str,
     file: Option<&str>,
+    keeps_git_dir: bool,
     store: &Store,
     environment: &Environment,
 ) -> Result<Inputs, Failure> {
@@ -92,7 +94,7 @@ pub(super) fn read(
     }
     match NamedContext::parse(path) {
         NamedContext::Remote(address) => {
-            let dir = fetch(&address, store, environment)?;
+            let dir = fetch(&address, keeps_git_dir, store, environment)?;
             match dir {
                 Fetched::Tree(dir) => fetched(&dir, &address, file),
                 Fetched::Checkout(root) => {
@@ -147,7 +149,7 @@ pub(super) fn named(
             let ignore = ignore_file(&dir.join(".dockerignore"))?;
             Source::dir(&dir, ignore, Some(index_of(&dir, store))).map_err(failed)
         }
-        NamedContext::Remote(address) => match fetch(address, store, environment)? {
+        NamedContext::Remote(address) => match fetch(address, false, store, environment)? {
             Fetched::Tree(dir) => Source::dir(&dir, None, None).map_err(failed),
             Fetched::Checkout(root) => Ok(Source::checkout(root)),
             Fetched::Dockerfile(_) => {
@@ -182,12 +184,17 @@ enum Fetched {
 }
 
 /// Brings a git repository, a tar or a Dockerfile here.
-fn fetch(address: &str, store: &Store, environment: &Environment) -> Result<Fetched, Failure> {
+fn fetch(
+    address: &str,
+    keeps_git_dir: bool,
+    store: &Store,
+    environment: &Environment,
+) -> Result<Fetched, Failure> {
     let failed = |error: RemoteError| remote_failure(&error);
     let into = fresh(store)?;
     if let Some(url) = GitUrl::parse(address).map_err(failed)? {
         let options = GitOptions {
-            keep_git_dir: url.keep_git_dir.unwrap_or(false),
+            keep_git_dir: url.keep_git_dir.unwrap_or(keeps_git_dir),
             into: &into,
             allows_local: false,
         };

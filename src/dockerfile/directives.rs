@@ -136,12 +136,19 @@ fn escape(directive: &Directive) -> Result<Escape, Error> {
     }
 }
 
+/// Says whether an image is a frontend of Dockerfile's language, wherever it is mirrored. What follows a
+/// space is the frontend's own.
+pub fn is_dockerfile_frontend(image: &str) -> bool {
+    let image = image.trim().split(' ').next().unwrap_or_default();
+    let name = image.rsplit('/').next().unwrap_or_default();
+    let name = name.split([':', '@']).next().unwrap_or_default();
+    matches!(name, "dockerfile" | "dockerfile-upstream")
+}
+
 /// Refuses frontends other than Dockerfile's, wherever they are mirrored.
 fn check_frontend(directive: &Directive) -> Result<(), Error> {
     let image = directive.value.text.split(' ').next().unwrap_or_default();
-    let name = image.rsplit('/').next().unwrap_or_default();
-    let name = name.split([':', '@']).next().unwrap_or_default();
-    if matches!(name, "dockerfile" | "dockerfile-upstream") {
+    if is_dockerfile_frontend(image) {
         return Ok(());
     }
     let message = format!("frontend {image:?} is not supported: only docker/dockerfile is");

@@ -20,6 +20,7 @@ pub mod lint;
 pub mod parse;
 pub mod print;
 
+pub use directives::is_dockerfile_frontend;
 pub use parse::{parse, parse_instruction};
 
 /// A file's text for an excerpt: bytes that are not UTF-8 are one character of

@@ -39,10 +39,12 @@ pub(super) fn resolve(
         .collect()
 }
 
-/// Turns one mount into what the sandbox is to do. `tree` is what `from=` names.
+/// Turns one mount into what the sandbox is to do. `tree` is what `from=` names, `namespace` what sets
+/// cache mounts apart, empty without.
 pub(super) fn plan(
     mount: &ast::Mount,
     tree: Option<Tree>,
+    namespace: &str,
     cwd: &str,
     place: Place,
 ) -> Result<Mount, PlanError> {
@@ -68,6 +70,7 @@ pub(super) fn plan(
                 "" => paths::clean(&mount.target),
                 id => id.to_owned(),
             };
+            let id = if namespace.is_empty() { id } else { format!("{namespace}/{id}") };
             let sharing = match mount.sharing {
                 None | Some(ast::Sharing::Shared) => Sharing::Shared,
                 Some(ast::Sharing::Private) => Sharing::Private,

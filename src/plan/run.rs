@@ -7,6 +7,9 @@ use super::{MountKind, PlanError, mounts, paths, words};
 use crate::dockerfile::ast::{self, CommandLine};
 use crate::dockerfile::errors::Error;
 
+/// The build argument that sets the cache mounts of builds apart.
+const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+
 /// The folder a heredoc script is mounted in.
 const SCRIPT_DIR: &str = "/dev/pipes";
 
@@ -37,7 +40,8 @@ impl Planner<'_, '_> {
             };
             let tree = self.tree_or_context(*source, tree);
             let cwd = self.state(index).config.working_dir().to_owned();
-            planned.push(mounts::plan(&mount, tree, &cwd, place)?);
+            let namespace = self.request.build_args.get(CACHE_NAMESPACE).map_or("", String::as_str);
+            planned.push(mounts::plan(&mount, tree, namespace, &cwd, place)?);
         }
 
         let mut shown = instruction.origin.original.clone();

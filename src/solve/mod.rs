@@ -254,7 +254,7 @@ pub struct StepError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The command ended with a status other than 0.
-    #[error("the command ended with exit code {status}")]
+    #[error("the command did not complete successfully: exit code: {status}")]
     Exit {
         /// Its status, 128 + n for signal n.
         status: i32,

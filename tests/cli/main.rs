@@ -17,6 +17,7 @@ mod explain;
 mod export;
 mod ignore;
 mod images;
+mod language;
 mod limits;
 mod metadata;
 mod nested;

@@ -1,0 +1,173 @@
+//! Why a build failed, in the user's words: a class, a place, and what to do about it.
+
+use super::build::Request;
+use super::failure::{self, Class, Failure};
+use super::registry::{self, PullFailed};
+use super::resolve::NotHere;
+use crate::context::ContextError;
+use crate::dockerfile::ast::Word;
+use crate::dockerfile::errors::did_you_mean;
+use crate::plan::PlanError;
+use crate::progress::Progress;
+use crate::solve::{Cause, SolveError};
+
+/// How many lines of a failed step's output an error shows.
+const OUTPUT_LINES: usize = 20;
+
+impl Request {
+    /// A failure to plan.
+    pub(super) fn plan_failure(&self, error: PlanError) -> Failure {
+        match error {
+            PlanError::Dockerfile(errors) => self.failure(&errors),
+            PlanError::Image { name, place, source } => {
+                let mut place = *place;
+                let stages = self.dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
+                if let Some(near) = did_you_mean(&name, stages.map(Word::as_str)) {
+                    place = place.with_label(format!("did you mean the stage `{near}`?"));
+                }
+                let mut failure = self.failure(&[place]);
+                failure.message = format!("cannot use image {name}: {}", failure::chain(&*source));
+                failure.class = Class::Environment;
+                failure.hints.extend(Failure::of(Class::Environment, &*source).hints);
+                let mut is_elsewhere = false;
+                if let Some(PullFailed(error)) = source.downcast_ref() {
+                    let pull = registry::failure_of(error);
+                    failure.class = pull.class;
+                    is_elsewhere = pull.hints.is_empty() && registry::is_unreachable(error);
+                    failure.hints.extend(pull.hints);
+                }
+                if source.downcast_ref::<NotHere>().is_some() {
+                    failure.class = Class::Network;
+                    failure.hints.push(format!("pull it: builder pull {name}"));
+                    is_elsewhere = true;
+                }
+                if is_elsewhere {
+                    failure.hints.extend([
+                        format!("import a root file system: builder import ROOTFS.tar {name}"),
+                        "load an archive: builder load -i IMAGE.tar".to_owned(),
+                        format!("name a layout: --build-context {name}=oci-layout://DIR"),
+                    ]);
+                }
+                failure
+            }
+            PlanError::NoSuchTarget { name, stages } => {
+                let message = format!("target stage {name:?} could not be found");
+                let failure = Failure::new(Class::Dockerfile, message);
+                let near = did_you_mean(&name, stages.iter().map(String::as_str));
+                match near {
+                    Some(near) => failure.with_hint(format!("did you mean `--target {near}`?")),
+                    None if stages.is_empty() => {
+                        failure.with_hint("no stage of the file has a name")
+                    }
+                    None => failure.with_hint(format!("stages: {}", stages.join(", "))),
+                }
+            }
+        }
+    }
+
+    /// A failure of a step.
+    pub(super) fn solve_failure(&self, error: SolveError, progress: &Progress) -> Failure {
+        let error = match error {
+            SolveError::Cancelled => return Failure::new(Class::Interrupted, "interrupted"),
+            SolveError::Other(cause) => return Failure::of(Class::Environment, &cause),
+            SolveError::Step(error) => *error,
+        };
+        let text = self.text();
+        let excerpt = failure::lines_excerpt(&self.inputs.dockerfile_name, &text, error.lines);
+        let (class, mut message, hints) = explain_cause(&error.name, &error.cause);
+        if let Some(name) = &self.inputs.ignore_name {
+            message = message.replace("the ignore file", name);
+        }
+        let mut failure = match class {
+            Class::Environment => {
+                let mut failure = Failure::of(class, &error.cause);
+                failure.message = message;
+                failure
+            }
+            class => Failure::new(class, message),
+        };
+        let mut excerpt = excerpt;
+        // A missing source is pointed at, not only its line.
+        if let (Cause::Context(ContextError::NotFound { pattern, similar, .. }), Some(excerpt)) =
+            (&error.cause, &mut excerpt)
+        {
+            if let Some(at) = excerpt.source[excerpt.span.clone()].find(&format!(" {pattern}")) {
+                let start = excerpt.span.start + at + 1;
+                excerpt.span = start..start + pattern.len();
+            }
+            if let Some((first, others)) = similar.split_first() {
+                let others: String = others.iter().map(|other| format!(" or `{other}`")).collect();
+                excerpt.label = Some(format!("did you mean `{first}`{others}?"));
+            }
+        }
+        failure.excerpts.extend(excerpt);
+        failure.hints.extend(hints);
+        if class == Class::Step {
+            failure.output = progress.last_lines(&error.vertex, OUTPUT_LINES);
+        }
+        failure
+    }
+}
+
+/// The class, the fact and the hints of a step's failure.
+fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
+    match cause {
+        Cause::Exit { status, oom: Some(oom) } => {
+            let limit = match oom.limit {
+                Some(limit) => format!("over its memory limit of {}", size(limit)),
+                None => "the machine ran out of memory".to_owned(),
+            };
+            let message = format!(
+                "{name}: killed by the kernel: {limit}, peak {} (exit code {status})",
+                size(oom.peak)
+            );
+            let hints = match oom.limit {
+                Some(limit) => vec![format!("allow more: --memory {}m", (limit >> 20) * 2)],
+                None => Vec::new(),
+            };
+            (Class::Step, message, hints)
+        }
+        Cause::Exit { status, oom: None } => {
+            let meaning = match status {
+                126 => " (not executable)",
+                127 => " (command not found)",
+                _ if *status > 128 => " (killed by a signal)",
+                _ => "",
+            };
+            (
+                Class::Step,
+                format!("{name} did not complete successfully: exit code: {status}{meaning}"),
+                Vec::new(),
+            )
+        }
+        Cause::Remote(_) => {
+            (Class::Network, format!("{name}: {}", failure::chain(cause)), Vec::new())
+        }
+        Cause::Context(_) | Cause::Copy(_) | Cause::NotGiven { .. } => {
+            let is_disk = matches!(Failure::of(Class::Dockerfile, cause).class, Class::Environment);
+            let class = if is_disk { Class::Environment } else { Class::Dockerfile };
+            let mut hints = Vec::new();
+            if let Cause::NotGiven { kind, id } = cause {
+                hints.push(match *kind {
+                    "secret" => format!("give it: --secret id={id},src=FILE"),
+                    _ => format!("give it: --ssh {id}"),
+                });
+            }
+            (class, format!("{name}: {}", failure::chain(cause)), hints)
+        }
+        Cause::NotAllowed { entitlement } => {
+            let hint = format!("grant it: --allow {entitlement}");
+            (Class::Dockerfile, format!("{name}: {}", failure::chain(cause)), vec![hint])
+        }
+        Cause::Sandbox(crate::sandbox::SandboxError::Spec { .. }) => {
+            (Class::Step, format!("{name}: {}", failure::chain(cause)), Vec::new())
+        }
+        cause => (Class::Environment, format!("{name}: {}", failure::chain(cause)), Vec::new()),
+    }
+}
+
+/// Bytes as people read them: `64 MiB`, `511.8 MiB`.
+fn size(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if bytes.is_multiple_of(1 << 20) { format!("{mib:.0} MiB") } else { format!("{mib:.1} MiB") }
+}
