@@ -2,7 +2,7 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `runs` | 50 distinct `RUN true` on busybox, cold: the cost of a step |
+//! | `runs` | 50 distinct `RUN true` on busybox, cold: the cost of a step; beside it 50 `runc run` of the same |
 //! | `cached` | 20 steps over a small context, all cached: the cost of looking |
 //! | `copy` | COPY of 20,000 files of 1 to 8 KB: cold, cached, one changed |
 //!
@@ -48,6 +48,7 @@ fn main() {
     println!("{:36} {:>9} {:>9} {:>9} {:>9}", "", "best", "median", "cpu", "peak");
     if is_wanted("runs") {
         runs(work.path());
+        runs_by_runc(work.path());
     }
     if is_wanted("cached") {
         cached(work.path());
@@ -98,7 +99,12 @@ fn measure(command: &mut Command) {
 
 /// Measures a run in a process of its own, so that the peak is that of this run alone.
 fn cost(run: Run) -> Cost {
-    let wrapped = wrap(run, &[std::env::current_exe().unwrap().to_str().unwrap(), MEASURE]);
+    cost_of(&run.into_command())
+}
+
+/// As [`cost`], of any program.
+fn cost_of(command: &Command) -> Cost {
+    let wrapped = wrap(command, &[std::env::current_exe().unwrap().to_str().unwrap(), MEASURE]);
     let numbers =
         wrapped.split_whitespace().map(|word| word.parse().unwrap()).collect::<Vec<u64>>();
     Cost {
@@ -109,8 +115,7 @@ fn cost(run: Run) -> Cost {
 }
 
 /// Runs it behind some other words and returns what those printed.
-fn wrap(run: Run, words: &[&str]) -> String {
-    let run = run.into_command();
+fn wrap(run: &Command, words: &[&str]) -> String {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(run.get_program()).args(run.get_args()).env_clear();
     command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -141,7 +146,10 @@ fn report_calls(run: Run) {
         return;
     }
     let table = tempfile::NamedTempFile::new().unwrap();
-    wrap(run, &["strace", "-f", "-qq", "-c", "-S", "calls", "-o", table.path().to_str().unwrap()]);
+    wrap(
+        &run.into_command(),
+        &["strace", "-f", "-qq", "-c", "-S", "calls", "-o", table.path().to_str().unwrap()],
+    );
     let table = fs::read_to_string(table.path()).unwrap();
     let rows = table.lines().filter_map(|line| {
         let words = line.split_whitespace().collect::<Vec<_>>();
@@ -171,6 +179,32 @@ fn runs(work: &Path) {
         });
         report(&format!("50 RUN true, {name}"), costs.collect(), Some(50));
     }
+}
+
+/// The same by runc, one container after another over one folder: no layers, nothing hashed or kept.
+fn runs_by_runc(work: &Path) {
+    if Command::new("runc").arg("--version").output().is_err() {
+        println!("    (nothing to compare with: runc is missing)");
+        return;
+    }
+    let bundle = work.join("bundle");
+    fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    tar::Archive::new(&kit::base::rootfs()[..]).unpack(bundle.join("rootfs")).unwrap();
+    let name = bundle.to_str().unwrap();
+    host::tool(&["runc", "spec", "--bundle", name]);
+    let path = bundle.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = serde_json::json!(["/bin/true"]);
+    fs::write(&path, config.to_string()).unwrap();
+    let script =
+        "for n in $(seq 50); do runc run --bundle \"$0\" \"builder-bench-$$-$n\" || exit; done";
+    let costs = (0..3).map(|_| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, name]).env("PATH", std::env::var_os("PATH").unwrap());
+        cost_of(&command)
+    });
+    report("50 runc run true", costs.collect(), Some(50));
 }
 
 fn cached(work: &Path) {

@@ -68,9 +68,21 @@ pub struct Cost {
     /// Processor time of its processes, user and system, in microseconds.
     #[serde(default)]
     pub cpu_us: u64,
+    /// The part of it that the kernel used for them.
+    #[serde(default)]
+    pub system_us: u64,
     /// The most memory its control group held, in bytes; 0 where not measured.
     #[serde(default)]
     pub peak_memory: u64,
+    /// Bytes read from storage; 0 where not measured.
+    #[serde(default)]
+    pub io_read: u64,
+    /// Bytes written to storage; 0 where not measured.
+    #[serde(default)]
+    pub io_written: u64,
+    /// The most processes and threads at one time; 0 where not measured.
+    #[serde(default)]
+    pub max_pids: u64,
     /// Bytes of files in its layer.
     #[serde(default)]
     pub layer_bytes: u64,

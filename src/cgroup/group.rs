@@ -17,6 +17,21 @@ pub struct Cgroup {
     has_v2: Vec<String>,
     v1: BTreeMap<String, PathBuf>,
     memory_limit: Option<u64>,
+    substitutes: Vec<Substitute>,
+}
+
+/// A limit that no controller here can enforce, and what stands in for it in part: a resource limit
+/// that the kernel knows without control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Substitute {
+    /// The limit as the user knows it.
+    pub limit: &'static str,
+    /// Name of the resource limit, as `--ulimit` has it.
+    pub rlimit: &'static str,
+    /// Its value, soft and hard.
+    pub value: u64,
+    /// What is not enforced.
+    pub lack: &'static str,
 }
 
 /// What a group used; `None` where the kernel does not count it.
@@ -59,13 +74,8 @@ pub(super) fn create(
     group.memory_limit = limits.memory;
     let wanted = wanted(limits);
     let Some(name) = name else {
-        return match wanted.first() {
-            Some((_, _, limit)) => Err(CgroupError::NotEnforceable {
-                limit,
-                reason: "no control group can be made here".into(),
-            }),
-            None => Ok(group),
-        };
+        group.substitutes = substitutes(limits, &wanted, "no control group can be made here")?;
+        return Ok(group);
     };
     if let Some(v2) = &hierarchy.v2 {
         let path = v2.parent.join(name);
@@ -96,20 +106,53 @@ pub(super) fn create(
             }
         }
     }
-    for (v2, v1, limit) in wanted {
-        if !group.has(v2) && !group.v1.contains_key(v1) {
-            return Err(CgroupError::NotEnforceable {
-                limit,
-                reason: format!("the controller {v2} is not available here"),
-            });
-        }
-    }
+    let lacking: Vec<Wanted> = wanted
+        .into_iter()
+        .filter(|(v2, v1, _)| !group.has(v2) && !group.v1.contains_key(*v1))
+        .collect();
+    group.substitutes = substitutes(limits, &lacking, "its controller is not available here")?;
     group.apply(limits)?;
     Ok(group)
 }
 
-/// Lists the controllers that limits need: in version 2, in version 1, and the limit's name.
-fn wanted(limits: &Limits) -> Vec<(&'static str, &'static str, &'static str)> {
+/// Finds what can stand in for limits without a controller.
+///
+/// # Errors
+///
+/// [`CgroupError::NotEnforceable`] for the first that nothing can stand in for.
+fn substitutes(
+    limits: &Limits,
+    lacking: &[Wanted],
+    reason: &str,
+) -> Result<Vec<Substitute>, CgroupError> {
+    let mut found = Vec::new();
+    for (_, _, limit) in lacking {
+        found.push(match (*limit, limits.memory, limits.pids) {
+            ("--memory", Some(value), _) => Substitute {
+                limit,
+                rlimit: "data",
+                value,
+                lack: "each process of a step may use it, not the step as a whole",
+            },
+            ("--pids-limit", _, Some(value)) => Substitute {
+                limit,
+                rlimit: "nproc",
+                value,
+                lack: "all processes of the user count, and root's do not",
+            },
+            (limit, _, _) => {
+                return Err(CgroupError::NotEnforceable { limit, reason: reason.to_owned() });
+            }
+        });
+    }
+    Ok(found)
+}
+
+/// A controller that a limit needs: in version 2, in version 1, and the limit's name.
+type Wanted = (&'static str, &'static str, &'static str);
+
+/// Lists the controllers that limits need.
+fn wanted(limits: &Limits) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     let mut want = |is_set: bool, v2, v1, limit| {
         if is_set {
@@ -152,14 +195,15 @@ impl Cgroup {
     fn apply(&self, limits: &Limits) -> Result<(), CgroupError> {
         self.limit_memory(limits)?;
         if let Some(cpus) = limits.cpus {
+            let period = limits.cpu_period.unwrap_or(CPU_PERIOD);
             // The kernel refuses quotas under a millisecond.
-            let quota = ((cpus * CPU_PERIOD as f64).round() as u64).max(1000);
+            let quota = ((cpus * period as f64).round() as u64).max(1000);
             if let Some(file) = self.v2_file("cpu", "cpu.max") {
-                write(file, &format!("{quota} {CPU_PERIOD}"))?;
-            } else if let (Some(period), Some(file)) =
+                write(file, &format!("{quota} {period}"))?;
+            } else if let (Some(period_file), Some(file)) =
                 (self.v1_file("cpu", "cpu.cfs_period_us"), self.v1_file("cpu", "cpu.cfs_quota_us"))
             {
-                write(period, &CPU_PERIOD.to_string())?;
+                write(period_file, &period.to_string())?;
                 write(file, &quota.to_string())?;
             }
         }
@@ -194,6 +238,12 @@ impl Cgroup {
         if let Some(file) = self.v2_file("memory", "memory.max") {
             if let Some(memory) = limits.memory {
                 write(file, &memory.to_string())?;
+                // A step of which one process is gone is of no use: all of it goes. Linux 4.19.
+                if let Some(file) = self.v2_file("memory", "memory.oom.group")
+                    && file.exists()
+                {
+                    write(file, "1")?;
+                }
             }
             let swap = total.map(|total| total.saturating_sub(limits.memory.unwrap_or(0)));
             if let (Some(swap), Some(file)) = (swap, self.v2_file("memory", "memory.swap.max")) {
@@ -287,6 +337,11 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Returns the resource limits that stand in for limits without a controller.
+    pub fn substitutes(&self) -> &[Substitute] {
+        &self.substitutes
+    }
+
     /// Returns the version 2 folder, for a process to be born in.
     pub fn v2_fd(&self) -> Option<BorrowedFd<'_>> {
         self.v2.as_ref().map(|(_, fd)| fd.as_fd())
@@ -334,10 +389,6 @@ impl Cgroup {
 
     /// Kills everything in the group.
     pub fn kill(&self) {
-        // A frozen process of version 1 answers no signal.
-        if self.v2.is_none() {
-            self.thaw();
-        }
         for folder in self.folders() {
             kill_members(folder);
         }
@@ -396,6 +447,10 @@ pub(super) fn kill_members(folder: &Path) {
     let switch = OpenOptions::new().write(true).open(folder.join("cgroup.kill"));
     if switch.and_then(|mut file| file.write_all(b"1")).is_ok() {
         return;
+    }
+    // A frozen process of version 1 answers no signal. Opened, not made, as above.
+    if let Ok(mut file) = OpenOptions::new().write(true).open(folder.join("freezer.state")) {
+        file.write_all(b"THAWED").ok();
     }
     // Members may fork while the list is read; each round finds the new ones.
     for _ in 0..REMOVE_TRIES {
@@ -489,12 +544,53 @@ mod tests {
         assert_eq!((weight_of_blkio(10), weight_of_blkio(1000)), (1, 10_000));
     }
 
+    /// A group of this machine's version 1 freezer alone, as on machines without version 2.
+    #[test]
+    fn privileged_version_1_freezes_thaws_and_kills_what_is_frozen() {
+        use std::process::{Command, Stdio};
+        let mut hierarchy = Hierarchy::detect();
+        hierarchy.v2 = None;
+        hierarchy.prepare();
+        if !hierarchy.v1.contains_key("freezer") {
+            println!("left out: no freezer of version 1 can be had here");
+            return;
+        }
+        let name = format!("builder-test-{}", std::process::id());
+        let group = create(&hierarchy, Some(&name), &Limits::default()).unwrap();
+        let state = group.v1_file("freezer", "freezer.state").unwrap();
+        let has_state = |wanted: &str| {
+            // Freezing passes through FREEZING.
+            while read(&state).unwrap().trim() != wanted {
+                std::thread::yield_now();
+            }
+        };
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        for mut procs in group.v1_procs().unwrap() {
+            procs.write_all(child.id().to_string().as_bytes()).unwrap();
+        }
+        group.freeze();
+        has_state("FROZEN");
+        group.thaw();
+        has_state("THAWED");
+        group.freeze();
+        has_state("FROZEN");
+        group.kill();
+        assert!(!child.wait().unwrap().success(), "it was killed, frozen as it was");
+        let folders: Vec<PathBuf> = group.folders().map(Path::to_owned).collect();
+        drop(group);
+        assert!(folders.iter().all(|folder| !folder.exists()), "{folders:?}");
+    }
+
     #[test]
     fn a_limit_without_control_groups_is_refused_and_none_is_fine() {
         let nothing = Hierarchy::default();
         assert!(create(&nothing, None, &Limits::default()).is_ok());
-        let limits = Limits { pids: Some(5), ..Limits::default() };
+        let limits = Limits { cpus: Some(0.5), ..Limits::default() };
         let error = create(&nothing, None, &limits).unwrap_err();
-        assert!(error.to_string().starts_with("--pids-limit cannot be enforced"), "{error}");
+        assert!(error.to_string().starts_with("--cpus cannot be enforced"), "{error}");
+        let limits = Limits { memory: Some(7), pids: Some(5), ..Limits::default() };
+        let group = create(&nothing, None, &limits).unwrap();
+        let found: Vec<_> = group.substitutes().iter().map(|s| (s.rlimit, s.value)).collect();
+        assert_eq!(found, [("data", 7), ("nproc", 5)]);
     }
 }

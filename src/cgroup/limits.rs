@@ -13,6 +13,9 @@ pub struct Limits {
     pub memory_swap: Option<i64>,
     /// How many CPUs' worth of time, 1.5 say.
     pub cpus: Option<f64>,
+    /// The period over which that time is given out, in microseconds; the kernel's default where
+    /// `None`.
+    pub cpu_period: Option<u64>,
     /// Relative weight in Docker's scale, 2 to 262144; 1024 is the usual.
     pub cpu_shares: Option<u64>,
     /// CPUs it may run on, as `0-2,4`.

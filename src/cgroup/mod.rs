@@ -5,7 +5,9 @@
 //! needed. A machine may have version 2 throughout, version 1, or version 1 for resources beside a
 //! version 2 tree without controllers, which still freezes and kills.
 //!
-//! What the user limits must be enforced or is an error; what is only accounted may be missing.
+//! What the user limits must be enforced or is an error; what is only accounted may be missing. For
+//! two limits there is something between: without a controller a resource limit stands in for memory
+//! and for the number of processes, and the user is told what that does not enforce.
 //!
 //! # Leases
 //!
@@ -23,7 +25,7 @@ mod lease;
 mod limits;
 
 pub use error::CgroupError;
-pub use group::{Accounts, Cgroup, OomKills};
+pub use group::{Accounts, Cgroup, OomKills, Substitute};
 pub use limits::{Limits, Throttle};
 
 use std::fs;

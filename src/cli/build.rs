@@ -6,6 +6,7 @@ use super::deliver::{check_push, deliver};
 use super::failure::{self, Class, Failure};
 use super::findings::{self, Subject};
 use super::limits::LimitArgs;
+use super::on_error::{self, OnError};
 use super::recorder::{Nobody, Recorder, record_of};
 use super::registry::Pulls;
 use super::resolve::{Images, NamedContext, context_name};
@@ -23,12 +24,13 @@ use crate::progress::{Mode, Output, Progress};
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
 use crate::solve::{self, Job, Observer, Secret, SolveError};
 use crate::store::{Digest, Store};
+use crate::sys::cancel::Cancel;
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What `builder build` takes; `builder explain` takes the same.
 #[derive(Debug, Clone, Args)]
@@ -90,7 +92,7 @@ pub struct BuildArgs {
     /// File to write facts about the build to, as JSON
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
-    /// Network of RUN steps: default, none or host
+    /// Network of RUN steps: default, none or host; default:host-loopback reaches the host's loopback at 10.0.2.2
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
     /// Line for /etc/hosts
@@ -114,6 +116,12 @@ pub struct BuildArgs {
     /// How many steps may run at once
     #[arg(long, value_name = "NUMBER")]
     pub max_parallelism: Option<usize>,
+    /// Memory of all RUN steps that run at once: each reserves its --memory, or all without one
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    pub build_memory: Option<u64>,
+    /// What a RUN step that fails leaves: nothing (fail), a shell in its files, or an image of them (keep)
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pub on_error: OnError,
     /// Limits of each step
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -169,6 +177,7 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
         Call::Targets(format) => return targets::run(&command.path, args, format, environment),
         Call::Build => {}
     }
+    args.on_error.check()?;
     let store = environment.store()?;
     let request = Request::new(&command.path, args, &store, environment)?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
@@ -209,7 +218,7 @@ pub fn predict(
         &progress,
         &Nobody,
         &sandbox,
-        environment,
+        (environment, cancel),
         "",
     )?;
     let predicted =
@@ -265,7 +274,9 @@ fn build_plan(
         .map_err(|error| Failure::of(Class::Environment, &error))?;
     let id = log.id().to_string();
     let recorder = Recorder::new(log, plan, &images.images);
-    let sandbox = Sandbox::new(args.security.sandbox(store));
+    let sandbox = sandbox(args, request, environment, store, progress)?;
+    // A failure stops the other steps, and not what follows it.
+    let steps_cancel = environment.cancel.child();
     let job = request.job(
         plan,
         store,
@@ -273,7 +284,7 @@ fn build_plan(
         progress,
         &recorder,
         &sandbox,
-        environment,
+        (environment, &steps_cancel),
         &id,
     )?;
     let solved = match solve::solve(&job) {
@@ -285,7 +296,22 @@ fn build_plan(
             };
             let outcome = message.map_or(Outcome::Cancelled, |message| Outcome::Failed { message });
             recorder.finish(environment, outcome, None, &failed.steps)?;
-            return Err(request.solve_failure(failed.error, progress));
+            let kept = match &failed.error {
+                SolveError::Step(error) => {
+                    job.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&error.step)
+                }
+                _ => None,
+            };
+            let failure = request.solve_failure(failed.error, progress);
+            let Some(kept) = kept else { return Err(failure) };
+            return Err(on_error::act(
+                args.on_error,
+                &job,
+                kept,
+                &failed.steps,
+                failure,
+                environment,
+            ));
         }
     };
     let delivered = deliver(args, request, environment, &job, &solved)
@@ -304,6 +330,29 @@ fn build_plan(
     let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);
     housekeeping::after_build(environment, store, progress, added);
     Ok(digest)
+}
+
+/// What follows a network mode that reaches the host's loopback.
+pub(super) const HOST_LOOPBACK: &str = ":host-loopback";
+
+/// Makes what runs commands. Limits that nothing here can enforce are refused before anything runs;
+/// ones that are enforced in part are told of.
+fn sandbox(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Arc<Sandbox>, Failure> {
+    let mut options = args.security.sandbox(store);
+    options.network.reaches_host_loopback = args.network.ends_with(HOST_LOOPBACK);
+    let sandbox = Arc::new(Sandbox::new(options));
+    environment.signals.freeze_with_us(&sandbox);
+    let weaknesses = sandbox.weaknesses(&request.options.limits);
+    for weakness in weaknesses.map_err(|error| Failure::of(Class::Environment, &error))? {
+        progress.notice(weakness);
+    }
+    Ok(sandbox)
 }
 
 impl Request {
@@ -383,6 +432,12 @@ impl Request {
         let mut options = options(args, environment, epoch)?;
         if let Some(hostname) = hostname {
             options.hostname = hostname;
+        }
+        if let (Some(budget), Some(memory)) = (options.memory_budget, options.limits.memory)
+            && memory > budget
+        {
+            return Err(usage("--memory is more than --build-memory".to_owned())
+                .with_hint("a step that may use more than the build could never run"));
         }
         Ok(Self {
             inputs,
@@ -474,7 +529,7 @@ impl Request {
         progress: &'a Progress,
         observer: &'a dyn Observer,
         sandbox: &'a Sandbox,
-        environment: &'a Environment,
+        (environment, cancel): (&'a Environment, &'a Cancel),
         build: &str,
     ) -> Result<Job<'a>, Failure> {
         let mut contexts = Vec::with_capacity(plan.contexts.len());
@@ -499,9 +554,11 @@ impl Request {
             options,
             progress,
             observer,
-            cancel: &environment.cancel,
+            cancel,
+            interrupt: &environment.cancel,
             sandbox,
             told_of_network: Mutex::new(false),
+            failed: Mutex::default(),
             build: build.to_owned(),
             imports: self.caches.open(progress),
             now: environment.started.as_second(),
@@ -515,7 +572,7 @@ fn options(
     epoch: Option<i64>,
 ) -> Result<solve::Options, Failure> {
     let usage = |message: String| Failure::new(Class::Usage, message);
-    let network = match args.network.as_str() {
+    let network = match args.network.strip_suffix(HOST_LOOPBACK).unwrap_or(&args.network) {
         "" | "default" => NetworkMode::Private,
         "none" => NetworkMode::None,
         "host" => NetworkMode::Host,
@@ -591,6 +648,8 @@ fn options(
         secrets,
         ssh,
         allow,
+        memory_budget: args.build_memory,
+        keeps_failed: args.on_error != OnError::Fail,
         parallelism: args.max_parallelism.unwrap_or(environment.processors * 4).max(1),
         wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
         epoch,

@@ -96,7 +96,8 @@ impl Request {
                 excerpt.span = start..start + pattern.len();
             }
             if let Some((first, others)) = similar.split_first() {
-                let others: String = others.iter().map(|other| format!(" or `{other}`")).collect();
+                let others =
+                    others.iter().fold(String::new(), |text, other| text + " or `" + other + "`");
                 excerpt.label = Some(format!("did you mean `{first}`{others}?"));
             }
         }
@@ -112,7 +113,7 @@ impl Request {
 /// The class, the fact and the hints of a step's failure.
 fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
     match cause {
-        Cause::Exit { status, oom: Some(oom) } => {
+        Cause::Exit { status, oom: Some(oom), .. } => {
             let limit = match oom.limit {
                 Some(limit) => format!("over its memory limit of {}", size(limit)),
                 None => "the machine ran out of memory".to_owned(),
@@ -127,7 +128,7 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
             };
             (Class::Step, message, hints)
         }
-        Cause::Exit { status, oom: None } => {
+        Cause::Exit { status, oom: None, .. } => {
             let meaning = match status {
                 126 => " (not executable)",
                 127 => " (command not found)",

@@ -6,6 +6,7 @@ use super::push::Pushes;
 use super::{Environment, registry};
 use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed, Push};
 use crate::image::{self, DEFAULT_TAG, Image, Reference, StoreSource, Which, canonical_json};
+use crate::plan::Plan;
 use crate::progress::Vertex;
 use crate::solve::{self, Job};
 use crate::store::Digest;
@@ -58,7 +59,9 @@ pub(super) fn deliver(
     registry::ended(job.progress, shown, &result);
     let packed = result?;
     if let Some(path) = &args.metadata_file {
-        let mut text = canonical_json(&export::metadata(packed.as_ref(), &request.tags));
+        let mut metadata = export::metadata(packed.as_ref(), &request.tags);
+        metadata["builder.usage"] = usage(job.plan, &solved.steps);
+        let mut text = canonical_json(&metadata);
         text.push(b'\n');
         export::write_whole(path, &text).map_err(|e| Failure::of(Class::Environment, &e))?;
     }
@@ -68,6 +71,17 @@ pub(super) fn deliver(
             .map_err(|e| Failure::of(Class::Environment, &e))?;
     }
     Ok(id)
+}
+
+/// What each step that ran used, for the metadata file.
+fn usage(plan: &Plan, steps: &[solve::StepReport]) -> serde_json::Value {
+    let ran = plan.steps.iter().zip(steps).filter(|(_, report)| report.end == solve::End::Ran);
+    ran.map(|(step, report)| {
+        let mut entry = serde_json::to_value(report.cost).unwrap_or_default();
+        entry["step"] = step.name.as_str().into();
+        entry
+    })
+    .collect()
 }
 
 /// An image that is to go to the registries of its names.

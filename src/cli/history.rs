@@ -13,6 +13,7 @@ use std::io::Write;
 #[derive(Debug, Clone, clap::Args)]
 pub struct HistoryArgs {
     /// The image
+    #[arg(required = false, required_unless_present = "usage")]
     pub image: String,
     /// Print as `table` or `json`
     #[arg(long, value_name = "FORMAT", default_value = "table")]

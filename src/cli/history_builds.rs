@@ -1,6 +1,7 @@
-//! `builder history builds|logs|inspect|compare`: what the history keeps of builds.
+//! `builder history builds|logs|inspect|usage|compare`: what the history keeps of builds.
 
 use super::explain::{self, ExplainError, Format};
+use super::history_usage;
 use crate::cache::Value;
 use crate::explain::report::seconds;
 use crate::explain::text::{Colour, clean};
@@ -19,6 +20,8 @@ pub enum BuildsCommand {
     Logs(LogsArgs),
     /// Show all that is kept of a build
     Inspect(InspectArgs),
+    /// Show what the steps of a build used: processor time, memory, storage, processes
+    Usage(history_usage::UsageArgs),
     /// Explain a build by another one
     Compare(CompareArgs),
 }
@@ -89,6 +92,7 @@ pub fn run(
         BuildsCommand::Builds(args) => list(args, store, out),
         BuildsCommand::Logs(args) => logs(args, store, out),
         BuildsCommand::Inspect(args) => inspect(args, store, out),
+        BuildsCommand::Usage(args) => history_usage::run(args, store, out),
         BuildsCommand::Compare(args) => {
             let (old, new) = (named(store, &args.old)?, named(store, &args.new)?);
             let report = explain::compared(store, &old, &new)?;
@@ -98,7 +102,7 @@ pub fn run(
 }
 
 /// Turns `last` into an id.
-fn named(store: &Store, build: &str) -> Result<String, ExplainError> {
+pub(super) fn named(store: &Store, build: &str) -> Result<String, ExplainError> {
     if build != "last" {
         return Ok(build.to_owned());
     }
@@ -292,8 +296,8 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
                 }
                 text
             }
-            StepOutcome::Failed { exit: Some(exit) } => format!("failed, exit status {exit}"),
-            StepOutcome::Failed { exit: None } => "failed".to_owned(),
+            StepOutcome::Failed { exit: Some(exit), .. } => format!("failed, exit status {exit}"),
+            StepOutcome::Failed { exit: None, .. } => "failed".to_owned(),
             StepOutcome::NotReached => "not reached".to_owned(),
             StepOutcome::WouldRun | StepOutcome::DependsOn { .. } => "not run".to_owned(),
         };

@@ -2,8 +2,11 @@
 
 use super::failure::{Class, Failure};
 use super::values;
-use crate::sandbox::Limits;
+use crate::sandbox::{Limits, Throttle};
 use clap::Args;
+use rustix::fs::FileType;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Resource limits, with Docker's names.
 #[derive(Debug, Clone, Default, Args)]
@@ -18,24 +21,68 @@ pub struct LimitArgs {
     /// How many processors' time a step may use, as 1.5
     #[arg(long, value_name = "NUMBER")]
     pub cpus: Option<f64>,
+    /// The same by the kernel's terms: microseconds of a period, in which --cpu-quota is given out
+    #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus", requires = "cpu_quota")]
+    pub cpu_period: Option<u64>,
+    /// Microseconds of processor time in each period, 100000 by default
+    #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus")]
+    pub cpu_quota: Option<u64>,
     /// Weight against other steps, 1024 by default
     #[arg(short = 'c', long, value_name = "WEIGHT")]
     pub cpu_shares: Option<u64>,
     /// Processors to run on, as 0-2,4
     #[arg(long, value_name = "LIST")]
     pub cpuset_cpus: Option<String>,
-    /// Processes and threads at one time
-    #[arg(long, value_name = "NUMBER")]
-    pub pids_limit: Option<u64>,
+    /// Memory nodes to use, as 0-1
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads at one time; -1 for any number
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
     /// Input/output weight, 10 to 1000
     #[arg(long, visible_alias = "blkio-weight", value_name = "WEIGHT")]
     pub io_weight: Option<u64>,
+    /// Bytes a second read from a device, as /dev/sda:10m
+    #[arg(long, value_name = "DEVICE:BYTES", value_parser = bytes_of_device)]
+    pub device_read_bps: Vec<DeviceRate>,
+    /// Bytes a second written to a device
+    #[arg(long, value_name = "DEVICE:BYTES", value_parser = bytes_of_device)]
+    pub device_write_bps: Vec<DeviceRate>,
+    /// Reads a second from a device, as /dev/sda:100
+    #[arg(long, value_name = "DEVICE:NUMBER", value_parser = number_of_device)]
+    pub device_read_iops: Vec<DeviceRate>,
+    /// Writes a second to a device
+    #[arg(long, value_name = "DEVICE:NUMBER", value_parser = number_of_device)]
+    pub device_write_iops: Vec<DeviceRate>,
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     pub shm_size: Option<u64>,
     /// Limit of a process, as nofile=1024:2048
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit)]
     pub ulimit: Vec<crate::sandbox::Ulimit>,
+}
+
+/// How much of a device a second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRate {
+    device: PathBuf,
+    rate: u64,
+}
+
+fn bytes_of_device(text: &str) -> Result<DeviceRate, String> {
+    rate_of_device(text, |rate| values::bytes(rate).ok())
+}
+
+fn number_of_device(text: &str) -> Result<DeviceRate, String> {
+    rate_of_device(text, |rate| rate.parse().ok())
+}
+
+fn rate_of_device(text: &str, parse: fn(&str) -> Option<u64>) -> Result<DeviceRate, String> {
+    text.rsplit_once(':')
+        .filter(|(device, _)| device.starts_with('/'))
+        .and_then(|(device, rate)| Some((device, parse(rate).filter(|rate| *rate > 0)?)))
+        .map(|(device, rate)| DeviceRate { device: PathBuf::from(device), rate })
+        .ok_or_else(|| format!("{text:?} is no rate of a device: expected /dev/NAME:NUMBER"))
 }
 
 impl LimitArgs {
@@ -45,20 +92,136 @@ impl LimitArgs {
     ///
     /// A usage failure for numbers that mean nothing.
     pub fn limits(&self) -> Result<Limits, Failure> {
+        let usage = |message: String| Err(Failure::new(Class::Usage, message));
         if let Some(cpus) = self.cpus
             && !(cpus.is_finite() && cpus >= 0.01)
         {
-            return Err(Failure::new(Class::Usage, "--cpus must be at least 0.01"));
+            return usage("--cpus must be at least 0.01".to_owned());
         }
+        if self.cpu_period.is_some_and(|period| !(1000..=1_000_000).contains(&period)) {
+            return usage("--cpu-period must be from 1000 to 1000000".to_owned());
+        }
+        if self.cpu_quota.is_some_and(|quota| quota < 1000) {
+            return usage("--cpu-quota must be at least 1000".to_owned());
+        }
+        if self.memory.is_some_and(|memory| memory < MEMORY_MIN) {
+            return usage(format!("--memory must be at least {} MiB", MEMORY_MIN >> 20));
+        }
+        match (self.memory, self.memory_swap) {
+            (None, Some(0..)) => return usage("--memory-swap needs --memory".to_owned()),
+            (Some(memory), Some(total)) if u64::try_from(total).is_ok_and(|t| t < memory) => {
+                return usage("--memory-swap counts memory too: it must not be less".to_owned());
+            }
+            _ => {}
+        }
+        if self.io_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
+            return usage("--io-weight must be from 10 to 1000".to_owned());
+        }
+        let quota = self.cpu_quota.map(|quota| quota as f64 / self.period() as f64);
         Ok(Limits {
             memory: self.memory,
             memory_swap: self.memory_swap,
-            cpus: self.cpus,
+            cpus: self.cpus.or(quota),
+            cpu_period: self.cpu_period,
             cpu_shares: self.cpu_shares,
             cpuset_cpus: self.cpuset_cpus.clone(),
-            pids: self.pids_limit,
+            cpuset_mems: self.cpuset_mems.clone(),
+            // As docker: none of these mean no limit.
+            pids: self
+                .pids_limit
+                .and_then(|pids| u64::try_from(pids).ok())
+                .filter(|pids| *pids > 0),
             io_weight: self.io_weight,
-            ..Limits::default()
+            io_throttle: self.throttles()?,
         })
+    }
+
+    fn period(&self) -> u64 {
+        self.cpu_period.unwrap_or(100_000)
+    }
+
+    /// Puts together what was said of each device.
+    fn throttles(&self) -> Result<Vec<Throttle>, Failure> {
+        let mut devices: BTreeMap<(u32, u32), Throttle> = BTreeMap::new();
+        let mut note = |rates: &[DeviceRate], set: fn(&mut Throttle, u64)| {
+            for rate in rates {
+                let (major, minor) = device_number(&rate.device)?;
+                let throttle = devices.entry((major, minor)).or_insert(Throttle {
+                    major,
+                    minor,
+                    read_bps: None,
+                    write_bps: None,
+                    read_iops: None,
+                    write_iops: None,
+                });
+                set(throttle, rate.rate);
+            }
+            Ok::<(), Failure>(())
+        };
+        note(&self.device_read_bps, |throttle, rate| throttle.read_bps = Some(rate))?;
+        note(&self.device_write_bps, |throttle, rate| throttle.write_bps = Some(rate))?;
+        note(&self.device_read_iops, |throttle, rate| throttle.read_iops = Some(rate))?;
+        note(&self.device_write_iops, |throttle, rate| throttle.write_iops = Some(rate))?;
+        Ok(devices.into_values().collect())
+    }
+}
+
+/// The least that Docker accepts; a command cannot start with less.
+const MEMORY_MIN: u64 = 6 << 20;
+
+fn device_number(path: &Path) -> Result<(u32, u32), Failure> {
+    let usage = |reason: &str| {
+        Failure::new(Class::Usage, format!("cannot limit {}: {reason}", path.display()))
+    };
+    let stat = rustix::fs::stat(path).map_err(|e| usage(&std::io::Error::from(e).to_string()))?;
+    if !FileType::from_raw_mode(stat.st_mode).is_block_device() {
+        return Err(usage("it is no block device"));
+    }
+    Ok((rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_name_a_device_and_a_number() {
+        let rate = |device: &str, rate| DeviceRate { device: device.into(), rate };
+        assert_eq!(bytes_of_device("/dev/sda:10m"), Ok(rate("/dev/sda", 10 << 20)));
+        assert_eq!(number_of_device("/dev/disk/by-id/a:b:7"), Ok(rate("/dev/disk/by-id/a:b", 7)));
+        for text in ["sda:1", "/dev/sda", "/dev/sda:x", "/dev/sda:0", ""] {
+            assert!(bytes_of_device(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_mean_nothing_are_refused() {
+        let wrong: [fn(&mut LimitArgs); 7] = [
+            |args| args.cpus = Some(0.0),
+            |args| args.memory = Some(1024),
+            |args| args.memory_swap = Some(1 << 30),
+            |args| (args.memory, args.memory_swap) = (Some(64 << 20), Some(32 << 20)),
+            |args| args.io_weight = Some(5),
+            |args| (args.cpu_quota, args.cpu_period) = (Some(50_000), Some(5)),
+            |args| args.device_read_bps = vec![DeviceRate { device: "/dev/null".into(), rate: 1 }],
+        ];
+        for (number, change) in wrong.iter().enumerate() {
+            let mut args = LimitArgs::default();
+            change(&mut args);
+            assert_eq!(args.limits().unwrap_err().class, Class::Usage, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_quota_is_a_number_of_processors() {
+        let args = LimitArgs {
+            cpu_quota: Some(25_000),
+            cpu_period: Some(50_000),
+            pids_limit: Some(-1),
+            ..LimitArgs::default()
+        };
+        let limits = args.limits().unwrap();
+        assert_eq!((limits.cpus, limits.cpu_period), (Some(0.5), Some(50_000)));
+        assert_eq!(limits.pids, None);
     }
 }

@@ -18,11 +18,13 @@ pub mod copy;
 mod deliver;
 pub mod dev;
 pub mod df;
+pub mod doctor;
 pub mod explain;
 pub mod failure;
 mod findings;
 pub mod history;
 pub mod history_builds;
+pub mod history_usage;
 mod housekeeping;
 pub mod images;
 pub mod import;
@@ -31,6 +33,7 @@ pub mod limits;
 pub mod load;
 pub mod login;
 pub mod lookup;
+pub mod on_error;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -125,6 +128,8 @@ enum Command {
     /// Look after the store
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Say what this machine offers, what follows for builds, and what mends each lack
+    Doctor(doctor::DoctorArgs),
     /// Answers of the parsers, for tests
     #[command(hide = true)]
     Dev {
@@ -151,6 +156,9 @@ struct ExplainCommand {
 struct HistoryCommand {
     #[command(subcommand)]
     builds: Option<history_builds::BuildsCommand>,
+    /// Show what the steps of a build used, the last one's without a name
+    #[arg(long, value_name = "BUILD", num_args = 0..=1, default_missing_value = "last")]
+    usage: Option<String>,
     #[command(flatten)]
     image: Option<history::HistoryArgs>,
 }
@@ -347,6 +355,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Copy(args) => return copy::run(args, environment),
         Command::Login(args) => return login::login(args, environment),
         Command::Logout(args) => return login::logout(args, environment),
+        Command::Doctor(args) => return doctor::run(args, environment),
         Command::Dev { kind } => {
             return dev::run(kind, io::stdin().lock(), io::stdout().lock())
                 .map_err(|error| Failure::of(Class::Usage, &error));
@@ -361,6 +370,14 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::History(HistoryCommand { builds: Some(builds), .. }) => {
             let colour = environment.stdout_colour();
             return history_builds::run(builds, &environment.store()?, colour, out)
+                .map_err(|error| Failure::of_explain(&error));
+        }
+        Command::History(HistoryCommand { usage: Some(build), .. }) => {
+            let args = history_usage::UsageArgs {
+                build: build.clone(),
+                format: history_builds::ListFormat::Text,
+            };
+            return history_usage::run(&args, &environment.store()?, out)
                 .map_err(|error| Failure::of_explain(&error));
         }
         Command::History(HistoryCommand { image, .. }) => match image {

@@ -37,7 +37,7 @@ fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> 
         End::Hit { build } => StepOutcome::Hit { build: build.clone(), cost: report.cost },
         End::Ran if report.layer.is_none() => StepOutcome::WouldRun,
         End::Ran => StepOutcome::Ran { cost: report.cost },
-        End::Failed { exit, .. } => StepOutcome::Failed { exit: *exit },
+        End::Failed { exit, .. } => StepOutcome::Failed { exit: *exit, cost: report.cost },
         End::Unknown { after } => StepOutcome::DependsOn { number: *after },
     };
     StepRecord {

@@ -10,8 +10,7 @@
 
 use crate::sandbox::Sandbox;
 use crate::sys::cancel::Cancel;
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal, raise};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -100,8 +99,9 @@ impl Signals {
         if let Some(sandbox) = &sandbox {
             sandbox.freeze();
         }
-        // Does not return before we go on.
-        let _ = kill(Pid::this(), Signal::SIGSTOP);
+        // To this very thread: one to the process may be another's to take, and then this one would
+        // thaw before it stops.
+        let _ = raise(Signal::SIGSTOP);
         if let Some(sandbox) = &sandbox {
             sandbox.thaw();
         }

@@ -503,7 +503,7 @@ mod tests {
         let (_dir, history) = kit();
         let mut log = history.begin(about(NOW, "final")).unwrap();
         log.step(step(1, StepOutcome::Ran { cost: Cost::default() })).unwrap();
-        log.step(step(0, StepOutcome::Failed { exit: Some(2) })).unwrap();
+        log.step(step(0, StepOutcome::Failed { exit: Some(2), cost: Cost::default() })).unwrap();
         let written = log.finish(ok(NOW + 10)).unwrap();
         assert_eq!(written.steps.iter().map(|s| s.number).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(history.load(&written.id.to_string()).unwrap(), written);

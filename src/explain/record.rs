@@ -186,6 +186,9 @@ pub enum StepOutcome {
     Failed {
         /// Its exit status, 128 + signal for a killed one; none where it could not be started.
         exit: Option<i32>,
+        /// What it cost until then.
+        #[serde(default)]
+        cost: Cost,
     },
     /// The build ended before it.
     NotReached,

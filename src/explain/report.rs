@@ -187,7 +187,7 @@ impl<'a> Explainer<'a> {
         let (result, from_build, exit) = match &now.outcome {
             StepOutcome::Hit { build, .. } => (Verdict::Hit, Some(build.clone()), None),
             StepOutcome::Ran { .. } | StepOutcome::WouldRun => (Verdict::Miss, None, None),
-            StepOutcome::Failed { exit } => (Verdict::Failed, None, *exit),
+            StepOutcome::Failed { exit, .. } => (Verdict::Failed, None, *exit),
             StepOutcome::DependsOn { .. } => (Verdict::Unknown, None, None),
             StepOutcome::NotReached => (Verdict::NotReached, None, None),
         };
@@ -369,7 +369,7 @@ impl<'a> Explainer<'a> {
         };
         let id = build.id.to_string();
         match step.outcome {
-            StepOutcome::Failed { exit } => Cause::FailedBefore { build: id, exit },
+            StepOutcome::Failed { exit, .. } => Cause::FailedBefore { build: id, exit },
             StepOutcome::Hit { .. } | StepOutcome::Ran { .. } => {
                 Cause::Evicted { what: Evicted::Record, build: Some(id) }
             }

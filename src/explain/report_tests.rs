@@ -274,7 +274,9 @@ fn causes_outside_the_step_are_told_apart() {
     assert_eq!(layer[0]["what"], "layer");
     let damaged = one(&|now, _| now.steps[0].miss = Some(Miss::Damaged));
     assert_eq!(damaged[0]["kind"], "damaged");
-    let failed = one(&|_, before| before.steps[0].outcome = StepOutcome::Failed { exit: Some(2) });
+    let failed = one(&|_, before| {
+        before.steps[0].outcome = StepOutcome::Failed { exit: Some(2), cost: Cost::default() }
+    });
     assert_eq!((&failed[0]["kind"], &failed[0]["exit"]), (&"failed_before".into(), &2.into()));
     let base = one(&|now, _| {
         now.steps[0].parent = Some(chain(50));

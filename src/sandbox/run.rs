@@ -20,9 +20,9 @@ use super::ids::Ids;
 use super::network::{self, NetworkOptions, Private, Servers};
 use super::notices::Notices;
 use super::protocol::{self, IdMap, Order, Report, Request, RunRequest, SourceFd, StdioFds, Stub};
-use super::spec::{Exit, MountKind, NetworkMode, Oom, RunSpec, Security, Stream, Usage};
+use super::spec::{Exit, MountKind, NetworkMode, Oom, RunSpec, Security, Stream, Ulimit, Usage};
 use super::{Inputs, SandboxError, Source, Stdio, agent, deputy, mounts, spawner};
-use crate::cgroup::{Cgroup, Cgroups};
+use crate::cgroup::{Cgroup, Cgroups, Limits, Substitute};
 use crate::snapshot::IdMapping;
 use crate::sys::cancel::Cancel;
 use crate::sys::mount::{MountAttributes, mount_setattr};
@@ -153,6 +153,22 @@ impl Sandbox {
     /// its first step.
     pub fn sweep(&self) {
         self.cgroups();
+    }
+
+    /// Returns what of these limits can be enforced in part only, as sentences for people.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Cgroup`] for a limit that cannot be enforced at all.
+    pub fn weaknesses(&self, limits: &Limits) -> Result<Vec<String>, SandboxError> {
+        if limits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let group = self.cgroups().create(limits)?;
+        let tell = |s: &Substitute| {
+            format!("{} without a control group is the ulimit {}: {}", s.limit, s.rlimit, s.lack)
+        };
+        Ok(group.substitutes().iter().map(tell).collect())
     }
 
     /// Stops all running commands until [`Sandbox::thaw`]; one that starts meanwhile stands still
@@ -408,8 +424,16 @@ impl Sandbox {
             cgroup1.push(plan.add(file.into()));
         }
         let cgroup2 = group.v2_fd().map(copy).transpose()?.map(|fd| plan.add(fd));
+        let mut spec = spec.clone();
+        for substitute in group.substitutes() {
+            // What the user says of the same resource counts.
+            if !spec.ulimits.iter().any(|limit| limit.name == substitute.rlimit) {
+                let value = Some(substitute.value);
+                let name = substitute.rlimit.to_owned();
+                spec.ulimits.push(Ulimit { name, soft: value, hard: value });
+            }
+        }
         Ok(RunRequest {
-            spec: spec.clone(),
             root,
             sources,
             stdio,
@@ -418,8 +442,9 @@ impl Sandbox {
             cgroup2,
             cgroup2_only: self.cgroups().is_v2_only(),
             cgroup1,
-            hosts: network::hosts(spec, &self.options.network),
+            hosts: network::hosts(&spec, &self.options.network),
             resolv_conf: network::resolv_conf(&self.options.resolv_conf, servers),
+            spec,
         })
     }
 

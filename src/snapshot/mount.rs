@@ -335,7 +335,7 @@ fn mount_new(
         };
         let dir = mapped(dir, options).map_err(|e| refused(e, String::new()))?;
         add_dir(&fs, "lowerdir+", &dir).map_err(|e| {
-            if index + 1 == layers && e == Errno::INVAL && !knows_lowerdir_plus() {
+            if index + 1 == layers && lacks_lowerdir_plus(e) {
                 return failed(layers, NO_LOWERDIR_PLUS, e);
             }
             refused(e.into(), kernel_log(&fs))
@@ -347,7 +347,8 @@ fn mount_new(
     if missing_lowers(layers, upper) {
         let dir = empty_dir().map_err(|e| failed(layers, "make an empty folder", e))?;
         add_dir(&fs, "lowerdir+", dir.root()).map_err(|e| {
-            let doing = if knows_lowerdir_plus() { "add an empty lower" } else { NO_LOWERDIR_PLUS };
+            let doing =
+                if lacks_lowerdir_plus(e) { NO_LOWERDIR_PLUS } else { "add an empty lower" };
             with_log(doing, e)
         })?;
         held.push(dir.into_fd());
@@ -423,10 +424,16 @@ fn add_dir(fs: &OwnedFd, key: &str, dir: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// Says whether the running kernel has the option `lowerdir+`.
-fn knows_lowerdir_plus() -> bool {
-    let Ok(fs) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
-    fsconfig_set_string(&fs, "lowerdir+", "/").is_ok()
+/// Says whether a lower was refused because the running kernel does not have the option `lowerdir+`.
+fn lacks_lowerdir_plus(error: Errno) -> bool {
+    match error {
+        // Before 6.5 overlay is behind a layer for old file systems, which takes strings only, and
+        // any string.
+        Errno::OPNOTSUPP => true,
+        Errno::INVAL => fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+            .map_or(true, |fs| fsconfig_set_string(&fs, "lowerdir+", "/").is_err()),
+        _ => false,
+    }
 }
 
 /// Reads what the kernel had to say about a failed mount: lines such as `e overlay: …`.

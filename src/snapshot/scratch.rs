@@ -66,6 +66,16 @@ impl Scratch {
         Upper { fs: &self.fs, work: &self.work }
     }
 
+    /// Makes the upper one for another overlay: what was written stays. The old overlay must be gone.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Io`].
+    pub fn renew(&self) -> Result<(), SnapshotError> {
+        fs::remove_dir_all(&self.work).map_err(|e| fail("remove", &self.work, e))?;
+        fs::create_dir(&self.work).map_err(|e| fail("create", &self.work, e))
+    }
+
     /// Returns the folder that holds what was written, in overlay form.
     pub fn written(&self) -> &Path {
         &self.fs

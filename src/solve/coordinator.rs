@@ -8,7 +8,9 @@ use crate::cache::{Cache, Cost, ImportError, Missing, Output, Record};
 use crate::layer::Scan;
 use crate::plan::{Files, Op, Step, StepId, Tree};
 use crate::progress::{Outcome, Vertex};
+use crate::sandbox::Usage;
 use crate::store::{ChainId, Digest, Key, Layer, StepLock};
+use crate::sys::cancel::Cancel;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -136,6 +138,8 @@ struct Coordinator<'scope, 'env: 'scope> {
     to_run: VecDeque<usize>,
     describing: usize,
     running: usize,
+    /// What running commands have reserved of the memory budget, in bytes.
+    reserved: u64,
     sealing: usize,
     bringing: usize,
     locking: usize,
@@ -196,6 +200,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             to_run: VecDeque::new(),
             describing: 0,
             running: 0,
+            reserved: 0,
             sealing: 0,
             bringing: 0,
             locking: 0,
@@ -269,6 +274,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             }
             Event::Made(index, result) => {
                 self.running -= 1;
+                self.reserved -= self.reservation(index);
                 (index, result.map(|made| self.on_made(index, made)))
             }
             Event::Sealed(index, result) => {
@@ -524,9 +530,29 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.to_run.push_back(index);
     }
 
+    /// How much of the memory budget a step takes while it runs. Only commands count: copies use
+    /// little, whatever they copy.
+    fn reservation(&self, index: usize) -> u64 {
+        match (&self.step(index).op, self.job.options.memory_budget) {
+            (Op::Run(_), Some(budget)) => {
+                self.job.options.limits.memory.map_or(budget, |memory| memory.min(budget))
+            }
+            _ => 0,
+        }
+    }
+
+    /// Takes the first step in line that fits into what is left of the budget. None waits for ever:
+    /// all commands of a build reserve the same.
+    fn next_to_run(&mut self) -> Option<usize> {
+        let left = self.job.options.memory_budget.map_or(u64::MAX, |b| b - self.reserved);
+        let place = self.to_run.iter().position(|&index| self.reservation(index) <= left)?;
+        self.to_run.remove(place)
+    }
+
     fn start_running(&mut self) {
         while self.running < self.job.options.parallelism && !self.is_stopping() {
-            let Some(index) = self.to_run.pop_front() else { return };
+            let Some(index) = self.next_to_run() else { return };
+            self.reserved += self.reservation(index);
             let step = self.step(index);
             let stack = self.stack(step.parent);
             let files = self.files_of_trees(step);
@@ -560,7 +586,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         node.phase = Phase::Sealing;
         self.job.progress.done(self.vertex_digest(index), Outcome::Ran);
         self.sealing += 1;
-        let cancel = self.job.cancel;
+        let cancel = self.job.interrupt;
         self.work(move || {
             let _held = held;
             Event::Sealed(index, exec::seal(&fs, wants_tar, Some(now), cancel))
@@ -636,12 +662,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let scan = node.scan.take().expect("a sealing step has been scanned");
         let made = node.made.take().expect("a sealing step has been made");
         let described = Arc::clone(node.described.as_ref().expect("a step that ran has inputs"));
-        let cost = Cost {
-            wall_us: micros(made.wall),
-            cpu_us: made.usage.map_or(0, |usage| usage.cpu_user_us + usage.cpu_system_us),
-            peak_memory: made.usage.and_then(|usage| usage.peak_memory).unwrap_or(0),
-            layer_bytes: scan.bytes,
-        };
+        let usage = made.usage.unwrap_or_default();
+        let cost = Cost { layer_bytes: scan.bytes, ..cost_of(made.wall, &usage) };
         let made_output = node.report.output.expect("a scanned step has an output");
         let chain = made_output.on(&parent);
         let known = if step.ignore_cache { None } else { self.cache.interned(&chain)? };
@@ -692,7 +714,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         let message = cause.to_string();
         let exit = match &cause {
-            Cause::Exit { status, .. } => Some(*status),
+            Cause::Exit { status, usage, .. } => {
+                let wall = Duration::from_micros(usage.wall_us);
+                self.nodes[index].report.cost = cost_of(wall, usage);
+                Some(*status)
+            }
             _ => None,
         };
         if !was_running {
@@ -795,9 +821,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         layers.reverse();
         if self.job.options.wants_image {
-            add_tar_facts(self.job, &mut layers).map_err(|cause| match cause.is_cancelled() {
-                true => SolveError::Cancelled,
-                false => SolveError::Other(cause),
+            add_tar_facts(self.job, &mut layers, self.job.cancel).map_err(|cause| {
+                match cause.is_cancelled() {
+                    true => SolveError::Cancelled,
+                    false => SolveError::Other(cause),
+                }
             })?;
         }
         Ok(layers)
@@ -853,6 +881,19 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+fn cost_of(wall: Duration, usage: &Usage) -> Cost {
+    Cost {
+        wall_us: micros(wall),
+        cpu_us: usage.cpu_user_us + usage.cpu_system_us,
+        system_us: usage.cpu_system_us,
+        peak_memory: usage.peak_memory.unwrap_or(0),
+        io_read: usage.io_read.unwrap_or(0),
+        io_written: usage.io_written.unwrap_or(0),
+        max_pids: usage.max_pids.unwrap_or(0),
+        layer_bytes: 0,
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -884,7 +925,11 @@ fn describe(
 }
 
 /// Hashes the tars of layers nobody needed as an image before, side by side.
-fn add_tar_facts(job: &Job<'_>, layers: &mut [Layer]) -> Result<(), Cause> {
+pub(super) fn add_tar_facts(
+    job: &Job<'_>,
+    layers: &mut [Layer],
+    cancel: &Cancel,
+) -> Result<(), Cause> {
     let missing: Vec<&mut Layer> =
         layers.iter_mut().filter(|layer| layer.meta.tar.is_none()).collect();
     let queue = std::sync::Mutex::new(missing.into_iter());
@@ -896,7 +941,7 @@ fn add_tar_facts(job: &Job<'_>, layers: &mut [Layer]) -> Result<(), Cause> {
                     loop {
                         let next = queue.lock().expect("workers do not panic").next();
                         let Some(layer) = next else { return Ok(()) };
-                        layer.meta.tar = exec::seal(&layer.fs(), true, None, job.cancel)?.tar;
+                        layer.meta.tar = exec::seal(&layer.fs(), true, None, cancel)?.tar;
                         job.store.update_layer(&layer.meta)?;
                     }
                 })

@@ -1,8 +1,9 @@
 //! Doing what a step says, and hashing what came of it.
 
 use super::copies::{self, Chosen};
+use super::mounts::{self, Prepared};
 use super::trees::{Lower, Stack, Trees};
-use super::{Cause, Job, mounts};
+use super::{Cause, FailedStep, Job};
 use crate::layer::{self, Now, Scan, ScanOptions, Time};
 use crate::plan::{Network, Op, Run, Security, Tree};
 use crate::progress;
@@ -89,7 +90,19 @@ pub(super) fn execute(
             }
         }
         Op::Run(run) => {
-            usage = Some(command(job, trees, run, (index, vertex), (root, ids.as_deref()), files)?);
+            match command(job, trees, run, (index, vertex), (root, ids.as_deref()), files) {
+                Ok(used) => usage = Some(used),
+                Err(cause) => {
+                    if matches!(cause, Cause::Exit { .. }) && job.options.keeps_failed {
+                        drop(mounted);
+                        let files = step.trees().into_iter().map(|t| (t, files(t))).collect();
+                        let failed = FailedStep::new(index, work, scratch, below.clone(), files);
+                        let mut all = job.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        all.insert(index, failed);
+                    }
+                    return Err(cause);
+                }
+            }
         }
     }
     drop(mounted);
@@ -130,6 +143,35 @@ fn command(
     (root, ids): (BorrowedFd<'_>, Option<&Ids>),
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<Usage, Cause> {
+    let (spec, prepared) = prepare(job, trees, run, ids, files)?;
+    let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
+    let control = sandbox::Control::default();
+    let exit = job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut |stream, bytes| {
+        let stream = match stream {
+            Stream::Stdout => progress::Stream::Stdout,
+            Stream::Stderr => progress::Stream::Stderr,
+        };
+        job.progress.log(vertex, stream, bytes);
+        job.observer.output(index, bytes);
+    })?;
+    tell(job);
+    if job.cancel.is_cancelled() {
+        return Err(Cause::Cancelled);
+    }
+    match exit.status {
+        0 => Ok(exit.usage),
+        status => Err(Cause::Exit { status, oom: exit.oom, usage: exit.usage }),
+    }
+}
+
+/// Works out all that a command is to run with.
+pub(super) fn prepare(
+    job: &Job<'_>,
+    trees: &Trees,
+    run: &Run,
+    ids: Option<&Ids>,
+    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+) -> Result<(RunSpec, Prepared), Cause> {
     let options = &job.options;
     let network = match run.network {
         Network::Default => default_network(job),
@@ -172,24 +214,7 @@ fn command(
         readonly_root: false,
         limits: options.limits.clone(),
     };
-    let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
-    let control = sandbox::Control::default();
-    let exit = job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut |stream, bytes| {
-        let stream = match stream {
-            Stream::Stdout => progress::Stream::Stdout,
-            Stream::Stderr => progress::Stream::Stderr,
-        };
-        job.progress.log(vertex, stream, bytes);
-        job.observer.output(index, bytes);
-    })?;
-    tell(job);
-    if job.cancel.is_cancelled() {
-        return Err(Cause::Cancelled);
-    }
-    match exit.status {
-        0 => Ok(exit.usage),
-        status => Err(Cause::Exit { status, oom: exit.oom }),
-    }
+    Ok((spec, prepared))
 }
 
 fn allowed(job: &Job<'_>, entitlement: &'static str) -> Result<(), Cause> {
@@ -200,7 +225,7 @@ fn allowed(job: &Job<'_>, entitlement: &'static str) -> Result<(), Cause> {
     }
 }
 
-fn security_of(job: &Job<'_>, run: &Run) -> Result<sandbox::Security, Cause> {
+pub(super) fn security_of(job: &Job<'_>, run: &Run) -> Result<sandbox::Security, Cause> {
     match run.security {
         Security::Sandbox => Ok(sandbox::Security::Default),
         Security::Insecure => {

@@ -29,7 +29,8 @@
 //! # Cancellation
 //!
 //! The first failure or an interruption sets the [`Cancel`] token, which every worker watches. The
-//! coordinator then waits for the workers, so nothing is left running or mounted.
+//! coordinator then waits for the workers, so nothing is left running or mounted. Hashing goes on after
+//! a failure: the steps before it need not run again.
 //!
 //! # Not here
 //!
@@ -39,6 +40,7 @@
 mod coordinator;
 mod copies;
 mod exec;
+mod failed;
 mod image;
 mod inputs;
 mod mounts;
@@ -50,7 +52,7 @@ use crate::context;
 use crate::image::Image;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::sandbox::{Limits, NetworkMode, Oom, Sandbox, Seccomp, Ulimit};
+use crate::sandbox::{Limits, NetworkMode, Oom, Sandbox, Seccomp, Ulimit, Usage};
 use crate::store::{ChainId, Digest, Key, Layer, Store};
 use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +60,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 pub use coordinator::{predict, solve};
+pub use failed::FailedStep;
 pub use image::image_of;
 
 /// Somebody who wants to know what becomes of steps: the build's history.
@@ -86,12 +89,17 @@ pub struct Job<'a> {
     pub progress: &'a Progress,
     /// Who else is told.
     pub observer: &'a dyn Observer,
-    /// What stops the build.
+    /// What stops the build: an interruption, or the first failure.
     pub cancel: &'a Cancel,
+    /// What stops everything: an interruption alone. After a failure the steps that ran are still
+    /// hashed and filed.
+    pub interrupt: &'a Cancel,
     /// What runs commands.
     pub sandbox: &'a Sandbox,
     /// Whether somebody was told that there is no private network.
     pub told_of_network: Mutex<bool>,
+    /// Commands that failed with their files, by step, where [`Options::keeps_failed`] says so.
+    pub failed: Mutex<BTreeMap<usize, FailedStep>>,
     /// The build's id, for the records it makes.
     pub build: String,
     /// Caches from elsewhere, asked in this order where the store has no record.
@@ -129,6 +137,11 @@ pub struct Options {
     pub allow: BTreeSet<String>,
     /// How many steps may run at once.
     pub parallelism: usize,
+    /// How much memory the commands that run at one time may use together, in bytes. Each reserves
+    /// its own limit; one without a limit all of it.
+    pub memory_budget: Option<u64>,
+    /// Whether the files of a command that failed are wanted.
+    pub keeps_failed: bool,
     /// Whether diff_ids are wanted: false for a build without output.
     pub wants_image: bool,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
@@ -260,6 +273,8 @@ pub enum Cause {
         status: i32,
         /// The kernel's out-of-memory kill, where that was it.
         oom: Option<Oom>,
+        /// What it used.
+        usage: Usage,
     },
     /// Files could not be chosen.
     #[error(transparent)]

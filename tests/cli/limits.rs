@@ -1,6 +1,10 @@
 //! Limits: they hold, and a step that dies of one says which.
 
-use crate::kit::Kit;
+use crate::kit::running::{Running, Signal};
+use crate::kit::{Kit, host};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn privileged_step_over_its_memory_limit_is_explained() {
@@ -34,4 +38,223 @@ fn privileged_process_limit_stops_a_fork_bomb() {
     );
     let outcome = kit.build().args(["--pids-limit", "20"]).run();
     assert!(outcome.log().contains("can't fork"), "{}\n{}", outcome.text(), outcome.log());
+}
+
+/// Four stages whose commands note who else runs, and a last one that tells what they saw. Each waits
+/// until two have come, so that a build that runs one at a time gets stuck and says so.
+const CROWD: &str = "FROM fixture/base AS s0
+ARG NUMBER
+RUN mkdir /out
+FROM s0 AS s1
+RUN --mount=type=cache,id=crowd,target=/c N=1; eval \"$JOB\"
+FROM s0 AS s2
+RUN --mount=type=cache,id=crowd,target=/c N=2; eval \"$JOB\"
+FROM s0 AS s3
+RUN --mount=type=cache,id=crowd,target=/c N=3; eval \"$JOB\"
+FROM s0 AS s4
+RUN --mount=type=cache,id=crowd,target=/c N=4; eval \"$JOB\"
+FROM s0
+COPY --from=s1 /out /out1
+COPY --from=s2 /out /out2
+COPY --from=s3 /out /out3
+COPY --from=s4 /out /out4
+RUN --mount=type=cache,id=crowd,target=/c sort -n /c/seen | tail -1 | sed s/^/most:/
+";
+
+/// What each of them does.
+const JOB: &str = "mkdir -p /c/now && mkdir /c/now/$N && ls /c/now | wc -l >> /c/seen && touch /c/came.$N; \
+    i=0; while [ $(ls /c/came.* | wc -l) -lt 2 ]; do i=$((i+1)); [ $i -lt 2000 ] || exit 9; usleep 10000; done; \
+    ls /c/now | wc -l >> /c/seen; rmdir /c/now/$N";
+
+fn crowd(flags: &[&str]) -> String {
+    let kit = Kit::new();
+    kit.dockerfile(
+        &CROWD.replace("ARG NUMBER\n", &format!("ENV JOB=\"{}\"\n", JOB.replace('$', "\\$"))),
+    );
+    let outcome = kit.build().args(flags).ok();
+    let log = outcome.log();
+    let at = log.find("most:").unwrap_or_else(|| panic!("{log}"));
+    log[at + 5..at + 6].to_owned()
+}
+
+#[test]
+fn privileged_a_memory_budget_lets_two_of_four_run_at_once() {
+    assert_eq!(crowd(&["--memory", "32m", "--build-memory", "64m"]), "2");
+    assert_eq!(crowd(&["--max-parallelism", "2"]), "2");
+}
+
+#[test]
+fn a_step_that_may_use_more_than_the_build_is_refused() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN true\n");
+    let run = kit.build().args(["--memory", "2g", "--build-memory", "1g"]);
+    run.fails(2).says(&["--build-memory"]);
+    for wrong in [
+        &["--memory-swap", "1g"][..],
+        &["--memory", "1g", "--memory-swap", "512m"],
+        &["--device-read-bps", "/dev/null:1m"],
+        &["--io-weight", "1"],
+        &["--cpus", "1", "--cpu-quota", "5000"],
+    ] {
+        kit.build().args(wrong).fails(2);
+    }
+}
+
+#[test]
+fn privileged_limits_stand_in_the_control_group() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN --mount=type=cache,target=/c touch /c/up; cat /proc/self/cgroup; while [ ! -e /c/go ]; do usleep 10000; done\n");
+    let run = kit.build().args([
+        "--memory=64m",
+        "--memory-swap=96m",
+        "--cpu-quota=50000",
+        "--cpu-period=200000",
+        "--cpu-shares=512",
+        "--cpuset-cpus=0",
+        "--cpuset-mems=0",
+        "--pids-limit=33",
+    ]);
+    let mut running = Running::start(run);
+    let cache = cache_mount(&kit, "up");
+    let pid = inside(&running);
+    let setting = |v1: &[&str], v2: &str| -> String {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        for line in groups.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (names, path) = (fields.next().unwrap(), fields.next().unwrap());
+            for mount in ["unified", names, ""] {
+                for file in v1.iter().chain([&v2]) {
+                    let path = format!("/sys/fs/cgroup/{mount}{path}/{file}");
+                    if let Ok(text) = fs::read_to_string(path) {
+                        return text.trim().to_owned();
+                    }
+                }
+            }
+        }
+        panic!("no {v2} in {groups}");
+    };
+    assert_eq!(setting(&["memory.limit_in_bytes"], "memory.max"), (64 << 20).to_string());
+    assert_eq!(setting(&["pids.max"], "pids.max"), "33");
+    assert_eq!(setting(&["cpuset.cpus"], "cpuset.cpus"), "0");
+    assert_eq!(setting(&["cpuset.mems"], "cpuset.mems"), "0");
+    let quota = setting(&["cpu.cfs_quota_us"], "cpu.max");
+    assert!(["50000", "50000 200000"].contains(&quota.as_str()), "{quota}");
+    let weight = setting(&["cpu.shares"], "cpu.weight");
+    assert!(["512", "20"].contains(&weight.as_str()), "{weight}");
+    fs::write(cache.join("go"), "").unwrap();
+    assert_eq!(running.end().code(), Some(0));
+}
+
+#[test]
+fn privileged_usage_is_in_the_history_and_in_the_metadata() {
+    let kit = Kit::new();
+    kit.dockerfile(
+        "FROM fixture/base\n\
+         RUN i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; head -c 20m /dev/zero > /big\n\
+         RUN (sleep 1 & sleep 1 & sleep 1 & true); exit 3\n",
+    );
+    kit.build().fails(4);
+    let shown = kit.builder(["history", "--usage"]).ok().stdout();
+    let rows: Vec<&str> = shown.lines().collect();
+    assert!(rows[1].contains("USER") && rows[1].contains("PEAK"), "{shown}");
+    assert!(rows[2].contains("MiB") && rows[2].ends_with("> /big"), "{shown}");
+    assert!(rows[3].contains("(failed)") && rows[4].ends_with("all that ran"), "{shown}");
+    let json = kit.builder(["history", "usage", "--format=json"]).ok().stdout();
+    let steps: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(steps[0]["cpu_us"].as_u64().unwrap() > 0, "{json}");
+    assert!(steps[0]["peak_memory"].as_u64().unwrap() > 100_000, "{json}");
+    assert_eq!(steps[1]["outcome"], "failed");
+
+    kit.dockerfile("FROM fixture/base\nRUN echo one > /one\nENV a=b\nRUN echo two > /two\n");
+    let file = kit.out("metadata.json");
+    kit.build().arg("--metadata-file").arg(&file).ok();
+    let metadata: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let usage = metadata["builder.usage"].as_array().unwrap();
+    assert_eq!(usage.len(), 2);
+    assert!(usage[1]["step"].as_str().unwrap().ends_with("RUN echo two > /two"), "{usage:?}");
+    assert!(usage[1]["wall_us"].as_u64().unwrap() > 0, "{usage:?}");
+}
+
+#[test]
+fn privileged_ctrl_z_freezes_a_build_and_fg_lets_it_go_on() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN --mount=type=cache,target=/c touch /c/up; while [ ! -e /c/go ]; do usleep 10000; done; echo went on\n");
+    let mut running = Running::start(kit.build());
+    let cache = cache_mount(&kit, "up");
+    let pid = inside(&running);
+    running.signal(Signal::TSTP);
+    eventually("we stop", || state(running.child.id()) == Some('T'));
+    eventually("the command is frozen", || is_frozen(pid));
+    fs::write(cache.join("go"), "").unwrap();
+    assert!(running.child.try_wait().unwrap().is_none());
+    running.signal(Signal::CONT);
+    assert_eq!(running.end().code(), Some(0));
+}
+
+#[test]
+fn privileged_a_stopped_build_can_be_killed() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN --mount=type=cache,target=/c touch /c/up; while :; do usleep 10000; done\n");
+    let mut running = Running::start(kit.build());
+    cache_mount(&kit, "up");
+    let pid = inside(&running);
+    running.signal(Signal::TSTP);
+    eventually("the command is frozen", || is_frozen(pid));
+    running.signal(Signal::TERM);
+    running.signal(Signal::CONT);
+    assert_eq!(running.end().code(), Some(130));
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// Waits for a file in the only cache mount, and returns the mount's folder.
+fn cache_mount(kit: &Kit, file: &str) -> PathBuf {
+    let mounts = kit.store().join("mounts");
+    let mut found = None;
+    eventually("the command is up", || {
+        let folders = fs::read_dir(&mounts).into_iter().flatten().flatten();
+        found = folders.map(|entry| entry.path().join("fs")).find(|dir| dir.join(file).exists());
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// The command of a build: the child of its sandbox's init.
+fn inside(running: &Running) -> u32 {
+    let is_command = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t2"))
+    };
+    host::family(running.child.id()).into_iter().find(is_command).expect("a command runs")
+}
+
+/// The letter of a process's state.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Whether the process's control group stands still.
+fn is_frozen(pid: u32) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    groups.lines().any(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(names), Some(path)) = (fields.next(), fields.next()) else { return false };
+        let read = |mount: &str, file: &str| {
+            fs::read_to_string(format!("/sys/fs/cgroup/{mount}{path}/{file}")).unwrap_or_default()
+        };
+        match names {
+            "" => ["unified", ""].iter().any(|m| read(m, "cgroup.events").contains("frozen 1")),
+            "freezer" => read("freezer", "freezer.state").starts_with("FROZEN"),
+            _ => false,
+        }
+    })
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed().as_secs() < 60, "never: {what}");
+        std::thread::yield_now();
+    }
 }

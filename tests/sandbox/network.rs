@@ -63,3 +63,34 @@ fn privileged_the_private_network_leads_out_but_not_to_host_loopback() {
     // Steps of one build share it.
     assert!(kit.run(&spec).stdout.contains("default via"));
 }
+
+#[test]
+fn privileged_the_host_s_loopback_is_reached_where_it_was_asked_for() {
+    use builder::sandbox::NetworkOptions;
+    let asked =
+        |reaches_host_loopback| NetworkOptions { reaches_host_loopback, ..Default::default() };
+    for reaches in [false, true] {
+        let Some(kit) = Kit::with(|options| options.network = asked(reaches)) else { return };
+        if let Err(SandboxError::Network { reason }) = kit.sandbox.start_network() {
+            println!("skipped: {reason}");
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = std::thread::spawn(move || {
+            let (mut stream, from) = listener.accept().unwrap();
+            stream.write_all(b"canary").unwrap();
+            from
+        });
+        let mut spec = kit.spec(&format!("cat /etc/hosts; nc -w 2 10.0.2.2 {port}; true"));
+        spec.network = NetworkMode::Private;
+        spec.extra_hosts = vec![("host".into(), "host-gateway".into())];
+        let outcome = kit.run(&spec);
+        assert_eq!(outcome.stdout.contains("canary"), reaches, "{outcome:?}");
+        assert_eq!(outcome.stdout.contains("10.0.2.2\thost"), reaches, "{outcome:?}");
+        assert!(!outcome.stdout.contains("host-gateway"), "{outcome:?}");
+        // Lets the thread go where nobody came.
+        std::net::TcpStream::connect(("127.0.0.1", port)).ok();
+        served.join().unwrap();
+    }
+}

@@ -15,12 +15,13 @@ mod stop;
 pub mod volume;
 
 use super::Environment;
+use super::build::{HOST_LOOPBACK, cannot};
 use super::failure::{self, Class, Failure};
 use super::limits::LimitArgs;
 use super::registry::{PullFailed, Pulls};
 use super::resolve::Images;
 use super::security::SecurityArgs;
-use super::{build::cannot, registry, values};
+use super::{registry, values};
 use crate::image::{Image, Platform};
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
@@ -196,7 +197,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     spec.mounts = mounts;
     let keeper = keeper(args, image)?;
     let mut options = args.security.sandbox(&store);
-    options.network.reaches_host_loopback = args.network.ends_with(request::HOST_LOOPBACK);
+    options.network.reaches_host_loopback = args.network.ends_with(HOST_LOOPBACK);
     options.network.ports = ports::choose(&args.publish)?;
     let is_any = args.publish.iter().flat_map(Published::is_any);
     for (port, is_any) in options.network.ports.iter().zip(is_any) {
@@ -207,6 +208,9 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let publishes = !options.network.ports.is_empty();
     let sandbox = Arc::new(Sandbox::new(options));
     environment.signals.freeze_with_us(&sandbox);
+    for weakness in sandbox.weaknesses(&spec.limits).map_err(|error| failed(&error))? {
+        environment.warn(&weakness);
+    }
     network(&mut spec, &sandbox, publishes, environment)?;
 
     let (root, _scratch) = root(&store, image, &sandbox, environment)?;

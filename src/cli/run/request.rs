@@ -2,15 +2,12 @@
 
 use super::RunArgs;
 use crate::cli::Environment;
-use crate::cli::build::cannot;
+use crate::cli::build::{HOST_LOOPBACK, cannot};
 use crate::cli::failure::{Class, Failure};
 use crate::image::Image;
 use crate::sandbox::{DEFAULT_SHM_SIZE, NetworkMode, OsBytes, RunSpec};
 use std::fmt::Write as _;
 use std::fs;
-
-/// What follows a network mode that reaches the host's loopback.
-pub(super) const HOST_LOOPBACK: &str = ":host-loopback";
 
 /// Makes the spec, all but its mounts.
 ///

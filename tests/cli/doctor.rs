@@ -1,0 +1,36 @@
+//! `builder doctor`: what this machine offers.
+
+use crate::kit::Kit;
+use serde_json::Value;
+
+#[test]
+fn a_machine_that_builds_is_said_to() {
+    let kit = Kit::new();
+    let text = kit.builder(["doctor"]).ok().stdout();
+    for name in ["kernel", "store", "overlay", "users", "limits", "network", "sandbox", "seccomp"] {
+        let row = text.lines().find(|line| line[6..].starts_with(name));
+        let row = row.unwrap_or_else(|| panic!("no {name} in {text}"));
+        assert!(!row.starts_with("LACKS"), "{row}");
+    }
+    let json = kit.builder(["doctor", "--format=json"]).ok().stdout();
+    let document: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(document["works"], true);
+    let checks = document["checks"].as_array().unwrap();
+    let check = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();
+    assert_eq!(check("sandbox")["state"], "ok");
+    assert!(check("store")["found"].as_str().unwrap().contains("free"), "{json}");
+    // Where something is less than it could be, a command mends it.
+    for check in checks.iter().filter(|check| check["state"] != "ok") {
+        assert!(check["mend"].is_string() || check["name"] == "kernel", "{check}");
+    }
+}
+
+#[test]
+fn a_machine_without_a_place_for_the_store_is_said_not_to() {
+    let kit = Kit::new();
+    let run = kit.builder(["--root", "/proc/no/store", "doctor"]);
+    let outcome = run.fails(5);
+    outcome.says(&["builds do not work here: store"]);
+    assert!(outcome.stdout().contains("LACKS store"), "{}", outcome.stdout());
+    assert!(outcome.stdout().contains("mend: builder --root DIR"), "{}", outcome.stdout());
+}
