@@ -46,6 +46,39 @@ fn a_blob_that_breaks_off_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_server_that_knows_no_ranges_starts_over() {
+    let result = pull(|request, number| match is_blob(request) {
+        true if number == 1 => Do::Break(Fault::CutAt(30_000)),
+        true => Do::Without("range"),
+        false => Do::Carry,
+    });
+    let Some((outcome, _)) = result else { return };
+    assert_eq!(outcome.status, Some(0), "{}", outcome.text());
+}
+
+#[test]
+fn an_interruption_does_not_wait_for_a_silent_server() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let kit = Kit::new();
+    busybox().put(registry.host(), "x", "1");
+    settings(&kit, "stall-seconds = 86400\n");
+    let proxy = proxy::before(registry.host(), |request, _| match is_blob(request) {
+        true => Do::Break(Fault::Silence),
+        false => Do::Carry,
+    });
+    let name = format!("{}/x:1", proxy.host());
+    let mut child =
+        kit.builder(["pull", "--progress=quiet", &name]).into_command().spawn().unwrap();
+    while !proxy.seen().iter().any(|line| line.contains("/blobs/")) {
+        assert!(child.try_wait().unwrap().is_none(), "it waits for the config");
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
 fn resets_and_trouble_pass() {
     let result = pull(|_, number| match number {
         1 => Do::Break(Fault::Reset),

@@ -1,6 +1,10 @@
 //! A proxy in front of a registry, which breaks what a test tells it to.
 
 use super::http::{Answer, Fault, Http, Request, ask};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 /// What the proxy does to a request.
 #[derive(Debug, Clone)]
@@ -13,6 +17,8 @@ pub(super) enum Do {
     Corrupt,
     /// Carries it, and leaves out the end of the answer, with a length that fits.
     Shorten,
+    /// Carries it without one of its headers.
+    Without(&'static str),
     /// Answers by itself.
     Answer(Answer),
 }
@@ -41,7 +47,11 @@ pub(super) fn before_gated(
         if let Do::Answer(answer) = rule {
             return answer;
         }
-        let mut answer = ask(&host, request);
+        let mut carried = request.clone();
+        if let Do::Without(name) = rule {
+            carried.headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+        }
+        let mut answer = ask(&host, &carried);
         match rule {
             Do::Break(fault) => answer.fault = fault,
             Do::Corrupt if !answer.body.is_empty() => {
@@ -58,9 +68,40 @@ pub(super) fn before_gated(
     })
 }
 
+/// Starts a proxy as companies have them: it takes CONNECT, wherever to, and leads to `host`. Returns its
+/// address and what it was asked for.
+pub(super) fn tunnel(host: &str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (asked, host) = (Arc::new(Mutex::new(Vec::new())), host.to_owned());
+    let seen = Arc::clone(&asked);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut client, host, seen) = (stream.unwrap(), host.clone(), Arc::clone(&seen));
+            thread::spawn(move || -> std::io::Result<()> {
+                // The client waits for the answer, so nothing of what it sends later is read here.
+                let mut reader = BufReader::new(client.try_clone()?);
+                let mut first = String::new();
+                reader.read_line(&mut first)?;
+                seen.lock().unwrap().push(first.trim_end().to_owned());
+                let mut line = String::new();
+                while reader.read_line(&mut line)? > 2 {
+                    line.clear();
+                }
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+                let mut server = TcpStream::connect(host)?;
+                let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+                thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+                std::io::copy(&mut server, &mut client).map(drop)
+            });
+        }
+    });
+    (address, asked)
+}
+
 /// Counts requests of the same method and path.
 #[derive(Default)]
-pub(super) struct Counts(std::sync::Mutex<std::collections::BTreeMap<String, usize>>);
+pub(super) struct Counts(Mutex<std::collections::BTreeMap<String, usize>>);
 
 impl Counts {
     pub(super) fn next(&self, request: &Request) -> usize {

@@ -203,6 +203,52 @@ fn mirrors_are_asked_first_and_passed_over_when_they_fail() {
 }
 
 #[test]
+fn what_is_elsewhere_goes_through_the_proxy_of_the_environment() {
+    let Some((registry, kit)) = is_there(Kind::Plain) else { return };
+    busybox().put(registry.host(), "app", "1");
+    let (proxy, asked) = proxy::tunnel(registry.host());
+    settings(&kit, "tries = 1\n[registry.\"registry.invalid\"]\nhttp = true\n");
+    let pull = || {
+        let run = kit.builder(["pull", "-q", "registry.invalid/app:1"]);
+        run.env("http_proxy", format!("http://{proxy}"))
+    };
+    pull().ok();
+    let asked = || asked.lock().unwrap().clone();
+    assert!(
+        asked().iter().all(|line| line == "CONNECT registry.invalid:80 HTTP/1.1"),
+        "{:?}",
+        asked()
+    );
+    let before = asked().len();
+    pull().env("no_proxy", ".invalid").fails(6);
+    let direct = format!("{}/app:1", registry.host());
+    kit.builder(["pull", "-q", &direct]).env("http_proxy", format!("http://{proxy}")).ok();
+    assert_eq!(asked().len(), before, "this machine is reached directly");
+}
+
+#[test]
+fn a_layer_that_may_not_be_distributed_is_left_where_it_is() {
+    let Some((registry, kit)) = is_there(Kind::Plain) else { return };
+    let mut made = image(&[(rootfs(), Packing::Gzip), (file("foreign", 1000), Packing::Gzip)]);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&made.manifest).unwrap();
+    let layer = &mut manifest["layers"][1];
+    layer["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip".into();
+    layer["urls"] = serde_json::json!(["https://127.0.0.1:1/layer"]);
+    made.manifest = manifest.to_string().into_bytes();
+    let name = format!("{}/foreign:1", registry.host());
+    made.put(registry.host(), "foreign", "1");
+    // Where the registry has it, it is a layer as any other.
+    kit.builder(["pull", "-q", &name]).ok();
+    assert_eq!(kit.builder(["run", &name, "sh", "-c", "wc -c < /foreign"]).ok().stdout(), "1000\n");
+    let to = format!("{}/elsewhere:1", registry.host());
+    kit.builder(["tag", &name, &to]).ok();
+    kit.builder(["push", "-q", &to]).ok();
+    let other = Kit::new();
+    let outcome = other.builder(["pull", "-q", &to]).fails(6);
+    outcome.says(&[&format!("has no blob {}", made.layer(1))]);
+}
+
+#[test]
 fn an_index_gives_the_platform_that_is_wanted() {
     let Some((registry, kit)) = is_there(Kind::Plain) else { return };
     let host = registry.host();
