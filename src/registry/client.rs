@@ -361,9 +361,10 @@ fn media_type(answer: &Answer) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Reads a descriptor from the headers of an answer to HEAD; `None` where one is missing.
+/// Reads a descriptor from the headers of an answer to HEAD; `None` where one is missing, or where the
+/// length is that of the answer and not of the manifest.
 fn described(answer: &Answer) -> Option<Descriptor> {
     let digest = answer.header("docker-content-digest")?.parse().ok()?;
-    let size = answer.header("content-length")?.parse().ok()?;
+    let size = answer.header("content-length")?.parse().ok().filter(|size| *size > 0)?;
     Some(Descriptor::new(media_type(answer)?, digest, size))
 }

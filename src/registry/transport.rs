@@ -16,6 +16,9 @@ use ureq::{Agent, Body, Proxy, SendBody};
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(30);
 
+/// How long a registry may take over a blob that it has been sent: some copy it to other storage first.
+const PATIENCE: Duration = Duration::from_mins(10);
+
 /// Redirects followed; Go's client follows as many.
 const REDIRECTS_MAX: usize = 10;
 
@@ -287,6 +290,12 @@ impl Transport {
                     .header("Content-Length", length.to_string())
                     .body(SendBody::from_reader(&mut reader))
                     .map_err(|e| makes_no_sense(e.to_string()))?;
+                let patience = PATIENCE.max(self.settings.stall);
+                let request = agent
+                    .configure_request(request)
+                    .timeout_per_read(Some(patience))
+                    .timeout_recv_response(Some(patience))
+                    .build();
                 agent.run(request)
             }
         };
