@@ -5,7 +5,7 @@
 //! their digests, and the tags at last: a push that is killed leaves nothing that anyone could pull.
 
 use super::fetch::{Whole, is_foreign};
-use super::remote::{ACCEPT, Watch, origins, remember_origin};
+use super::remote::{ACCEPT, Watch, origins, remember_origin, report_step};
 use super::workers::side_by_side;
 use super::{Descriptor, ImageError};
 use crate::registry::Remote;
@@ -15,9 +15,6 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 
 /// How many blobs are pushed at once.
 const STREAMS: usize = 4;
-
-/// How many bytes pass between two reports of progress.
-const REPORT: u64 = 256 << 10;
 
 /// Puts an image, all of which is in the store, into a repository under some tags; without any, it is
 /// there by its digest only.
@@ -109,7 +106,7 @@ fn push_blob(
     let sent = std::sync::atomic::AtomicU64::new(0);
     let report = |digest: &Digest, at: u64| {
         let last = sent.load(std::sync::atomic::Ordering::Relaxed);
-        if at.abs_diff(last) >= REPORT {
+        if at.abs_diff(last) >= report_step(blob.size) {
             sent.store(at, std::sync::atomic::Ordering::Relaxed);
             watch.blob(digest, at, blob.size, false);
         }

@@ -27,8 +27,11 @@ const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
 /// How many connections fetch layers at once: more than one, since each may be slow for itself.
 const STREAMS: usize = 4;
 
-/// How many bytes pass between two reports of progress.
-const REPORT: u64 = 256 << 10;
+/// The fewest bytes between two reports of progress.
+const REPORT_MIN: u64 = 256 << 10;
+
+/// How often the progress of a large blob is reported: a log has a line for each.
+const REPORTS: u64 = 20;
 
 /// The most repositories that are remembered for a blob.
 const ORIGINS_MAX: usize = 8;
@@ -93,6 +96,11 @@ impl BlobSource for RegistrySource<'_> {
     }
 }
 
+/// Returns how many bytes of a blob of `size` pass between two reports.
+pub(super) fn report_step(size: u64) -> u64 {
+    (size / REPORTS).max(REPORT_MIN)
+}
+
 /// Reports what passes through it.
 struct Watched<'a> {
     reader: BlobReader,
@@ -107,7 +115,7 @@ impl Read for Watched<'_> {
         let count = self.reader.read(buffer)?;
         self.read += count as u64;
         let is_done = self.read >= self.blob.size;
-        if count > 0 && (is_done || self.read - self.told >= REPORT) {
+        if count > 0 && (is_done || self.read - self.told >= report_step(self.blob.size)) {
             self.told = self.read;
             self.watch.blob(&self.blob.digest, self.read, self.blob.size, is_done);
         }

@@ -47,7 +47,9 @@ pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
                         .and_then(|n| Reference::parse(n).ok())
                         .is_some_and(|n| n.name() == name.name())
             };
-            if let Some(found) = images.iter().find(is_it) {
+            let full = name.to_string();
+            let exact = images.iter().find(|image| image.name.as_ref() == Some(&full));
+            if let Some(found) = exact.or_else(|| images.iter().find(is_it)) {
                 return Ok(Some(found.clone()));
             }
         } else {

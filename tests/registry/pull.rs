@@ -45,6 +45,10 @@ fn a_digest_is_pulled_by_itself() {
     kit.builder(["pull", "-q", &format!("{}/a/b/c:t", registry.host())]).ok();
     let raw = kit.builder(["inspect", "--raw", &format!("{}/a/b/c:t", registry.host())]).ok();
     assert_eq!(fixture::digest(raw.bytes()), digest, "the manifest is kept byte for byte");
+    let pinned = format!("{}/a/b/c@{digest}", registry.host());
+    kit.builder(["pull", "-q", &pinned]).ok();
+    let removed = kit.builder(["rmi", &pinned]).ok().stdout();
+    assert_eq!(removed, format!("Untagged: {pinned}\n"), "the tag stays");
 }
 
 #[test]
