@@ -8,7 +8,7 @@
 use super::challenge::Challenge;
 use super::client::Shared;
 use super::transport::{Address, Call, Payload};
-use super::{Credentials, RegistryError, is_loopback};
+use super::{Credentials, RegistryError};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -191,11 +191,8 @@ impl State {
             to: server.authority.clone(),
             why,
         };
-        if registry.is_tls && !server.is_tls {
-            return Err(refused("it leaves encryption"));
-        }
-        if is_loopback(&server.authority) && !is_loopback(&registry.authority) {
-            return Err(refused("it leads to this machine"));
+        if let Some(why) = registry.forbids(&server) {
+            return Err(refused(why));
         }
         let credentials = self.credentials(asking)?;
         let mut form = String::new();

@@ -230,11 +230,8 @@ impl Transport {
                 let scheme = next.split(':').next().unwrap_or_default();
                 return Err(refused(scheme, "its scheme is neither https nor http").into());
             };
-            if at.is_tls && !to.is_tls {
-                return Err(refused(&to.shown(), "it leaves encryption").into());
-            }
-            if is_loopback(&to.authority) && !is_loopback(&at.authority) {
-                return Err(refused(&to.shown(), "it leads to this machine").into());
+            if let Some(why) = at.forbids(&to) {
+                return Err(refused(&to.shown(), why).into());
             }
             call.url = next;
         }
@@ -405,6 +402,15 @@ impl Address {
         Ok(Self { is_tls, authority: authority.as_str().to_ascii_lowercase() })
     }
 
+    /// Says why what this host answers may not lead to another; `None` where it may.
+    pub(super) fn forbids(&self, to: &Self) -> Option<&'static str> {
+        if self.is_tls && !to.is_tls {
+            return Some("it leaves encryption");
+        }
+        (is_loopback(&to.authority) && !is_loopback(&self.authority))
+            .then_some("it leads to this machine")
+    }
+
     fn is_same_host(&self, other: &Self) -> bool {
         self.is_tls == other.is_tls && self.authority == other.authority
     }
@@ -498,6 +504,23 @@ mod tests {
             ("file:///etc/passwd", "file:///etc/passwd"),
         ] {
             assert_eq!(resolve(base, location).as_deref(), Some(want), "{location}");
+        }
+    }
+
+    #[test]
+    fn nothing_leads_out_of_tls_or_back_to_this_machine() {
+        let address = |url: &str| Address::parse(url, "d").unwrap();
+        for (from, to, is_allowed) in [
+            ("https://a.example/x", "https://b.example/y", true),
+            ("https://a.example/x", "http://a.example/x", false),
+            ("http://a.example/x", "https://b.example/y", true),
+            ("http://a.example/x", "http://b.example/y", true),
+            ("https://a.example/x", "https://127.0.0.1/y", false),
+            ("https://a.example/x", "https://localhost:5000/y", false),
+            ("http://127.0.0.1:1/x", "http://127.0.0.1:2/y", true),
+            ("http://127.0.0.1:1/x", "https://b.example/y", true),
+        ] {
+            assert_eq!(address(from).forbids(&address(to)).is_none(), is_allowed, "{from} {to}");
         }
     }
 
