@@ -26,10 +26,20 @@ pub use parse::{parse, parse_instruction};
 /// A file's text for an excerpt: bytes that are not UTF-8 are one character of
 /// one byte each, so that spans of the file are spans of the text.
 pub fn as_shown(source: &[u8]) -> String {
-    let mut text = String::with_capacity(source.len());
-    for chunk in source.utf8_chunks() {
+    decode(source, '?')
+}
+
+/// Bytes as Go's strings are read and written: one U+FFFD for each byte that is
+/// not UTF-8.
+pub(crate) fn as_text(bytes: &[u8]) -> String {
+    decode(bytes, char::REPLACEMENT_CHARACTER)
+}
+
+fn decode(bytes: &[u8], stand_in: char) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|_| '?'));
+        text.extend(chunk.invalid().iter().map(|_| stand_in));
     }
     text
 }

@@ -4,6 +4,7 @@ use super::dispatch::Planner;
 use super::stages::{Index, Place, StageCommand, place_of};
 use super::step::{Network, Op, Run, Security, Tree};
 use super::{MountKind, PlanError, mounts, paths, words};
+use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{self, CommandLine};
 use crate::dockerfile::errors::Error;
 
@@ -51,7 +52,7 @@ impl Planner<'_, '_> {
             (CommandLine::Shell(word), Some(first)) => {
                 let text = if words::is_only_heredoc(&word.text) {
                     let body = first.content();
-                    shown += &format!(" ({})", first_line(&words::text_of(&body)));
+                    shown += &format!(" ({})", first_line(&as_text(&body)));
                     if body.starts_with(b"#!") {
                         script = Some((paths::join(SCRIPT_DIR, &first.name), body));
                         None

@@ -4,6 +4,7 @@ use super::stages::Place;
 use super::step::CopySource;
 use super::{PlanError, Request, paths};
 use crate::context::remote::GitUrl;
+use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{Escape, Heredoc, Instruction, Word};
 use crate::dockerfile::env::{self, Env};
 use crate::dockerfile::errors::Error;
@@ -123,19 +124,9 @@ pub(super) fn expand_body(heredoc: &Heredoc, place: Place, env: &Env) -> Result<
     let lookup = |name: &str| env.get(name).map(str::to_owned);
     let mut lexer = Lexer::new(Escape::Backslash);
     lexer.skip_quotes = true;
-    let body = Word { text: text_of(&heredoc.content()), span: heredoc.span };
+    let body = Word { text: as_text(&heredoc.content()), span: heredoc.span };
     let expanded = lexer.process_word(&body.text, &lookup);
     expanded.map(|out| out.text).map_err(|e| misplaced(&e, &body, lexer, &lookup, place))
-}
-
-/// Bytes as Go's strings are read: one U+FFFD for each that is no text.
-pub(super) fn text_of(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
-    }
-    text
 }
 
 /// An instruction as progress shows it: expanded where that works, as typed where not.

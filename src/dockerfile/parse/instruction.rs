@@ -13,6 +13,7 @@
 use super::flags::Flags;
 use super::statement::{Arguments, Statement};
 use super::{duration, mount};
+use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{
     Add, ArgDeclaration, Command, CommandLine, Copy, Healthcheck, Heredoc, InlineFile, Instruction,
     Network, Onbuild, Origin, Run, Security, Span, Transfer, Word,
@@ -443,7 +444,7 @@ impl Statement {
         let mut expression = behind.trim_start_matches(is_blank).to_owned();
         for heredoc in heredocs {
             expression.push('\n');
-            expression.push_str(&String::from_utf8_lossy(&heredoc.body));
+            expression.push_str(&as_text(&heredoc.body));
             expression.push_str(&heredoc.name);
         }
         let instruction = trigger
