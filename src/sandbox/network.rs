@@ -89,8 +89,8 @@ impl Transport {
 pub(super) struct Private {
     /// The namespace.
     pub namespace: OwnedFd,
-    /// Address that answers for names.
-    pub dns: &'static str,
+    /// Address that answers for names; `None` where the host's servers are to be asked themselves.
+    pub dns: Option<&'static str>,
     /// The helper; it ends when the spawner does.
     _helper: OwnedFd,
     /// slirp4netns ends when this closes.
@@ -108,41 +108,80 @@ pub(super) type Start<'a> = dyn Fn(Vec<String>, &[&OwnedFd]) -> Result<OwnedFd, 
 pub(super) fn start(
     namespace: OwnedFd,
     options: &NetworkOptions,
+    resolver: &str,
     start: &Start<'_>,
 ) -> Result<Private, String> {
     rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| format!("/dev/net/tun: {error}"))?;
+    let names = Names::of(resolver);
     let mut said = Vec::new();
-    match find("slirp4netns") {
-        Some(program) => {
-            // Its own sandbox needs more of the machine than its task does.
-            for hardened in [true, false] {
-                match slirp(&program, &namespace, options, hardened, start) {
-                    Ok((helper, exit)) => {
-                        return Ok(Private {
-                            namespace,
-                            dns: SLIRP_DNS,
-                            _helper: helper,
-                            _exit: Some(exit),
-                        });
-                    }
-                    Err(error) => said.push(format!("slirp4netns: {error}")),
+    // Pasta leads to the resolver's port alone.
+    let helpers = match names {
+        Names::OnLoopback => ["pasta", "slirp4netns"],
+        Names::Forwarded | Names::Direct => ["slirp4netns", "pasta"],
+    };
+    for name in helpers {
+        let Some(program) = find(name) else {
+            said.push(format!("{name}: not installed"));
+            continue;
+        };
+        if name == "pasta" {
+            match pasta(&program, &namespace, options, start) {
+                Ok(helper) => {
+                    let dns = Some(PASTA_DNS);
+                    return Ok(Private { namespace, dns, _helper: helper, _exit: None });
                 }
+                Err(error) => said.push(format!("pasta: {error}")),
+            }
+            continue;
+        }
+        // Its own sandbox needs more of the machine than its task does.
+        for hardened in [true, false] {
+            match slirp(&program, &namespace, options, names, hardened, start) {
+                Ok((helper, exit)) => {
+                    let dns = (names != Names::Direct).then_some(SLIRP_DNS);
+                    return Ok(Private { namespace, dns, _helper: helper, _exit: Some(exit) });
+                }
+                Err(error) => said.push(format!("slirp4netns: {error}")),
             }
         }
-        None => said.push("slirp4netns: not installed".into()),
-    }
-    match find("pasta") {
-        Some(program) => match pasta(&program, &namespace, options, start) {
-            Ok(helper) => {
-                return Ok(Private { namespace, dns: PASTA_DNS, _helper: helper, _exit: None });
-            }
-            Err(error) => said.push(format!("pasta: {error}")),
-        },
-        None => said.push("pasta: not installed".into()),
     }
     said.dedup();
     Err(said.join("; "))
+}
+
+/// How names are resolved in a private network.
+///
+/// A helper that answers for names asks the host's resolver. Where that listens on loopback, slirp4netns
+/// passes on whatever is sent to its own address for names, to any port: a way to the host's loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// The helper answers.
+    Forwarded,
+    /// The host's servers beyond its loopback are asked themselves.
+    Direct,
+    /// There is no server but on loopback.
+    OnLoopback,
+}
+
+impl Names {
+    /// Decides by the host's `resolv.conf`.
+    fn of(resolver: &str) -> Self {
+        let servers = |text: &str| -> Vec<IpAddr> {
+            text.lines()
+                .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok())
+                .collect()
+        };
+        let all = servers(resolver);
+        if !all.iter().copied().any(is_loopback) {
+            return Self::Forwarded;
+        }
+        if all.into_iter().any(|server| !is_loopback(server)) {
+            Self::Direct
+        } else {
+            Self::OnLoopback
+        }
+    }
 }
 
 /// Finds a program where distributions put it.
@@ -162,6 +201,7 @@ fn slirp(
     program: &Path,
     namespace: &OwnedFd,
     options: &NetworkOptions,
+    names: Names,
     hardened: bool,
     start: &Start<'_>,
 ) -> Result<(OwnedFd, OwnedFd), String> {
@@ -176,6 +216,9 @@ fn slirp(
     }
     if !options.reaches_host_loopback {
         option("--disable-host-loopback");
+    }
+    if names == Names::Direct {
+        option("--disable-dns");
     }
     if has_ipv6() {
         option("--enable-ipv6");
@@ -472,6 +515,19 @@ mod tests {
             "nameserver 10.1.1.1\nsearch a.b\noptions ndots:2\n"
         );
         assert!(resolv_conf(host, Servers::Host).starts_with("nameserver 127.0.0.53\n"));
+    }
+
+    #[test]
+    fn a_resolver_on_loopback_is_not_led_to_where_there_is_another() {
+        for (text, want) in [
+            ("", Names::Forwarded),
+            ("nameserver 10.0.0.1\n", Names::Forwarded),
+            ("nameserver 127.0.0.1\nnameserver 10.0.0.1\n", Names::Direct),
+            ("search a\nnameserver 127.0.0.53\n", Names::OnLoopback),
+            ("nameserver ::1\n", Names::OnLoopback),
+        ] {
+            assert_eq!(Names::of(text), want, "{text:?}");
+        }
     }
 
     #[test]

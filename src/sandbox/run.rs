@@ -80,6 +80,13 @@ fn host_resolv_conf() -> String {
     usual
 }
 
+/// Reads what a helper on the host would resolve names by, with the servers that stand behind a stub.
+fn host_resolver() -> String {
+    let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let real = host_resolv_conf();
+    if own == real { own } else { own + &real }
+}
+
 /// Runs the commands of one build. Everything it needs is started when first needed, and dies with
 /// it.
 #[derive(Debug)]
@@ -267,7 +274,10 @@ impl Sandbox {
                 let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                 self.start_helper(argv, &fds).map_err(|error| error.to_string())
             };
-            *private = Some(network::start(namespace, &self.options.network, &start).map(Arc::new));
+            *private = Some(
+                network::start(namespace, &self.options.network, &host_resolver(), &start)
+                    .map(Arc::new),
+            );
         }
         match &*private {
             Some(Ok(network)) => Ok(Arc::clone(network)),
@@ -405,7 +415,8 @@ impl Sandbox {
         let (netns, servers) = match spec.network {
             NetworkMode::Private => {
                 let network = self.private()?;
-                (Some(plan.add(copy(network.namespace.as_fd())?)), Servers::This(network.dns))
+                let servers = network.dns.map_or(Servers::Reachable, Servers::This);
+                (Some(plan.add(copy(network.namespace.as_fd())?)), servers)
             }
             NetworkMode::Host => (None, Servers::Host),
             // One that belongs to the command's user namespace, so that its capabilities count there.

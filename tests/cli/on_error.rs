@@ -24,7 +24,7 @@ fn kept_files_are_an_image_that_is_listed_entered_and_removed() {
     let kit = Kit::new();
     kit.dockerfile(DOCKERFILE);
     let outcome = kit.build().arg("--on-error=keep").fails(4);
-    outcome.says(&["exit code 7", "builder run -it failed:", "builder rmi failed:"]);
+    outcome.says(&["exit code: 7", "builder run -it failed:", "builder rmi failed:"]);
     let text = outcome.text().to_owned();
     let at = text.find("failed:").expect("a name");
     let name = text[at..].split_whitespace().next().expect("a name");
@@ -43,7 +43,7 @@ fn privileged_a_shell_opens_where_the_command_failed() {
     kit.dockerfile(DOCKERFILE);
     let terminal = Terminal::new(40, 200);
     let mut running = terminal.start(kit.build_showing("plain").arg("--on-error=shell"));
-    running.expect("exit code 7");
+    running.expect("exit code: 7");
     running.expect("a shell where it failed");
     terminal.type_in("cat /before /tmp/left /cache/kept; echo $WHERE $(pwd) $(id -un)\n");
     running.expect("before\r\nleft\r\ncached\r\nenv /work app\r\n");

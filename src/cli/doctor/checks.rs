@@ -5,7 +5,7 @@ use crate::cgroup::{Cgroups, Limits};
 use crate::cli::Environment;
 use crate::cli::failure;
 use crate::cli::security::SecurityArgs;
-use crate::sandbox::{Control, Ids, Inputs, OsBytes, RunSpec, Sandbox, Security, Stdio};
+use crate::sandbox::{Control, Ids, Inputs, OsBytes, RunSpec, Sandbox, Security, Standing, Stdio};
 use crate::snapshot::{self, MountOptions, Scratch};
 use crate::store::Store;
 use rustix::fs::{Access, CWD, Mode, OFlags, openat, statvfs};
@@ -263,24 +263,18 @@ fn subordinate_ids(environment: &Environment) -> Check {
     let helper = ["/usr/bin/newuidmap", "/usr/local/bin/newuidmap", "/bin/newuidmap"]
         .iter()
         .any(|path| rustix::fs::access(*path, Access::EXEC_OK).is_ok());
-    let is_root = rustix::process::geteuid().is_root();
     let name = environment.variable("USER").unwrap_or_else(|| "root".to_owned());
     let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
-    let range = text.lines().find(|line| {
-        let owner = line.split(':').next().unwrap_or_default();
-        owner == name || is_root && (owner == "builder" || owner == "root")
-    });
-    let found = match (range, helper) {
-        (Some(range), true) => format!("{range} in /etc/subuid, newuidmap"),
-        (Some(range), false) => format!("{range} in /etc/subuid, no newuidmap"),
-        (None, true) => format!("none of {name} in /etc/subuid, newuidmap"),
-        (None, false) => format!("none of {name} in /etc/subuid, no newuidmap"),
-    };
-    let state = if is_root || range.is_some() && helper { State::Ok } else { State::Degraded };
-    let means = match (is_root, state) {
-        (true, _) => "root needs none: it may use any ids",
-        (false, State::Ok) => "RUN steps have users of their own",
-        (false, _) => "RUN steps have a single user",
+    let range = text.lines().find(|line| line.split(':').next() == Some(name.as_str()));
+    let found = format!(
+        "{} in /etc/subuid, {}newuidmap",
+        range.map_or_else(|| format!("nothing for {name}"), str::to_owned),
+        if helper { "" } else { "no " }
+    );
+    let (state, means) = match environment.standing {
+        Standing::Machine => (State::Ok, "root needs none: it may use any ids"),
+        Standing::Ranges => (State::Ok, "files and RUN steps have owners and users of their own"),
+        Standing::Single => (State::Degraded, "all files and all users of RUN steps are you"),
     };
     let mend = if helper {
         format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}")
