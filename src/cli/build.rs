@@ -12,7 +12,7 @@ use super::registry::Pulls;
 use super::resolve::{Images, NamedContext, context_name};
 use super::security::SecurityArgs;
 use super::shared_cache::{SharedCacheArgs, SharedCaches};
-use super::{Environment, check, housekeeping, registry, sources, targets, values};
+use super::{Environment, check, housekeeping, registry, secrets, sources, targets, values};
 use crate::cache::{TreeEntry, TreeId};
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
@@ -104,6 +104,9 @@ pub struct BuildArgs {
     /// Secret for RUN --mount=type=secret
     #[arg(long, value_name = "id=ID[,src=PATH|,env=NAME]", value_parser = values::secret)]
     pub secret: Vec<values::SecretFlag>,
+    /// Export the image even where a secret's value is found in it
+    #[arg(long)]
+    pub allow_secret_in_image: bool,
     /// Agent for RUN --mount=type=ssh
     #[arg(long, value_name = "default|ID[=SOCKET]", value_parser = values::ssh)]
     pub ssh: Vec<(String, Option<String>)>,
@@ -272,7 +275,8 @@ fn build_plan(
     let log = history
         .begin(request.about(args, plan, environment))
         .map_err(|error| Failure::of(Class::Environment, &error))?;
-    let id = log.id().to_string();
+    let build = log.id();
+    let id = build.to_string();
     let recorder = Recorder::new(log, plan, &images.images);
     let sandbox = sandbox(args, request, environment, store, progress)?;
     // A failure stops the other steps, and not what follows it.
@@ -314,7 +318,8 @@ fn build_plan(
             ));
         }
     };
-    let delivered = deliver(args, request, environment, &job, &solved)
+    let delivered = guarded(args, request, &job, &solved, build, &recorder)
+        .and_then(|()| deliver(args, request, environment, &job, &solved))
         .and_then(|digest| request.caches.write(&job, &solved).map(|()| digest));
     let digest = match delivered {
         Ok(digest) => digest,
@@ -353,6 +358,24 @@ fn sandbox(
         progress.notice(weakness);
     }
     Ok(sandbox)
+}
+
+/// Sees that no secret leaves with the image.
+fn guarded(
+    args: &BuildArgs,
+    request: &Request,
+    job: &Job<'_>,
+    solved: &solve::Solved,
+    build: BuildId,
+    recorder: &Recorder<'_>,
+) -> Result<(), Failure> {
+    if !job.options.wants_image || job.options.secrets.is_empty() {
+        return Ok(());
+    }
+    let image = solve::image_of(job, solved);
+    let dockerfile = (&*request.inputs.dockerfile_name, &*request.text());
+    let is_allowed = args.allow_secret_in_image;
+    secrets::check(job, solved, &image, build, recorder, is_allowed, dockerfile)
 }
 
 impl Request {

@@ -254,6 +254,7 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
             "finished_ms": build.finished_ms,
             "outcome": build.outcome,
             "image": build.image,
+            "notes": build.notes,
             "steps": build.steps.iter().map(shown_step).collect::<Vec<_>>(),
         });
         writeln!(out, "{document}")?;
@@ -279,6 +280,9 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
     }
     if let Some(image) = &build.image {
         row("image", &image.to_string())?;
+    }
+    for note in &build.notes {
+        row("note", &clean(note))?;
     }
     for step in &build.steps {
         writeln!(out, "\n{:>3} {}", step.number + 1, clean(&redact::addresses(&step.name)))?;

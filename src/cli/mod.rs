@@ -18,6 +18,7 @@ pub mod copy;
 mod deliver;
 pub mod dev;
 pub mod df;
+pub mod diff;
 pub mod doctor;
 pub mod explain;
 pub mod failure;
@@ -43,6 +44,7 @@ pub mod resolve;
 pub mod rmi;
 pub mod run;
 pub mod save;
+mod secrets;
 pub mod security;
 mod shared_cache;
 pub mod signals;
@@ -111,6 +113,8 @@ enum Command {
     Login(login::LoginArgs),
     /// Log out of a registry
     Logout(login::LogoutArgs),
+    /// Show what differs between two images
+    Diff(diff::DiffArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Remove images
@@ -348,6 +352,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Check(command) => {
             return check::run(&command.path, &command.args, command.format, environment);
         }
+        Command::Diff(args) => return diff::run(args, environment, out),
         Command::Explain(command) => return explain_build(command, environment),
         Command::Run(args) => return run::run(args, environment),
         Command::Pull(args) => return pull::run(args, environment),

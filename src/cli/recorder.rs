@@ -76,7 +76,7 @@ pub(super) fn record_of(
         .enumerate()
         .map(|(index, report)| step_of(index, plan, images, report))
         .collect();
-    BuildRecord { id, about, finished_ms: None, outcome, image: None, steps }
+    BuildRecord { id, about, finished_ms: None, outcome, image: None, notes: Vec::new(), steps }
 }
 
 /// Nobody wants to know.
@@ -99,6 +99,13 @@ pub(super) struct Recorder<'a> {
 impl<'a> Recorder<'a> {
     pub(super) fn new(log: BuildLog, plan: &'a Plan, images: &'a [Image]) -> Self {
         Self { log: Mutex::new(Some(log)), logs: Mutex::default(), plan, images }
+    }
+
+    /// Notes what should be known of the image.
+    pub(super) fn note(&self, text: &str) {
+        if let Some(log) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
+            log.note(text);
+        }
     }
 
     pub(super) fn finish(

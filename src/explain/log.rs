@@ -40,6 +40,7 @@ impl BuildLog {
             finished_ms: None,
             outcome: Outcome::Running,
             image: None,
+            notes: Vec::new(),
         };
         Self { dir, head, steps: Vec::new(), running: None, is_finished: false }
     }
@@ -90,6 +91,11 @@ impl BuildLog {
             None if has_run => self.running(),
             None => Ok(()),
         }
+    }
+
+    /// Adds what should be known of the image, as a sentence.
+    pub fn note(&mut self, text: &str) {
+        self.head.notes.push(text.to_owned());
     }
 
     /// Returns where the output of step `number` goes. Its file is made at the first byte.

@@ -72,6 +72,8 @@ pub struct BuildRecord {
     pub outcome: Outcome,
     /// The image it made.
     pub image: Option<Digest>,
+    /// What should be known of the image, as sentences: secrets that it was allowed to hold.
+    pub notes: Vec<String>,
     /// Its steps in the order of [`StepRecord::number`]; empty where only the head was read.
     pub steps: Vec<StepRecord>,
 }
@@ -88,12 +90,14 @@ pub(super) struct Head {
     pub(super) outcome: Outcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) image: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
 }
 
 impl Head {
     pub(super) fn into_record(self, steps: Vec<StepRecord>) -> BuildRecord {
-        let Self { id, about, finished_ms, outcome, image, .. } = self;
-        BuildRecord { id, about, finished_ms, outcome, image, steps }
+        let Self { id, about, finished_ms, outcome, image, notes, .. } = self;
+        BuildRecord { id, about, finished_ms, outcome, image, notes, steps }
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) fn build(id: i64, steps: Vec<StepRecord>) -> BuildRecord {
         finished_ms: Some(id + 1),
         outcome: Outcome::Ok,
         image: None,
+        notes: Vec::new(),
         steps,
     }
 }

@@ -20,6 +20,7 @@ mod archive;
 mod blob;
 mod cache;
 mod dest;
+pub mod guard;
 mod load;
 mod metadata;
 mod rootfs;
@@ -281,9 +282,13 @@ pub fn store_image(
     options: &PackOptions,
 ) -> Result<Packed, ExportError> {
     let packed = pack(context, image, options)?;
-    // Whoever reads the image finds the layers it was made of, and need not unpack its blobs.
+    // Whoever reads the image finds the layers it was made of, and need not unpack its blobs; unless
+    // these hold something else, as other times.
     for (layer, diff_id) in image.layers.iter().zip(&packed.diff_ids) {
-        if matches!(context.store.diff(diff_id)?, Diff::Unknown) {
+        let own = context.store.layer(&layer.layer.id)?.and_then(|layer| layer.meta.tar);
+        if own.is_some_and(|tar| tar.diff_id == *diff_id)
+            && matches!(context.store.diff(diff_id)?, Diff::Unknown)
+        {
             context.store.set_layer_of_diff(diff_id, &layer.layer.id)?;
         }
     }

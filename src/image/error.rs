@@ -43,6 +43,12 @@ pub enum ImageError {
         /// Why.
         source: LayerError,
     },
+    /// The files of an image cannot be read.
+    #[error("cannot read the image's files")]
+    Files(#[from] LayerError),
+    /// The files of an image cannot be put together.
+    #[error("cannot read the image's files")]
+    Mount(#[from] crate::snapshot::SnapshotError),
     /// A tar cannot be unpacked.
     #[error("cannot unpack the tar")]
     Tar(#[source] LayerError),

@@ -9,6 +9,7 @@
 //! Making blobs of layers and writing archives: [`crate::export`].
 
 mod archive;
+mod compare;
 mod config;
 mod error;
 mod fetch;
@@ -33,6 +34,7 @@ use crate::store::{Digest, Layer};
 
 pub use crate::store::Descriptor;
 pub use archive::{Loaded, load_archive};
+pub use compare::{Difference, Differences, FileDifference, Presence, compare};
 pub use config::{Config, HISTORY_COMMENT, History};
 pub use error::ImageError;
 pub use fetch::{Which, Whole, fetch, survey};

@@ -140,6 +140,29 @@ fn one_time_gives_one_image_whenever_it_is_built() {
 }
 
 #[test]
+fn umask_and_processors_do_not_show() {
+    let digest = |setup: &str| {
+        let kit = small();
+        // Some blocks of a layer, and files that our own umask could touch.
+        for number in 0..40u8 {
+            let bytes: Vec<u8> = (0..100_000u32).map(|i| (i >> (number % 9)) as u8).collect();
+            kit.file(&format!("data/f{number}"), bytes);
+        }
+        kit.dockerfile(
+            "FROM fixture/base\nCOPY data /data\nRUN mkdir /new && echo x > /new/f\nWORKDIR /w/x\n",
+        );
+        let path = kit.out("i.tar");
+        let output = format!("-otype=oci,dest={}", path.display());
+        kit.build().args(["--timestamp", "1500000000"]).arg(output).after(setup).ok();
+        Archive::open(&path).digest
+    };
+    let usual = digest("umask 022");
+    for setup in ["umask 077", "umask 002", "taskset -p -c 0 $$ > /dev/null"] {
+        assert_eq!(digest(setup), usual, "{setup}");
+    }
+}
+
+#[test]
 fn rewriting_without_a_time_is_told() {
     let kit = small();
     let path = kit.out("i.tar");

@@ -316,6 +316,19 @@ impl Run {
         Archive::open(&path)
     }
 
+    /// Runs the command from a shell, after `setup`; as `umask 077`.
+    pub fn after(mut self, setup: &str) -> Self {
+        let script = format!("{setup}; exec \"$0\" \"$@\"");
+        let old = std::mem::replace(&mut self.command, Command::new("sh"));
+        self.command.args(["-c", &script]).arg(old.get_program()).args(old.get_args());
+        self.command.env_clear().stdin(Stdio::null());
+        self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(folder) = old.get_current_dir() {
+            self.command.current_dir(folder);
+        }
+        self
+    }
+
     /// Gives up the description for tests that talk to the process while it runs.
     pub fn into_command(self) -> Command {
         self.command

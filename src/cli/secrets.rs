@@ -1,0 +1,152 @@
+//! Secrets that got into the image a build made: the build stops, or says so.
+
+use super::build::cannot;
+use super::failure::{Class, Failure, lines_excerpt};
+use super::recorder::Recorder;
+use crate::explain::{BuildId, History};
+use crate::export::ExportError;
+use crate::export::guard::{Form, Guard, Leak, SHORTEST};
+use crate::image::Image;
+use crate::plan::{Files, StepId};
+use crate::solve::{Job, Secret, Solved};
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+
+/// How many finds are told.
+const TOLD: usize = 10;
+
+/// A find, and the step it came from.
+struct Find {
+    leak: Leak,
+    what: What,
+    step: Option<usize>,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    File,
+    Config,
+    Log,
+}
+
+/// Looks for the build's secrets in the layers it made, the config and what its steps wrote.
+///
+/// `build` is the history's name of it. Where `is_allowed`, finds are told and noted in the history.
+///
+/// # Errors
+///
+/// A failure that names the steps and the places; nothing has been exported then.
+pub(super) fn check(
+    job: &Job<'_>,
+    solved: &Solved,
+    image: &Image,
+    build: BuildId,
+    recorder: &Recorder<'_>,
+    is_allowed: bool,
+    dockerfile: (&str, &str),
+) -> Result<(), Failure> {
+    let mut guard = Guard::default();
+    for (id, secret) in &job.options.secrets {
+        let value = match secret {
+            Secret::Value(bytes) => bytes.clone(),
+            Secret::File(path) => fs::read(path).map_err(|e| cannot("read secret", path, &e))?,
+        };
+        if !guard.add(id, &value) {
+            job.progress.notice(format!(
+                "secret {id} has less than {SHORTEST} bytes: the image is not searched for it"
+            ));
+        }
+    }
+    if guard.is_empty() {
+        return Ok(());
+    }
+    let finds = finds(job, solved, image, build, &guard)?;
+    if finds.is_empty() {
+        return Ok(());
+    }
+    let tell = |find: &Find| {
+        let name = find.step.map(|step| guard.blotted(&job.plan.steps[step].name));
+        let form = match find.leak.form {
+            Form::Plain => "",
+            Form::Base64 => " in base64",
+        };
+        let place = match find.what {
+            What::File => find.leak.place.clone(),
+            What::Config => format!("{} of the image's configuration", find.leak.place),
+            What::Log => "its output".to_owned(),
+        };
+        let step = name.map(|name| format!(", of {name}")).unwrap_or_default();
+        format!("secret {} is{form} in {place}{step}", find.leak.id)
+    };
+    let mut texts: Vec<_> = finds.iter().take(TOLD).map(tell).collect();
+    if finds.len() > TOLD {
+        texts.push(format!("and in {} more places", finds.len() - TOLD));
+    }
+    if is_allowed {
+        for text in texts {
+            job.progress.notice(format!("{text}: allowed by --allow-secret-in-image"));
+            recorder.note(&text);
+        }
+        return Ok(());
+    }
+    let mut texts = texts.into_iter();
+    let mut failure = Failure::new(Class::Dockerfile, texts.next().unwrap_or_default());
+    failure.output = texts.collect();
+    if let Some(step) = finds[0].step {
+        let (name, text) = dockerfile;
+        let mut excerpt = lines_excerpt(name, text, job.plan.steps[step].lines);
+        if let Some(excerpt) = &mut excerpt {
+            excerpt.label = None;
+        }
+        failure.excerpts.extend(excerpt);
+    }
+    Err(failure
+        .with_hint("mount it only while a command runs: RUN --mount=type=secret,id=…")
+        .with_hint("or, if it is meant to be there: --allow-secret-in-image"))
+}
+
+fn finds(
+    job: &Job<'_>,
+    solved: &Solved,
+    image: &Image,
+    build: BuildId,
+    guard: &Guard,
+) -> Result<Vec<Find>, Failure> {
+    let mut finds = Vec::new();
+    let mut steps = Vec::new();
+    let mut files = job.plan.target.files;
+    while let Files::Step(StepId(index)) = files {
+        steps.push(index);
+        files = job.plan.steps[index].parent;
+    }
+    for layer in &solved.layers {
+        let step = steps.iter().copied().find(|&step| {
+            solved.steps[step].layer.as_ref().is_some_and(|made| made.id == layer.id)
+        });
+        let path = layer.fs();
+        let fs = File::open(&path).map_err(|e| cannot("open", &path, &e))?;
+        let leaks = guard.layer(fs.as_fd(), job.cancel).map_err(|error| match error {
+            ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
+            error => Failure::of(Class::Environment, &error),
+        })?;
+        finds.extend(leaks.into_iter().map(|leak| Find { leak, what: What::File, step }));
+    }
+    let made_by = &job.plan.target.made_by;
+    let inherited = image.config.history().len() - made_by.len();
+    for leak in guard.config(&image.config) {
+        let entry = leak.place.strip_prefix("history[").and_then(|rest| rest.split_once(']'));
+        let entry = entry.and_then(|(number, _)| number.parse::<usize>().ok());
+        let made = entry.and_then(|entry| made_by.get(entry.checked_sub(inherited)?).copied());
+        let step = made.flatten().map(|StepId(step)| step);
+        finds.push(Find { leak, what: What::Config, step });
+    }
+    let history = History::new(job.store);
+    for (step, _) in job.plan.steps.iter().enumerate() {
+        // A step that wrote nothing has no log.
+        let Ok(log) = history.log(build, step) else { continue };
+        let leak = guard.stream(log, "").map_err(|e| Failure::of(Class::Environment, &e))?;
+        let find = |leak| Find { leak, what: What::Log, step: Some(step) };
+        finds.extend(leak.map(find));
+    }
+    Ok(finds)
+}
