@@ -46,7 +46,7 @@ fn proxies_are_seen_and_leave_no_trace() {
     let kit = Kit::new();
     kit.dockerfile("FROM fixture/base\nRUN echo \"$http_proxy $HTTP_PROXY\"\n");
     let with = |value: &str| kit.build().arg(format!("--build-arg=http_proxy=http://{value}"));
-    assert_eq!(with("one").ok().log(), "http://one http://one\n");
+    assert!(with("one").ok().log().starts_with("http://one http://one\n"));
     assert_eq!(with("two").ok().counts().cached, 1, "a proxy is no part of the key");
     let image = with("three").image();
     assert!(!image.config().to_string().contains("proxy"), "{}", image.config());

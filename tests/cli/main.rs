@@ -11,6 +11,7 @@ mod args;
 mod build;
 mod cache;
 mod check;
+mod contexts;
 mod copy;
 mod diff;
 mod doctor;
