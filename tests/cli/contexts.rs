@@ -96,5 +96,8 @@ fn what_add_downloads_is_checked_and_unpacked_where_asked() {
     let digest = said.split([',', ' ']).next().unwrap();
     let image = dockerfile(&format!("ADD --checksum={digest} WEB/plain /p")).image();
     let entry = image.entry("p");
-    assert_eq!((image.text("p").as_str(), entry.mode, entry.mtime), ("plain", 0o600, 1_577_836_800));
+    assert_eq!(
+        (image.text("p").as_str(), entry.mode, entry.mtime),
+        ("plain", 0o600, 1_577_836_800)
+    );
 }
