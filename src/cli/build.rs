@@ -16,13 +16,15 @@ use super::{Environment, check, housekeeping, registry, secrets, sources, target
 use crate::cache::{TreeEntry, TreeId};
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
-use crate::explain::{About, BuildId, BuildRecord, History, Outcome};
+use crate::explain::{
+    About, Audit, AuditVerdict, AuditedStep, BuildId, BuildRecord, History, Outcome,
+};
 use crate::export::{Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, SpecError};
 use crate::image::{Image, Platform, Reference};
 use crate::plan::{self, NoCache, Plan, Scope, Survey};
 use crate::progress::{Mode, Output, Progress};
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
-use crate::solve::{self, Job, Observer, Secret, SolveError};
+use crate::solve::{self, Audited, Job, Observer, Secret, SolveError};
 use crate::store::{Digest, Store};
 use crate::sys::cancel::Cancel;
 use clap::Args;
@@ -74,6 +76,9 @@ pub struct BuildArgs {
     /// Caches shared with other machines.
     #[command(flatten)]
     pub shared: SharedCacheArgs,
+    /// Leave write permission of group and others out of the modes of context files
+    #[arg(long)]
+    pub normalize_modes: bool,
     /// Run every step, whatever the cache has
     #[arg(long)]
     pub no_cache: bool,
@@ -163,6 +168,7 @@ pub(super) struct Request {
     platform: Option<Platform>,
     options: solve::Options,
     caches: SharedCaches,
+    normalizes_modes: bool,
 }
 
 /// Runs `builder build`.
@@ -207,6 +213,54 @@ pub fn predict(
     args: &BuildArgs,
     environment: &Environment,
 ) -> Result<(BuildRecord, BTreeMap<TreeId, Vec<TreeEntry>>), Failure> {
+    with_job(path, args, environment, |request, job, images| {
+        let predicted = solve::predict(job)
+            .map_err(|failed| request.solve_failure(failed.error, job.progress))?;
+        let id = BuildId::at(environment.started.as_millisecond());
+        let about = request.about(args, job.plan, environment);
+        let steps = &predicted.steps;
+        let record = record_of(id, about, Outcome::Predicted, job.plan, images, steps);
+        Ok((record, predicted.listings))
+    })
+}
+
+/// Runs the steps that a build would find in the cache once more, for `builder explain --audit`.
+///
+/// # Errors
+///
+/// The failure to show.
+pub fn audit(path: &str, args: &BuildArgs, environment: &Environment) -> Result<Audit, Failure> {
+    with_job(path, args, environment, |request, job, _| {
+        let mut audit = Audit::default();
+        let told = &mut |number: usize, audited: Audited| {
+            let step = &job.plan.steps[number];
+            audit.steps.push(AuditedStep {
+                number,
+                name: step.name.clone(),
+                line: step.lines.0,
+                verdict: match audited {
+                    Audited::Same => AuditVerdict::Reproducible,
+                    Audited::Differs { known, now } => AuditVerdict::of(&known, &now),
+                    Audited::Failed(cause) => {
+                        AuditVerdict::Failed { message: failure::chain(&cause) }
+                    }
+                    Audited::NoResult => AuditVerdict::NoResult,
+                },
+            });
+        };
+        solve::audit(job, told)
+            .map_err(|failed| request.solve_failure(failed.error, job.progress))?;
+        Ok(audit)
+    })
+}
+
+/// Puts together what a build would begin with, without beginning one.
+fn with_job<T>(
+    path: &str,
+    args: &BuildArgs,
+    environment: &Environment,
+    ask: impl FnOnce(&Request, &Job<'_>, &[Image]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let store = environment.store()?;
     let request = Request::new(path, args, &store, environment)?;
     let cancel = &environment.cancel;
@@ -224,12 +278,7 @@ pub fn predict(
         (environment, cancel),
         "",
     )?;
-    let predicted =
-        solve::predict(&job).map_err(|failed| request.solve_failure(failed.error, &progress))?;
-    let id = BuildId::at(environment.started.as_millisecond());
-    let about = request.about(args, &plan, environment);
-    let record = record_of(id, about, Outcome::Predicted, &plan, &images.images, &predicted.steps);
-    Ok((record, predicted.listings))
+    ask(&request, &job, &images.images)
 }
 
 /// Builds, and then says what may be wrong with the file.
@@ -473,6 +522,7 @@ impl Request {
             platform,
             options,
             caches: SharedCaches::new(&args.shared)?,
+            normalizes_modes: args.normalize_modes,
         })
     }
 
@@ -557,12 +607,16 @@ impl Request {
     ) -> Result<Job<'a>, Failure> {
         let mut contexts = Vec::with_capacity(plan.contexts.len());
         for name in &plan.contexts {
-            contexts.push(match name {
+            let context = match name {
                 None => sources::open(&self.inputs.context, store)?,
                 Some(name) => {
                     let known = self.contexts.get(name).expect("the resolver knew it");
                     sources::named(name, known, store, environment)?
                 }
+            };
+            contexts.push(match self.normalizes_modes {
+                true => context.with_normal_modes(),
+                false => context,
             });
         }
         let mut options = self.options.clone();

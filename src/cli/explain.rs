@@ -22,6 +22,9 @@ pub struct ReportArgs {
     /// How to show it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+    /// Run the steps that would hit once more in scratch, and say which make other files
+    #[arg(long, requires = "path")]
+    pub audit: bool,
 }
 
 /// A form of a report.

@@ -25,6 +25,10 @@ const CAP_MAX: u64 = 100 << 30;
 const FLOOR_SHARE: u64 = 20;
 const FLOOR_MAX: u64 = 10 << 30;
 
+/// How much cache stays whatever the disk's floor says, where that is our own idea: on a disk that others
+/// fill, to throw all of it away after each build would gain little and cost every hit.
+const RESERVE: u64 = 2 << 30;
+
 /// Collection goes on to this many percent of the cap, so that it does not come with every build.
 const TARGET_PERCENT: u64 = 80;
 
@@ -47,6 +51,8 @@ struct Bounds {
     cap: u64,
     /// Bytes of the disk that stay free.
     floor: u64,
+    /// Bytes of cache that stay for all the floor says.
+    reserve: u64,
     /// Bytes of the disk that are free.
     free: u64,
 }
@@ -57,8 +63,8 @@ impl Bounds {
         let lacking = self.floor.saturating_sub(self.free);
         let is_over = bytes > self.cap;
         let target = if is_over { self.cap / 100 * TARGET_PERCENT } else { self.cap };
-        let keep = target.min(bytes.saturating_sub(lacking));
-        (is_over || lacking > 0).then_some(keep)
+        let keep = target.min(bytes.saturating_sub(lacking).max(self.reserve));
+        (keep < bytes).then_some(keep)
     }
 }
 
@@ -139,11 +145,12 @@ fn bounds(environment: &Environment, store: &Store, progress: &Progress) -> Opti
         return None;
     }
     let cap = (size / CAP_SHARE).clamp(CAP_MIN, CAP_MAX);
-    Some(Bounds {
-        cap: read("BUILDER_KEEP_STORAGE", cap),
-        floor: read("BUILDER_MIN_FREE", (size / FLOOR_SHARE).min(FLOOR_MAX)),
-        free,
-    })
+    let floor = read("BUILDER_MIN_FREE", u64::MAX);
+    let (floor, reserve) = match floor {
+        u64::MAX => ((size / FLOOR_SHARE).min(FLOOR_MAX), RESERVE),
+        floor => (floor, 0),
+    };
+    Some(Bounds { cap: read("BUILDER_KEEP_STORAGE", cap), floor, reserve, free })
 }
 
 #[cfg(test)]
@@ -152,11 +159,14 @@ mod tests {
 
     #[test]
     fn a_cap_and_a_floor_say_how_much_stays() {
-        let keep = |cap, floor, free, bytes| Bounds { cap, floor, free }.keep(bytes);
+        let keep = |cap, floor, free, bytes| Bounds { cap, floor, free, reserve: 0 }.keep(bytes);
         assert_eq!(keep(1000, 10, 500, 1000), None);
         assert_eq!(keep(1000, 10, 500, 1001), Some(800), "further than it must");
         assert_eq!(keep(1000, 100, 40, 500), Some(440), "60 bytes are missing on the disk");
         assert_eq!(keep(1000, 900, 40, 500), Some(0), "all of it does not help");
         assert_eq!(keep(0, 0, 1, 1), Some(0));
+        let reserving = Bounds { cap: 1000, floor: 900, free: 40, reserve: 300 };
+        assert_eq!(reserving.keep(500), Some(300), "some stays on a disk that others fill");
+        assert_eq!(reserving.keep(200), None);
     }
 }

@@ -327,6 +327,20 @@ pub fn main() -> ExitCode {
 }
 
 fn explain_build(command: &ExplainCommand, environment: &Environment) -> Result<(), Failure> {
+    if let (true, Some(path)) = (command.report.audit, &command.path) {
+        let audit = build::audit(path, &command.args, environment)?;
+        let text = match command.report.format {
+            explain::Format::Text => audit.to_text(),
+            explain::Format::Json => {
+                format!("{}\n", serde_json::to_string(&audit).expect("an audit is plain data"))
+            }
+            explain::Format::Html => {
+                return Err(Failure::new(Class::Usage, "an audit has no page: use text or json"));
+            }
+        };
+        environment.print(&text);
+        return Ok(());
+    }
     let store = environment.store()?;
     let report = match &command.path {
         Some(path) => {

@@ -119,9 +119,14 @@ struct Inner {
     ignore: Option<Matcher>,
     index: Mutex<Index>,
     keeps_owner: bool,
+    /// The permission bits that count.
+    mode_mask: u32,
     directories: AtomicU64,
     hashed: AtomicU64,
 }
+
+/// What a umask of 022 takes away and one of 002 or 000 leaves.
+const UMASK_BITS: u32 = 0o022;
 
 /// A tree that COPY and ADD may read. Clones share everything; steps may use one at the same time.
 #[derive(Debug, Clone)]
@@ -169,9 +174,20 @@ impl Source {
             ignore,
             index: Mutex::new(index),
             keeps_owner,
+            mode_mask: 0o7777,
             directories: AtomicU64::new(0),
             hashed: AtomicU64::new(0),
         }))
+    }
+
+    /// Leaves write permission of group and others out of all modes, so that a checkout under another
+    /// umask is the same context. Of a source that was just opened.
+    #[must_use]
+    pub fn with_normal_modes(mut self) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.mode_mask = 0o7777 & !UMASK_BITS;
+        }
+        self
     }
 
     /// Returns the directory that selections of this source are relative to.

@@ -63,6 +63,9 @@ impl Source {
         }
         let mut selection = selecting.selection;
         self.fingerprint(&mut selection, cancel)?;
+        for entry in &mut selection.entries {
+            entry.mode &= self.0.mode_mask;
+        }
         Ok(selection)
     }
 }

@@ -21,6 +21,7 @@
 //! Deciding whether a step hits: [`crate::solve`]. Printing: [`crate::cli`] gets text from
 //! [`report`] and chooses colour.
 
+mod audit;
 pub mod compare;
 pub mod diff;
 pub mod history;
@@ -39,6 +40,7 @@ pub mod suggest;
 mod testing;
 pub mod text;
 
+pub use audit::{Audit, AuditedStep, Verdict as AuditVerdict};
 pub use history::{BuildId, History, HistoryError, KEEP_BUILDS};
 pub use log::{BuildLog, StepLog};
 pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};

@@ -197,7 +197,7 @@ fn excerpt(text: &str, is_first: bool, is_last: bool) -> String {
     format!("{start}…{end}")
 }
 
-fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
+pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
     let Some(changes) = changes else {
         return vec![(0, Line::plain(format!("{name}: changed; the old listing is gone")))];
     };

@@ -3,7 +3,9 @@
 use super::exec::{self, Made};
 use super::inputs::{self, Described};
 use super::trees::{Lower, Stack, Trees, chain_of};
-use super::{Cause, End, Failed, Job, Miss, Predicted, SolveError, Solved, StepError, StepReport};
+use super::{
+    Cause, Counts, End, Failed, Job, Miss, Predicted, SolveError, Solved, StepError, StepReport,
+};
 use crate::cache::{Cache, Cost, ImportError, Missing, Output, Record};
 use crate::layer::Scan;
 use crate::plan::{Files, Op, Step, StepId, Tree};
@@ -119,7 +121,7 @@ struct Node {
     report: StepReport,
 }
 
-struct Coordinator<'scope, 'env: 'scope> {
+pub(super) struct Coordinator<'scope, 'env: 'scope> {
     job: &'env Job<'env>,
     trees: &'env Trees,
     cache: Cache,
@@ -144,6 +146,7 @@ struct Coordinator<'scope, 'env: 'scope> {
     bringing: usize,
     locking: usize,
     error: Option<SolveError>,
+    counts: Counts,
     begun: Instant,
 }
 
@@ -205,8 +208,51 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             bringing: 0,
             locking: 0,
             error: None,
+            counts: Counts::default(),
             begun: Instant::now(),
         }
+    }
+
+    /// Finds out what would hit, and stays to be asked for it.
+    pub(super) fn predicted(
+        job: &'env Job<'env>,
+        trees: &'env Trees,
+        scope: &'scope Scope<'scope, 'env>,
+    ) -> Result<Self, Box<Failed>> {
+        let mut coordinator = Self::new(job, trees, Mode::Predict, scope);
+        match coordinator.run() {
+            Ok(()) => Ok(coordinator),
+            Err(error) => coordinator.into_result(Err(error)).map(|_| unreachable!("it failed")),
+        }
+    }
+
+    /// The layer that a step would hit.
+    pub(super) fn known_layer(&self, index: usize) -> Option<&Layer> {
+        let report = &self.nodes[index].report;
+        report.layer.as_ref().filter(|_| matches!(report.end, End::Hit { .. }))
+    }
+
+    /// The layers of steps that a step starts from or reads.
+    pub(super) fn layers_below(&self, index: usize) -> Vec<&Layer> {
+        let step = self.step(index);
+        let mut open = vec![step.parent];
+        open.extend(step.trees().into_iter().filter_map(|tree| match tree {
+            Tree::Files(files) => Some(files),
+            Tree::Context(_) => None,
+        }));
+        let mut layers = Vec::new();
+        for mut files in open {
+            while let Files::Step(StepId(index)) = files {
+                layers.extend(&self.nodes[index].report.layer);
+                files = self.step(index).parent;
+            }
+        }
+        layers
+    }
+
+    /// What a step that would hit depends on.
+    pub(super) fn described(&self, index: usize) -> &Described {
+        self.nodes[index].described.as_ref().expect("a step that hits has been described")
     }
 
     fn step(&self, index: usize) -> &'env Step {
@@ -344,6 +390,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         node.report.key = Some(described.inputs.key());
         node.described = Some(Arc::new(described));
         node.phase = Phase::Described;
+        self.counts.described += 1;
         self.decide(index)
     }
 
@@ -384,6 +431,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             return self.miss(index, Miss::Missing(Missing::Key));
         };
         self.nodes[index].report.parent = Some(parent);
+        self.counts.looked_up += 1;
         match self.cache.lookup(&key, &parent)? {
             Ok((record, layer)) => self.hit(index, &record, layer),
             Err(_) if self.bring(index, key, parent) => Ok(()),
@@ -402,6 +450,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         };
         self.nodes[index].phase = Phase::Bringing;
         self.bringing += 1;
+        self.counts.brought += 1;
         self.work(move || {
             let brought = import.bring(job.store, &key, &parent, job.cancel);
             let told = |error: ImportError| format!("cache {}: {}", import.name(), chain(&error));
@@ -436,8 +485,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             self.job.progress.cached(self.vertex(index));
             self.job.observer.ended(index, &self.nodes[index].report);
         }
-        self.on_usable(index)?;
-        self.link(index)
+        // First the chain, so that what follows is looked up and locked by its full name.
+        self.link(index)?;
+        self.on_usable(index)
     }
 
     fn miss(&mut self, index: usize, miss: Miss) -> Result<(), Cause> {
@@ -513,10 +563,14 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     fn on_locked(&mut self, index: usize, lock: StepLock) -> Result<(), Cause> {
         let step = self.step(index);
         let node = &self.nodes[index];
-        if let (Some(key), Some(parent), false) =
-            (node.report.key, self.key_parent(step), step.ignore_cache)
-            && let Ok((record, layer)) = self.cache.lookup(&key, &parent)?
-        {
+        let known = match (node.report.key, self.key_parent(step), step.ignore_cache) {
+            (Some(key), Some(parent), false) => {
+                self.counts.looked_up += 1;
+                self.cache.lookup(&key, &parent)?.ok()
+            }
+            _ => None,
+        };
+        if let Some((record, layer)) = known {
             drop(lock);
             return self.hit(index, &record, layer);
         }
@@ -565,6 +619,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             self.nodes[index].phase = Phase::Running;
             self.nodes[index].report.began_us = micros(self.begun.elapsed());
             self.running += 1;
+            self.counts.ran += 1;
             let (job, trees) = (self.job, self.trees);
             self.work(move || {
                 let files = |tree: Tree| files.get(&tree).cloned().unwrap_or_default();
@@ -586,6 +641,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         node.phase = Phase::Sealing;
         self.job.progress.done(self.vertex_digest(index), Outcome::Ran);
         self.sealing += 1;
+        self.counts.hashed += 1;
         let cancel = self.job.interrupt;
         self.work(move || {
             let _held = held;
@@ -635,9 +691,12 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             };
             self.nodes[index].chain = Some(output.on(&parent));
             for child in self.children[index].clone() {
-                // Before the record is visible: a build that hits it will ask for the child next.
-                if self.nodes[child].phase == Phase::Running
-                    && self.nodes[child].lock.is_none()
+                // Before the record is visible: a build that hits it will ask for the child next, and is
+                // to wait for ours, also where that has run already and is only being hashed.
+                if matches!(
+                    self.nodes[child].phase,
+                    Phase::Queued | Phase::Running | Phase::Sealing
+                ) && self.nodes[child].lock.is_none()
                     && let Some(name) = self.lock_name(child)
                 {
                     self.nodes[child].lock = self.job.store.try_lock_step(&name, &self.holder())?;
@@ -763,7 +822,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
     }
 
-    fn stack(&self, mut files: Files) -> Stack {
+    pub(super) fn stack(&self, mut files: Files) -> Stack {
         let mut lowers = Vec::new();
         while let Files::Step(StepId(index)) = files {
             lowers.extend(self.nodes[index].lower.clone());
@@ -777,7 +836,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         Stack(lowers)
     }
 
-    fn files_of_trees(&self, step: &Step) -> BTreeMap<Tree, (Stack, Option<ChainId>)> {
+    pub(super) fn files_of_trees(&self, step: &Step) -> BTreeMap<Tree, (Stack, Option<ChainId>)> {
         step.trees()
             .into_iter()
             .map(|tree| match tree {
@@ -832,9 +891,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     }
 
     fn into_result(self, layers: Result<Vec<Layer>, SolveError>) -> Result<Solved, Box<Failed>> {
+        let counts = self.counts;
         let steps = self.nodes.into_iter().map(|node| node.report).collect();
         match layers {
-            Ok(layers) => Ok(Solved { layers, steps }),
+            Ok(layers) => Ok(Solved { layers, steps, counts }),
             Err(error) => Err(Box::new(Failed { error, steps })),
         }
     }

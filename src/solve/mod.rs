@@ -37,6 +37,7 @@
 //! Which steps there are: [`crate::plan`]. What a key is made of: [`crate::cache`]. Why a step
 //! missed: [`crate::explain`].
 
+mod audit;
 mod coordinator;
 mod copies;
 mod exec;
@@ -45,6 +46,8 @@ mod image;
 mod inputs;
 mod mounts;
 mod remote;
+#[cfg(test)]
+mod tests;
 mod trees;
 
 use crate::cache::{Cost, Import, Inputs, Missing, Output, TreeEntry, TreeId};
@@ -59,6 +62,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+pub use audit::{Audited, audit};
 pub use coordinator::{predict, solve};
 pub use failed::FailedStep;
 pub use image::image_of;
@@ -173,6 +177,23 @@ pub struct Solved {
     pub layers: Vec<Layer>,
     /// What became of each step, by its place in the plan.
     pub steps: Vec<StepReport>,
+    /// What that took.
+    pub counts: Counts,
+}
+
+/// What the scheduler did, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Steps whose inputs were computed and hashed to a key.
+    pub described: usize,
+    /// Records that were looked up.
+    pub looked_up: usize,
+    /// Steps that were run.
+    pub ran: usize,
+    /// Layers that were hashed.
+    pub hashed: usize,
+    /// Results that were fetched from other caches.
+    pub brought: usize,
 }
 
 /// What a build would do.

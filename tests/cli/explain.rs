@@ -55,6 +55,48 @@ fn nothing_is_run_or_written() {
 }
 
 #[test]
+fn audit_names_the_files_that_come_out_differently() {
+    let kit = Kit::new();
+    kit.file("src/a", "a");
+    kit.dockerfile(
+        "FROM fixture/base AS s\nCOPY src /src\nRUN head -c 8 /dev/urandom | od > /noise; echo same > /same\n\
+         FROM fixture/base\nCOPY --from=s /same /same\nRUN cat /same > /again\n",
+    );
+    let outcome = kit.explain().arg("--audit").ok();
+    shows(&outcome, &["no result to compare with", "0 of 4 steps reproduced"]);
+    kit.build().ok();
+    let before = kit.builder(["df", "--format=json"]).ok().stdout();
+    let outcome = kit.explain().arg("--audit").ok();
+    shows(&outcome, &["DIFFERS", "noise: content", "3 of 4 steps reproduced, 1 made other files"]);
+    assert!(!outcome.stdout().contains("same: "), "{}", outcome.stdout());
+    assert_eq!(kit.builder(["df", "--format=json"]).ok().stdout(), before, "nothing is kept");
+    let json = kit.explain().args(["--audit", "--format=json"]).ok().json();
+    let verdicts: Vec<_> =
+        json["steps"].as_array().unwrap().iter().map(|s| &s["verdict"]).collect();
+    assert_eq!(verdicts, ["reproducible", "differs", "reproducible", "reproducible"]);
+    assert_eq!(kit.build().ok().counts().ran, 0);
+}
+
+#[test]
+fn one_changed_mode_among_ten_thousand_files_is_named() {
+    let kit = Kit::new();
+    for folder in 0..100 {
+        for file in 0..100 {
+            kit.file(&format!("src/d{folder}/f{file}"), [file, folder]);
+        }
+    }
+    kit.dockerfile("FROM fixture/base\nRUN true\nCOPY src /src\nRUN ls /src\n").build().ok();
+    kit.chmod("src/d57/f42", 0o755);
+    let outcome = kit.explain().ok();
+    shows(&outcome, &["src/d57/f42: mode 0644 → 0755", "MISS   [2/3] COPY src /src", "1 changed"]);
+    assert!(
+        outcome.stdout().lines().all(|line| line.chars().count() <= 80),
+        "{}",
+        outcome.stdout()
+    );
+}
+
+#[test]
 fn last_build_is_explained_afterwards() {
     let kit = built();
     kit.chmod("src/a.c", 0o755);

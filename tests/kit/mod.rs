@@ -275,7 +275,7 @@ impl Run {
             }
             child.wait_with_output().expect("the program ends")
         });
-        Outcome::new(output)
+        Outcome::of(output)
     }
 
     /// Runs it; anything but exit status 0 is a failure of the test.

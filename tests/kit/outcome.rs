@@ -54,7 +54,8 @@ pub struct Counts {
 }
 
 impl Outcome {
-    pub(super) fn new(output: Output) -> Self {
+    /// Reads what a process that has ended said.
+    pub fn of(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let (mut text, mut log, mut warnings) = (String::new(), Vec::new(), Vec::new());
         let (mut order, mut vertexes) = (Vec::new(), BTreeMap::<String, Step>::new());

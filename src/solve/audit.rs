@@ -1,0 +1,142 @@
+//! Audit: steps whose results are known run once more in scratch, and what they make is compared.
+//!
+//! Nothing is recorded. A RUN still is a command with a network and cache mounts, so what it does there
+//! it does again.
+
+use super::coordinator::Coordinator;
+use super::exec;
+use super::trees::Trees;
+use super::{Cause, Failed, Job, SolveError};
+use crate::cache::TreeEntry;
+use crate::layer::{Kind, LayerError, Walk, XattrSpace};
+use crate::store::{self, Digest, Layer};
+use crate::sys::cancel::Cancel;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::thread;
+
+/// What came of running a step once more.
+#[derive(Debug)]
+pub enum Audited {
+    /// It made the very same files.
+    Same,
+    /// It made others: those of the known result, and those it made now.
+    Differs {
+        /// The known result.
+        known: Vec<TreeEntry>,
+        /// What was made now.
+        now: Vec<TreeEntry>,
+    },
+    /// It failed, though it once did not.
+    Failed(Cause),
+    /// There is no result to compare with.
+    NoResult,
+}
+
+/// Runs every step that would hit once more, on the files that it would start from. `told` gets the
+/// place of each in the plan, in order.
+///
+/// # Errors
+///
+/// [`Failed`] where what would hit cannot be found out, or somebody asked to stop.
+pub fn audit(job: &Job<'_>, told: &mut dyn FnMut(usize, Audited)) -> Result<(), Box<Failed>> {
+    let trees = Trees::default();
+    thread::scope(|scope| {
+        let coordinator = Coordinator::predicted(job, &trees, scope)?;
+        for index in 0..job.plan.steps.len() {
+            let audited = match coordinator.known_layer(index) {
+                Some(known) => again(job, &trees, &coordinator, index, known),
+                None => Ok(Audited::NoResult),
+            };
+            match audited {
+                Ok(audited) => told(index, audited),
+                Err(cause) if cause.is_cancelled() || job.cancel.is_cancelled() => {
+                    return Err(Box::new(Failed {
+                        error: SolveError::Cancelled,
+                        steps: Vec::new(),
+                    }));
+                }
+                Err(cause) => told(index, Audited::Failed(cause)),
+            }
+        }
+        Ok(())
+    })
+}
+
+fn again(
+    job: &Job<'_>,
+    trees: &Trees,
+    coordinator: &Coordinator<'_, '_>,
+    index: usize,
+    known: &Layer,
+) -> Result<Audited, Cause> {
+    // A prediction holds nothing, and what is mounted must stay.
+    for layer in coordinator.layers_below(index).into_iter().chain([known]) {
+        job.store.layer(&layer.id)?;
+    }
+    let step = &job.plan.steps[index];
+    let stack = coordinator.stack(step.parent);
+    let files = coordinator.files_of_trees(step);
+    let files = |tree| files.get(&tree).cloned().unwrap_or_default();
+    let described = coordinator.described(index);
+    let vertex = Digest::of(step.name.as_bytes());
+    let made = exec::execute(job, trees, index, vertex, &described.chosen, &stack, &files)?;
+    let scan = exec::seal(made.lower.path(), false, Some(made.now), job.cancel)?;
+    let audited = if scan.content == known.meta.content {
+        Audited::Same
+    } else {
+        let known = entries(&known.fs(), job.cancel)?;
+        Audited::Differs { known, now: entries(made.lower.path(), job.cancel)? }
+    };
+    let _ = store::remove_tree(&made.work);
+    Ok(audited)
+}
+
+/// Lists what a layer has.
+fn entries(fs: &Path, cancel: &Cancel) -> Result<Vec<TreeEntry>, LayerError> {
+    let root = File::open(fs).map_err(|source| LayerError::Input { source })?;
+    let mut found = Vec::new();
+    Walk::new(XattrSpace::detect(), cancel).run(root.as_fd(), |entry, file| {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut listed = TreeEntry {
+            path: text(entry.path),
+            kind: String::new(),
+            mode: entry.mode,
+            owner: Some((entry.uid, entry.gid)),
+            size: None,
+            content: entry.hard_link.map(text),
+        };
+        let kind = match entry.kind {
+            _ if entry.hard_link.is_some() => "hard link",
+            Kind::File { size } => {
+                listed.size = Some(size);
+                let mut hasher = blake3::Hasher::new();
+                if let Some(file) = file {
+                    hasher
+                        .update_reader(File::from(file).take(size))
+                        .map_err(|source| LayerError::Input { source })?;
+                }
+                listed.content = Some(hasher.finalize().to_hex().to_string());
+                "file"
+            }
+            Kind::Dir => "dir",
+            Kind::Symlink { target } => {
+                listed.content = Some(text(target));
+                "symlink"
+            }
+            Kind::Char { major, minor } | Kind::Block { major, minor } => {
+                listed.content = Some(format!("{major}:{minor}"));
+                if matches!(entry.kind, Kind::Char { .. }) { "char" } else { "block" }
+            }
+            Kind::Fifo => "fifo",
+            Kind::Whiteout => "whiteout",
+            Kind::Opaque => "opaque",
+        };
+        kind.clone_into(&mut listed.kind);
+        found.push(listed);
+        Ok(())
+    })?;
+    Ok(found)
+}
