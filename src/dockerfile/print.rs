@@ -218,7 +218,12 @@ impl Line {
 
     fn pairs(&mut self, pairs: &[Pair]) {
         let show = |pair: &Pair| {
-            let sign = if pair.is_legacy { " " } else { "=" };
+            let sign = match pair.is_legacy {
+                false => "=",
+                // The first blank behind an escape character is part of the word.
+                true if pair.name.text.ends_with(self.escape.as_char()) => "  ",
+                true => " ",
+            };
             format!("{}{sign}{}", pair.name.text, pair.value.text)
         };
         let body: Vec<String> = pairs.iter().map(show).collect();
@@ -383,6 +388,9 @@ impl Printer {
                     Some((first, bodies)) => (first, Some(bodies)),
                     None => (onbuild.expression.as_str(), None),
                 };
+                if is_continued(first, self.escape) {
+                    return Err(Unprintable { what: "a trigger that ends as if it went on" });
+                }
                 let _ = write!(line.text, " {first}");
                 self.end(&line, &[])?;
                 if let Some(bodies) = bodies {
@@ -553,6 +561,7 @@ mod tests {
     fn samples_print_to_themselves() {
         for source in [
             "\nFROM a\nCMD a \\\u{a0}\n",
+            "\nFROM a\nENV \\  =\n",
             "\nFROM --platform=\"x\" a AS b\nRUN [\"a\",\"b c\"]\n",
             "# escape=`\n\nFROM a\n# why\nENV A=b` c B=\"d\"\nCOPY <<E /x\n`$A\nE\n",
             "\nARG A=1 B\nFROM a\nONBUILD RUN <<E\nx\nE\nHEALTHCHECK --interval=\"5000000000ns\" CMD x\n",
