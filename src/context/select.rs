@@ -248,9 +248,11 @@ impl Selecting<'_> {
         let Some(resolved) = self.resolve(path)? else { return Ok(false) };
         let root = self.source.root();
         let failed = |e| ContextError::io("look at", &resolved, e);
-        let Some(stat) = rooted::stat_beneath(root, &resolved).map_err(failed)? else {
+        let Some(mut stat) = rooted::stat_beneath(root, &resolved).map_err(failed)? else {
             return Ok(false);
         };
+        let place = if resolved.is_empty() { b"." } else { resolved.as_slice() };
+        crate::layer::owner::amend(root, place, &mut stat);
         let mut top = found(b"", &stat);
         let is_hidden = !resolved.is_empty() && self.is_hidden(&resolved);
         let start = self.selection.entries.len();

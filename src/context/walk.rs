@@ -374,13 +374,14 @@ impl Walk<'_> {
                 return Ok(None);
             }
         }
-        let stat = match stat {
+        let mut stat = match stat {
             Some(stat) => stat,
             None => match stat_at(dir, listing, name)? {
                 Some(stat) => stat,
                 None => return Ok(None),
             },
         };
+        crate::layer::owner::amend(dir.as_fd(), name, &mut stat);
         let mut entry = found(name, &stat);
         entry.is_taken = is_taken;
         entry.is_left_out = is_left_out;

@@ -3,13 +3,12 @@
 use super::marks::{Whiteout, announce_whiteout_files, is_whiteout_at, make_opaque, make_whiteout};
 use super::stack::{Found, Stack, StackDir};
 use super::untar::{Member, MemberKind, TarReader};
-use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace};
+use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace, owner};
 use crate::sys::remove::remove_tree;
 use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, statat,
-    symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, chmodat, fchmod,
+    fsetxattr, futimens, linkat, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -404,8 +403,7 @@ impl<'a> Applier<'a> {
                 }
             }
         }
-        chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), NOFOLLOW)
-            .map_err(fail("change the owner of"))?;
+        owner::set(parent, name, uid, gid).map_err(fail("change the owner of"))?;
         if member.kind != MemberKind::Symlink {
             // It was made just now, and by us: no link can be followed.
             chmodat(parent, name, mode, AtFlags::empty()).map_err(fail("change the mode of"))?;
@@ -475,11 +473,11 @@ impl<'a> Applier<'a> {
         }
         // As in Docker, the attributes of the last header are those of the file.
         let fail = |e: Errno| MakeError::Other(LayerError::io("set the attributes of", path, e));
-        let stat = statat(parent, name, NOFOLLOW).map_err(fail)?;
+        let mut stat = statat(parent, name, NOFOLLOW).map_err(fail)?;
+        owner::amend(parent, name, &mut stat);
         // chown drops the capabilities that the first header gave, so only where it is needed.
         if (stat.st_uid, stat.st_gid) != (uid, gid) {
-            chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), NOFOLLOW)
-                .map_err(fail)?;
+            owner::set(parent, name, uid, gid).map_err(fail)?;
         }
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
@@ -617,7 +615,7 @@ fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
 }
 
 fn chown_fd(fd: &OwnedFd, uid: u32, gid: u32) -> Result<(), Errno> {
-    fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+    owner::set_open(fd, uid, gid)
 }
 
 fn set_times(parent: BorrowedFd<'_>, name: &[u8], time: Timespec) -> Result<(), Errno> {

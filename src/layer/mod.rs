@@ -30,6 +30,7 @@ mod error;
 mod estargz;
 mod header;
 pub(crate) mod marks;
+pub mod owner;
 mod pack;
 mod scan;
 mod stack;

@@ -5,7 +5,7 @@
 //! what a small change of a large image is.
 
 use super::marks::{FolderMark, folder_mark, is_whiteout, is_whiteout_file, may_be_whiteout_file};
-use super::{LayerError, XattrSpace};
+use super::{LayerError, XattrSpace, owner};
 use crate::sys::rooted::open_beneath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, open, statat};
 use rustix::io::Errno;
@@ -173,13 +173,18 @@ impl Stack {
     fn stat(&self, layer: usize, path: &[u8]) -> Result<Stat, Errno> {
         // The folders of the path were found to be folders of this layer, and layers never change,
         // so no link can be followed here.
-        match statat(&self.layers[layer].folder, path, AtFlags::SYMLINK_NOFOLLOW) {
+        let folder = &self.layers[layer].folder;
+        match statat(folder, path, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NAMETOOLONG) => {
                 let fd = open_beneath(self.layers[layer].folder.as_fd(), path, OFlags::PATH)
                     .map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
                 rustix::fs::fstat(&fd)
             }
-            other => other,
+            Ok(mut stat) => {
+                owner::amend(folder.as_fd(), path, &mut stat);
+                Ok(stat)
+            }
+            Err(e) => Err(e),
         }
     }
 

@@ -8,9 +8,9 @@
 //! two places among its siblings: its own, and that of everything in it, whose common prefix ends in
 //! a `/`.
 
-use super::XattrSpace;
 use super::marks::{FolderMark, folder_mark, is_whiteout_at};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX};
+use super::{XattrSpace, owner};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fgetxattr, fstat, openat, statat};
 use rustix::io::Errno;
@@ -357,7 +357,7 @@ impl<'c> Walk<'c> {
         let fail = |doing, e| LayerError::io(doing, &self.path, e);
 
         let mut opened = None;
-        let stat = match item.role {
+        let mut stat = match item.role {
             Role::File => {
                 let fd = open_file(dir.as_fd(), name).map_err(|e| fail("open", e))?;
                 let stat = fstat(&fd).map_err(|e| fail("read", e))?;
@@ -374,6 +374,11 @@ impl<'c> Walk<'c> {
             _ => statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| fail("read", e))?,
         };
 
+        match (&opened, item.role, level.pending.last()) {
+            (Some(file), ..) => owner::amend_open(file, &mut stat),
+            (None, Role::Dir, Some((_, folder))) => owner::amend_open(folder, &mut stat),
+            _ => {}
+        }
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Kind::File { size: stat.st_size as u64 },

@@ -17,6 +17,7 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::LinkNameSpaceType;
 
 use super::caps;
+use super::deputy::Task;
 use super::fault::{Doing, Fault};
 use super::mounts;
 use super::protocol::{self, Order, Report, RunRequest, StdioFds};
@@ -142,7 +143,14 @@ fn prepare(
         |id: u32| map.map_or(id, |map| map.uid.saturating_add(id)),
         |id: u32| map.map_or(id, |map| map.gid.saturating_add(id)),
     );
-    let identity = identity(&spec.user)?;
+    let mut identity = identity(&spec.user)?;
+    let mut notices = tree.notices;
+    if map.is_some_and(|map| map.count == 1) && identity.uid != 0 {
+        notices.push(
+            "without subordinate ids (/etc/subuid) commands of other users run as root".to_owned(),
+        );
+        (identity.uid, identity.gid, identity.groups) = (0, 0, Vec::new());
+    }
     let highest = identity.groups.iter().chain([&identity.uid, &identity.gid]).max();
     if let (Some(map), Some(&highest)) = (map, highest)
         && highest >= map.count
@@ -178,7 +186,7 @@ fn prepare(
     let command = Command::new(request, &identity, filters)?;
     let mut extra: Vec<BorrowedFd<'_>> = tree.agents.iter().map(AsFd::as_fd).collect();
     extra.extend(tree.terminal.as_ref().map(|(master, _)| master.as_fd()));
-    protocol::send(control, &Report::Ready { stubs: tree.stubs, notices: tree.notices }, &extra)
+    protocol::send(control, &Report::Ready { stubs: tree.stubs, notices }, &extra)
         .doing(|| "reporting to the builder")?;
 
     let mut handled = SigSet::all();
@@ -428,9 +436,9 @@ impl<'a> Command<'a> {
                 .collect::<Result<_, _>>()?
         };
         let keep = capabilities(spec)?;
-        // Where ids are the machine's own, so are devices.
-        let is_mapped = request.userns.is_some_and(|(_, map)| (map.uid, map.gid) != (0, 0));
-        let deputy = filters.deputy.filter(|_| is_mapped && keep & caps::MKNOD != 0);
+        let task = request.userns.and_then(|(_, map)| Task::under(map));
+        let deputy =
+            filters.deputy.filter(|_| task.is_some_and(|task| keep & task.capability() != 0));
         Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy })
     }
 

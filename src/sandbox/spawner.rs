@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
+use super::deputy::Task;
 use super::fault::{Doing, Fault};
 use super::ids;
 use super::init::{self, Filters};
@@ -61,9 +62,6 @@ fn serve() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Under which the deputy's filter is kept.
-const DEPUTY: &str = "deputy";
-
 fn answer(
     proof: SingleThreaded,
     request: Request,
@@ -79,13 +77,15 @@ fn answer(
                 let filter = seccomp::for_spec(&request.spec).map_err(Fault::Refused)?;
                 filters.insert(key.clone(), filter);
             }
-            if !filters.contains_key(DEPUTY) {
-                let filter = seccomp::for_deputy().map_err(Fault::Refused)?;
-                filters.insert(DEPUTY.to_owned(), Some(filter));
+            let task = request.userns.and_then(|(_, map)| Task::under(map));
+            let deputy = format!("deputy {task:?}");
+            if let Some(task) = task.filter(|_| !filters.contains_key(&deputy)) {
+                let filter = seccomp::for_deputy(task).map_err(Fault::Refused)?;
+                filters.insert(deputy.clone(), Some(filter));
             }
             let filters = Filters {
                 walls: filters.get(&key).and_then(Option::as_ref),
-                deputy: filters.get(DEPUTY).and_then(Option::as_ref),
+                deputy: filters.get(&deputy).and_then(Option::as_ref),
             };
             let cgroup = request.cgroup2.map(|index| fds[index].as_fd());
             let mut flags =

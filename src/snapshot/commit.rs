@@ -15,6 +15,7 @@
 
 use super::{SnapshotError, XattrSpace};
 use crate::layer::marks::{FolderMark, folder_mark, is_whiteout};
+use crate::layer::owner;
 use crate::layer::{Found, LayerError, Scan, ScanOptions, Stack, StackDir, scan};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{
@@ -216,7 +217,9 @@ impl Cleaner<'_> {
         if kind == FileType::Directory {
             return self.folder(level, name);
         }
-        let stat = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail("read", e))?;
+        let mut stat =
+            statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail("read", e))?;
+        owner::amend(fd.as_fd(), name.to_bytes(), &mut stat);
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return self.folder(level, name);
         }
@@ -239,7 +242,8 @@ impl Cleaner<'_> {
         let fail = |doing, e| LayerError::io(doing, &self.path, e);
         let above = level.fd.as_ref().expect("the level being worked on is open");
         let fd = openat(above, name, DIR_FLAGS, Mode::empty()).map_err(|e| fail("open", e))?;
-        let stat = fstat(&fd).map_err(|e| fail("read", e))?;
+        let mut stat = fstat(&fd).map_err(|e| fail("read", e))?;
+        owner::amend_open(&fd, &mut stat);
         let mark = folder_mark(&fd, self.xattrs).map_err(|e| fail("read the opaque mark of", e))?;
         let is_opaque = mark == FolderMark::Opaque;
         if is_opaque {

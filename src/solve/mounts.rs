@@ -3,6 +3,7 @@
 use super::trees::{Stack, Trees};
 use super::{Cause, Job, Secret};
 use crate::context::SelectOptions;
+use crate::layer::owner;
 use crate::plan::{Mount, MountKind, Sharing, Tree};
 use crate::sandbox::{self, Ids, MountSpec, Source};
 use crate::snapshot::copy::{self as engine, CopyRequest, CopySource};
@@ -13,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The mode of a cache mount's root where none is given, as BuildKit's.
@@ -289,7 +290,8 @@ fn make_cache(
         };
         engine::copy_into(root.as_fd(), &request, job.cancel)?;
     }
-    chown(&made, Some(uid.unwrap_or(0)), Some(gid.unwrap_or(0)))
+    owner::set_open(open_dir(&made)?, uid.unwrap_or(0), gid.unwrap_or(0))
+        .map_err(std::io::Error::from)
         .and_then(|()| {
             let mode = fs::Permissions::from_mode(mode.unwrap_or(CACHE_MODE));
             fs::set_permissions(&made, mode)

@@ -140,6 +140,9 @@ pub(super) fn build(
     let terminal =
         building.dev(spec.shm_size, matches!(request.stdio, StdioFds::Terminal { .. }))?;
     building.generated("hosts", request.hosts.as_bytes(), "/etc/hosts")?;
+    if map.is_some_and(|map| map.count == 1) {
+        building.single_id()?;
+    }
     building.generated("resolv.conf", request.resolv_conf.as_bytes(), "/etc/resolv.conf")?;
     building.extra(request, fds)?;
     if strict {
@@ -216,6 +219,18 @@ impl Building<'_> {
             proc::own_network(self.root);
         }
         Ok(())
+    }
+
+    /// apt changes to a user of its own to fetch, and ends where there is none.
+    fn single_id(&mut self) -> Result<(), Fault> {
+        let folder =
+            open_in_root(self.root, b"etc/apt/apt.conf.d", OFlags::PATH | OFlags::DIRECTORY);
+        if folder.is_err() {
+            return Ok(());
+        }
+        let text = b"// While this image is built by a user without subordinate ids.\n\
+                     APT::Sandbox::User \"root\";\n";
+        self.generated("apt.conf", text, "/etc/apt/apt.conf.d/zz-builder-single-id")
     }
 
     /// Binds a generated file, read-only.
@@ -398,6 +413,10 @@ impl Building<'_> {
     /// Translates ids of the sandbox to the ones its files are made with.
     fn owner(&self, uid: u32, gid: u32) -> Result<(u32, u32), Fault> {
         let Some(map) = self.map else { return Ok((uid, gid)) };
+        if map.count == 1 {
+            // There is nobody else to give it to, and every command is this one.
+            return Ok((map.uid, map.gid));
+        }
         if uid >= map.count || gid >= map.count {
             return Err(Fault::Refused(format!("{uid}:{gid} is outside the sandbox's ids")));
         }

@@ -21,6 +21,7 @@ use profile::{Action, Argument, Comparison, Profile, Rule};
 use std::collections::BTreeMap;
 
 use super::caps;
+use super::deputy::Task;
 use super::spec::{RunSpec, Seccomp, Security};
 
 /// Numbers by name, and rules of the default profile.
@@ -146,13 +147,23 @@ pub(super) fn for_spec(spec: &RunSpec) -> Result<Option<Program>, String> {
 /// What a call by an architecture that this machine should not have gets from a filter of ours.
 const REFUSED: Action = Action::Errno(libc::EPERM as u16);
 
-/// Returns the filter that hands the making of devices to the deputy. All else passes: the walls are
-/// the other filter's, whose refusals outrank this one's questions.
+/// Returns the filter that hands some calls to the deputy. All else passes: the walls are the other
+/// filter's, whose refusals outrank this one's questions.
 ///
 /// # Errors
 ///
 /// None that tests do not find.
-pub(super) fn for_deputy() -> Result<Program, String> {
+pub(super) fn for_deputy(task: Task) -> Result<Program, String> {
+    if task == Task::Owners {
+        let names = ["chown", "fchown", "lchown", "fchownat", "chown32", "fchown32", "lchown32"];
+        let rule = Rule {
+            names: names.map(str::to_owned).to_vec(),
+            action: Action::Notify,
+            arguments: Vec::new(),
+        };
+        let profile = Profile { default: Action::Allow, rules: vec![rule] };
+        return compile(&profile, Action::Allow, NATIVE);
+    }
     let kinds = [libc::S_IFCHR, libc::S_IFBLK];
     let rules = [("mknod", 1), ("mknodat", 2)].iter().flat_map(|&(name, index)| {
         kinds.map(|kind| Rule {
@@ -305,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_deputy_is_asked_about_devices_only() {
-        let program = for_deputy().unwrap();
+        let program = for_deputy(Task::Devices).unwrap();
         const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
         let (arch, call) =
             if cfg!(target_arch = "aarch64") { (AARCH64, 33) } else { (X86_64, 259) };
@@ -320,6 +331,10 @@ mod tests {
         }
         assert_eq!(interpret(&program, 0x1234, call, [0; 6]), ALLOWED);
         assert_eq!(call_name(arch.audit, call), Some("mknodat"));
+        let program = for_deputy(Task::Owners).unwrap();
+        let fchownat = if cfg!(target_arch = "aarch64") { 54 } else { 260 };
+        assert_eq!(interpret(&program, arch.audit, fchownat, [0; 6]), ASKED);
+        assert_eq!(interpret(&program, arch.audit, call, [0; 6]), ALLOWED);
     }
 
     #[test]

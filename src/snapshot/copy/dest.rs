@@ -2,9 +2,7 @@
 
 use super::{CopyError, FileTime, Owner, absolute};
 use crate::sys::rooted;
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -34,8 +32,7 @@ pub(super) fn times(mtime: FileTime) -> Timestamps {
 
 /// Changes the owner of a name, not of what it links to.
 pub(super) fn chown(dir: BorrowedFd<'_>, name: &[u8], owner: Owner) -> rustix::io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+    crate::layer::owner::set(dir, name, owner.uid, owner.gid)
 }
 
 /// A path as a destination has it.

@@ -5,7 +5,7 @@ use super::dest::{times, umask};
 use super::engine::{Level, Tree, is_dir, join};
 use super::{CopyError, CopyRequest, CopyStats, Entry, FileTime, Owner, Picked, absolute};
 use crate::sys::cancel::Cancel;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -128,8 +128,8 @@ impl Writer<'_> {
     ) -> Result<(), CopyError> {
         let failed = |doing| move |e: Errno| CopyError::io(doing, path, e);
         if owner.uid != self.euid || owner.gid != group.unwrap_or(self.egid) {
-            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-            rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(failed("set the owner of"))?;
+            crate::layer::owner::set_open(file, owner.uid, owner.gid)
+                .map_err(failed("set the owner of"))?;
         }
         if mode & (umask() | 0o7000) != 0 {
             rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
