@@ -11,6 +11,9 @@ use std::fmt::Write as _;
 /// BuildKit's level of all its checks.
 const LEVEL: u32 = 1;
 
+/// Most warnings that a build shows. Each carries the whole file, for tools that point into it.
+const WARNINGS_MAX: usize = 100;
+
 /// The file that findings are about.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
@@ -38,7 +41,7 @@ pub(super) fn warn(findings: &[Finding], subject: Subject<'_>, progress: &Progre
         Vertex::internal(format!("[internal] load build definition from {}", subject.name));
     let digest = vertex.digest;
     progress.started(vertex);
-    for finding in findings {
+    for finding in findings.iter().take(WARNINGS_MAX) {
         progress.emit(Event::Warning(Warning {
             vertex: Some(digest),
             level: LEVEL,
@@ -53,24 +56,30 @@ pub(super) fn warn(findings: &[Finding], subject: Subject<'_>, progress: &Progre
         }));
     }
     progress.done(digest, progress::Outcome::Ran);
+    if let Some(more) = findings.len().checked_sub(WARNINGS_MAX).filter(|more| *more > 0) {
+        progress.notice(format!("{more} more warnings: builder check shows all"));
+    }
 }
 
 /// Writes findings for people: each with its place and what to do, and how many there are.
 pub(super) fn text(findings: &[Finding], subject: Subject<'_>, is_coloured: bool) -> String {
     let renderer = if is_coloured { Renderer::styled() } else { Renderer::plain() };
     let mut out = String::new();
+    let ends = subject.text.match_indices('\n').map(|(at, _)| at + 1);
+    let lines: Vec<usize> = std::iter::once(0).chain(ends).collect();
     for finding in findings {
         let level = match finding.rule.severity {
             Severity::Advice => Level::NOTE.with_name("advice"),
             Severity::Warning | Severity::Experimental => Level::WARNING,
         };
-        let excerpt = excerpt_of(finding.span, subject);
+        let (first_line, excerpt) = excerpt_of(finding.span, subject, &lines);
         let url = finding.rule.url();
         let group = level
             .primary_title(finding.message.as_str())
             .id(finding.rule.name)
             .element(
                 Snippet::source(excerpt.source.as_str())
+                    .line_start(first_line)
                     .path(excerpt.path.as_str())
                     .annotation(AnnotationKind::Primary.span(excerpt.span.clone())),
             )
@@ -97,8 +106,17 @@ pub(super) fn text(findings: &[Finding], subject: Subject<'_>, is_coloured: bool
     out
 }
 
-fn excerpt_of(span: Span, subject: Subject<'_>) -> Excerpt {
-    excerpt_at(span, subject.name, subject.text, None)
+/// The lines that a span touches, and the number of the first; `lines` has where each begins. The whole
+/// file for each finding would cost the square of its length.
+fn excerpt_of(span: Span, subject: Subject<'_>, lines: &[usize]) -> (usize, Excerpt) {
+    let number = lines.partition_point(|&start| start <= span.start).max(1);
+    let start = lines[number - 1];
+    let last = lines.partition_point(|&start| start < span.end).max(number);
+    let end = lines.get(last).map_or(subject.text.len(), |next| next - 1);
+    let text = subject.text.get(start..end).unwrap_or_default();
+    let inside =
+        Span { start: span.start.saturating_sub(start), end: span.end.saturating_sub(start) };
+    (number, excerpt_at(inside, subject.name, text, None))
 }
 
 /// Writes findings for programs: the document of BuildKit's `frontend.lint`, with `severity`, `help`

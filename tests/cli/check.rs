@@ -196,3 +196,15 @@ fn targets_are_listed() {
     assert_eq!(document["targets"][1]["platform"], "$BUILDPLATFORM");
     assert_eq!(document["targets"][2]["default"], true);
 }
+
+#[test]
+fn a_build_shows_a_hundred_warnings_and_a_check_shows_all() {
+    let kit = Kit::new();
+    kit.dockerfile(&format!("FROM fixture/base\n{}", "ENV a b\n".repeat(130)));
+    let outcome = kit.build().ok();
+    assert_eq!(outcome.warnings().len(), 100);
+    assert!(outcome.log().contains("30 more warnings: builder check shows all"));
+    assert_eq!(found(&check(&kit, ["--format=json"]).ok().json()).len(), 130);
+    let text = check(&kit, [""; 0]).ok().stdout();
+    assert!(text.contains("--> Dockerfile:131:5"), "{text}");
+}

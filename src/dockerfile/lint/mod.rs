@@ -38,7 +38,7 @@ use super::ast::{Dockerfile, Instruction, Lines, Origin, Span, Word};
 use super::env::Env;
 use super::ignore::Matcher;
 use crate::image::Platform;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use copies::looks_secret;
 pub use options::{CHECK_ARGUMENT, Options, OptionsError};
@@ -153,6 +153,8 @@ impl Place {
 /// Takes findings in and keeps those that are wanted.
 struct Report {
     findings: Vec<Finding>,
+    /// What was found, to tell what is found again: rule, lines, message.
+    seen: BTreeSet<(&'static str, (u32, u32), String)>,
     wants_advice: bool,
 }
 
@@ -167,21 +169,17 @@ impl Report {
         if !options.wants(rule) || rule.severity == Severity::Advice && !self.wants_advice {
             return;
         }
-        let finding =
-            Finding { rule, message: message.into(), span: place.span, lines: place.lines };
-        let is_known = |known: &Finding| {
-            (known.rule.name, known.lines, &known.message)
-                == (finding.rule.name, finding.lines, &finding.message)
-        };
-        if !self.findings.iter().any(is_known) {
-            self.findings.push(finding);
+        let (message, lines) = (message.into(), place.lines);
+        if self.seen.insert((rule.name, (lines.first, lines.last), message.clone())) {
+            self.findings.push(Finding { rule, message, span: place.span, lines });
         }
     }
 }
 
 /// Checks a file.
 pub fn check(input: &Input<'_>) -> Vec<Finding> {
-    let mut report = Report { findings: Vec::new(), wants_advice: input.wants_advice };
+    let mut report =
+        Report { findings: Vec::new(), seen: BTreeSet::new(), wants_advice: input.wants_advice };
     spelling::check(input, &mut report);
     from::check(input, &mut report);
     scope::check(input, &mut report);
