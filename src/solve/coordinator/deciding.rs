@@ -1,0 +1,218 @@
+//! What becomes of a step before it runs: its inputs are found out, then it hits or misses.
+
+use super::{Coordinator, Event, Mode, Phase};
+use crate::cache::{ImportError, Missing, Record};
+use crate::plan::{CopySource, Files, Op, Step, StepId, Tree};
+use crate::solve::inputs::{self, Described};
+use crate::solve::trees::{Lower, Stack, Trees};
+use crate::solve::{Cause, End, Job, Miss};
+use crate::store::{ChainId, Key, Layer};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
+    pub(super) fn start_describing(&mut self) {
+        let mut later = VecDeque::new();
+        while let Some(index) = self.to_describe.pop_front() {
+            if self.is_stopping() {
+                return;
+            }
+            let node = &self.nodes[index];
+            if node.phase == Phase::Done {
+                continue;
+            }
+            if node.missing_trees > 0 || self.describing >= self.job.options.parallelism {
+                later.push_back(index);
+                continue;
+            }
+            let step = self.step(index);
+            let files = self.files_of_trees(step);
+            let (job, trees) = (self.job, self.trees);
+            if reads_nothing(step) {
+                let described = describe(job, trees, step, &files);
+                let end = described.and_then(|described| self.on_described(index, described));
+                if let Err(cause) = end {
+                    self.on_failure(index, cause);
+                }
+                continue;
+            }
+            self.describing += 1;
+            self.work(move || Event::Described(index, describe(job, trees, step, &files)));
+        }
+        self.to_describe = later;
+    }
+
+    pub(super) fn on_described(&mut self, index: usize, described: Described) -> Result<(), Cause> {
+        let node = &mut self.nodes[index];
+        node.report.inputs = Some(described.inputs.clone());
+        node.report.key = Some(described.inputs.key());
+        node.described = Some(Arc::new(described));
+        node.phase = Phase::Described;
+        self.counts.described += 1;
+        self.decide(index)
+    }
+
+    /// Decides what becomes of a step whose inputs are known, as far as that can be said now.
+    pub(super) fn decide(&mut self, index: usize) -> Result<(), Cause> {
+        let step = self.step(index);
+        let node = &self.nodes[index];
+        if !matches!(node.phase, Phase::Described | Phase::AwaitingChain) || self.is_stopping() {
+            return Ok(());
+        }
+        let key = node.report.key.expect("a described step has a key");
+        let parent = self.key_parent(step);
+        if !self.is_usable(step.parent) && parent.is_none() {
+            // Only a prediction can know that there will be no parent to ask for.
+            if self.mode == Mode::Predict && self.is_hopeless(step.parent) {
+                let is_miss = step.ignore_cache || !self.cache.knows(&key);
+                let miss =
+                    if step.ignore_cache { Miss::NoCache } else { Miss::Missing(Missing::Key) };
+                let Files::Step(StepId(after)) = step.parent else {
+                    unreachable!("only steps can be hopeless")
+                };
+                let end = if is_miss { End::Ran } else { End::Unknown { after } };
+                self.nodes[index].report.miss = is_miss.then_some(miss);
+                return self.foretell(index, end);
+            }
+            return Ok(());
+        }
+        if step.ignore_cache {
+            return self.miss(index, Miss::NoCache);
+        }
+        let Some(parent) = parent else {
+            let is_solving = self.mode == Mode::Solve;
+            let knows = || self.job.imports.iter().any(|import| import.knows(&key));
+            if self.cache.knows(&key) || is_solving && knows() {
+                self.nodes[index].phase = Phase::AwaitingChain;
+                return Ok(());
+            }
+            return self.miss(index, Miss::Missing(Missing::Key));
+        };
+        self.nodes[index].report.parent = Some(parent);
+        self.counts.looked_up += 1;
+        match self.cache.lookup(&key, &parent)? {
+            Ok((record, layer)) => self.hit(index, &record, layer),
+            Err(_) if self.bring(index, key, parent) => Ok(()),
+            Err(missing) => self.miss(index, Miss::Missing(missing)),
+        }
+    }
+
+    /// Begins to bring a result here from the first other cache that has it; says whether one has.
+    pub(super) fn bring(&mut self, index: usize, key: Key, parent: ChainId) -> bool {
+        if self.mode == Mode::Predict {
+            return false;
+        }
+        let job = self.job;
+        let Some(import) = job.imports.iter().find(|import| import.has(&key, &parent)) else {
+            return false;
+        };
+        self.nodes[index].phase = Phase::Bringing;
+        self.bringing += 1;
+        self.counts.brought += 1;
+        self.work(move || {
+            let brought = import.bring(job.store, &key, &parent, job.cancel);
+            let told = |error: ImportError| format!("cache {}: {}", import.name(), chain(&error));
+            Event::Brought(index, brought.map_err(told))
+        });
+        true
+    }
+
+    /// A result is here now, or its cache is of no use: then the next one is asked, or the step runs.
+    pub(super) fn on_brought(
+        &mut self,
+        index: usize,
+        result: Result<(), String>,
+    ) -> Result<(), Cause> {
+        if let Err(trouble) = result
+            && !self.is_stopping()
+        {
+            self.job.progress.notice(trouble);
+        }
+        self.nodes[index].phase = Phase::Described;
+        self.decide(index)
+    }
+
+    pub(super) fn hit(&mut self, index: usize, record: &Record, layer: Layer) -> Result<(), Cause> {
+        let node = &mut self.nodes[index];
+        node.lower = Some(Lower::finished(&layer));
+        node.report.end = End::Hit { build: record.build.clone() };
+        node.report.miss = None;
+        node.report.created = Some(record.finished);
+        node.report.cost = record.cost;
+        node.report.layer = Some(layer);
+        node.report.output = Some(record.output);
+        node.phase = Phase::Done;
+        node.lock = None;
+        if self.mode == Mode::Solve {
+            self.job.progress.cached(self.vertex(index));
+            self.job.observer.ended(index, &self.nodes[index].report);
+        }
+        // First the chain, so that what follows is looked up and locked by its full name.
+        self.link(index)?;
+        self.on_usable(index)
+    }
+
+    pub(super) fn miss(&mut self, index: usize, miss: Miss) -> Result<(), Cause> {
+        self.nodes[index].report.miss = Some(miss);
+        if self.mode == Mode::Predict {
+            return self.foretell(index, End::Ran);
+        }
+        self.lock(index)
+    }
+
+    /// Notes a step of a prediction that cannot be looked up.
+    pub(super) fn foretell(&mut self, index: usize, end: End) -> Result<(), Cause> {
+        let node = &mut self.nodes[index];
+        node.report.end = end;
+        node.phase = Phase::Done;
+        for reader in self.readers[index].clone() {
+            let node = &mut self.nodes[reader];
+            node.is_blind = true;
+            if node.phase == Phase::Waiting {
+                self.foretell(reader, End::Unknown { after: index })?;
+            }
+        }
+        for child in self.children[index].clone() {
+            self.decide(child)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing will ever be known of these files: a step under them would have to run.
+    pub(super) fn is_hopeless(&self, files: Files) -> bool {
+        matches!(files, Files::Step(StepId(index))
+            if self.nodes[index].phase == Phase::Done && self.nodes[index].lower.is_none())
+    }
+}
+
+/// An error and its causes: `a: b`.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Whether the inputs of a step are known without reading any file.
+pub(super) fn reads_nothing(step: &Step) -> bool {
+    match &step.op {
+        Op::Workdir(_) => true,
+        Op::Run(_) => step.trees().is_empty(),
+        Op::Copy(copy) => {
+            copy.sources.iter().all(|source| matches!(source, CopySource::Inline { .. }))
+        }
+    }
+}
+
+pub(super) fn describe(
+    job: &Job<'_>,
+    trees: &Trees,
+    step: &Step,
+    files: &BTreeMap<Tree, (Stack, Option<ChainId>)>,
+) -> Result<Described, Cause> {
+    let files = |tree: Tree| files.get(&tree).cloned().unwrap_or_default();
+    inputs::describe(job, trees, step, &files)
+}
