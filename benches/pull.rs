@@ -76,15 +76,15 @@ fn registry(dir: &Path) -> (Child, String) {
         .expect("docker-registry starts");
     let mut said = BufReader::new(child.stderr.take().expect("piped above"));
     let mut line = String::new();
-    loop {
+    let host = loop {
         line.clear();
         assert!(said.read_line(&mut line).expect("its log") > 0, "docker-registry ended");
         if let Some((_, rest)) = line.split_once("listening on ") {
-            let host = rest.split([',', '"']).next().unwrap_or_default().trim().to_owned();
-            std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-            return (child, host);
+            break rest.split([',', '"']).next().unwrap_or_default().trim().to_owned();
         }
-    }
+    };
+    std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+    (child, host)
 }
 
 /// The best of three runs, each after everything before has reached the disk.

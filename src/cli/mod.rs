@@ -11,11 +11,9 @@
 //! `125` there, as it is with `docker run`.
 
 pub mod build;
-mod build_args;
 mod causes;
 pub mod check;
 pub mod copy;
-mod deliver;
 pub mod dev;
 pub mod df;
 pub mod diff;
@@ -24,9 +22,6 @@ pub mod explain;
 pub mod failure;
 mod findings;
 pub mod history;
-pub mod history_builds;
-pub mod history_usage;
-mod housekeeping;
 pub mod images;
 pub mod import;
 pub mod inspect;
@@ -34,19 +29,15 @@ pub mod limits;
 pub mod load;
 pub mod login;
 pub mod lookup;
-pub mod on_error;
 pub mod prune;
 pub mod pull;
 pub mod push;
-mod recorder;
 pub mod registry;
 pub mod resolve;
 pub mod rmi;
 pub mod run;
 pub mod save;
-mod secrets;
 pub mod security;
-mod shared_cache;
 pub mod signals;
 mod sources;
 pub mod store;
@@ -159,7 +150,7 @@ struct ExplainCommand {
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct HistoryCommand {
     #[command(subcommand)]
-    builds: Option<history_builds::BuildsCommand>,
+    builds: Option<history::builds::BuildsCommand>,
     /// Show what the steps of a build used, the last one's without a name
     #[arg(long, value_name = "BUILD", num_args = 0..=1, default_missing_value = "last")]
     usage: Option<String>,
@@ -388,15 +379,15 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Inspect(args) => inspect::run(args, &environment.store()?, out),
         Command::History(HistoryCommand { builds: Some(builds), .. }) => {
             let colour = environment.stdout_colour();
-            return history_builds::run(builds, &environment.store()?, colour, out)
+            return history::builds::run(builds, &environment.store()?, colour, out)
                 .map_err(|error| Failure::of_explain(&error));
         }
         Command::History(HistoryCommand { usage: Some(build), .. }) => {
-            let args = history_usage::UsageArgs {
+            let args = history::usage::UsageArgs {
                 build: build.clone(),
-                format: history_builds::ListFormat::Text,
+                format: history::builds::ListFormat::Text,
             };
-            return history_usage::run(&args, &environment.store()?, out)
+            return history::usage::run(&args, &environment.store()?, out)
                 .map_err(|error| Failure::of_explain(&error));
         }
         Command::History(HistoryCommand { image, .. }) => match image {

@@ -94,6 +94,22 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// That no attestation is wanted, which is what scripts that also drive other builders say.
+#[derive(Debug, Clone, Copy)]
+pub struct NoAttestation;
+
+/// Reads the value of `--provenance` and `--sbom`.
+///
+/// # Errors
+///
+/// For anything but `false`.
+pub fn no_attestation(text: &str) -> Result<NoAttestation, String> {
+    match text {
+        "false" | "disabled=true" => Ok(NoAttestation),
+        _ => Err("attestations are not supported: leave it out, or say false".to_owned()),
+    }
+}
+
 /// Splits `key=value`, both of which must be there.
 ///
 /// # Errors

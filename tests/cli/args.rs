@@ -90,3 +90,10 @@ fn path_is_set_when_the_base_has_none() {
     kit.file("a", "").dockerfile("FROM scratch\nCOPY a /\n");
     assert!(kit.image().env("PATH").is_some_and(|path| path.contains("/usr/bin")));
 }
+
+#[test]
+fn attestations_may_be_declined() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\n");
+    kit.build().args(["--provenance=false", "--sbom=false"]).ok();
+}

@@ -111,6 +111,8 @@ fn bad_flags_of_the_command() {
         &["--output=type=oci,compression=lzw,dest=/dev/null"],
         &["--build-context=noequals"],
         &["--progress=loud"],
+        &["--provenance=mode=max"],
+        &["--sbom"],
         &["-t", "Bad Name"],
     ] {
         let kit = Kit::new();

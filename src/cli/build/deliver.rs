@@ -1,9 +1,10 @@
 //! What becomes of a built image: outputs, registries, the files that name it.
 
-use super::build::{BuildArgs, Request};
-use super::failure::{Class, Failure};
-use super::push::Pushes;
-use super::{Environment, registry};
+use super::flags::BuildArgs;
+use super::request::Request;
+use crate::cli::failure::{Class, Failure};
+use crate::cli::push::Pushes;
+use crate::cli::{Environment, registry};
 use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed, Push};
 use crate::image::{self, DEFAULT_TAG, Image, Reference, StoreSource, Which, canonical_json};
 use crate::plan::Plan;

@@ -1,8 +1,8 @@
 //! `builder history builds|logs|inspect|usage|compare`: what the history keeps of builds.
 
-use super::explain::{self, ExplainError, Format};
-use super::history_usage;
+use super::usage;
 use crate::cache::Value;
+use crate::cli::explain::{self, ExplainError, Format};
 use crate::explain::report::seconds;
 use crate::explain::text::{Colour, clean};
 use crate::explain::{BuildRecord, History, Outcome, StepOutcome, StepRecord, redact};
@@ -21,7 +21,7 @@ pub enum BuildsCommand {
     /// Show all that is kept of a build
     Inspect(InspectArgs),
     /// Show what the steps of a build used: processor time, memory, storage, processes
-    Usage(history_usage::UsageArgs),
+    Usage(usage::UsageArgs),
     /// Explain a build by another one
     Compare(CompareArgs),
 }
@@ -92,7 +92,7 @@ pub fn run(
         BuildsCommand::Builds(args) => list(args, store, out),
         BuildsCommand::Logs(args) => logs(args, store, out),
         BuildsCommand::Inspect(args) => inspect(args, store, out),
-        BuildsCommand::Usage(args) => history_usage::run(args, store, out),
+        BuildsCommand::Usage(args) => usage::run(args, store, out),
         BuildsCommand::Compare(args) => {
             let (old, new) = (named(store, &args.old)?, named(store, &args.new)?);
             let report = explain::compared(store, &old, &new)?;

@@ -1,7 +1,7 @@
 //! `--cache-to` and `--cache-from`: a cache that other machines can use.
 
-use super::failure::{self, Class, Failure};
 use crate::cache::{Cache, Import, ImportError};
+use crate::cli::failure::{self, Class, Failure};
 use crate::export::{self, CacheFrom, CacheMode, CacheTo, ExportError};
 use crate::image::LayoutSource;
 use crate::plan::{Files, StepId};

@@ -3,9 +3,9 @@
 //! A step from the cache shows what it used in the build that ran it, in parentheses: that is what the
 //! cache saved. Sums are of the steps that ran.
 
-use super::explain::ExplainError;
-use super::history_builds::{ListFormat, named};
+use super::builds::{ListFormat, named};
 use crate::cache::Cost;
+use crate::cli::explain::ExplainError;
 use crate::explain::text::clean;
 use crate::explain::{History, StepOutcome, redact};
 use crate::store::Store;

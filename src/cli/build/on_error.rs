@@ -4,8 +4,8 @@
 //! limits; when it ends, so does the build, with the step's failure. `keep` makes an image `failed:BUILD`
 //! of the files: `builder images` lists it, `builder run` enters it, `builder rmi` removes it.
 
-use super::Environment;
-use super::failure::{self, Class, Failure};
+use crate::cli::Environment;
+use crate::cli::failure::{self, Class, Failure};
 use crate::export::{self, OutputKind, OutputSpec};
 use crate::image::Reference;
 use crate::progress::{Outcome, Vertex};

@@ -1,7 +1,7 @@
 //! From what solving reports to what the history keeps, while the build runs.
 
-use super::Environment;
-use super::failure::{Class, Failure};
+use crate::cli::Environment;
+use crate::cli::failure::{Class, Failure};
 use crate::explain::{
     About, BuildId, BuildLog, BuildRecord, Finish, Miss, Origin, Outcome, StepLog, StepOutcome,
     StepRecord,

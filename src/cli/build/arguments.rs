@@ -12,8 +12,8 @@
 //!
 //! Source: Dockerfile reference, "BuildKit built-in build args"; BuildKit `frontend/dockerui/config.go`.
 
-use super::Environment;
-use super::failure::{Class, Failure};
+use crate::cli::Environment;
+use crate::cli::failure::{Class, Failure};
 use crate::dockerfile;
 use std::collections::BTreeMap;
 

@@ -3,8 +3,8 @@
 //! A build that ran nothing costs one listing here. One that did adds what it made to a running sum, and
 //! only when that passes the cap, or the disk is nearly full, is everything counted.
 
-use super::Environment;
-use super::values;
+use crate::cli::Environment;
+use crate::cli::values;
 use crate::explain::{History, KEEP_BUILDS};
 use crate::progress::Progress;
 use crate::store::Store;
@@ -83,7 +83,7 @@ pub(super) fn after_build(
         Ok(0) | Err(UpkeepError::Cancelled) => {}
         Ok(bytes) => progress.notice(format!(
             "removed {} of cache that was used least recently",
-            super::images::size(bytes)
+            crate::cli::images::size(bytes)
         )),
         Err(error) => progress.notice(format!("cannot tidy up the cache: {error}")),
     }

@@ -1,7 +1,10 @@
 //! `builder history`: which instructions an image was made by.
 
-use super::images::{since, size, write_table};
-use super::lookup::{self, ImageCommandError};
+pub mod builds;
+pub mod usage;
+
+use crate::cli::images::{since, size, write_table};
+use crate::cli::lookup::{self, ImageCommandError};
 use crate::image::{self, Platform};
 use crate::progress::clean_line;
 use crate::store::Store;

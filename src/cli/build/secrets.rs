@@ -1,8 +1,8 @@
 //! Secrets that got into the image a build made: the build stops, or says so.
 
-use super::build::cannot;
-use super::failure::{Class, Failure, lines_excerpt};
 use super::recorder::Recorder;
+use super::request::cannot;
+use crate::cli::failure::{Class, Failure, lines_excerpt};
 use crate::explain::{BuildId, History};
 use crate::export::ExportError;
 use crate::export::guard::{Form, Guard, Leak, SHORTEST};

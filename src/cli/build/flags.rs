@@ -1,0 +1,138 @@
+//! What `builder build` takes.
+
+use super::on_error::OnError;
+use super::shared_cache::SharedCacheArgs;
+use crate::cli::check::Call;
+use crate::cli::limits::LimitArgs;
+use crate::cli::security::SecurityArgs;
+use crate::cli::values;
+use crate::progress::Mode;
+use clap::Args;
+use std::path::PathBuf;
+
+/// What `builder build` takes; `builder explain` takes the same.
+#[derive(Debug, Clone, Args)]
+pub struct BuildArgs {
+    /// Name of the image, as name:tag; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<String>,
+    /// Dockerfile [default: PATH/Dockerfile]; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    /// Value of an ARG; the environment's where no value is given
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// Folder, image or OCI layout to be had under a name
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::full_pair)]
+    pub build_context: Vec<(String, String)>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Platform to build for, as linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Label of the image
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
+    pub label: Vec<(String, String)>,
+    /// Annotation of the image, or of another part of an output: [index:|manifest-descriptor:]NAME=VALUE
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<String>,
+    /// Where the result goes: type=oci|docker|local|tar,dest=…; a folder, or - for a tar
+    #[arg(short, long, value_name = "SPEC")]
+    pub output: Vec<String>,
+    /// Load the image into the Docker or Podman that is here: --output type=docker
+    #[arg(long)]
+    pub load: bool,
+    /// Push the image to the registries of its names: short for -o type=registry
+    #[arg(long)]
+    pub push: bool,
+    /// Ask registries for base images even where the store has them
+    #[arg(long)]
+    pub pull: bool,
+    /// Caches shared with other machines.
+    #[command(flatten)]
+    pub shared: SharedCacheArgs,
+    /// Leave write permission of group and others out of the modes of context files
+    #[arg(long)]
+    pub normalize_modes: bool,
+    /// Run every step, whatever the cache has
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Run every step of these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// How to show progress: auto, tty, plain, rawjson or quiet
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    pub progress: Mode,
+    /// Print nothing but the image's digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// File to write the image's digest to
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// File to write facts about the build to, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// Provenance of the image: none is written yet, so only false is taken
+    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = values::no_attestation)]
+    pub provenance: Option<values::NoAttestation>,
+    /// Software bill of materials: none is written yet, so only false is taken
+    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = values::no_attestation)]
+    pub sbom: Option<values::NoAttestation>,
+    /// Network of RUN steps: default, none or host; default:host-loopback reaches the host's loopback at 10.0.2.2
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Line for /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = values::host)]
+    pub add_host: Vec<(String, String)>,
+    /// Host name in RUN steps
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Secret for RUN --mount=type=secret
+    #[arg(long, value_name = "id=ID[,src=PATH|,env=NAME]", value_parser = values::secret)]
+    pub secret: Vec<values::SecretFlag>,
+    /// Export the image even where a secret's value is found in it
+    #[arg(long)]
+    pub allow_secret_in_image: bool,
+    /// Agent for RUN --mount=type=ssh
+    #[arg(long, value_name = "default|ID[=SOCKET]", value_parser = values::ssh)]
+    pub ssh: Vec<(String, Option<String>)>,
+    /// What steps may ask for: network.host, security.insecure
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Time of the image, in seconds since 1970, and the latest time of files in its new layers
+    #[arg(long, value_name = "SECONDS")]
+    pub timestamp: Option<i64>,
+    /// How many steps may run at once
+    #[arg(long, value_name = "NUMBER")]
+    pub max_parallelism: Option<usize>,
+    /// Memory of all RUN steps that run at once: each reserves its --memory, or all without one
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    pub build_memory: Option<u64>,
+    /// What a RUN step that fails leaves: nothing (fail), a shell in its files, or an image of them (keep)
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pub on_error: OnError,
+    /// Limits of each step
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Walls around each step
+    #[command(flatten)]
+    pub security: SecurityArgs,
+}
+
+/// `builder build`: where to build, and how.
+#[derive(Debug, Clone, Args)]
+pub struct BuildCommand {
+    /// Folder, git repository or archive to build from; - for a Dockerfile or a tar on standard input
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub path: String,
+    /// What to do instead of building: check or targets, as check,format=json
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub call: Call,
+    /// Look for likely mistakes instead of building: --call=check
+    #[arg(long, conflicts_with = "call")]
+    pub check: bool,
+    /// How to build.
+    #[command(flatten)]
+    pub args: BuildArgs,
+}

@@ -1,0 +1,289 @@
+//! `builder build`: what was typed becomes a request, a plan, an image.
+//!
+//! `flags` is what clap reads, `request` what it means; the run is here; `deliver` makes the outputs,
+//! `recorder` keeps the history, `secrets` guards what leaves, `housekeeping` collects afterwards.
+
+mod arguments;
+mod deliver;
+mod flags;
+mod housekeeping;
+pub mod on_error;
+mod recorder;
+mod request;
+mod secrets;
+mod shared_cache;
+
+pub use flags::{BuildArgs, BuildCommand};
+pub(super) use request::{HOST_LOOPBACK, Request, cannot};
+
+use self::deliver::deliver;
+use self::recorder::{Nobody, Recorder, record_of};
+use crate::cache::{TreeEntry, TreeId};
+use crate::cli::check::{Call, Format};
+use crate::cli::failure::{self, Class, Failure};
+use crate::cli::findings::{self, Subject};
+use crate::cli::registry::Pulls;
+use crate::cli::resolve::Images;
+use crate::cli::{Environment, check, registry, targets};
+use crate::explain::{Audit, AuditVerdict, AuditedStep, BuildId, BuildRecord, History, Outcome};
+use crate::export::OutputSpec;
+use crate::image::Image;
+use crate::plan::Plan;
+use crate::progress::{Mode, Output, Progress};
+use crate::sandbox::Sandbox;
+use crate::solve::{self, Audited, Job, SolveError};
+use crate::store::{Digest, Store};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+/// Runs `builder build`.
+///
+/// # Errors
+///
+/// The failure to show.
+pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Failure> {
+    let args = &command.args;
+    match command.call {
+        _ if command.check => {
+            return check::run(&command.path, args, Format::Text, environment);
+        }
+        Call::Check(format) => return check::run(&command.path, args, format, environment),
+        Call::Targets(format) => return targets::run(&command.path, args, format, environment),
+        Call::Build => {}
+    }
+    args.on_error.check()?;
+    let store = environment.store()?;
+    let request = Request::new(&command.path, args, &store, environment)?;
+    let mode = if args.quiet { Mode::Quiet } else { args.progress };
+    let progress =
+        Progress::new(mode, Output::stderr(environment.is_coloured), environment.started);
+    let result = build(args, &request, environment, &store, &progress);
+    progress.finish();
+    let digest = result?;
+    if mode == Mode::Quiet
+        && let Some(digest) = digest
+    {
+        environment.print(&format!("{digest}\n"));
+    }
+    Ok(())
+}
+
+/// What a build would do, for `builder explain`.
+///
+/// # Errors
+///
+/// The failure to show.
+pub fn predict(
+    path: &str,
+    args: &BuildArgs,
+    environment: &Environment,
+) -> Result<(BuildRecord, BTreeMap<TreeId, Vec<TreeEntry>>), Failure> {
+    with_job(path, args, environment, |request, job, images| {
+        let predicted = solve::predict(job)
+            .map_err(|failed| request.solve_failure(failed.error, job.progress))?;
+        let id = BuildId::at(environment.started.as_millisecond());
+        let about = request.about(args, job.plan, environment);
+        let steps = &predicted.steps;
+        let record = record_of(id, about, Outcome::Predicted, job.plan, images, steps);
+        Ok((record, predicted.listings))
+    })
+}
+
+/// Runs the steps that a build would find in the cache once more, for `builder explain --audit`.
+///
+/// # Errors
+///
+/// The failure to show.
+pub fn audit(path: &str, args: &BuildArgs, environment: &Environment) -> Result<Audit, Failure> {
+    with_job(path, args, environment, |request, job, _| {
+        let mut audit = Audit::default();
+        let told = &mut |number: usize, audited: Audited| {
+            let step = &job.plan.steps[number];
+            audit.steps.push(AuditedStep {
+                number,
+                name: step.name.clone(),
+                line: step.lines.0,
+                verdict: match audited {
+                    Audited::Same => AuditVerdict::Reproducible,
+                    Audited::Differs { known, now } => AuditVerdict::of(&known, &now),
+                    Audited::Failed(cause) => {
+                        AuditVerdict::Failed { message: failure::chain(&cause) }
+                    }
+                    Audited::NoResult => AuditVerdict::NoResult,
+                },
+            });
+        };
+        solve::audit(job, told)
+            .map_err(|failed| request.solve_failure(failed.error, job.progress))?;
+        Ok(audit)
+    })
+}
+
+/// Puts together what a build would begin with, without beginning one.
+fn with_job<T>(
+    path: &str,
+    args: &BuildArgs,
+    environment: &Environment,
+    ask: impl FnOnce(&Request, &Job<'_>, &[Image]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let store = environment.store()?;
+    let request = Request::new(path, args, &store, environment)?;
+    let cancel = &environment.cancel;
+    let mut images = Images::new(&store, &request.contexts, cancel);
+    let plan = request.plan(args, &mut images)?;
+    let progress = Progress::quiet();
+    let sandbox = Sandbox::new(args.security.sandbox(&store));
+    let job = request.job(
+        &plan,
+        &store,
+        &images.images,
+        &progress,
+        &Nobody,
+        &sandbox,
+        (environment, cancel),
+        "",
+    )?;
+    ask(&request, &job, &images.images)
+}
+
+/// Builds, and then says what may be wrong with the file.
+fn build(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Option<Digest>, Failure> {
+    let pulls =
+        Pulls { client: registry::client(environment, progress)?, progress, is_forced: args.pull };
+    let mut images = Images::new(store, &request.contexts, &environment.cancel).or_pulled(pulls);
+    let (plan, findings) = request.checked_plan(args, &mut images);
+    let result = plan
+        .and_then(|plan| build_plan(args, request, environment, store, progress, &plan, &images));
+    let text = request.text();
+    let subject = Subject { name: &request.inputs.dockerfile_name, text: &text };
+    findings::warn(&findings, subject, progress);
+    result
+}
+
+fn build_plan(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    store: &Store,
+    progress: &Progress,
+    plan: &Plan,
+    images: &Images<'_>,
+) -> Result<Option<Digest>, Failure> {
+    for name in &plan.unused_args {
+        progress.notice(format!("build argument {name} is declared by no ARG"));
+    }
+    let is_idle = |spec: &OutputSpec| spec.layers.rewrites_times == Some(true);
+    if request.options.epoch.is_none() && request.outputs.iter().any(is_idle) {
+        progress.notice(
+            "rewrite-timestamp=true changes nothing without SOURCE_DATE_EPOCH or --timestamp"
+                .to_owned(),
+        );
+    }
+    let history = History::new(store);
+    let log = history
+        .begin(request.about(args, plan, environment))
+        .map_err(|error| Failure::of(Class::Environment, &error))?;
+    let build = log.id();
+    let id = build.to_string();
+    let recorder = Recorder::new(log, plan, &images.images);
+    let sandbox = sandbox(args, request, environment, store, progress)?;
+    // A failure stops the other steps, and not what follows it.
+    let steps_cancel = environment.cancel.child();
+    let job = request.job(
+        plan,
+        store,
+        &images.images,
+        progress,
+        &recorder,
+        &sandbox,
+        (environment, &steps_cancel),
+        &id,
+    )?;
+    let solved = match solve::solve(&job) {
+        Ok(solved) => solved,
+        Err(failed) => {
+            let message = match &failed.error {
+                SolveError::Cancelled => None,
+                error => Some(failure::chain(error)),
+            };
+            let outcome = message.map_or(Outcome::Cancelled, |message| Outcome::Failed { message });
+            recorder.finish(environment, outcome, None, &failed.steps)?;
+            let kept = match &failed.error {
+                SolveError::Step(error) => {
+                    job.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&error.step)
+                }
+                _ => None,
+            };
+            let failure = request.solve_failure(failed.error, progress);
+            let Some(kept) = kept else { return Err(failure) };
+            return Err(on_error::act(
+                args.on_error,
+                &job,
+                kept,
+                &failed.steps,
+                failure,
+                environment,
+            ));
+        }
+    };
+    let delivered = guarded(args, request, &job, &solved, build, &recorder)
+        .and_then(|()| deliver(args, request, environment, &job, &solved))
+        .and_then(|digest| request.caches.write(&job, &solved).map(|()| digest));
+    let digest = match delivered {
+        Ok(digest) => digest,
+        Err(failure) => {
+            let outcome = Outcome::Failed { message: failure.message.clone() };
+            recorder.finish(environment, outcome, None, &solved.steps)?;
+            return Err(failure);
+        }
+    };
+    recorder.finish(environment, Outcome::Ok, digest, &solved.steps)?;
+    store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
+    let ran = solved.steps.iter().filter(|step| step.end == solve::End::Ran);
+    let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);
+    housekeeping::after_build(environment, store, progress, added);
+    Ok(digest)
+}
+/// Makes what runs commands. Limits that nothing here can enforce are refused before anything runs;
+/// ones that are enforced in part are told of.
+fn sandbox(
+    args: &BuildArgs,
+    request: &Request,
+    environment: &Environment,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Arc<Sandbox>, Failure> {
+    let mut options = args.security.sandbox(store);
+    options.network.reaches_host_loopback = args.network.ends_with(HOST_LOOPBACK);
+    let sandbox = Arc::new(Sandbox::new(options));
+    environment.signals.freeze_with_us(&sandbox);
+    let weaknesses = sandbox.weaknesses(&request.options.limits);
+    for weakness in weaknesses.map_err(|error| Failure::of(Class::Environment, &error))? {
+        progress.notice(weakness);
+    }
+    Ok(sandbox)
+}
+
+/// Sees that no secret leaves with the image.
+fn guarded(
+    args: &BuildArgs,
+    request: &Request,
+    job: &Job<'_>,
+    solved: &solve::Solved,
+    build: BuildId,
+    recorder: &Recorder<'_>,
+) -> Result<(), Failure> {
+    if !job.options.wants_image || job.options.secrets.is_empty() {
+        return Ok(());
+    }
+    let image = solve::image_of(job, solved);
+    let dockerfile = (&*request.inputs.dockerfile_name, &*request.text());
+    let is_allowed = args.allow_secret_in_image;
+    secrets::check(job, solved, &image, build, recorder, is_allowed, dockerfile)
+}
