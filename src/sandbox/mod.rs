@@ -27,9 +27,11 @@ mod limits;
 mod mounts;
 mod network;
 mod notices;
+mod options;
 mod protocol;
 mod run;
 mod seccomp;
+mod session;
 mod spawner;
 mod spec;
 mod users;
@@ -38,8 +40,9 @@ pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;
 pub use ids::{Ids, choose_map};
 pub use network::{NetworkOptions, Port, Transport};
+pub use options::SandboxOptions;
 pub use protocol::IdMap;
-pub use run::{Control, Sandbox, SandboxOptions};
+pub use run::{Control, Sandbox};
 pub use spawner::{is_spawner_call, spawner_main};
 pub use spec::{
     DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Exit, Limits, MountKind, MountSpec, NetworkMode, Oom,
