@@ -88,7 +88,7 @@ fn one_changed_mode_among_ten_thousand_files_is_named() {
     kit.dockerfile("FROM fixture/base\nRUN true\nCOPY src /src\nRUN ls /src\n").build().ok();
     kit.chmod("src/d57/f42", 0o755);
     let outcome = kit.explain().ok();
-    shows(&outcome, &["src/d57/f42: mode 0644 → 0755", "MISS   [2/3] COPY src /src", "1 changed"]);
+    shows(&outcome, &["src/d57/f42: mode 0644 → 0755", "MISS   [3/4] COPY src /src", "1 changed"]);
     assert!(
         outcome.stdout().lines().all(|line| line.chars().count() <= 80),
         "{}",
