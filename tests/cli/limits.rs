@@ -199,6 +199,8 @@ fn privileged_a_stopped_build_can_be_killed() {
     cache_mount(&kit, "up");
     let pid = inside(&running);
     running.signal(Signal::TSTP);
+    // A CONT that came before the stop would be lost.
+    eventually("we stop", || state(running.child.id()) == Some('T'));
     eventually("the command is frozen", || is_frozen(pid));
     running.signal(Signal::TERM);
     running.signal(Signal::CONT);

@@ -181,7 +181,11 @@ fn privileged_three_hundred_kills_at_any_moment() {
         match number % 10 {
             0 => case.is_sound(&format!("kill {killed}")),
             // The sweep is the next command's, whichever that is.
-            _ => assert_eq!(case.kit.builder(["store", "verify"]).run().status, Some(0)),
+            _ => {
+                let outcome = case.kit.builder(["store", "verify"]).run();
+                let said = format!("{}{}", outcome.stdout(), outcome.text());
+                assert_eq!(outcome.status, Some(0), "after kill {killed}: {said}");
+            }
         }
         if number % 50 == 0 {
             case.forget();
