@@ -344,7 +344,15 @@ impl History {
                     } else {
                         State::Dead
                     };
-                    return Ok(Some(Opened { reader: BufReader::new(file), state }));
+                    let mut reader = BufReader::new(file);
+                    let capacity = reader.capacity();
+                    let start = reader.fill_buf().context("read", &path)?;
+                    // Killed before its first line was whole, it has said nothing.
+                    if state != State::Finished && start.len() < capacity && !start.contains(&b'\n')
+                    {
+                        return Ok(None);
+                    }
+                    return Ok(Some(Opened { reader, state }));
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e).context("open", &path),
@@ -601,6 +609,20 @@ mod tests {
                 HistoryError::Damaged { .. } => assert!(!is_newer),
                 other => panic!("{other}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_build_killed_before_its_first_line_was_whole_is_no_damage() {
+        let (_dir, history) = kit();
+        let mut log = history.begin(about(NOW, "a")).unwrap();
+        log.running().unwrap();
+        let (id, path) = (log.id(), history.folder(log.id()).join(RUNNING));
+        drop(log);
+        for text in ["", "{\"version\":1,\"id"] {
+            fs::write(&path, text).unwrap();
+            assert!(history.list().unwrap().is_empty());
+            assert!(matches!(history.read(id), Err(HistoryError::NoSuchBuild { .. })));
         }
     }
 
