@@ -113,7 +113,7 @@ fn privileged_after_a_kill_nothing_runs_and_the_next_sweeps() {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("sandbox is running")));
-    assert!(is_running("86318") && is_running("86319"));
+    eventually("both of its processes run", || is_running("86318") && is_running("86319"));
     child.kill().unwrap();
     child.wait().unwrap();
     eventually("the killed builder's sandbox dies", || {
