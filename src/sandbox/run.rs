@@ -327,7 +327,8 @@ impl Sandbox {
                 Source::Tree(fd) => {
                     let flags = OpenTreeFlags::OPEN_TREE_CLONE
                         | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                        | OpenTreeFlags::AT_EMPTY_PATH;
+                        | OpenTreeFlags::AT_EMPTY_PATH
+                        | OpenTreeFlags::AT_RECURSIVE;
                     let tree = open_tree(fd, "", flags).map_err(|error| {
                         SandboxError::io("cannot clone the source of a mount", error)
                     })?;
@@ -387,22 +388,27 @@ impl Sandbox {
         })
     }
 
-    /// Shows a tree as the sandbox's users are to see it, where its file system can.
+    /// Shows a tree as the sandbox's users are to see it, where its file system can; what is mounted
+    /// below it too, where all of that can.
     fn map_tree(&self, tree: &OwnedFd, mapping: IdMapping<'_>) -> Result<(), SandboxError> {
-        let change = MountAttributes { idmap: Some(mapping.userns), ..MountAttributes::default() };
-        match mount_setattr(tree.as_fd(), &change) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                lock(&self.notices).add(
-                    "a mount's file system cannot map ids; its files are nobody's to the command \
-                     (--userns=host shows their owners)"
-                        .to_owned(),
-                );
-                Ok(())
-            }
-            result => {
-                result.map_err(|error| SandboxError::io("cannot map the ids of a mount", error))
+        for is_recursive in [true, false] {
+            let idmap = Some(mapping.userns);
+            let change = MountAttributes { set: None, idmap, is_recursive };
+            match mount_setattr(tree.as_fd(), &change) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    lock(&self.notices).add(
+                        "a mount's file system cannot map ids; its files are nobody's to the \
+                         command (--userns=host shows their owners)"
+                            .to_owned(),
+                    );
+                }
+                result => {
+                    return result
+                        .map_err(|error| SandboxError::io("cannot map the ids of a mount", error));
+                }
             }
         }
+        Ok(())
     }
 
     /// Sends a request, starting the spawner if there is none.

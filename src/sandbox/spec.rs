@@ -204,6 +204,8 @@ pub enum MountKind {
         /// Mode of its root.
         mode: u32,
     },
+    /// The root's own folder, writable even where the rest of the root is not.
+    Writable,
     /// A file in memory that swap never sees where the kernel can promise it.
     Secret {
         /// Index in the sources, of a descriptor that is read to its end.

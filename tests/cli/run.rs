@@ -98,6 +98,35 @@ fn volumes_show_the_host_and_memory() {
 }
 
 #[test]
+fn volumes_of_an_image_are_writable_where_the_rest_is_not() {
+    let kit =
+        with_image("FROM fixture/base\nRUN mkdir /data && echo old > /data/f\nVOLUME /data /new\n");
+    let script = "cat /data/f && echo > /data/g && echo > /new/h && ! echo > /no";
+    let run = || kit.builder(["run", "--read-only", "it", "sh", "-c"]);
+    assert_eq!(run().arg(script).ok().stdout(), "old\n");
+    run().arg("! test -e /data/g").ok();
+}
+
+#[test]
+fn volumes_bring_what_is_mounted_below_them() {
+    let kit = with_image("FROM fixture/base\n");
+    kit.file("shared/f", "f").file("shared/below/hidden", "");
+    let folder = kit.path("shared").display().to_string();
+    let script =
+        "test ! -e /v/below/hidden && touch /v/below/seen && ! touch /ro/below/x && ls /ro/below";
+    let run = kit
+        .builder(["run", "-v"])
+        .arg(format!("{folder}:/v"))
+        .arg("-v")
+        .arg(format!("{folder}:/ro:ro"));
+    let below = format!("{folder}/below");
+    host::tool(&["mount", "-t", "tmpfs", "below", &below]);
+    let outcome = run.args(["it", "sh", "-c", script]).run();
+    host::tool(&["umount", &below]);
+    assert_eq!(outcome.stdout(), "seen\n", "{}", outcome.text());
+}
+
+#[test]
 fn a_name_is_taken_while_its_command_runs() {
     let kit = with_image("FROM fixture/base\n");
     let first = kit.builder(["run", "-i", "--name", "one", "it", "sh", "-c", "echo up; cat"]);

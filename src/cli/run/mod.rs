@@ -194,7 +194,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
         args.volume.iter().chain(&args.mount).chain(&args.tmpfs).cloned().collect();
     let (opened, mounts) = volume::open_all(&volumes)?;
     let mut spec = request::spec(args, image, environment)?;
-    spec.mounts = mounts;
+    spec.mounts.extend(mounts);
     let keeper = keeper(args, image)?;
     let mut options = args.security.sandbox(&store);
     options.network.reaches_host_loopback = args.network.ends_with(HOST_LOOPBACK);

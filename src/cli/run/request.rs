@@ -5,7 +5,7 @@ use crate::cli::Environment;
 use crate::cli::build::{HOST_LOOPBACK, cannot};
 use crate::cli::failure::{Class, Failure};
 use crate::image::Image;
-use crate::sandbox::{DEFAULT_SHM_SIZE, NetworkMode, OsBytes, RunSpec};
+use crate::sandbox::{DEFAULT_SHM_SIZE, MountKind, MountSpec, NetworkMode, OsBytes, RunSpec};
 use std::fmt::Write as _;
 use std::fs;
 
@@ -91,6 +91,11 @@ pub(super) fn spec(
     spec.ulimits.clone_from(&args.limits.ulimit);
     spec.limits = args.limits.limits()?;
     spec.readonly_root = args.read_only;
+    if args.read_only {
+        // As Docker's anonymous volumes, they go with the container.
+        let own = |target| MountSpec { target, kind: MountKind::Writable };
+        spec.mounts.extend(config.volumes().into_iter().map(own));
+    }
     spec.cap_add.clone_from(&args.security.cap_add);
     spec.cap_drop.clone_from(&args.security.cap_drop);
     spec.seccomp = args.security.seccomp()?;

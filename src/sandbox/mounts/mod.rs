@@ -66,9 +66,11 @@ fn make(
     run().doing(|| format!("making a file system of type {kind}"))
 }
 
-/// Clones the mount at `path` beneath `dir`, detached.
+/// Clones the mount at `path` beneath `dir` and what is mounted below it, detached.
 fn clone(dir: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
     if path.is_empty() {
         flags |= OpenTreeFlags::AT_EMPTY_PATH;
     }
@@ -82,9 +84,7 @@ fn clone_all(path: &str, set: MountAttrFlags) -> Result<OwnedFd, Fault> {
         | OpenTreeFlags::AT_RECURSIVE;
     let run = || -> std::io::Result<OwnedFd> {
         let tree = open_tree(CWD, path, flags)?;
-        let change =
-            MountAttributes { set: Some(set), is_recursive: true, ..MountAttributes::default() };
-        mount_setattr(tree.as_fd(), &change)?;
+        restrict(tree.as_fd(), set)?;
         make_private(tree.as_fd())?;
         Ok(tree)
     };
@@ -97,8 +97,9 @@ fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()
     move_mount(mount, "", place, "", flags)
 }
 
+/// Switches attributes on, for a mount and what is mounted below it.
 fn restrict(mount: BorrowedFd<'_>, set: MountAttrFlags) -> std::io::Result<()> {
-    mount_setattr(mount, &MountAttributes { set: Some(set), ..MountAttributes::default() })
+    mount_setattr(mount, &MountAttributes { set: Some(set), idmap: None, is_recursive: true })
 }
 
 /// Builds the tree and makes it this process's root.
@@ -149,7 +150,9 @@ pub(super) fn build(
         building.mask()?;
     }
     if spec.readonly_root {
-        restrict(root, READ_ONLY).doing(|| "making the root read-only")?;
+        // Not what is mounted in it.
+        let change = MountAttributes { set: Some(READ_ONLY), ..MountAttributes::default() };
+        mount_setattr(root, &change).doing(|| "making the root read-only")?;
     }
     let Building { stubs, agents, notices, .. } = building;
 
@@ -310,6 +313,11 @@ impl Building<'_> {
                         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
                     let made = make("tmpfs", &options, attributes)?;
                     let place = self.stubs.dir(target).doing(|| format!("making {target}"))?;
+                    attach(made.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))?;
+                }
+                MountKind::Writable => {
+                    let place = self.stubs.dir(target).doing(|| format!("making {target}"))?;
+                    let made = clone(place.as_fd(), "").doing(|| format!("cloning {target}"))?;
                     attach(made.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))?;
                 }
                 MountKind::Secret { source, mode, uid, gid } => {
