@@ -2,7 +2,7 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `runs` | 50 distinct `RUN true` on busybox, cold: the cost of a step; beside it 50 `runc run` of the same |
+//! | `runs` | 50 distinct `RUN true` on busybox, cold: the cost of a step, as root and as a user with subordinate ids; beside it 50 `runc run` of the same |
 //! | `cached` | 20 steps over a small context, all cached: the cost of looking |
 //! | `copy` | COPY of 20,000 files of 1 to 8 KB: cold, cached, one changed |
 //!
@@ -163,22 +163,46 @@ fn report_calls(run: Run) {
 
 /// A kit whose base is already in the store.
 fn warm(work: &Path) -> Kit {
-    let kit = Kit::new_in(work);
+    warmed(Kit::new_in(work))
+}
+
+fn warmed(kit: Kit) -> Kit {
     kit.dockerfile("FROM fixture/base\nRUN true # warm\n").build_showing("plain").ok();
     kit
 }
 
 fn runs(work: &Path) {
-    for (name, network) in [("no network", "none"), ("private network", "default")] {
+    let user = kit::users::with_ranges();
+    let rows = [
+        ("no network", "none", None),
+        ("private network", "default", None),
+        ("rootless, no network", "none", Some(&user)),
+        ("rootless, default network", "default", Some(&user)),
+    ];
+    for (name, network, user) in rows {
         let costs = (0..3).map(|_| {
-            let kit = warm(work);
+            let kit = user.map_or_else(|| Kit::new_in(work), |user| Kit::of_in(user.clone(), work));
+            let kit = warmed(kit);
             let lines =
                 (0..50).fold(String::new(), |text, step| text + &format!("RUN true # {step}\n"));
             kit.dockerfile(&format!("FROM fixture/base\n{lines}"));
-            cost(kit.build_showing("plain").arg(format!("--network={network}")))
+            let run = kit.build_showing("plain").arg(format!("--network={network}"));
+            match user {
+                None => cost(run),
+                Some(user) => cost_of(&become_user(user, &run.into_command())),
+            }
         });
         report(&format!("50 RUN true, {name}"), costs.collect(), Some(50));
     }
+}
+
+/// The same command for a process that is still root: what measures it is not for others to read.
+fn become_user(user: &kit::users::User, run: &Command) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
+    command.arg("--clear-groups").arg(run.get_program()).args(run.get_args()).env_clear();
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
 }
 
 /// The same by runc, one container after another over one folder: no layers, nothing hashed or kept.

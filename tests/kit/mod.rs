@@ -66,7 +66,12 @@ impl Kit {
 
     /// A kit whose program another user of the machine runs, who can reach nothing else of ours.
     pub fn of(user: users::User) -> Self {
-        let mut kit = Self::new();
+        Self::of_in(user, &std::env::temp_dir())
+    }
+
+    /// As [`of`](Self::of), in a folder of the caller's that the user can reach.
+    pub fn of_in(user: users::User, folder: &Path) -> Self {
+        let mut kit = Self::new_in(folder);
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(kit.dir.path(), open).expect("chmod");
         for name in ["home", "tmp", "out", "store"] {
