@@ -238,6 +238,18 @@ fn privileged_a_full_disk_ends_the_step_and_no_more() {
 }
 
 #[test]
+fn privileged_a_step_is_ended_before_the_disk_is_full() {
+    let kit = Kit::new();
+    // Writes a little at a time, and where it meets the end of the disk, it stays.
+    kit.dockerfile(
+        "FROM fixture/base\nRUN while head -c 1m /dev/zero >> /big; do usleep 20000; done; echo full; sleep 1000\n",
+    );
+    let outcome = kit.build().env("BUILDER_MIN_FREE", "200m").on_disk_of("80m").exits(5);
+    outcome.says(&["RUN while", "was ended", "of the disk free", "BUILDER_MIN_FREE"]);
+    assert!(!outcome.log().contains("full"), "{}", outcome.log());
+}
+
+#[test]
 fn privileged_nothing_of_ours_is_left_open_and_our_program_is_out_of_reach() {
     let kit = Kit::new();
     let program = fs::metadata(kit::BUILDER).unwrap();

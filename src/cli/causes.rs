@@ -141,6 +141,14 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
                 Vec::new(),
             )
         }
+        Cause::DiskFull { left } => (
+            Class::Environment,
+            format!("{name} was ended: it left only {} of the disk free", size(*left)),
+            vec![
+                "free some space, or name a store elsewhere: builder --root DIR …".to_owned(),
+                "BUILDER_MIN_FREE=0 lets steps fill the disk".to_owned(),
+            ],
+        ),
         Cause::Remote(_) => {
             (Class::Network, format!("{name}: {}", failure::chain(cause)), Vec::new())
         }

@@ -3,7 +3,7 @@
 use super::copies::{self, Chosen};
 use super::mounts::{self, Prepared};
 use super::trees::{Lower, Stack, Trees};
-use super::{Cause, FailedStep, Job};
+use super::{Cause, FailedStep, Job, room};
 use crate::layer::{self, Now, Scan, ScanOptions, Time};
 use crate::plan::{Network, Op, Run, Security, Tree};
 use crate::progress;
@@ -146,13 +146,16 @@ fn command(
     let (spec, prepared) = prepare(job, trees, run, ids, files)?;
     let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
     let control = sandbox::Control::default();
-    let exit = job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut |stream, bytes| {
+    let mut show = |stream, bytes: &[u8]| {
         let stream = match stream {
             Stream::Stdout => progress::Stream::Stdout,
             Stream::Stderr => progress::Stream::Stderr,
         };
         job.progress.log(vertex, stream, bytes);
         job.observer.output(index, bytes);
+    };
+    let exit = room::guarded(job.store.root(), job.options.disk_floor, &control, || {
+        Ok(job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut show)?)
     })?;
     tell(job);
     if job.cancel.is_cancelled() {

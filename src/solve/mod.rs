@@ -46,6 +46,7 @@ mod image;
 mod inputs;
 mod mounts;
 mod remote;
+mod room;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -144,6 +145,8 @@ pub struct Options {
     /// How much memory the commands that run at one time may use together, in bytes. Each reserves
     /// its own limit; one without a limit all of it.
     pub memory_budget: Option<u64>,
+    /// Bytes of the store's disk that commands leave free.
+    pub disk_floor: u64,
     /// Whether the files of a command that failed are wanted.
     pub keeps_failed: bool,
     /// Whether diff_ids are wanted: false for a build without output.
@@ -296,6 +299,12 @@ pub enum Cause {
         oom: Option<Oom>,
         /// What it used.
         usage: Usage,
+    },
+    /// The command was ended before it had filled the disk of the store.
+    #[error("the command was ended: it left only {left} bytes of the disk free")]
+    DiskFull {
+        /// Bytes that were free then.
+        left: u64,
     },
     /// Files could not be chosen.
     #[error(transparent)]

@@ -119,6 +119,7 @@ fn options(root: &Path) -> Options {
         memory_budget: None,
         keeps_failed: false,
         wants_image: false,
+        disk_floor: 0,
         epoch: None,
         downloads: root.join("context"),
     }

@@ -25,6 +25,9 @@ const CAP_MAX: u64 = 100 << 30;
 const FLOOR_SHARE: u64 = 20;
 const FLOOR_MAX: u64 = 10 << 30;
 
+/// A step is ended when it leaves less than this share of the floor: collecting cannot help it any more.
+const STEP_SHARE: u64 = 10;
+
 /// How much cache stays whatever the disk's floor says, where that is our own idea: on a disk that others
 /// fill, to throw all of it away after each build would gain little and cost every hit.
 const RESERVE: u64 = 2 << 30;
@@ -128,29 +131,37 @@ fn tidy(
     Ok(removed)
 }
 
+/// How many bytes of the disk the steps of a build leave free.
+pub(super) fn step_floor(environment: &Environment, store: &Store, progress: &Progress) -> u64 {
+    let Ok(disk) = rustix::fs::statvfs(store.root()) else { return 0 };
+    floor(environment, disk.f_blocks * disk.f_frsize, progress).0 / STEP_SHARE
+}
+
 /// What the environment and the disk say; `None` where nothing is to be collected.
 fn bounds(environment: &Environment, store: &Store, progress: &Progress) -> Option<Bounds> {
     let disk = rustix::fs::statvfs(store.root()).ok()?;
     let (size, free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
-    let read = |name: &str, default: u64| {
-        let Some(text) = environment.variable(name).filter(|text| !text.is_empty()) else {
-            return default;
-        };
-        values::bytes(&text).unwrap_or_else(|error| {
-            progress.notice(format!("{name}: {error}"));
-            default
-        })
-    };
     if environment.variable("BUILDER_GC").as_deref() == Some("off") {
         return None;
     }
     let cap = (size / CAP_SHARE).clamp(CAP_MIN, CAP_MAX);
-    let floor = read("BUILDER_MIN_FREE", u64::MAX);
-    let (floor, reserve) = match floor {
-        u64::MAX => ((size / FLOOR_SHARE).min(FLOOR_MAX), RESERVE),
-        floor => (floor, 0),
-    };
-    Some(Bounds { cap: read("BUILDER_KEEP_STORAGE", cap), floor, reserve, free })
+    let cap = variable(environment, "BUILDER_KEEP_STORAGE", progress).unwrap_or(cap);
+    let (floor, reserve) = floor(environment, size, progress);
+    Some(Bounds { cap, floor, reserve, free })
+}
+
+/// How much of a disk of `size` bytes is to stay free, and how much cache for all that.
+fn floor(environment: &Environment, size: u64, progress: &Progress) -> (u64, u64) {
+    match variable(environment, "BUILDER_MIN_FREE", progress) {
+        Some(floor) => (floor, 0),
+        None => ((size / FLOOR_SHARE).min(FLOOR_MAX), RESERVE),
+    }
+}
+
+/// A number of bytes that the user set; one that cannot be read is told of and counts as not set.
+fn variable(environment: &Environment, name: &str, progress: &Progress) -> Option<u64> {
+    let text = environment.variable(name).filter(|text| !text.is_empty())?;
+    values::bytes(&text).map_err(|error| progress.notice(format!("{name}: {error}"))).ok()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::arguments::BuildArguments;
 use super::deliver::check_push;
 use super::flags::BuildArgs;
+use super::housekeeping;
 use super::on_error::OnError;
 use super::shared_cache::SharedCaches;
 use crate::cli::failure::{self, Class, Failure};
@@ -240,6 +241,7 @@ impl Request {
         options.wants_image =
             !self.tags.is_empty() || !self.outputs.is_empty() || options.wants_image;
         options.downloads = store.root().join("context");
+        options.disk_floor = housekeeping::step_floor(environment, store, progress);
         Ok(Job {
             plan,
             store,
@@ -347,6 +349,7 @@ fn options(
         parallelism: args.max_parallelism.unwrap_or(environment.processors * 4).max(1),
         wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
         epoch,
+        disk_floor: 0,
         downloads: PathBuf::new(),
     })
 }
