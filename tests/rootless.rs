@@ -108,6 +108,32 @@ fn rootless_users_have_their_own_ids_and_no_other_power() {
     assert_eq!(run(&["--network=none", "mine", "ls", "/sys/class/net"]).stdout(), "lo\n");
 }
 
+#[test]
+fn rootless_private_networks_lead_out_but_not_to_the_machine_s_loopback() {
+    use std::io::Write as _;
+    let user = users::with_ranges();
+    let kit = Kit::of(user.clone());
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in service.incoming() {
+            stream.unwrap().write_all(b"canary").unwrap();
+        }
+    });
+    let script = format!("ip route | grep -q default && nc -w 5 10.0.2.2 {port}; true");
+    kit.dockerfile("FROM fixture/base\n").build().args(["-t", "net"]).ok();
+    for (network, seen) in [("default", ""), ("default:host-loopback", "canary")] {
+        let run = kit.builder(["run", "--network", network, "net", "sh", "-c", &script]);
+        let outcome = run.with_tun_for(&user).ok();
+        assert_eq!(outcome.stdout(), seen, "{network}: {}", outcome.text());
+        assert!(!outcome.text().contains("host's network"), "{}", outcome.text());
+    }
+    // A build has it too.
+    kit.dockerfile("FROM fixture/base\nRUN ip route | grep default\n");
+    let outcome = kit.build().with_tun_for(&user).ok();
+    assert!(outcome.log().contains("via 10.0.2.2"), "{}", outcome.log());
+}
+
 /// Owners that only a record can hold, where the user has one id.
 const OWNERS: &str = "\
 FROM fixture/base AS one

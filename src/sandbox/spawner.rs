@@ -198,11 +198,16 @@ fn make_netns(proof: SingleThreaded, fds: &[OwnedFd]) -> Result<(), Fault> {
         }
         proof.unshare(libc::CLONE_NEWNET).doing(|| "making a network namespace")?;
         process::loopback_up().doing(|| "bringing lo up")?;
-        for (file, text) in
-            [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")]
-        {
+        for (file, text) in [
             // Conveniences, as Docker has them.
-            std::fs::write(format!("/proc/sys/net/ipv4/{file}"), text).ok();
+            ("ipv4/ip_unprivileged_port_start", "0"),
+            ("ipv4/ping_group_range", "0 2147483647"),
+            // The helper is alone on its link and answers at once: no second goes by before a
+            // command has its IPv6 address.
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/router_solicitation_delay", "0"),
+        ] {
+            std::fs::write(format!("/proc/sys/net/{file}"), text).ok();
         }
         let namespace =
             rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

@@ -308,3 +308,19 @@ fn disk_usage(folder: &Path) -> u64 {
     }
     bytes
 }
+
+#[test]
+fn privileged_a_private_network_speaks_ipv6_where_the_machine_does() {
+    if !host::has("ip", "iproute2") || !host::has("slirp4netns", "slirp4netns") {
+        return;
+    }
+    let kit = with_image("FROM fixture/base\n");
+    // A machine with an address and a way out; what serves there is beyond the sandbox's own network.
+    let machine = "ip link set lo up && ip link add v0 type veth peer name v1 && \
+                   ip addr add fd12::1/64 dev v0 nodad && ip link set v0 up && ip link set v1 up && \
+                   ip -6 route add default dev v0 && ip route add default dev v0 && \
+                   (echo canary | busybox nc -l -p 8080 & )";
+    let fetch = "for i in $(seq 100); do nc -w 9 fd12::1 8080 && exit; usleep 50000; done; exit 1";
+    let run = kit.builder(["run", "it", "sh", "-c", fetch]).in_network_after(machine);
+    assert_eq!(run.ok().stdout(), "canary\n");
+}

@@ -252,10 +252,27 @@ impl Run {
         self.behind(script, folder.to_str().expect("the kit's folder has a plain name"))
     }
 
+    /// Runs it as `user` on a machine whose `/dev/net/tun` is for everybody.
+    pub fn with_tun_for(self, user: &users::User) -> Self {
+        let script = "mount -t tmpfs -o dev tun \"$TMPDIR\" && mknod -m 666 \"$TMPDIR/tun\" c 10 200 && \
+                      touch /dev/net/tun && mount --bind \"$TMPDIR/tun\" /dev/net/tun || exit\n\
+                      umount -l \"$TMPDIR\"; exec setpriv $0 --clear-groups \"$@\"";
+        self.behind(script, &format!("--reuid={} --regid={}", user.uid, user.gid))
+    }
+
+    /// Runs it in a network namespace of its own, as `setup` makes it.
+    pub fn in_network_after(self, setup: &str) -> Self {
+        self.behind_in("--net", &format!("{setup} || exit\nexec \"$@\""), "sh")
+    }
+
     /// Runs it through a script, whose `$0` is `argument`, in a mount namespace of its own.
-    fn behind(mut self, script: &str, argument: &str) -> Self {
+    fn behind(self, script: &str, argument: &str) -> Self {
+        self.behind_in("--mount", script, argument)
+    }
+
+    fn behind_in(mut self, namespace: &str, script: &str, argument: &str) -> Self {
         let old = std::mem::replace(&mut self.command, Command::new("unshare"));
-        self.command.args(["--mount", "--", "sh", "-c", script, argument]).env_clear();
+        self.command.args([namespace, "--", "sh", "-c", script, argument]).env_clear();
         self.command.arg(old.get_program()).args(old.get_args()).stdin(Stdio::null());
         self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
         if let Some(folder) = old.get_current_dir() {
