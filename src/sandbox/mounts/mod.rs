@@ -44,6 +44,10 @@ pub(super) struct Tree {
     pub terminal: Option<(OwnedFd, OwnedFd)>,
 }
 
+/// What was being done where `/` is no mount: the kernel lets nobody change such a root.
+const IN_CHROOT: &str = "making mounts private in a chroot whose root is a folder (make it a mount \
+                         first: mount --bind DIR DIR && chroot DIR)";
+
 const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
@@ -113,8 +117,15 @@ pub(super) fn build(
 ) -> Result<Tree, Fault> {
     let spec = &request.spec;
     let strict = spec.security == Security::Default;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .doing(|| "making mounts private")?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(|errno| Fault::Failed {
+        doing: match errno {
+            rustix::io::Errno::INVAL => IN_CHROOT,
+            _ => "making mounts private",
+        }
+        .to_owned(),
+        errno: errno.raw_os_error(),
+    })?;
 
     let stage = make(
         "tmpfs",
