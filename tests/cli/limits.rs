@@ -146,6 +146,34 @@ fn privileged_limits_stand_in_the_control_group() {
 }
 
 #[test]
+fn privileged_storage_is_weighed_and_throttled() {
+    let group = Path::new("/sys/fs/cgroup/blkio");
+    if !group.join("blkio.bfq.io_serviced").exists() {
+        println!("left out: the kernel's groups of version 1 do not weigh storage");
+        return;
+    }
+    let mut disks = fs::read_dir("/sys/block").unwrap().flatten();
+    let disk = disks.find(|disk| Path::new("/dev").join(disk.file_name()).exists()).unwrap();
+    let number = fs::read_to_string(disk.path().join("dev")).unwrap();
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN --mount=type=cache,target=/c touch /c/up; while [ ! -e /c/go ]; do usleep 10000; done\n");
+    let device = Path::new("/dev").join(disk.file_name()).display().to_string();
+    let run = kit.build().args(["--io-weight=200", "--device-read-bps"]);
+    let run = run.arg(format!("{device}:1m")).arg(format!("--device-write-iops={device}:7"));
+    let mut running = Running::start(run);
+    let cache = cache_mount(&kit, "up");
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", inside(&running))).unwrap();
+    let own = groups.lines().find_map(|line| line.split_once(":blkio:/")).unwrap().1;
+    let setting = |file: &str| fs::read_to_string(group.join(own).join(file)).unwrap();
+    assert_eq!(setting("blkio.bfq.weight").trim(), "200");
+    let limit = |value: &str| format!("{} {value}\n", number.trim());
+    assert_eq!(setting("blkio.throttle.read_bps_device"), limit("1048576"));
+    assert_eq!(setting("blkio.throttle.write_iops_device"), limit("7"));
+    fs::write(cache.join("go"), "").unwrap();
+    assert_eq!(running.end().code(), Some(0));
+}
+
+#[test]
 fn privileged_usage_is_in_the_history_and_in_the_metadata() {
     let kit = Kit::new();
     kit.dockerfile(
