@@ -87,6 +87,7 @@ fn rootless_images_are_those_of_root() {
         "{}",
         roots.text("/seen")
     );
+    same(&build(&Kit::of(users::without_ranges())), &roots);
     let kit = Kit::of(users::with_ranges());
     same(&build(&kit), &roots);
     let again = kit.build().env("SOURCE_DATE_EPOCH", "1767225600").env("s", "hush");
@@ -162,9 +163,54 @@ fn rootless_owners_are_remembered_where_there_is_one_id() {
     let outcome = kit.build().ok();
     let said = format!("{}{}", outcome.text(), outcome.log());
     assert!(
-        said.contains("refused") && said.contains("commands of other users run as root"),
+        said.contains("1000\n")
+            && said.contains("refused")
+            && said.contains("other users are names"),
         "{said}"
     );
+}
+
+/// What commands see of owners and users, and what they make as somebody else.
+const APPEARANCES: &str = "\
+FROM fixture/base AS one
+RUN ln -s x /l && chown -h 5:6 /l && mv /l /link && ln /link /same && mkfifo /p && chown 7:8 /p \\
+ && touch /f && chown 9:10 /f && chown :11 /f && chgrp -h 12 /link && mkdir /dir && cp -a /link /p /f /dir && chown 13:14 /dir
+RUN stat -c '%n %u:%g %F' /link /same /p /f /dir > /seen && stat -L -c '%u:%g' /f >> /seen \\
+ && ls -ln / | awk '{ print $1, $3, $4 }' >> /seen
+FROM one
+COPY --from=one /dir /copies
+RUN chown -h 0:0 /link && rm /p && touch /dir/of-root && cp -a /f /kept && cp /f /lost
+RUN mkdir /passing && chgrp 100 /passing && chmod 2775 /passing && cd /passing && touch f && mkdir d && ln -s x l \\
+ && mkfifo p && touch d/f
+WORKDIR /tmp
+USER app
+RUN id > id && touch f && mkdir d && mkdir -m 700 d/e/ && ln -s x l && mkfifo p && echo x > d/e/f && mktemp -d d/XXXXXX > /dev/null \\
+ && umask 077 && echo secret > private && chgrp users f && ! chown 0 f && ! chgrp 0 f && stat -c '%n %u:%g %a' f d l p private > seen \\
+ && rm -r d/??????
+USER 1000:100
+RUN id > id2 && touch g && cat /proc/self/fd/0 < g && sh -c 'echo append >> g' && ! su root -c true
+USER root
+RUN id > id3 && su app -c 'id > id4; touch by-su' && mkdir -m 1777 shared && su nobody -s /bin/sh -c 'touch shared/nobodys' \\
+ && cp /bin/busybox /bin/id-of && chown app /bin/id-of && chmod 4755 /bin/id-of
+";
+
+#[test]
+fn rootless_commands_see_owners_and_users_as_roots_do() {
+    let image = |kit: &Kit| {
+        kit.dockerfile(APPEARANCES);
+        timeless(kit, kit.build())
+    };
+    let roots = image(&Kit::new());
+    assert!(
+        roots.text("/seen").contains("/link 5:12 symbolic link\n/same 5:12"),
+        "{}",
+        roots.text("/seen")
+    );
+    let single = image(&Kit::of(users::without_ranges()));
+    for file in ["/seen", "/tmp/id", "/tmp/seen", "/tmp/id2", "/tmp/id3", "/tmp/id4"] {
+        assert_eq!(single.text(file), roots.text(file), "{file}");
+    }
+    same(&single, &roots);
 }
 
 #[test]
@@ -177,7 +223,9 @@ fn rootless_packages_of_debian_are_those_of_root() {
           && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*\n\
         RUN adduser --disabled-password --gecos '' app && echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app \
           && getcap /bin/ping | grep net_raw\n";
-    let become_user = "RUN su app -c 'sudo id -u' | grep -x 0\n";
+    let become_user = "RUN su app -c 'id -u; sudo id -u; touch /tmp/mine; stat -c %U /tmp/mine' | tr '\\n' ' ' \
+          | grep -x '1000 0 app ' && rm /tmp/mine\n\
+        RUN echo app:word | chpasswd && setpriv --reuid=app --regid=app --init-groups id -un | grep -x app\n";
     let image = |kit: &Kit, more: &str| {
         let tar = kit.beside("debian.tar");
         std::fs::copy(base::debian(), &tar).unwrap();
@@ -194,20 +242,8 @@ fn rootless_packages_of_debian_are_those_of_root() {
     let roots = image(&Kit::new(), become_user);
     let ranges = image(&Kit::of(users::with_ranges()), become_user);
     assert_eq!(different(&ranges, &roots), [""; 0]);
-    // Nobody can become another user there: see docs/sandbox.md.
-    // And shadow files, which useradd writes anew with the group it sees.
-    let single = image(&Kit::of(users::without_ranges()), "");
-    let lost = [
-        "etc/gshadow 0 640 0:0",
-        "etc/gshadow- 0 640 0:0",
-        "etc/shadow 0 640 0:0",
-        "etc/shadow- 0 640 0:0",
-    ];
-    let different = different(&single, &roots);
-    assert!(
-        different.iter().all(|line| lost.iter().any(|lost| line.starts_with(lost))),
-        "{different:?}"
-    );
+    let single = image(&Kit::of(users::without_ranges()), become_user);
+    assert_eq!(different(&single, &roots), [""; 0]);
 }
 
 /// What one has and the other has not.

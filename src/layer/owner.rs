@@ -1,22 +1,33 @@
 //! Owners of files where the kernel gives this process one id.
 //!
 //! A user without subordinate ids is root of a namespace in which no other id exists, so every file is
-//! root's. What a step or an image asked for is written into an attribute of the file,
-//! `user.builder.owner`, and whoever reads a layer reads it there. It travels with the file through
-//! overlay's copies and through `cp -a`, and never into a tar: of attributes, a layer has only file
-//! capabilities.
+//! root's. What a step or an image asked for is written into an attribute of the file, and whoever
+//! reads a layer reads it there. It travels with the file through renames, hard links, overlay's copies
+//! and `cp -a`, and never into a tar.
 //!
-//! Only regular files and folders can carry it: links, pipes and devices stay root's.
+//! | what | attribute | value |
+//! |---|---|---|
+//! | regular file, folder | `user.builder.owner` | `UID:GID` |
+//! | link, pipe, socket | `security.capability` | a capability whose permitted set is the user, whose inheritable one is the group |
+//!
+//! The kernel lets users put attributes of their own on files and folders alone. On the rest it takes
+//! file capabilities, which nothing there heeds: only what is executed has them.
 //!
 //! Everywhere else this is chown(2) and nothing more.
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags, openat};
+use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::LazyLock;
 
-/// Holds `UID:GID`.
+/// Of regular files and folders.
 const ATTRIBUTE: &str = "user.builder.owner";
+
+/// Of all else.
+const CAPABILITY: &str = "security.capability";
+
+/// First word of a capability, its revision: two sets of 64 bits follow, low halves first.
+const REVISION: u32 = 0x0200_0000;
 
 /// Whether this process has one id. It is decided before the first layer is touched.
 static IS_SINGLE: LazyLock<bool> = LazyLock::new(|| {
@@ -39,9 +50,13 @@ pub fn set(dir: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), E
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         return rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
     }
-    match open(dir, name)? {
-        Some(file) => record(file.as_fd(), uid, gid),
-        None => Ok(()),
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let path = entry(dir, name);
+    match attribute(kind(&stat), (uid, gid)) {
+        (name, Some(value)) => {
+            rustix::fs::lsetxattr(path.as_slice(), name, &value, XattrFlags::empty())
+        }
+        (name, None) => gone(rustix::fs::lremovexattr(path.as_slice(), name)),
     }
 }
 
@@ -51,48 +66,77 @@ pub fn set(dir: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), E
 ///
 /// What chown(2) says.
 pub fn set_open(file: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
-    if is_recorded() {
-        return record(file.as_fd(), uid, gid);
+    if !is_recorded() {
+        return rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     }
-    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-}
-
-/// Writes down whose a regular file or a folder is to be.
-///
-/// # Errors
-///
-/// What setxattr(2) says.
-pub fn record(file: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
-    if (uid, gid) == (0, 0) {
-        return match rustix::fs::fremovexattr(file, ATTRIBUTE) {
-            Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
-            result => result,
-        };
+    match attribute(kind(&rustix::fs::fstat(&file)?), (uid, gid)) {
+        (name, Some(value)) => rustix::fs::fsetxattr(file, name, &value, XattrFlags::empty()),
+        (name, None) => gone(rustix::fs::fremovexattr(file, name)),
     }
-    let value = format!("{uid}:{gid}");
-    rustix::fs::fsetxattr(file, ATTRIBUTE, value.as_bytes(), XattrFlags::empty())
 }
 
 /// Puts the owner that was asked for into what stat(2) said of a name.
 pub fn amend(dir: BorrowedFd<'_>, name: &[u8], stat: &mut Stat) {
-    if is_recorded()
-        && is_recordable(stat)
-        && let Ok(Some(file)) = open(dir, name)
-    {
-        amend_open(file, stat);
+    if is_recorded() {
+        let path = entry(dir, name);
+        put(stat, |name, value| rustix::fs::lgetxattr(path.as_slice(), name, value));
     }
 }
 
 /// The same of an open file.
 pub fn amend_open(file: impl AsFd, stat: &mut Stat) {
-    let mut value = [0; 32];
-    if is_recorded()
-        && is_recordable(stat)
-        && let Ok(length) = rustix::fs::fgetxattr(file, ATTRIBUTE, &mut value)
-        && let Some((uid, gid)) = parse(&value[..length])
-    {
+    if is_recorded() {
+        put(stat, |name, value| rustix::fs::fgetxattr(&file, name, value));
+    }
+}
+
+/// Reads whose the file behind a link of `/proc/*/fd` is to be; `None` for one that is root's.
+pub fn read(link: &str, kind: FileType) -> Option<(u32, u32)> {
+    find(kind, |name, value| rustix::fs::getxattr(link, name, value))
+}
+
+/// Writes down whose the file behind a link of `/proc/*/fd` is to be.
+///
+/// # Errors
+///
+/// What setxattr(2) says.
+pub fn write(link: &str, kind: FileType, owner: (u32, u32)) -> Result<(), Errno> {
+    match attribute(kind, owner) {
+        (name, Some(value)) => rustix::fs::setxattr(link, name, &value, XattrFlags::empty()),
+        (name, None) => gone(rustix::fs::removexattr(link, name)),
+    }
+}
+
+fn put(stat: &mut Stat, get: impl FnOnce(&str, &mut [u8]) -> Result<usize, Errno>) {
+    if let Some((uid, gid)) = find(kind(stat), get) {
         (stat.st_uid, stat.st_gid) = (uid, gid);
     }
+}
+
+fn find(
+    kind: FileType,
+    get: impl FnOnce(&str, &mut [u8]) -> Result<usize, Errno>,
+) -> Option<(u32, u32)> {
+    let mut value = [0; 32];
+    if has_attributes(kind) {
+        let length = get(ATTRIBUTE, &mut value).ok()?;
+        parse(&value[..length])
+    } else {
+        let length = get(CAPABILITY, &mut value).ok()?;
+        let word = |at| value[..length].get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+        Some((word(4)?, word(8)?))
+    }
+}
+
+/// Returns the attribute that says an owner, and its value; root needs none.
+fn attribute(kind: FileType, owner: (u32, u32)) -> (&'static str, Option<Vec<u8>>) {
+    let (uid, gid) = owner;
+    let (name, value) = if has_attributes(kind) {
+        (ATTRIBUTE, format!("{uid}:{gid}").into_bytes())
+    } else {
+        (CAPABILITY, [REVISION, uid, gid, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect())
+    };
+    (name, (owner != (0, 0)).then_some(value))
 }
 
 fn parse(value: &[u8]) -> Option<(u32, u32)> {
@@ -100,18 +144,25 @@ fn parse(value: &[u8]) -> Option<(u32, u32)> {
     Some((uid.parse().ok()?, gid.parse().ok()?))
 }
 
-fn is_recordable(stat: &Stat) -> bool {
-    matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory)
+fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Opens a regular file or a folder; `None` for anything else, which is not touched.
-fn open(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<OwnedFd>, Errno> {
-    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if !is_recordable(&stat) {
-        return Ok(None);
+/// Says whether the kernel takes attributes of users on it.
+fn has_attributes(kind: FileType) -> bool {
+    matches!(kind, FileType::RegularFile | FileType::Directory)
+}
+
+/// Names what has a name in an open folder: calls about attributes know none of those.
+fn entry(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat()
+}
+
+fn gone(removed: Result<(), Errno>) -> Result<(), Errno> {
+    match removed {
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
+        result => result,
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    openat(dir, name, flags, Mode::empty()).map(Some)
 }
 
 #[cfg(test)]
@@ -124,6 +175,22 @@ mod tests {
         assert_eq!(parse(b"0:4294967295"), Some((0, u32::MAX)));
         for wrong in [&b""[..], b"5", b"5:", b":6", b"a:b", b"5:6:7"] {
             assert_eq!(parse(wrong), None);
+        }
+    }
+
+    #[test]
+    fn what_is_written_down_is_read_again() {
+        for kind in [FileType::RegularFile, FileType::Directory, FileType::Symlink, FileType::Fifo]
+        {
+            let (written, value) = attribute(kind, (1000, u32::MAX));
+            let value = value.unwrap();
+            let found = find(kind, |name, buffer| {
+                assert_eq!(name, written);
+                buffer[..value.len()].copy_from_slice(&value);
+                Ok(value.len())
+            });
+            assert_eq!(found, Some((1000, u32::MAX)), "{kind:?}");
+            assert_eq!(attribute(kind, (0, 0)).1, None);
         }
     }
 }

@@ -377,7 +377,7 @@ impl<'c> Walk<'c> {
         match (&opened, item.role, level.pending.last()) {
             (Some(file), ..) => owner::amend_open(file, &mut stat),
             (None, Role::Dir, Some((_, folder))) => owner::amend_open(folder, &mut stat),
-            _ => {}
+            _ => owner::amend(dir.as_fd(), name, &mut stat),
         }
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {

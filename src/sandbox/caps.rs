@@ -58,6 +58,17 @@ pub(super) const SYS_ADMIN: u64 = 1 << 21;
 /// The one that lets make devices.
 pub(super) const MKNOD: u64 = 1 << 27;
 
+/// The one that gives files away.
+pub(super) const CHOWN: u64 = 1 << 0;
+
+/// The ones that the kernel asks for about files: `CHOWN`, `DAC_OVERRIDE`, `FOWNER`, `FSETID`, `MKNOD`.
+pub(super) const FILES: u64 = CHOWN | 1 << 1 | 1 << 3 | 1 << 4 | MKNOD;
+
+/// The ones that change users and groups: `SETGID`, `SETUID`.
+pub(super) const SETGID: u64 = 1 << 6;
+/// See [`SETGID`].
+pub(super) const SETUID: u64 = 1 << 7;
+
 /// All of them.
 pub(super) const ALL: u64 = (1 << NAMES.len()) - 1;
 

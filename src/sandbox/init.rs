@@ -143,16 +143,19 @@ fn prepare(
         |id: u32| map.map_or(id, |map| map.uid.saturating_add(id)),
         |id: u32| map.map_or(id, |map| map.gid.saturating_add(id)),
     );
-    let mut identity = identity(&spec.user)?;
+    let identity = identity(&spec.user)?;
     let mut notices = tree.notices;
-    if map.is_some_and(|map| map.count == 1) && identity.uid != 0 {
+    // The deputy shows such a command any ids, see there.
+    let is_single = map.is_some_and(|map| map.count == 1);
+    if is_single && identity.uid != 0 {
         notices.push(
-            "without subordinate ids (/etc/subuid) commands of other users run as root".to_owned(),
+            "without subordinate ids (/etc/subuid) other users are names: commands of theirs may write \
+             what is root's"
+                .to_owned(),
         );
-        (identity.uid, identity.gid, identity.groups) = (0, 0, Vec::new());
     }
     let highest = identity.groups.iter().chain([&identity.uid, &identity.gid]).max();
-    if let (Some(map), Some(&highest)) = (map, highest)
+    if let (Some(map), Some(&highest), false) = (map, highest, is_single)
         && highest >= map.count
     {
         return Err(Fault::Refused(format!(
@@ -437,8 +440,7 @@ impl<'a> Command<'a> {
         };
         let keep = capabilities(spec)?;
         let task = request.userns.and_then(|(_, map)| Task::under(map));
-        let deputy =
-            filters.deputy.filter(|_| task.is_some_and(|task| keep & task.capability() != 0));
+        let deputy = filters.deputy.filter(|_| task.is_some_and(|task| task.serves(keep)));
         Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy })
     }
 

@@ -7,3 +7,4 @@ pub mod notify;
 pub mod process;
 pub mod remove;
 pub mod rooted;
+pub mod stat;

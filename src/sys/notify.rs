@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const RECEIVE: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
 const SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
 const IS_VALID: libc::Ioctl = 0x4008_2102;
+const ADD_FD: libc::Ioctl = 0x4018_2103;
+const SET_FLAGS: libc::Ioctl = 0x4008_2104;
 
 /// A call that waits for an answer.
 #[derive(Debug, Clone, Copy)]
@@ -87,15 +89,59 @@ pub fn is_waiting(listener: BorrowedFd<'_>, call: &Call) -> bool {
     unsafe { libc::ioctl(listener.as_raw_fd(), IS_VALID, &raw const call.id) == 0 }
 }
 
-/// Answers a call: it returns 0, or fails with an error number.
+/// What a call that waits is told.
+#[derive(Debug)]
+pub enum Answer {
+    /// It returns this.
+    Value(i64),
+    /// It fails with this error number.
+    Error(i32),
+    /// The kernel does what it would have done without a filter, with the caller's rights. What the
+    /// receiver saw of the caller's memory may have changed by then: no refusal can rest on it.
+    Kernel,
+    /// It returns a new descriptor of this file, closed on exec or not.
+    Descriptor(OwnedFd, bool),
+}
+
+/// Answers a call.
 ///
 /// # Errors
 ///
-/// `ENOENT` for one that was given up meanwhile.
-pub fn answer(listener: BorrowedFd<'_>, call: &Call, outcome: Result<(), i32>) -> io::Result<()> {
-    let error = outcome.err().map_or(0, |errno| -errno);
-    let response = libc::seccomp_notif_resp { id: call.id, val: 0, error, flags: 0 };
+/// `ENOENT` for one that was given up meanwhile; what stands in the way of a new descriptor.
+pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: &Answer) -> io::Result<()> {
+    let response = |val, error, flags| libc::seccomp_notif_resp { id: call.id, val, error, flags };
+    let response = match answer {
+        Answer::Value(value) => response(*value, 0, 0),
+        Answer::Error(errno) => response(0, -errno, 0),
+        Answer::Kernel => response(0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Descriptor(file, closes) => match give(listener, call, file, *closes) {
+            Err(error) => response(0, -error.raw_os_error().unwrap_or(libc::EIO), 0),
+            done => return done,
+        },
+    };
     // SAFETY: the request reads one response, whose size its number holds.
     let status = unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const response) };
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Puts a descriptor into the caller, and has its call return the number.
+fn give(listener: BorrowedFd<'_>, call: &Call, file: &OwnedFd, closes: bool) -> io::Result<()> {
+    let addition = libc::seccomp_notif_addfd {
+        id: call.id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        srcfd: file.as_raw_fd() as u32,
+        newfd: 0,
+        newfd_flags: if closes { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    // SAFETY: the request reads one addition, whose size its number holds.
+    let status = unsafe { libc::ioctl(listener.as_raw_fd(), ADD_FD, &raw const addition) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets a caller and the receiver take turns on one processor, which halves what a call costs. Before
+/// Linux 6.6 they do not.
+pub fn take_turns(listener: BorrowedFd<'_>) {
+    const SYNC_WAKE_UP: libc::c_ulong = 1;
+    // SAFETY: the request takes a plain number.
+    unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
 }

@@ -353,6 +353,30 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Number of `RLIMIT_LOCKS`, whose type differs between C libraries.
+pub const LIMIT_LOCKS: u32 = 10;
+
+/// Returns the soft and hard limit of another process's resource; with `soft`, sets that first.
+///
+/// # Errors
+///
+/// What prlimit(2) says.
+pub fn limits_of(pid: i32, resource: u32, soft: Option<u64>) -> io::Result<(u64, u64)> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let call = |new: *const libc::rlimit64, old: *mut libc::rlimit64| {
+        // SAFETY: each pointer is null, which the call allows, or to a live local that it reads or
+        // writes as a whole.
+        let status = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, old) };
+        if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    call(std::ptr::null(), &raw mut now)?;
+    if let Some(soft) = soft {
+        now.rlim_cur = soft;
+        call(&raw const now, std::ptr::null_mut())?;
+    }
+    Ok((now.rlim_cur, now.rlim_max))
+}
+
 /// Loads a system call filter of classic BPF instructions `(code, jt, jf, k)` on this thread.
 ///
 /// # Errors

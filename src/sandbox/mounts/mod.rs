@@ -18,6 +18,7 @@ mod stub;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
@@ -27,6 +28,7 @@ use rustix::mount::{
 use super::fault::{Doing, Fault};
 use super::protocol::{IdMap, RunRequest, SourceFd, StdioFds, Stub};
 use super::spec::{MountKind, NetworkMode, Security};
+use crate::layer::owner;
 use crate::sys::mount::{MountAttributes, make_private, mount_setattr};
 use crate::sys::rooted::open_in_root;
 
@@ -152,9 +154,6 @@ pub(super) fn build(
     let terminal =
         building.dev(spec.shm_size, matches!(request.stdio, StdioFds::Terminal { .. }))?;
     building.generated("hosts", request.hosts.as_bytes(), "/etc/hosts")?;
-    if map.is_some_and(|map| map.count == 1) {
-        building.single_id()?;
-    }
     building.generated("resolv.conf", request.resolv_conf.as_bytes(), "/etc/resolv.conf")?;
     building.extra(request, fds)?;
     if strict {
@@ -235,18 +234,6 @@ impl Building<'_> {
         Ok(())
     }
 
-    /// apt changes to a user of its own to fetch, and ends where there is none.
-    fn single_id(&mut self) -> Result<(), Fault> {
-        let folder =
-            open_in_root(self.root, b"etc/apt/apt.conf.d", OFlags::PATH | OFlags::DIRECTORY);
-        if folder.is_err() {
-            return Ok(());
-        }
-        let text = b"// While this image is built by a user without subordinate ids.\n\
-                     APT::Sandbox::User \"root\";\n";
-        self.generated("apt.conf", text, "/etc/apt/apt.conf.d/zz-builder-single-id")
-    }
-
     /// Binds a generated file, read-only.
     fn generated(&mut self, name: &str, text: &[u8], target: &str) -> Result<(), Fault> {
         self.stage_file(name, text, 0o644, None)?;
@@ -258,15 +245,15 @@ impl Building<'_> {
         name: &str,
         bytes: &[u8],
         mode: u32,
-        owner: Option<(u32, u32)>,
+        owned_by: Option<(u32, u32)>,
     ) -> Result<(), Fault> {
         let write = || -> std::io::Result<()> {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(self.stage, name, flags, Mode::from_raw_mode(0o600))?;
             let mut file = std::fs::File::from(fd);
             std::io::Write::write_all(&mut file, bytes)?;
-            if let Some((uid, gid)) = owner {
-                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+            if let Some((uid, gid)) = owned_by {
+                as_far_as_known(owner::set_open(&file, uid, gid))?;
             }
             rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
             Ok(())
@@ -415,9 +402,7 @@ impl Building<'_> {
             // A socket's address is a path, at most 108 bytes; relative to the stage it is short.
             rustix::process::fchdir(self.stage)?;
             let listener = std::os::unix::net::UnixListener::bind(name)?;
-            let owner =
-                (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
-            rustix::fs::chownat(self.stage, name, owner.0, owner.1, rustix::fs::AtFlags::empty())?;
+            as_far_as_known(owner::set(self.stage, name.as_bytes(), uid, gid))?;
             rustix::fs::chmodat(
                 self.stage,
                 name,
@@ -432,15 +417,22 @@ impl Building<'_> {
     /// Translates ids of the sandbox to the ones its files are made with.
     fn owner(&self, uid: u32, gid: u32) -> Result<(u32, u32), Fault> {
         let Some(map) = self.map else { return Ok((uid, gid)) };
-        if map.count == 1 {
-            // There is nobody else to give it to, and every command is this one.
-            return Ok((map.uid, map.gid));
+        if owner::is_recorded() {
+            return Ok((uid, gid));
         }
         if uid >= map.count || gid >= map.count {
             return Err(Fault::Refused(format!("{uid}:{gid} is outside the sandbox's ids")));
         }
         Ok((map.uid + uid, map.gid + gid))
     }
+}
+
+/// Lets it pass that an owner cannot be written down: memory takes attributes since Linux 6.6.
+fn as_far_as_known(done: Result<(), Errno>) -> Result<(), Errno> {
+    done.or_else(|error| match error {
+        Errno::NOTSUP if owner::is_recorded() => Ok(()),
+        error => Err(error),
+    })
 }
 
 pub(super) fn depth(path: &str) -> usize {

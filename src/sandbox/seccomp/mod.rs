@@ -13,16 +13,19 @@
 //! Source: moby/profiles `seccomp/default.json`; seccomp(2); the kernel's `seccomp_data`.
 
 mod bpf;
+mod deputy;
 mod profile;
 
 pub(super) use bpf::Program;
 use profile::{Action, Argument, Comparison, Profile, Rule};
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use super::caps;
 use super::deputy::Task;
 use super::spec::{RunSpec, Seccomp, Security};
+use crate::sys::notify::Call;
 
 /// Numbers by name, and rules of the default profile.
 const TABLE: &str = include_str!("syscalls.txt");
@@ -154,39 +157,32 @@ const REFUSED: Action = Action::Errno(libc::EPERM as u16);
 ///
 /// None that tests do not find.
 pub(super) fn for_deputy(task: Task) -> Result<Program, String> {
-    if task == Task::Owners {
-        let names = ["chown", "fchown", "lchown", "fchownat", "chown32", "fchown32", "lchown32"];
-        let rule = Rule {
-            names: names.map(str::to_owned).to_vec(),
-            action: Action::Notify,
-            arguments: Vec::new(),
-        };
-        let profile = Profile { default: Action::Allow, rules: vec![rule] };
-        return compile(&profile, Action::Allow, NATIVE);
-    }
-    let kinds = [libc::S_IFCHR, libc::S_IFBLK];
-    let rules = [("mknod", 1), ("mknodat", 2)].iter().flat_map(|&(name, index)| {
-        kinds.map(|kind| Rule {
-            names: vec![name.to_owned()],
-            action: Action::Notify,
-            arguments: vec![Argument {
-                index,
-                comparison: Comparison::MaskedEqual,
-                value: u64::from(libc::S_IFMT),
-                second: u64::from(kind),
-            }],
-        })
-    });
-    let profile = Profile { default: Action::Allow, rules: rules.collect() };
-    compile(&profile, Action::Allow, NATIVE)
+    let rules = match task {
+        Task::Devices => deputy::devices(),
+        Task::Owners => deputy::appearances(),
+    };
+    compile(&Profile { default: Action::Allow, rules }, Action::Allow, NATIVE)
 }
 
 /// Returns the name of a call.
-pub(super) fn call_name(audit: u32, number: u32) -> Option<&'static str> {
-    let arches = NATIVE.iter().filter(|arch| arch.audit == audit);
-    let arch = arches.filter(|arch| number & arch.mark == arch.mark).max_by_key(|a| a.mark)?;
-    let number = number & !arch.mark;
-    lines().find(|fields| fields[arch.column].parse() == Ok(number)).map(|fields| fields[0])
+pub(super) fn call_name(call: &Call) -> Option<&'static str> {
+    static NAMES: LazyLock<BTreeMap<(u32, u32), &'static str>> = LazyLock::new(|| {
+        let mut names = BTreeMap::new();
+        for fields in lines() {
+            for arch in NATIVE {
+                if let Ok(number) = fields[arch.column].parse::<u32>() {
+                    names.insert((arch.audit, number | arch.mark), fields[0]);
+                }
+            }
+        }
+        names
+    });
+    NAMES.get(&(call.arch, call.number)).copied()
+}
+
+/// Says whether an architecture has 32 bits.
+pub(super) fn is_narrow(audit: u32) -> bool {
+    NATIVE.iter().any(|arch| arch.audit == audit && !arch.is_64)
 }
 
 /// Says what a spec's filter depends on, so that it is built once for many.
@@ -317,7 +313,6 @@ mod tests {
     #[test]
     fn the_deputy_is_asked_about_devices_only() {
         let program = for_deputy(Task::Devices).unwrap();
-        const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
         let (arch, call) =
             if cfg!(target_arch = "aarch64") { (AARCH64, 33) } else { (X86_64, 259) };
         for (mode, answer) in [
@@ -330,11 +325,31 @@ mod tests {
             assert_eq!(interpret(&program, arch.audit, call, arguments), answer, "{mode:o}");
         }
         assert_eq!(interpret(&program, 0x1234, call, [0; 6]), ALLOWED);
-        assert_eq!(call_name(arch.audit, call), Some("mknodat"));
+        let call = Call { id: 0, pid: 0, arch: arch.audit, number: call, arguments: [0; 6] };
+        assert_eq!(call_name(&call), Some("mknodat"));
+    }
+
+    const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
+
+    #[test]
+    fn the_deputy_of_one_id_is_asked_about_what_shows_it() {
         let program = for_deputy(Task::Owners).unwrap();
-        let fchownat = if cfg!(target_arch = "aarch64") { 54 } else { 260 };
-        assert_eq!(interpret(&program, arch.audit, fchownat, [0; 6]), ASKED);
-        assert_eq!(interpret(&program, arch.audit, call, [0; 6]), ALLOWED);
+        let [arch, fchownat, openat, prlimit64, read] = if cfg!(target_arch = "aarch64") {
+            [AARCH64.audit, 54, 56, 261, 63]
+        } else {
+            [X86_64.audit, 260, 257, 302, 0]
+        };
+        let answer = |call, arguments| interpret(&program, arch, call, arguments);
+        assert_eq!(answer(fchownat, [0; 6]), ASKED);
+        assert_eq!(answer(read, [0; 6]), ALLOWED);
+        let creation = (libc::O_CREAT | libc::O_RDWR) as u64;
+        assert_eq!(answer(openat, [0, 0, creation, 0, 0, 0]), ASKED);
+        assert_eq!(answer(openat, [0, 0, libc::O_RDWR as u64, 0, 0, 0]), ALLOWED);
+        let limit = |resource, new| answer(prlimit64, [0, resource, new, 0, 0, 0]);
+        let (locks, files) = (10, 7);
+        assert_eq!(limit(locks, 0x1000), libc::SECCOMP_RET_ERRNO, "as if it were done");
+        assert_eq!(limit(locks, 0), ALLOWED, "a question");
+        assert_eq!(limit(files, 0x1000), ALLOWED);
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! New files of callers who are not root, or in folders that pass their group on.
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+
+use super::super::caps::MKNOD;
+use super::caller::{Caller, Name};
+use super::owners::link;
+use super::people::Identity;
+use crate::layer::owner;
+use crate::sys::notify::Answer;
+
+/// What a caller wants to make.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Birth {
+    File { flags: i32, mode: u32 },
+    Folder { mode: u32 },
+    Link { target: u64 },
+    Node { mode: u32, device: u64 },
+}
+
+/// Which of a call's flags go into the opening of a new file.
+const FLAGS: OFlags = OFlags::RWMODE
+    .union(OFlags::APPEND)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::SYNC)
+    .union(OFlags::DSYNC)
+    .union(OFlags::NOATIME)
+    .union(OFlags::DIRECT);
+
+/// Makes a device node in the caller's place.
+pub(super) fn make_device(
+    caller: Caller<'_>,
+    name: Name,
+    mode: u32,
+    device: u64,
+) -> Result<Answer, Errno> {
+    if caller.capabilities()? & MKNOD == 0 {
+        return Err(Errno::PERM);
+    }
+    let place = caller.place(name)?;
+    rustix::process::umask(Mode::from_raw_mode(caller.status()?.umask));
+    let _acting = caller.act()?;
+    let (parent, name) = place.parent()?;
+    make_node(&parent, name, mode, device)?;
+    Ok(Answer::Value(0))
+}
+
+/// Makes what will not be root's, and writes down whose it is; leaves all else to the kernel.
+///
+/// # Errors
+///
+/// Any, for the kernel to find again.
+pub(super) fn bear(
+    caller: Caller<'_>,
+    who: &Identity,
+    name: Name,
+    birth: Birth,
+) -> Result<Answer, Errno> {
+    let mut place = caller.place(name)?;
+    if matches!(birth, Birth::Folder { .. }) {
+        place.trim();
+    }
+    let acting = caller.act()?;
+    let (parent, name) = place.parent()?;
+    let passes_group = rustix::fs::fstat(&parent)?.st_mode & libc::S_ISGID != 0;
+    let group = if passes_group {
+        owner::read(&link(&parent), FileType::Directory).map_or(0, |(_, gid)| gid)
+    } else {
+        who.group.file
+    };
+    let owner = (who.user.file, group);
+    if owner == (0, 0) {
+        return Ok(Answer::Kernel);
+    }
+    rustix::process::umask(Mode::from_raw_mode(caller.status()?.umask));
+    let made = make(caller, &parent, name, birth)?;
+    drop(acting);
+    let file = match &made {
+        Answer::Descriptor(file, _) => file,
+        _ => &open(&parent, name)?,
+    };
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+    owner::write(&link(file), kind, owner).ok();
+    Ok(made)
+}
+
+fn make(caller: Caller<'_>, parent: &OwnedFd, name: &[u8], birth: Birth) -> Result<Answer, Errno> {
+    match birth {
+        Birth::File { flags, mode } => {
+            // One that is there already is the kernel's to open.
+            let how = OFlags::from_bits_retain(flags as u32) & FLAGS
+                | OFlags::CREATE
+                | OFlags::EXCL
+                | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(parent, name, how, Mode::from_raw_mode(mode & 0o7777))?;
+            return Ok(Answer::Descriptor(file, flags & libc::O_CLOEXEC != 0));
+        }
+        Birth::Folder { mode } => {
+            rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        Birth::Link { target } => {
+            rustix::fs::symlinkat(caller.text(target)?.as_slice(), parent, name)?;
+        }
+        Birth::Node { mode, device } => make_node(parent, name, mode, device)?,
+    }
+    Ok(Answer::Value(0))
+}
+
+fn make_node(parent: &OwnedFd, name: &[u8], mode: u32, device: u64) -> Result<(), Errno> {
+    let (kind, mode) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777));
+    rustix::fs::mknodat(parent, name, kind, mode, device)
+}
+
+/// Opens what was made just now; should it be something else by now, that is in the same folder.
+fn open(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}

@@ -1,0 +1,402 @@
+//! Who callers are, as far as they can tell: users and groups that the kernel would not let them be.
+//!
+//! setuid(2) and its kin succeed, and getuid(2) and its kin say so. Nothing else follows: to the
+//! kernel all are the one user, so this keeps no caller from a file.
+//!
+//! **Where it is kept.** What a process is must pass on to its children, whoever forks them, and stay
+//! when it executes a program. The kernel does just that with resource limits, and one of them has had
+//! no meaning since Linux 2.4: `RLIMIT_LOCKS`. Its soft value is the number of an identity here. The
+//! filter keeps callers from setting it.
+//!
+//! **Programs with set-id bits** change who executes them. There is no call to see that in, so it is
+//! made up for at the next question: a process that runs such a program, and whose identity does not
+//! say that this is accounted for, has the program's owner as effective user.
+//!
+//! Source: credentials(7), setresuid(2); `kernel/sys.c`.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, CWD, FileType};
+use rustix::io::Errno;
+
+use super::super::caps::{SETGID, SETUID};
+use super::caller::Caller;
+use crate::layer::owner;
+use crate::sys::notify::Answer;
+use crate::sys::process::{LIMIT_LOCKS, limits_of};
+
+/// What numbers of identities begin at: no limit that anybody asks for.
+const FIRST: u64 = 0x6275_696c_6465_0000;
+
+/// Most identities of one command, lest it fill the builder's memory.
+const IDENTITIES_MAX: usize = 4096;
+
+/// Most supplementary groups of one.
+const GROUPS_MAX: usize = 1024;
+
+/// One kind of id, four times.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ids {
+    real: u32,
+    effective: u32,
+    saved: u32,
+    /// What new files get.
+    pub file: u32,
+}
+
+/// Who a process is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    pub user: Ids,
+    pub group: Ids,
+    groups: Vec<u32>,
+    /// Whose set-id bits made it so.
+    raised_by: Option<Program>,
+    /// Which program asked to keep its capabilities when it leaves user 0 (`PR_SET_KEEPCAPS`).
+    kept_by: Option<Program>,
+}
+
+/// A program, by device and inode.
+type Program = (u64, u64);
+
+/// A call of setuid's kin, of users or of groups; -1 leaves an id as it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    One(u32),
+    Two(u32, u32),
+    Three(u32, u32, u32),
+    File(u32),
+}
+
+/// A call about users or groups.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Question {
+    Real,
+    Effective,
+    /// Three addresses.
+    All([u64; 3]),
+    Change(Change),
+}
+
+/// Users or groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Users,
+    Groups,
+}
+
+/// Size of an id in memory: calls of old 32-bit programs have two bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Width {
+    Two,
+    Four,
+}
+
+/// The identities of one command's processes.
+#[derive(Debug, Default)]
+pub(super) struct People {
+    known: Vec<Rc<Identity>>,
+    numbers: BTreeMap<Rc<Identity>, u64>,
+}
+
+impl People {
+    /// Returns who a caller is.
+    pub(super) fn who(&mut self, caller: Caller<'_>) -> Result<Rc<Identity>, Errno> {
+        let pid = caller.call.pid as i32;
+        let (number, _) = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
+        let index = number.checked_sub(FIRST).and_then(|index| usize::try_from(index).ok());
+        let known = index.and_then(|index| self.known.get(index)).cloned().unwrap_or_default();
+        let exe = format!("{pid}/exe");
+        let stat = rustix::fs::statat(CWD, exe.as_str(), AtFlags::empty())?;
+        let program = (stat.st_dev as u64, stat.st_ino);
+        let raises = |bits| stat.st_mode & bits == bits;
+        let (user, group) = (raises(libc::S_ISUID), raises(libc::S_ISGID | libc::S_IXGRP));
+        let raised_by = (user || group).then_some(program);
+        let kept_by = known.kept_by.filter(|&by| by == program);
+        if (known.raised_by, known.kept_by) == (raised_by, kept_by) {
+            return Ok(known);
+        }
+        let mut now = Identity { raised_by, kept_by, ..(*known).clone() };
+        if raised_by == known.raised_by {
+            return self.become_(caller, now);
+        }
+        let owner = owner::read(&exe, FileType::RegularFile).unwrap_or((0, 0));
+        if user {
+            now.user = now.user.raised(owner.0);
+        }
+        if group {
+            now.group = now.group.raised(owner.1);
+        }
+        self.become_(caller, now)
+    }
+
+    /// Makes a caller somebody.
+    fn become_(&mut self, caller: Caller<'_>, who: Identity) -> Result<Rc<Identity>, Errno> {
+        let who = Rc::new(who);
+        let number = match self.numbers.get(&who) {
+            _ if *who == Identity::default() => u64::MAX,
+            Some(&number) => number,
+            None if self.known.len() == IDENTITIES_MAX => return Err(Errno::AGAIN),
+            None => {
+                let number = FIRST + self.known.len() as u64;
+                self.known.push(Rc::clone(&who));
+                self.numbers.insert(Rc::clone(&who), number);
+                number
+            }
+        };
+        let pid = caller.call.pid as i32;
+        caller.check()?;
+        let limits = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
+        limits_of(pid, LIMIT_LOCKS, Some(number.min(limits.1))).map_err(|_| Errno::PERM)?;
+        Ok(who)
+    }
+
+    /// Remembers that the caller's program keeps its capabilities, which the kernel is told too.
+    pub(super) fn keep(&mut self, caller: Caller<'_>, keeps: bool) -> Result<Answer, Errno> {
+        let who = self.who(caller)?;
+        let stat = rustix::fs::statat(CWD, format!("{}/exe", caller.call.pid), AtFlags::empty())?;
+        let kept_by = keeps.then_some((stat.st_dev as u64, stat.st_ino));
+        self.become_(caller, Identity { kept_by, ..(*who).clone() })?;
+        Ok(Answer::Kernel)
+    }
+
+    /// Answers a call about users or groups.
+    pub(super) fn ask(
+        &mut self,
+        caller: Caller<'_>,
+        which: Which,
+        question: Question,
+        width: Width,
+    ) -> Result<Answer, Errno> {
+        let who = self.who(caller)?;
+        let ids = match which {
+            Which::Users => who.user,
+            Which::Groups => who.group,
+        };
+        match question {
+            Question::Real => Ok(Answer::Value(width.shown(ids.real).into())),
+            Question::Effective => Ok(Answer::Value(width.shown(ids.effective).into())),
+            Question::All(addresses) => {
+                for (id, address) in [ids.real, ids.effective, ids.saved].into_iter().zip(addresses)
+                {
+                    caller.write(&width.bytes(id), address)?;
+                }
+                Ok(Answer::Value(0))
+            }
+            Question::Change(change) => {
+                let may_all = who.may(caller, which)?;
+                // The one call of these that says what was, and never fails.
+                if let Change::File(_) = change {
+                    if let Some(after) = ids.change(change, may_all) {
+                        self.become_(caller, who.with(which, after))?;
+                    }
+                    return Ok(Answer::Value(ids.file.into()));
+                }
+                let after = ids.change(change, may_all).ok_or(Errno::PERM)?;
+                self.become_(caller, who.with(which, after))?;
+                Ok(Answer::Value(0))
+            }
+        }
+    }
+
+    /// Fills a caller's list of supplementary groups, or says how many there are.
+    pub(super) fn groups(
+        &mut self,
+        caller: Caller<'_>,
+        room: u64,
+        list: u64,
+        width: Width,
+    ) -> Result<Answer, Errno> {
+        let who = self.who(caller)?;
+        let count = who.groups.len() as u64;
+        // A count is a plain int, whatever the register has above it.
+        let room = u64::from(room as u32);
+        if room != 0 {
+            if room < count || room > i32::MAX as u64 {
+                return Err(Errno::INVAL);
+            }
+            let bytes: Vec<u8> = who.groups.iter().flat_map(|&id| width.bytes(id)).collect();
+            caller.write(&bytes, list)?;
+        }
+        Ok(Answer::Value(count as i64))
+    }
+
+    /// Gives a caller other supplementary groups.
+    pub(super) fn set_groups(
+        &mut self,
+        caller: Caller<'_>,
+        count: u64,
+        list: u64,
+        width: Width,
+    ) -> Result<Answer, Errno> {
+        let who = self.who(caller)?;
+        if !who.may(caller, Which::Groups)? {
+            return Err(Errno::PERM);
+        }
+        let count = count as u32 as usize;
+        if count > GROUPS_MAX {
+            return Err(Errno::INVAL);
+        }
+        let mut bytes = vec![0; count * width.size()];
+        caller.read_exact(&mut bytes, list)?;
+        let mut groups: Vec<u32> = bytes.chunks(width.size()).map(|id| width.read(id)).collect();
+        groups.sort_unstable();
+        self.become_(caller, Identity { groups, ..(*who).clone() })?;
+        Ok(Answer::Value(0))
+    }
+}
+
+impl Identity {
+    /// Says whether a caller may become anybody.
+    fn may(&self, caller: Caller<'_>, which: Which) -> Result<bool, Errno> {
+        let needed = if which == Which::Users { SETUID } else { SETGID };
+        let has_power = self.user.effective == 0 || self.kept_by.is_some();
+        Ok(has_power && caller.capabilities()? & needed != 0)
+    }
+
+    /// Says whether it may change an owner without being root: its own files' group, to one of its own.
+    pub(super) fn may_give(&self, before: (u32, u32), after: (u32, u32)) -> bool {
+        let is_mine = |group| self.group.file == group || self.groups.contains(&group);
+        before.0 == self.user.file
+            && after.0 == before.0
+            && (after.1 == before.1 || is_mine(after.1))
+    }
+
+    fn with(&self, which: Which, ids: Ids) -> Self {
+        match which {
+            Which::Users => Self { user: ids, ..self.clone() },
+            Which::Groups => Self { group: ids, ..self.clone() },
+        }
+    }
+}
+
+impl Ids {
+    /// Returns the ids after a program with a set-id bit was executed.
+    fn raised(self, owner: u32) -> Self {
+        Self { real: self.real, effective: owner, saved: owner, file: owner }
+    }
+
+    /// Returns the ids after a change; `None` where it is refused.
+    fn change(self, change: Change, may_all: bool) -> Option<Self> {
+        const KEEP: u32 = u32::MAX;
+        let Self { real, effective, saved, file } = self;
+        let or = |id, old| if id == KEEP { old } else { id };
+        let allowed = |id, own: &[u32]| may_all || id == KEEP || own.contains(&id);
+        let (real, effective, saved) = match change {
+            Change::One(KEEP) => return None,
+            Change::One(id) if may_all => (id, id, id),
+            Change::One(id) if id == real || id == saved => (real, id, saved),
+            Change::Two(r, e)
+                if allowed(r, &[real, effective]) && allowed(e, &[real, effective, saved]) =>
+            {
+                let now = or(e, effective);
+                let saves = r != KEEP || (e != KEEP && e != real);
+                (or(r, real), now, if saves { now } else { saved })
+            }
+            Change::Three(r, e, s)
+                if [r, e, s].iter().all(|&id| allowed(id, &[real, effective, saved])) =>
+            {
+                (or(r, real), or(e, effective), or(s, saved))
+            }
+            Change::File(id) if id != KEEP && allowed(id, &[real, effective, saved, file]) => {
+                return Some(Self { file: id, ..self });
+            }
+            _ => return None,
+        };
+        Some(Self { real, effective, saved, file: effective })
+    }
+}
+
+impl Width {
+    fn size(self) -> usize {
+        if self == Self::Two { 2 } else { 4 }
+    }
+
+    /// What the kernel says for an id that does not fit.
+    fn shown(self, id: u32) -> u32 {
+        if self == Self::Two && id > 0xffff { 0xfffe } else { id }
+    }
+
+    fn bytes(self, id: u32) -> Vec<u8> {
+        match self {
+            Self::Two => (self.shown(id) as u16).to_ne_bytes().to_vec(),
+            Self::Four => id.to_ne_bytes().to_vec(),
+        }
+    }
+
+    fn read(self, bytes: &[u8]) -> u32 {
+        let mut id = [0; 4];
+        // Both machines that we run on have the low byte first.
+        id[..bytes.len()].copy_from_slice(bytes);
+        self.id(u32::from_le_bytes(id).into())
+    }
+
+    /// Reads an id that was passed in a register.
+    pub(super) fn id(self, register: u64) -> u32 {
+        match (self, register as u32) {
+            (Self::Two, id) if id & 0xffff == 0xffff => u32::MAX,
+            (Self::Two, id) => id & 0xffff,
+            (Self::Four, id) => id,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP: u32 = u32::MAX;
+
+    fn ids(real: u32, effective: u32, saved: u32) -> Ids {
+        Ids { real, effective, saved, file: effective }
+    }
+
+    #[test]
+    fn ids_change_as_the_kernel_changes_them() {
+        let (root, app, half) = (ids(0, 0, 0), ids(5, 5, 5), ids(5, 0, 0));
+        for (before, change, may_all, after) in [
+            (root, Change::One(5), true, Some(app)),
+            (root, Change::Two(5, KEEP), true, Some(ids(5, 0, 0))),
+            (root, Change::Two(KEEP, 5), true, Some(ids(0, 5, 5))),
+            (root, Change::Three(KEEP, 5, KEEP), true, Some(ids(0, 5, 0))),
+            (app, Change::One(0), false, None),
+            (app, Change::One(KEEP), false, None),
+            (app, Change::Three(KEEP, KEEP, 0), false, None),
+            (app, Change::Three(KEEP, KEEP, KEEP), false, Some(app)),
+            (half, Change::One(5), false, Some(ids(5, 5, 0))),
+            (half, Change::Two(0, 5), false, Some(ids(0, 5, 5))),
+            (half, Change::Two(KEEP, 5), false, Some(ids(5, 5, 0))),
+            (ids(5, 5, 0), Change::Three(KEEP, 0, KEEP), false, Some(half)),
+            (ids(5, 5, 0), Change::Two(0, KEEP), false, None),
+            (root, Change::File(5), true, Some(Ids { file: 5, ..root })),
+            (app, Change::File(0), false, None),
+        ] {
+            assert_eq!(before.change(change, may_all), after, "{before:?} {change:?}");
+        }
+        assert_eq!(app.raised(0), half);
+    }
+
+    #[test]
+    fn a_group_is_given_by_who_has_both() {
+        let who = Identity {
+            user: ids(5, 5, 5),
+            group: ids(6, 6, 6),
+            groups: vec![7],
+            ..Identity::default()
+        };
+        assert!(who.may_give((5, 6), (5, 7)));
+        assert!(who.may_give((5, 9), (5, 6)));
+        assert!(!who.may_give((5, 6), (5, 8)), "not one of its groups");
+        assert!(!who.may_give((5, 6), (0, 6)), "nobody gives files away");
+        assert!(!who.may_give((0, 6), (0, 7)), "not its file");
+    }
+
+    #[test]
+    fn ids_of_two_bytes_are_widened_and_narrowed() {
+        assert_eq!((Width::Two.id(0xffff), Width::Two.id(0x1_0005)), (KEEP, 5));
+        assert_eq!((Width::Two.shown(70_000), Width::Four.shown(70_000)), (0xfffe, 70_000));
+        assert_eq!((Width::Two.read(&[5, 1]), Width::Four.read(&[5, 1, 0, 0])), (0x105, 0x105));
+        assert_eq!(Width::Two.bytes(0x105), [5, 1]);
+    }
+}
