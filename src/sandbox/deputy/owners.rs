@@ -89,13 +89,13 @@ fn narrow(stat: &Stat, (uid, gid): (u32, u32)) -> Vec<u8> {
     };
     let mut bytes = vec![0; length];
     let mut put = |at: usize, number: &[u8]| bytes[at..at + number.len()].copy_from_slice(number);
-    put(0, &(stat.st_dev as u64).to_ne_bytes());
+    put(0, &stat.st_dev.to_ne_bytes());
     put(12, &(stat.st_ino as u32).to_ne_bytes());
     put(16, &stat.st_mode.to_ne_bytes());
     put(20, &(stat.st_nlink as u32).to_ne_bytes());
     put(24, &uid.to_ne_bytes());
     put(28, &gid.to_ne_bytes());
-    put(32, &(stat.st_rdev as u64).to_ne_bytes());
+    put(32, &stat.st_rdev.to_ne_bytes());
     put(size, &(stat.st_size as u64).to_ne_bytes());
     put(block, &(stat.st_blksize as u32).to_ne_bytes());
     put(blocks, &(stat.st_blocks as u64).to_ne_bytes());
