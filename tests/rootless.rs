@@ -213,6 +213,43 @@ fn rootless_commands_see_owners_and_users_as_roots_do() {
     same(&single, &roots);
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn rootless_32_bit_programs_see_owners_and_users_too() {
+    use kit::narrow::{CALLS, EXIT, ROOM, TEXT, program, write};
+    const KEEP: u32 = u32::MAX;
+    let calls = [
+        [212, TEXT, 5000, 7],                            // chown32
+        [182, TEXT, KEEP, 11],                           // chown, of 16 bits
+        [195, TEXT, ROOM, 0],                            // stat64
+        [206, 2, ROOM + 0x200, 0],                       // setgroups32: two of what stands there, 0
+        [208, KEEP, 6000, KEEP],                         // setresuid32
+        [24, 0, 0, 0],                                   // getuid, of 16 bits
+        [49, 0, 0, 0],                                   // geteuid
+        [201, 0, 0, 0],                                  // geteuid32
+        [209, ROOM + 0x300, ROOM + 0x304, ROOM + 0x308], // getresuid32
+        [165, ROOM + 0x310, ROOM + 0x312, ROOM + 0x314], // getresuid
+        [205, 0, 0, 0],                                  // getgroups32
+        [23, 7000, 0, 0],                                // setuid, of 16 bits: not allowed any more
+        [5, TEXT + 3, 0o101, 0o640],                     // open, creating a file
+    ];
+    let length = 16 * calls.len() as u32;
+    let shown = [write(CALLS, length), write(ROOM + 24, 8), write(ROOM + 0x300, 0x18), EXIT];
+    let program = program(&[&calls[..], &shown].concat(), b"/f\0/tmp/new\0");
+    let image = |kit: &Kit| {
+        kit.file("narrow", &program).dockerfile(
+            "FROM fixture/base\nCOPY --chmod=755 narrow /\nRUN touch /f\n\
+             RUN /narrow | od -An -v -t d4 > /seen && stat -c '%u:%g' /f /tmp/new >> /seen\n",
+        );
+        timeless(kit, kit.build())
+    };
+    let roots = image(&Kit::new());
+    assert!(roots.text("/seen").ends_with("5000:11\n6000:0\n"), "{}", roots.text("/seen"));
+    let single = image(&Kit::of(users::without_ranges()));
+    assert_eq!(single.text("/seen"), roots.text("/seen"));
+    same(&single, &roots);
+}
+
 #[test]
 fn rootless_packages_of_debian_are_those_of_root() {
     if !host::has("mmdebstrap", "mmdebstrap") {

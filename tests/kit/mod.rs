@@ -14,6 +14,7 @@
 pub mod archive;
 pub mod base;
 pub mod host;
+pub mod narrow;
 mod outcome;
 pub mod running;
 pub mod users;

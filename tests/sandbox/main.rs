@@ -14,6 +14,9 @@ mod kit;
 mod lifetime;
 mod limits;
 mod mounts;
+#[cfg(target_arch = "x86_64")]
+#[path = "../kit/narrow.rs"]
+mod narrow;
 mod network;
 mod userns;
 mod walls;

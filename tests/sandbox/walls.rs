@@ -198,3 +198,36 @@ fn privileged_the_working_directory_is_made() {
     assert_eq!(outcome.stdout, "/w/x\n755 0\n");
     assert_eq!(outcome.entries(), ["etc", "w", "w/x"]);
 }
+
+/// Numbers that mean something else to 64-bit programs, so that each answer shows which table was asked.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn privileged_32_bit_programs_have_a_table_of_their_own() {
+    use super::narrow::{CALLS, EXIT, ROOM, program, write};
+    use std::os::unix::fs::PermissionsExt;
+    let Some(kit) = Kit::new() else { return };
+    let calls = [
+        [20, 0, 0, 0],              // getpid, there writev
+        [165, ROOM, ROOM, ROOM],    // getresuid, there mount: refused
+        [288, 0, -3_i32 as u32, 0], // keyctl: refused, there accept4
+        [136, 0x4_0000, 0, 0],      // personality, but not this one
+        [435, 0, 0, 0],             // clone3: not there
+        [4000, 0, 0, 0],            // nothing yet
+    ];
+    let all = [&calls[..], &[write(CALLS, 16 * calls.len() as u32), EXIT]].concat();
+    fs::write(kit.base("bin/narrow"), program(&all, b"")).unwrap();
+    fs::set_permissions(kit.base("bin/narrow"), fs::Permissions::from_mode(0o755)).unwrap();
+    let results = |seccomp| {
+        let script = "/bin/narrow | od -An -v -t d4 -w16 | awk '{ print $1 }'";
+        let spec = builder::sandbox::RunSpec { seccomp, ..kit.spec(script) };
+        let outcome = kit.run(&spec);
+        let numbers = outcome.stdout.lines().map(|line| line.parse::<i32>().expect("a number"));
+        numbers.collect::<Vec<_>>()
+    };
+    let walled = results(builder::sandbox::Seccomp::Default);
+    assert!(walled[0] > 1, "{walled:?}");
+    assert_eq!(walled[1..], [0, -libc::EPERM, -libc::EPERM, -libc::ENOSYS, -libc::ENOSYS]);
+    // It is the filter that refuses: the kernel would do all that it has.
+    let free = results(builder::sandbox::Seccomp::Unconfined);
+    assert!(free[2] > 0 && free[3] >= 0 && free[4..] == [-libc::EINVAL, -libc::ENOSYS], "{free:?}");
+}

@@ -122,7 +122,7 @@ pub(super) fn build(
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(|errno| Fault::Failed {
         doing: match errno {
-            rustix::io::Errno::INVAL => IN_CHROOT,
+            Errno::INVAL => IN_CHROOT,
             _ => "making mounts private",
         }
         .to_owned(),
