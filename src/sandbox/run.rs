@@ -38,7 +38,20 @@ pub struct Sandbox {
     notices: Mutex<Notices>,
     private: Mutex<Option<Result<Arc<Private>, String>>>,
     running: Mutex<Running>,
+    spare: Mutex<Spare>,
     next: AtomicU64,
+}
+
+/// Network namespaces take the kernel as long as all the rest of a sandbox. So from the second command
+/// without network on, the one for the next command is made while this one runs.
+#[derive(Debug, Default)]
+enum Spare {
+    #[default]
+    Unknown,
+    UsedOnce,
+    Wanted,
+    /// Where the answer comes.
+    Ordered(OwnedFd),
 }
 
 /// The groups of running commands, and whether they are to stand still.
@@ -88,6 +101,7 @@ impl Sandbox {
             notices: Mutex::default(),
             private: Mutex::default(),
             running: Mutex::default(),
+            spare: Mutex::default(),
             next: AtomicU64::new(0),
         }
     }
@@ -258,6 +272,7 @@ impl Sandbox {
             lock(&self.running).groups.remove(&number);
             return Err(error);
         }
+        self.order_netns()?;
         let streams = plan.finish();
         let mut session = Session::new(ours, streams);
         let outcome = session.follow(spec, inputs, cancel, control, output);
@@ -350,7 +365,7 @@ impl Sandbox {
             NetworkMode::Host => (None, Servers::Host),
             // One that belongs to the command's user namespace, so that its capabilities count there.
             NetworkMode::None => match &ids {
-                Some(ids) => (Some(plan.add(self.make_netns(Some(ids))?)), Servers::Reachable),
+                Some(ids) => (Some(plan.add(self.empty_netns(ids)?)), Servers::Reachable),
                 None => (None, Servers::Reachable),
             },
         };
@@ -411,9 +426,13 @@ impl Sandbox {
         Ok(())
     }
 
+    fn gone(&self, source: io::Error) -> SandboxError {
+        SandboxError::Spawner { program: self.options.program.clone(), source }
+    }
+
     /// Sends a request, starting the spawner if there is none.
     fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
-        let gone = |source| SandboxError::Spawner { program: self.options.program.clone(), source };
+        let gone = |source| self.gone(source);
         let mut spawner = lock(&self.spawner);
         if spawner.is_none() {
             *spawner = Some(self.start_spawner().map_err(gone)?);
@@ -441,12 +460,22 @@ impl Sandbox {
 
     /// Asks for something that is answered by one report with a descriptor.
     fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
-        let gone = |source| SandboxError::Spawner { program: self.options.program.clone(), source };
-        let (ours, theirs) = protocol::pair().map_err(gone)?;
+        let answer = self.order(request, fds)?;
+        self.answer(&answer)
+    }
+
+    /// Asks without waiting; returns where the answer will come.
+    fn order(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
+        let (ours, theirs) = protocol::pair().map_err(|source| self.gone(source))?;
         let mut all = vec![theirs.as_fd()];
         all.extend_from_slice(fds);
         self.send(request, &all)?;
-        drop(theirs);
+        Ok(ours)
+    }
+
+    /// Waits for the answer to an order.
+    fn answer(&self, ours: &OwnedFd) -> Result<OwnedFd, SandboxError> {
+        let gone = |source| self.gone(source);
         match protocol::receive::<Report>(ours.as_fd()).map_err(gone)? {
             Some((Report::Failed { doing, errno }, _)) => Err(SandboxError::Setup { doing, errno }),
             Some((Report::Refused { message }, _)) => Err(SandboxError::Spec { message }),
@@ -465,6 +494,29 @@ impl Sandbox {
 
     fn make_netns(&self, ids: Option<&Ids>) -> Result<OwnedFd, SandboxError> {
         self.make_namespace(&Request::MakeNetns, ids.map(Ids::userns))
+    }
+
+    /// Returns a network namespace with `lo` alone.
+    fn empty_netns(&self, ids: &Ids) -> Result<OwnedFd, SandboxError> {
+        let mut spare = lock(&self.spare);
+        let next = if matches!(*spare, Spare::Unknown) { Spare::UsedOnce } else { Spare::Wanted };
+        let before = std::mem::replace(&mut *spare, next);
+        drop(spare);
+        match before {
+            Spare::Ordered(answer) => self.answer(&answer),
+            Spare::Unknown | Spare::UsedOnce | Spare::Wanted => self.make_netns(Some(ids)),
+        }
+    }
+
+    /// Has one made for the next command, if there is going to be one.
+    fn order_netns(&self) -> Result<(), SandboxError> {
+        let mut spare = lock(&self.spare);
+        if matches!(*spare, Spare::Wanted)
+            && let Some(ids) = self.ids(Security::Default)?
+        {
+            *spare = Spare::Ordered(self.order(&Request::MakeNetns, &[ids.userns()])?);
+        }
+        Ok(())
     }
 
     fn start_helper(
