@@ -86,11 +86,20 @@ impl Drop for Canaries {
     }
 }
 
-/// Compiles the attempts into the context.
-fn compile(kit: &Kit) {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/escape/attempts.c");
-    let program = kit.path("attempts");
-    host::tool(&["cc", "-static", "-O1", "-w", "-o", program.to_str().unwrap(), source]);
+/// Compiles attempts into the context.
+fn compile(kit: &Kit, name: &str) {
+    let source = format!("{}/tests/escape/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let program = kit.path(name);
+    host::tool(&[
+        "cc",
+        "-static",
+        "-pthread",
+        "-O1",
+        "-w",
+        "-o",
+        program.to_str().unwrap(),
+        &source,
+    ]);
 }
 
 /// What a machine's settings must not have changed.
@@ -113,7 +122,7 @@ fn all_refused(said: &str) {
 #[test]
 fn privileged_no_call_leads_out() {
     let kit = Kit::new();
-    compile(&kit);
+    compile(&kit, "attempts");
     let mut canaries = Canaries::new(&kit);
     let before = settings();
     let arguments = canaries.arguments();
@@ -129,7 +138,7 @@ fn privileged_no_call_leads_out() {
 #[test]
 fn privileged_no_call_leads_out_of_a_user_namespace_with_more_capabilities() {
     let kit = Kit::new();
-    compile(&kit);
+    compile(&kit, "attempts");
     let mut canaries = Canaries::new(&kit);
     let before = settings();
     let arguments = canaries.arguments();
@@ -173,15 +182,43 @@ fn privileged_no_call_leads_out_of_a_user_namespace_with_more_capabilities() {
 
 #[test]
 fn privileged_no_call_leads_out_for_a_user_without_privileges() {
-    let kit = Kit::of(kit::users::with_ranges());
-    compile(&kit);
-    let mut canaries = Canaries::new(&kit);
-    let arguments = canaries.arguments();
+    for user in [kit::users::with_ranges(), kit::users::without_ranges()] {
+        let kit = Kit::of(user);
+        compile(&kit, "attempts");
+        let mut canaries = Canaries::new(&kit);
+        let arguments = canaries.arguments();
+        kit.dockerfile(&format!(
+            "FROM fixture/base\nCOPY attempts /attempts\nRUN --network=none /attempts {arguments}\n"
+        ));
+        all_refused(kit.build().ok().log());
+        canaries.are_unharmed();
+    }
+}
+
+/// Where there is one id, the builder answers calls about files with its own rights, see
+/// `sandbox::deputy`.
+#[test]
+fn rootless_the_deputy_reaches_nothing_that_the_command_cannot() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    const OWNER: &str = "user.builder.owner";
+    let kit = Kit::of(kit::users::without_ranges());
+    compile(&kit, "appearances");
+    // Where the builder could read and change it.
+    let outside = kit.beside("tmp").join("outside");
+    fs::write(&outside, "untouched").unwrap();
+    std::os::unix::fs::chown(&outside, Some(kit::users::without_ranges().uid), None).unwrap();
+    setxattr(&outside, OWNER, b"77:88", XattrFlags::empty()).unwrap();
     kit.dockerfile(&format!(
-        "FROM fixture/base\nCOPY attempts /attempts\nRUN --network=none /attempts {arguments}\n"
+        "FROM fixture/base\nCOPY appearances /\nRUN --network=none /appearances {}\n",
+        outside.display()
     ));
-    all_refused(kit.build().ok().log());
-    canaries.are_unharmed();
+    let outcome = kit.build().ok();
+    let said = outcome.log();
+    assert!(said.contains("done") && !said.contains("SUCCEEDED"), "{said}");
+    let mut value = [0; 16];
+    let length = getxattr(&outside, OWNER, &mut value).unwrap();
+    assert_eq!(value[..length], *b"77:88");
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
 }
 
 #[test]

@@ -168,6 +168,9 @@ fn rootless_owners_are_remembered_where_there_is_one_id() {
             && said.contains("other users are names"),
         "{said}"
     );
+    kit.dockerfile("FROM fixture/base\nUSER app\nRUN --security=insecure touch /tmp/x && stat -c 'is %u' /tmp/x\n");
+    let outcome = kit.build().arg("--allow=security.insecure").ok();
+    assert!(outcome.log().contains("is 1000"), "{}", outcome.log());
 }
 
 /// What commands see of owners and users, and what they make as somebody else.

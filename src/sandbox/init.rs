@@ -24,6 +24,7 @@ use super::protocol::{self, Order, Report, RunRequest, StdioFds};
 use super::seccomp::Program;
 use super::spec::{RunSpec, Security, Ulimit};
 use super::users::{self, Identity};
+use crate::layer::owner;
 use crate::sys::notify::load_filter_with_listener;
 use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
 use crate::sys::rooted::open_in_root;
@@ -146,7 +147,7 @@ fn prepare(
     let identity = identity(&spec.user)?;
     let mut notices = tree.notices;
     // The deputy shows such a command any ids, see there.
-    let is_single = map.is_some_and(|map| map.count == 1);
+    let is_single = owner::is_recorded();
     if is_single && identity.uid != 0 {
         notices.push(
             "without subordinate ids (/etc/subuid) other users are names: commands of theirs may write \
@@ -439,7 +440,7 @@ impl<'a> Command<'a> {
                 .collect::<Result<_, _>>()?
         };
         let keep = capabilities(spec)?;
-        let task = request.userns.and_then(|(_, map)| Task::under(map));
+        let task = Task::under(request.userns.map(|(_, map)| map));
         let deputy = filters.deputy.filter(|_| task.is_some_and(|task| task.serves(keep)));
         Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy })
     }

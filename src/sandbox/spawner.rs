@@ -77,7 +77,7 @@ fn answer(
                 let filter = seccomp::for_spec(&request.spec).map_err(Fault::Refused)?;
                 filters.insert(key.clone(), filter);
             }
-            let task = request.userns.and_then(|(_, map)| Task::under(map));
+            let task = Task::under(request.userns.map(|(_, map)| map));
             let deputy = format!("deputy {task:?}");
             if let Some(task) = task.filter(|_| !filters.contains_key(&deputy)) {
                 let filter = seccomp::for_deputy(task).map_err(Fault::Refused)?;

@@ -61,7 +61,7 @@ use people::{Change, People, Question, Which, Width};
 /// root, working folder and capabilities it changes.
 pub(super) fn serve(listener: &OwnedFd) -> io::Result<()> {
     // Looked up while `/proc` is still ours: it is remembered for the whole process.
-    let task = if owner::is_recorded() { Task::Owners } else { Task::Devices };
+    let is_single = owner::is_recorded();
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
     rustix::process::chdir("/proc")?;
     caps::hold(HELD)?;
@@ -80,10 +80,7 @@ pub(super) fn serve(listener: &OwnedFd) -> io::Result<()> {
         // One that was given up meanwhile wants no answer.
         if let Ok(call) = notify::receive(listener.as_fd()) {
             let caller = Caller { listener: listener.as_fd(), call: &call };
-            let answer = match task {
-                Task::Devices => device(caller),
-                Task::Owners => appearance(&mut people, caller),
-            };
+            let answer = if is_single { appearance(&mut people, caller) } else { device(caller) };
             let answer = answer.unwrap_or_else(|error| Answer::Error(error.raw_os_error()));
             notify::answer(listener.as_fd(), &call, &answer).ok();
         }
@@ -105,13 +102,13 @@ pub(super) enum Task {
 }
 
 impl Task {
-    /// Returns what is needed under a map; without one, nothing is.
-    pub(super) fn under(map: IdMap) -> Option<Self> {
-        match (map.uid, map.gid, map.count) {
-            (0, 0, 1) => Some(Self::Owners),
-            // The ids of the builder, who may no more than the command.
-            (0, 0, _) => None,
-            _ => Some(Self::Devices),
+    /// Returns what a command needs whose ids are mapped so, or are the builder's.
+    pub(super) fn under(map: Option<IdMap>) -> Option<Self> {
+        match map {
+            _ if owner::is_recorded() => Some(Self::Owners),
+            Some(IdMap { uid, gid, .. }) if (uid, gid) != (0, 0) => Some(Self::Devices),
+            // The builder may no more than the command.
+            _ => None,
         }
     }
 
