@@ -5,7 +5,7 @@ use super::failure::{self, Class, Failure};
 use crate::image::{self, Image, ImageError, Named, Offline, Platform, Reference, Watch};
 use crate::progress::{self, Event, Progress, Vertex};
 use crate::registry::{
-    Client, Credentials, Keychain, Notify, Proxies, RegistryError, Remote, Settings,
+    Client, Credentials, Keychain, Notify, Proxies, RegistryError, Remote, Roots, Settings,
 };
 use crate::store::{Digest, Store};
 use crate::sys::cancel::Cancel;
@@ -16,17 +16,24 @@ use std::path::{Path, PathBuf};
 /// Settings for all users.
 const SYSTEM_SETTINGS: &str = "/etc/builder/registries.toml";
 
+/// Where docker and podman keep certificates for hosts, below `/etc` and the user's configuration.
+const HOST_FOLDERS: [&str; 2] = ["docker/certs.d", "containers/certs.d"];
+
 /// Reads `registries.toml`, the system's and then the user's, and what the environment says.
 pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
     let mut settings = Settings::default();
     settings.proxies = proxies(environment);
-    let certificates = environment.variable("SSL_CERT_FILE").filter(|path| !path.is_empty());
-    settings.certificates = certificates.map(PathBuf::from);
-    let own = match (environment.folder("XDG_CONFIG_HOME"), environment.folder("HOME")) {
-        (Some(config), _) => Some(config.join("builder/registries.toml")),
-        (None, Some(home)) => Some(home.join(".config/builder/registries.toml")),
-        (None, None) => None,
-    };
+    settings.roots = roots(environment);
+    let config = environment
+        .folder("XDG_CONFIG_HOME")
+        .or_else(|| environment.folder("HOME").map(|home| home.join(".config")));
+    let etc = Some(PathBuf::from("/etc"));
+    settings.host_folders = [&config, &etc]
+        .into_iter()
+        .flatten()
+        .flat_map(|base| HOST_FOLDERS.map(|folder| base.join(folder)))
+        .collect();
+    let own = config.map(|config| config.join("builder/registries.toml"));
     for path in [Some(PathBuf::from(SYSTEM_SETTINGS)), own].into_iter().flatten() {
         match fs::read_to_string(&path) {
             Ok(text) => settings
@@ -38,6 +45,16 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
         }
     }
     Ok(settings)
+}
+
+/// Returns what OpenSSL's variables say.
+fn roots(environment: &Environment) -> Roots {
+    let variable = |name| environment.variable(name).filter(|value| !value.is_empty());
+    let folders = variable("SSL_CERT_DIR").unwrap_or_default();
+    Roots {
+        file: variable("SSL_CERT_FILE").map(PathBuf::from),
+        folders: folders.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect(),
+    }
 }
 
 fn proxies(environment: &Environment) -> Proxies {
@@ -257,6 +274,10 @@ fn with_hint(failure: Failure, error: &RegistryError) -> Failure {
                 .with_hint(format!("log in: builder login{host}"))
                 .with_hint("or check the name: registries answer so for what does not exist, too")
         }
+        RegistryError::Connection { host, what, .. } if what.contains("certificate of ours") => failure
+            .with_hint(format!(
+                "name one in registries.toml: [registry.\"{host}\"] keypair = [{{ cert = \"FILE\", key = \"FILE\" }}]"
+            )),
         RegistryError::Connection { host, what, .. } if what.contains("certificate") => failure
             .with_hint(format!(
                 "name its certificate in registries.toml: [registry.\"{host}\"] ca = [\"FILE\"]"

@@ -1,6 +1,7 @@
 //! A blob on its way here: one stream, however often its connection breaks.
 
 use super::client::{Remote, pull_scope};
+use super::pace::Paced;
 use super::transport::{Answer, Call};
 use super::{RegistryError, is_loopback};
 use crate::store::Descriptor;
@@ -12,19 +13,22 @@ use ureq::http::Method;
 /// How much is read at most to reach the place where a server starts over, per read.
 const SKIP: usize = 64 << 10;
 
-/// Reads a blob. After a break it goes on where it stopped, with `Range`; each byte that came sets
-/// the count of tries back, so that only a server that gives nothing ends it.
+/// Reads a blob. After a break it goes on where it stopped, with `Range`. What a server is to send within
+/// [`Settings::stall`](super::Settings) sets the count of tries back, so that only one that gives next to
+/// nothing ends it.
 ///
 /// An error is final: every further read gives it again.
 pub struct BlobReader {
     remote: Remote,
     descriptor: Descriptor,
     doing: String,
-    body: Option<BodyReader<'static>>,
+    body: Option<Paced<BodyReader<'static>>>,
     offset: u64,
     place: usize,
-    /// Tries since the last byte.
+    /// Tries since there was progress worth the name.
     tries: u32,
+    /// The bytes that came since the last try.
+    came: u64,
     /// Who sends at the moment.
     host: String,
     failed: Option<RegistryError>,
@@ -49,6 +53,7 @@ impl BlobReader {
             offset: 0,
             place,
             tries: 0,
+            came: 0,
             host: String::new(),
             failed: None,
         };
@@ -143,7 +148,7 @@ impl BlobReader {
             return Err(bad(format!("{length} bytes instead of {expected}")));
         }
         self.host.clone_from(&answer.host);
-        let mut body = answer.body.into_reader();
+        let mut body = answer.body;
         // A server that knows no ranges starts over: what is here already is passed over.
         let mut skip = self.offset - start;
         let mut buffer = vec![0; if skip == 0 { 0 } else { SKIP }];
@@ -163,6 +168,7 @@ impl BlobReader {
         self.body = None;
         let shared = &self.remote.shared;
         shared.check_cancelled()?;
+        self.came = 0;
         self.tries += 1;
         if self.tries >= shared.transport.settings().tries {
             return Err(RegistryError::Connection {
@@ -191,14 +197,21 @@ impl BlobReader {
                 Some(body) => match body.read(&mut buffer[..most]) {
                     Ok(0) => "it broke off".to_owned(),
                     Ok(count) => {
-                        self.offset += count as u64;
-                        self.tries = 0;
+                        self.advance(count as u64);
                         return Ok(count);
                     }
                     Err(e) => e.to_string(),
                 },
             };
             self.again(&what)?;
+        }
+    }
+
+    fn advance(&mut self, count: u64) {
+        self.offset += count;
+        self.came += count;
+        if self.came >= self.remote.shared.transport.settings().limit().bytes() {
+            self.tries = 0;
         }
     }
 

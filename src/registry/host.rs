@@ -191,8 +191,41 @@ fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// Returns what `Retry-After` asks for in seconds; a date is left to the usual pause.
+/// Returns how long an answer asks to wait; `None` where it does not, or makes no sense.
 fn retry_after(answer: &Answer) -> Option<Duration> {
-    let seconds: u64 = answer.header("retry-after")?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    wait_of(answer.header("retry-after")?, answer.header("date"))
+}
+
+/// Returns what `Retry-After` means: seconds, or a date, which is compared with the server's own clock (the
+/// answer's `Date`), since ours may be another.
+///
+/// Source: RFC 9110, "Retry-After".
+fn wait_of(text: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let parse = |text: &str| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok();
+    let seconds = parse(text.trim())?.as_second() - parse(date?.trim())?.as_second();
+    Some(Duration::from_secs(seconds.max(0).unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_seconds_or_dates_of_the_server_s_clock() {
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        for (text, date, want) in [
+            ("7", None, Some(7)),
+            (" 0 ", now, Some(0)),
+            ("Sun, 06 Nov 1994 08:49:49 GMT", now, Some(12)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", now, Some(0)),
+            ("Sun, 06 Nov 1994 08:49:49 GMT", None, None),
+            ("soon", now, None),
+            ("-1", now, None),
+        ] {
+            assert_eq!(wait_of(text, date), want.map(Duration::from_secs), "{text} {date:?}");
+        }
+    }
 }

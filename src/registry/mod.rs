@@ -32,7 +32,9 @@ mod credentials;
 mod error;
 mod host;
 mod keychain;
+mod pace;
 mod settings;
+mod tls;
 mod transport;
 mod upload;
 
@@ -42,6 +44,7 @@ pub use credentials::Credentials;
 pub use error::RegistryError;
 pub use keychain::{Keychain, Saved};
 pub use settings::{Proxies, Settings, SettingsError};
+pub use tls::Roots;
 pub use upload::{Open, Report};
 
 /// A repository: `docker.io` and `library/debian`.

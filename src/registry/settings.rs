@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! stall-seconds = 60            # how long a server may be silent
+//! slowest-bytes = 1024          # a second, over stall-seconds: less counts as silence
 //! tries = 5                     # how often a request is made before it fails
 //!
 //! [registry."docker.io"]        # a host, or a host and the beginning of a path
@@ -16,6 +17,8 @@
 //! The tables are those of BuildKit's `buildkitd.toml`, and `location` is that of
 //! containers-registries.conf. docs/registries.md is the page for users.
 
+use super::pace::Limit;
+use super::tls::{self, Roots};
 use super::{Repository, is_loopback};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -27,6 +30,9 @@ const HUB: &str = "registry-1.docker.io";
 
 /// How long a server may send nothing, unless settings say otherwise.
 const STALL: Duration = Duration::from_mins(1);
+
+/// How many bytes a second are to come, unless settings say otherwise: a modem of 1990 has as many.
+const SLOWEST: u64 = 1024;
 
 /// How often a request is made, unless settings say otherwise.
 const TRIES: u32 = 5;
@@ -49,14 +55,19 @@ pub struct SettingsError {
 pub struct Settings {
     /// How long a server may send nothing.
     pub stall: Duration,
+    /// How many bytes a server is to send or take in each second, over a `stall` on average.
+    pub slowest: u64,
     /// How often a request is made before it fails; at least 1.
     pub tries: u32,
     /// The first pause between two tries.
     pub pause: Duration,
     /// Proxies, as the environment names them.
     pub proxies: Proxies,
-    /// A file of certificates that replaces the built-in list (`SSL_CERT_FILE`).
-    pub certificates: Option<PathBuf>,
+    /// Certificates that replace the built-in list.
+    pub roots: Roots,
+    /// Folders with a folder of certificates for each host, as `/etc/docker/certs.d`; the first that has
+    /// one for a host counts, unless `registries.toml` says something of that host's TLS.
+    pub host_folders: Vec<PathBuf>,
     hosts: BTreeMap<String, HostSettings>,
 }
 
@@ -119,6 +130,7 @@ pub(super) struct Place {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
     stall_seconds: Option<u64>,
+    slowest_bytes: Option<u64>,
     tries: Option<u32>,
     #[serde(default)]
     registry: BTreeMap<String, Table>,
@@ -151,10 +163,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             stall: STALL,
+            slowest: SLOWEST,
             tries: TRIES,
             pause: PAUSE,
             proxies: Proxies::default(),
-            certificates: None,
+            roots: Roots::default(),
+            host_folders: Vec::new(),
             hosts: BTreeMap::new(),
         }
     }
@@ -200,16 +214,30 @@ impl Settings {
         if let Some(seconds) = file.stall_seconds {
             self.stall = Duration::from_secs(seconds);
         }
+        if let Some(bytes) = file.slowest_bytes {
+            self.slowest = bytes;
+        }
         if let Some(tries) = file.tries {
             self.tries = tries;
         }
         Ok(())
     }
 
+    /// Returns the least that a server is to send.
+    pub(super) fn limit(&self) -> Limit {
+        Limit { stall: self.stall, slowest: self.slowest }
+    }
+
     /// Returns what is special about a host.
     pub(super) fn host(&self, name: &str) -> HostSettings {
         let table = if name == HUB { "docker.io" } else { name };
-        self.hosts.get(name).or_else(|| self.hosts.get(table)).cloned().unwrap_or_default()
+        let found = self.hosts.get(name).or_else(|| self.hosts.get(table));
+        let mut host = found.cloned().unwrap_or_default();
+        let says_nothing = host.authorities.is_empty() && host.keypair.is_none();
+        if says_nothing && !host.is_plain && !host.is_insecure {
+            tls::add_folder_of(&mut host, &self.host_folders, table);
+        }
+        host
     }
 
     /// Returns where a repository is pulled from: mirrors first, its own place last. That is where it

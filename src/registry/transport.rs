@@ -1,17 +1,15 @@
 //! One HTTP request: which agent makes it, where redirects may lead, what is worth another try.
 
 use super::error::said;
-use super::settings::{HostSettings, Settings};
-use super::{RegistryError, is_loopback};
+use super::pace::{Pace, Paced};
+use super::settings::Settings;
+use super::{RegistryError, is_loopback, tls};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, Method, Request, Uri};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Proxy, SendBody};
+use ureq::{Agent, BodyReader, Proxy, SendBody};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -70,7 +68,7 @@ impl<'p> Call<'p> {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+    pub(super) body: Paced<BodyReader<'static>>,
     /// The host that gave it, which a redirect may have led to.
     pub(super) host: String,
     /// The address that gave it.
@@ -85,7 +83,7 @@ impl Answer {
     /// Reads at most `max` bytes; `None` where there are more.
     pub(super) fn read(self, max: u64) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        self.body.into_reader().take(max + 1).read_to_end(&mut bytes)?;
+        self.body.take(max + 1).read_to_end(&mut bytes)?;
         Ok((bytes.len() as u64 <= max).then_some(bytes))
     }
 
@@ -93,7 +91,7 @@ impl Answer {
     pub(super) fn said(self) -> String {
         let mut bytes = Vec::new();
         // What cannot be read is not said.
-        let _ = self.body.into_reader().take(ERROR_BODY_MAX).read_to_end(&mut bytes);
+        let _ = self.body.take(ERROR_BODY_MAX).read_to_end(&mut bytes);
         said(&bytes)
     }
 }
@@ -112,18 +110,25 @@ impl From<RegistryError> for Failed {
     }
 }
 
-/// Reports how much was read of what is sent.
+/// Reports how much was read of what is sent, and gives up on a peer that takes it too slowly.
 struct Reported<'p> {
     reader: Box<dyn Read + Send>,
     sent: u64,
     report: &'p dyn Fn(u64),
+    pace: Pace,
+    /// When the last piece was handed on, and how large it was.
+    last: Option<(Instant, usize)>,
 }
 
 impl Read for Reported<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some((begun, count)) = self.last.take() {
+            self.pace.passed(begun.elapsed(), count)?;
+        }
         let count = self.reader.read(buffer)?;
         self.sent += count as u64;
         (self.report)(self.sent);
+        self.last = Some((Instant::now(), count));
         Ok(count)
     }
 }
@@ -182,7 +187,7 @@ impl Transport {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(proxy)
-            .tls_config(tls_config(&self.settings, &self.settings.host(authority))?)
+            .tls_config(tls::config(&self.settings.roots, &self.settings.host(authority))?)
             .timeout_connect(Some(CONNECT.min(self.settings.stall)))
             .timeout_per_read(Some(self.settings.stall))
             .timeout_per_write(Some(self.settings.stall))
@@ -282,7 +287,8 @@ impl Transport {
                     what: "what is to be sent".to_owned(),
                     why: e.to_string(),
                 })?;
-                let mut reader = Reported { reader, sent: 0, report };
+                let pace = Pace::new(self.settings.limit());
+                let mut reader = Reported { reader, sent: 0, report, pace, last: None };
                 let request = request
                     .header("Content-Length", length.to_string())
                     .body(SendBody::from_reader(&mut reader))
@@ -302,7 +308,7 @@ impl Transport {
                 Ok(Answer {
                     status: parts.status.as_u16(),
                     headers: parts.headers,
-                    body,
+                    body: Paced::new(body.into_reader(), self.settings.limit()),
                     host: at.authority.clone(),
                     url: call.url.clone(),
                 })
@@ -321,6 +327,14 @@ impl Transport {
             what,
         };
         match error {
+            ureq::Error::Io(e) if is_certificate(&e) && is_alert(&e) => {
+                let is_shown = self.settings.host(host).keypair.is_some();
+                let what = match is_shown {
+                    true => "it refuses our certificate",
+                    false => "it wants a certificate of ours",
+                };
+                connection(what.to_owned()).into()
+            }
             ureq::Error::Io(e) if is_certificate(&e) || is_unknown_name(&e) => {
                 connection(e.to_string()).into()
             }
@@ -365,6 +379,11 @@ impl Transport {
 fn is_certificate(error: &io::Error) -> bool {
     let text = error.to_string();
     text.contains("certificate") || text.contains("Certificate")
+}
+
+/// Whether it is the peer who ended a handshake, rather than we: `BadCertificate`, `CertificateRequired`.
+fn is_alert(error: &io::Error) -> bool {
+    error.to_string().contains("received fatal alert")
 }
 
 /// Whether a resolver says that there is no such name, rather than that it cannot tell. The standard
@@ -443,49 +462,6 @@ pub(super) fn resolve(base: &str, location: &str) -> Option<String> {
     }
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     Some(format!("{scheme}://{authority}{folder}/{location}"))
-}
-
-fn tls_config(settings: &Settings, host: &HostSettings) -> Result<TlsConfig, RegistryError> {
-    let mut builder = TlsConfig::builder().disable_verification(host.is_insecure);
-    let files: Vec<&Path> = match (host.authorities.as_slice(), &settings.certificates) {
-        ([], Some(file)) => vec![file],
-        (files, _) => files.iter().map(AsRef::as_ref).collect(),
-    };
-    if !files.is_empty() {
-        let mut certificates = Vec::new();
-        for file in files {
-            certificates.extend(certificates_of(file)?);
-        }
-        builder = builder.root_certs(RootCerts::Specific(Arc::new(certificates)));
-    }
-    if let Some((certificate, key)) = &host.keypair {
-        let chain = certificates_of(certificate)?;
-        let key = PrivateKey::from_pem(&read(key)?)
-            .map_err(|_| bad_file(key, "there is no private key in it"))?;
-        builder = builder.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
-    }
-    Ok(builder.build())
-}
-
-fn certificates_of(path: &Path) -> Result<Vec<Certificate<'static>>, RegistryError> {
-    let bytes = read(path)?;
-    let mut found = Vec::new();
-    for item in parse_pem(&bytes) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => found.push(certificate),
-            Ok(_) => {}
-            Err(_) => return Err(bad_file(path, "it is no PEM")),
-        }
-    }
-    if found.is_empty() { Err(bad_file(path, "there is no certificate in it")) } else { Ok(found) }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
-    fs::read(path).map_err(|e| bad_file(path, &e.to_string()))
-}
-
-fn bad_file(path: &Path, what: &str) -> RegistryError {
-    RegistryError::File { path: path.to_owned(), what: what.to_owned() }
 }
 
 #[cfg(test)]

@@ -166,6 +166,33 @@ fn a_slow_drip_is_progress() {
 }
 
 #[test]
+fn a_trickle_is_silence() {
+    let result = pull(|request, _| match is_blob(request) {
+        true => Do::Break(Fault::Trickle),
+        false => Do::Carry,
+    });
+    let Some((outcome, seen)) = result else { return };
+    outcome.says(&["it is too slow: ", "trying again in", "cannot fetch"]);
+    let most = seen.iter().filter(|line| line.contains("/blobs/")).count();
+    assert!(most <= 4 * 3, "as often as the settings say, for each blob: {seen:?}");
+}
+
+#[test]
+fn a_date_to_try_again_is_kept_to_by_the_server_s_clock() {
+    let result = pull(|_, number| match number {
+        1 => Do::Answer(
+            Answer::new(503)
+                .header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+                .header("Retry-After", "Sun, 06 Nov 1994 08:49:38 GMT"),
+        ),
+        _ => Do::Carry,
+    });
+    let Some((outcome, _)) = result else { return };
+    assert_eq!(outcome.status, Some(0), "{}", outcome.text());
+    outcome.says(&["it answered 503; trying again in 1.0 s"]);
+}
+
+#[test]
 fn redirects_do_not_leave_the_web() {
     for (target, what) in [
         ("file:///etc/passwd", "its scheme is neither"),

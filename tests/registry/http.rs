@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 server: a handler per request, one thread per connection, and answers that can
 //! go wrong on purpose.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +20,11 @@ impl Request {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// The length of its body, in bytes.
+    pub(super) fn length(&self) -> usize {
+        self.header("content-length").map_or(0, |text| text.parse().unwrap())
     }
 }
 
@@ -68,6 +73,8 @@ pub(super) enum Fault {
     StallAt(usize),
     /// The body comes in pieces of so many bytes.
     Drip(usize),
+    /// The body comes byte by byte, ten in a second.
+    Trickle,
 }
 
 type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
@@ -176,26 +183,9 @@ impl State {
             return out.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nno TLS here\n");
         }
         loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            let mut words = line.split_whitespace();
-            let mut request = Request {
-                method: words.next().unwrap_or_default().to_owned(),
-                path: words.next().unwrap_or_default().to_owned(),
-                headers: Vec::new(),
-                body: Vec::new(),
-            };
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line)?;
-                let line = line.trim_end();
-                let Some((name, value)) = line.split_once(':') else { break };
-                request.headers.push((name.to_owned(), value.trim().to_owned()));
-            }
+            let Some(mut request) = read_head(&mut reader)? else { return Ok(()) };
             self.requests.lock().unwrap().push(request.clone());
-            let length = request.header("content-length").map_or(0, |text| text.parse().unwrap());
+            let length = request.length();
             if let Some(bytes) = (self.gate)(&request) {
                 let mut part = vec![0; bytes.min(length)];
                 reader.read_exact(&mut part)?;
@@ -213,6 +203,43 @@ impl State {
     }
 }
 
+/// Reads a request up to its body; `None` at the end of the connection.
+pub(super) fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace();
+    let mut request = Request {
+        method: words.next().unwrap_or_default().to_owned(),
+        path: words.next().unwrap_or_default().to_owned(),
+        headers: Vec::new(),
+        body: Vec::new(),
+    };
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let line = line.trim_end();
+        let Some((name, value)) = line.split_once(':') else { return Ok(Some(request)) };
+        request.headers.push((name.to_owned(), value.trim().to_owned()));
+    }
+}
+
+/// Returns what comes before an answer's body.
+pub(super) fn head_of(answer: &Answer) -> String {
+    let mut head = format!("HTTP/1.1 {} X\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let has_length =
+        answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    if !has_length && answer.status != 204 {
+        head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
+    }
+    head.push_str("\r\n");
+    head
+}
+
 /// Sends an answer; returns whether the connection can be used again.
 fn send(out: &mut TcpStream, answer: &Answer, is_head: bool) -> std::io::Result<bool> {
     match answer.fault {
@@ -227,17 +254,7 @@ fn send(out: &mut TcpStream, answer: &Answer, is_head: bool) -> std::io::Result<
         }
         _ => {}
     }
-    let mut head = format!("HTTP/1.1 {} X\r\n", answer.status);
-    for (name, value) in &answer.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    let has_length =
-        answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    if !has_length && answer.status != 204 {
-        head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
-    }
-    head.push_str("\r\n");
-    out.write_all(head.as_bytes())?;
+    out.write_all(head_of(answer).as_bytes())?;
     if is_head {
         return Ok(true);
     }
@@ -257,6 +274,12 @@ fn send(out: &mut TcpStream, answer: &Answer, is_head: bool) -> std::io::Result<
             return Ok(false);
         }
         Fault::CutAt(_) | Fault::StallAt(_) => out.write_all(body)?,
+        Fault::Trickle => {
+            for byte in body {
+                out.write_all(&[*byte])?;
+                thread::sleep(std::time::Duration::from_millis(100));
+            }
+        }
         Fault::Drip(size) => {
             for piece in body.chunks(size) {
                 out.write_all(piece)?;

@@ -9,6 +9,7 @@ mod kit;
 mod fixture;
 mod http;
 mod proxy;
+mod secure;
 mod server;
 
 mod copy;
@@ -16,4 +17,5 @@ mod faults;
 mod login;
 mod pull;
 mod push;
+mod tls;
 mod tokens;

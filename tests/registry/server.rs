@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Login,
     /// TLS with a certificate of our own authority.
     Tls,
+    /// The same, and clients show one of that authority, too.
+    MutualTls,
 }
 
 /// A registry server; it ends with this.
@@ -51,15 +53,17 @@ impl Registry {
                 host::tool(&["htpasswd", "-Bbc", "-C", "4", shown, USER, PASSWORD]);
                 config.push_str(&format!("auth:\n  htpasswd: {{realm: tests, path: {shown}}}\n"));
             }
-            Kind::Tls => {
+            Kind::Tls | Kind::MutualTls => {
                 if !host::has("openssl", "openssl") {
                     return None;
                 }
-                certify(dir.path());
+                certify(dir.path(), "IP:127.0.0.1,DNS:localhost");
+                let authority = path("ca.pem");
                 config.push_str(&format!(
-                    "  tls: {{certificate: {}, key: {}}}\n",
+                    "  tls: {{certificate: {}, key: {}, clientcas: [{}]}}\n",
                     path("server.pem").display(),
-                    path("server.key").display()
+                    path("server.key").display(),
+                    if kind == Kind::MutualTls { authority.to_str().unwrap() } else { "" },
                 ));
             }
         }
@@ -100,6 +104,11 @@ impl Registry {
     pub(super) fn authority(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
+
+    /// A certificate of that authority, with its key.
+    pub(super) fn keypair(&self) -> (PathBuf, PathBuf) {
+        (self.dir.path().join("server.pem"), self.dir.path().join("server.key"))
+    }
 }
 
 impl Drop for Registry {
@@ -109,8 +118,8 @@ impl Drop for Registry {
     }
 }
 
-/// Makes an authority and a certificate for this machine.
-fn certify(dir: &Path) {
+/// Makes an authority, `ca.pem`, and a certificate for some names, `server.pem` with `server.key`.
+pub(super) fn certify(dir: &Path, names: &str) {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let openssl = |words: &[&str]| {
         let words: Vec<&str> = ["openssl"].iter().chain(words).copied().collect();
@@ -119,7 +128,7 @@ fn certify(dir: &Path) {
     let (ca, ca_key) = (path("ca.pem"), path("ca.key"));
     let (request, server, key) = (path("server.csr"), path("server.pem"), path("server.key"));
     let extensions = path("extensions");
-    std::fs::write(&extensions, "subjectAltName=IP:127.0.0.1,DNS:localhost\n").unwrap();
+    std::fs::write(&extensions, format!("subjectAltName={names}\n")).unwrap();
     let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     let mut words =
         vec!["req", "-x509", "-days", "2", "-subj", "/CN=tests", "-out", &ca, "-keyout", &ca_key];
