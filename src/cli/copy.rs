@@ -11,13 +11,13 @@ use super::push::Pushes;
 use super::registry::{self, Shown, failure_of};
 use crate::export::{self, Dest, Form, OutputKind, OutputSpec, Packed};
 use crate::image::{
-    self, BlobSource, Descriptor, LayoutRef, LayoutSource, Offline, Platform, Reference,
-    RegistrySource, StoreSource, Which, Whole, load_archive, media_type,
+    self, BlobSource, Descriptor, ImageError, LayoutArchive, LayoutRef, LayoutSource, Offline,
+    Platform, Reference, RegistrySource, StoreSource, Which, Whole, load_archive, media_type,
 };
 use crate::progress::{Mode, Output, Progress, Vertex};
 use crate::store::{Digest, Store};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Copy an image from one place to another.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,7 +35,7 @@ pub struct CopyArgs {
     /// Where it goes
     #[arg(value_name = "DESTINATION")]
     pub destination: String,
-    /// Copy all platforms of an image that has several, to a registry or the store
+    /// Copy all platforms of an image that has several
     #[arg(short, long, conflicts_with = "platform")]
     pub all: bool,
     /// Platform to copy
@@ -54,7 +54,7 @@ pub struct CopyArgs {
 enum Place {
     Registry(Reference),
     Layout(String),
-    Archive { kind: OutputKind, file: PathBuf, name: Option<Reference> },
+    Archive { kind: OutputKind, file: PathBuf, name: Option<String> },
     Store(String),
 }
 
@@ -62,8 +62,7 @@ impl Place {
     fn parse(text: &str) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(Class::Usage, message);
         if let Some(name) = text.strip_prefix("docker://") {
-            let name = name.parse::<Reference>().map_err(|e| Failure::of(Class::Usage, &e))?;
-            return Ok(Self::Registry(name.or_latest()));
+            return Ok(Self::Registry(reference(name)?));
         }
         for (prefix, kind) in
             [("oci-archive:", OutputKind::Oci), ("docker-archive:", OutputKind::Docker)]
@@ -76,17 +75,20 @@ impl Place {
             if file.is_empty() {
                 return Err(usage(format!("{text:?} names no file")));
             }
-            let name = name
-                .map(|name| name.parse::<Reference>().map(Reference::or_latest))
-                .transpose()
-                .map_err(|e| Failure::of(Class::Usage, &e))?;
-            return Ok(Self::Archive { kind, file: file.into(), name });
+            name.map(reference).transpose()?;
+            return Ok(Self::Archive { kind, file: file.into(), name: name.map(str::to_owned) });
         }
         if let Some(rest) = text.strip_prefix("oci:") {
             return Ok(Self::Layout(rest.to_owned()));
         }
         Ok(Self::Store(text.strip_prefix("store:").unwrap_or(text).to_owned()))
     }
+}
+
+/// Reads a name, whole or short.
+fn reference(text: &str) -> Result<Reference, Failure> {
+    let name = text.parse::<Reference>().map_err(|e| Failure::of(Class::Usage, &e))?;
+    Ok(name.or_latest())
 }
 
 /// Copies an image; prints its digest.
@@ -96,8 +98,8 @@ impl Place {
 /// The failure to show; the destination is as it was, but for blobs nobody names.
 pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
     let (from, to) = (Place::parse(&args.source)?, Place::parse(&args.destination)?);
-    if args.all && matches!(to, Place::Layout(_) | Place::Archive { .. }) {
-        let message = "--all copies to a registry or the store";
+    if args.all && matches!(to, Place::Archive { kind: OutputKind::Docker, .. }) {
+        let message = "a docker-archive holds an image of one platform: --all has no place there";
         return Err(Failure::new(Class::Usage, message)
             .with_hint("choose a platform: builder copy --platform linux/amd64 …"));
     }
@@ -152,29 +154,38 @@ impl Copy<'_> {
                 let top = source.find(&reference, &self.platform).map_err(failed)?;
                 self.fetch(&source, &top)
             }
-            Place::Archive { file, name, .. } => {
-                let input = File::open(file).map_err(|e| super::build::cannot("open", file, &e))?;
-                let shown = file.display().to_string();
-                let cancel = self.pushes.cancel;
-                let loaded =
-                    load_archive(store, input, &shown, &self.platform, cancel).map_err(failed)?;
-                let several = loaded.len() > 1;
-                let fits = |image: &image::Loaded| {
-                    name.as_ref().map_or(!several, |name| image.names.contains(name))
-                };
-                let found = loaded.into_iter().find(fits).and_then(|loaded| loaded.image.manifest);
-                let top = found.ok_or_else(|| {
-                    let wanted = name.as_ref().map_or("one".to_owned(), Reference::familiar);
-                    let message = format!("{shown} has no single image: {wanted} was asked for");
-                    Failure::new(Class::Usage, message)
-                })?;
-                self.fetch(&StoreSource(store), &top)
-            }
+            Place::Archive { kind, file, name } => self.unpack(*kind, file, name.as_deref()),
             Place::Store(text) => {
                 let found = lookup::image(store, text).map_err(|e| Failure::of_images(&e))?;
                 self.fetch(&StoreSource(store), &found.descriptor)
             }
         }
+    }
+
+    /// Brings the image of an archive into the store.
+    fn unpack(&self, kind: OutputKind, file: &Path, name: Option<&str>) -> Result<Whole, Failure> {
+        let input = File::open(file).map_err(|e| super::build::cannot("open", file, &e))?;
+        let shown = file.display().to_string();
+        let (store, cancel, failed) =
+            (self.store(), self.pushes.cancel, |error| failure_of(&error));
+        let none = || {
+            let message =
+                format!("{shown} has no single image: {} was asked for", name.unwrap_or("one"));
+            Failure::new(Class::Usage, message)
+        };
+        if kind == OutputKind::Oci {
+            let archive = LayoutArchive::read(store, input, &shown, cancel).map_err(failed)?;
+            let top = archive.find(name, &self.platform).map_err(failed)?.ok_or_else(none)?;
+            return self.fetch(&archive, &top);
+        }
+        let loaded = load_archive(store, input, &shown, &self.platform, cancel).map_err(failed)?;
+        let several = loaded.len() > 1;
+        let wanted = name.map(reference).transpose()?;
+        let fits = |image: &image::Loaded| {
+            wanted.as_ref().map_or(!several, |name| image.names.contains(name))
+        };
+        let found = loaded.into_iter().find(fits).and_then(|loaded| loaded.image.manifest);
+        self.fetch(&StoreSource(store), &found.ok_or_else(none)?)
     }
 
     fn fetch(&self, source: &dyn BlobSource, top: &Descriptor) -> Result<Whole, Failure> {
@@ -201,9 +212,7 @@ impl Copy<'_> {
                     return Err(Failure::new(Class::Usage, message));
                 }
                 let mut top = image.top.clone();
-                if !media_type::is_index(&top.media_type) {
-                    top.platform = Some(self.packed(image)?.platform.to_json());
-                }
+                top.platform = self.platform_of(image)?;
                 store
                     .tag(&name.or_latest().to_string(), &top)
                     .map_err(|error| Failure::of(Class::Environment, &error))
@@ -213,34 +222,61 @@ impl Copy<'_> {
                 let mut spec =
                     OutputSpec::new(OutputKind::Oci, Some(Dest::Path(reference.dir.clone())));
                 spec.form = Form::Dir;
-                self.archive(image, &spec, reference.tag.as_deref(), &[])
+                self.layout(image, &spec, reference.tag, &[])
             }
             Place::Archive { kind, file, name } => {
                 let spec = OutputSpec::new(*kind, Some(Dest::Path(file.clone())));
-                self.archive(image, &spec, None, name.as_slice())
+                let names: Vec<_> =
+                    name.as_deref().map(reference).transpose()?.into_iter().collect();
+                // A bare word is a name to us, and a tag to others.
+                let tag = name.clone().filter(|name| !name.contains(['/', ':']));
+                match kind {
+                    OutputKind::Oci => self.layout(image, &spec, tag, &names),
+                    _ => export::write_archive(
+                        &self.context(),
+                        &[(&self.packed(image)?, &names)],
+                        &spec,
+                        &mut std::io::sink(),
+                    )
+                    .map_err(|error| Failure::of(Class::Environment, &error)),
+                }
             }
         }
     }
 
-    fn archive(
-        &self,
-        image: &Whole,
-        spec: &OutputSpec,
-        tag: Option<&str>,
-        names: &[Reference],
-    ) -> Result<(), Failure> {
-        let mut packed = self.packed(image)?;
-        if let Some(tag) = tag {
-            packed.descriptor_annotations.insert(image::REF_NAME.to_owned(), tag.to_owned());
-        }
-        let context = export::Context {
+    fn context(&self) -> export::Context<'_> {
+        export::Context {
             store: self.store(),
             progress: self.pushes.progress,
             vertex: self.vertex,
             cancel: self.pushes.cancel,
-        };
-        export::write_archive(&context, &[(&packed, names)], spec, &mut std::io::sink())
+        }
+    }
+
+    fn layout(
+        &self,
+        image: &Whole,
+        spec: &OutputSpec,
+        tag: Option<String>,
+        names: &[Reference],
+    ) -> Result<(), Failure> {
+        let mut listed = image.top.clone();
+        listed.platform = self.platform_of(image)?;
+        listed.annotations.extend(tag.map(|tag| (image::REF_NAME.to_owned(), tag)));
+        export::write_layout(&self.context(), image, listed, names, spec)
             .map_err(|error| Failure::of(Class::Environment, &error))
+    }
+
+    /// Returns what an image runs on; `None` for an index and for what is no image.
+    fn platform_of(&self, image: &Whole) -> Result<Option<serde_json::Value>, Failure> {
+        if media_type::is_index(&image.top.media_type) {
+            return Ok(None);
+        }
+        match image::read(self.store(), &image.top, &self.platform) {
+            Ok((_, _, config)) => Ok(Some(config.platform().to_json())),
+            Err(ImageError::NoImage { .. }) => Ok(None),
+            Err(error) => Err(failure_of(&error)),
+        }
     }
 
     /// Describes an image of the store as archives want it.
@@ -266,12 +302,16 @@ mod tests {
     #[test]
     fn places_are_told_by_their_prefix() {
         let name = |text: &str| text.parse::<Reference>().unwrap().or_latest();
-        let archive = |kind, file: &str, name| Place::Archive { kind, file: file.into(), name };
+        let archive = |kind, file: &str, name: Option<&str>| Place::Archive {
+            kind,
+            file: file.into(),
+            name: name.map(str::to_owned),
+        };
         for (text, want) in [
             ("docker://a.example/b", Place::Registry(name("a.example/b"))),
             ("oci:/no/dir:tag", Place::Layout("/no/dir:tag".to_owned())),
             ("oci-archive:x.tar", archive(OutputKind::Oci, "x.tar", None)),
-            ("docker-archive:x.tar:a:1", archive(OutputKind::Docker, "x.tar", Some(name("a:1")))),
+            ("docker-archive:x.tar:a:1", archive(OutputKind::Docker, "x.tar", Some("a:1"))),
             ("store:a", Place::Store("a".to_owned())),
             ("a:1", Place::Store("a:1".to_owned())),
         ] {

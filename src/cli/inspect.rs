@@ -47,7 +47,7 @@ pub fn run(
     if let Some(raw) = &args.raw {
         for text in &args.images {
             let found = lookup::image(store, text)?;
-            let (descriptor, manifest, _) = image::read(store, &found.descriptor, &platform)?;
+            let (descriptor, manifest) = image::manifest(store, &found.descriptor, &platform)?;
             let digest = match raw.as_str() {
                 "manifest" => descriptor.digest,
                 "config" => manifest.config.digest,

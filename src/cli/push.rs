@@ -7,7 +7,8 @@ use super::pull::platform;
 use super::registry::{self, Shown, failure_of};
 use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
 use crate::image::{
-    self, Descriptor, Platform, Reference, StoreSource, Which, Whole, load_stored, media_type,
+    self, Descriptor, ImageError, Platform, Reference, StoreSource, Which, Whole, load_stored,
+    media_type,
 };
 use crate::progress::{Mode, Output, Progress, Vertex};
 use crate::registry::Client;
@@ -141,7 +142,9 @@ impl Pushes<'_> {
         let is_packed = |blob: &Descriptor| {
             !matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER)
         };
-        if whole.blobs.iter().all(is_packed) {
+        let is_artifact =
+            matches!(image::read(store, &whole.top, wanted), Err(ImageError::NoImage { .. }));
+        if is_artifact || whole.blobs.iter().all(is_packed) {
             return Ok(whole);
         }
         let image = load_stored(store, &whole.top, wanted, self.cancel).map_err(failed)?;

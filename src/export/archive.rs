@@ -7,8 +7,10 @@
 //! Image JSON + Filesystem Changeset Format".
 
 use super::dest::DestFile;
-use super::{ExportError, Packed};
-use crate::image::{CONTAINERD_NAME, Descriptor, Index, REF_NAME, Reference, canonical_json};
+use super::{Dest, ExportError, Form, OutputSpec, Packed, load, to_dest};
+use crate::image::{
+    CONTAINERD_NAME, Descriptor, Index, REF_NAME, Reference, Whole, canonical_json,
+};
 use crate::store::{Digest, Store};
 use crate::sys::cancel::Cancel;
 use serde_json::json;
@@ -29,11 +31,46 @@ const BLOCK: u64 = 512;
 /// Sizes above this do not fit the eleven octal digits of a ustar header.
 const USTAR_SIZE_MAX: u64 = 0o777_7777_7777;
 
-/// What an archive holds: images of the store with their names.
+/// What an archive holds of an image: its documents and blobs are in the store.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    /// How the index lists it, apart from names.
+    pub(super) listed: Descriptor,
+    /// The names it has.
+    pub(super) names: &'a [Reference],
+    /// All that is to be there of it.
+    pub(super) blobs: Vec<&'a Descriptor>,
+    /// Its config and layers, as Docker's `manifest.json` wants them.
+    pub(super) parts: Option<(&'a Descriptor, &'a [Descriptor])>,
+}
+
+impl<'a> Entry<'a> {
+    /// An image that was packed.
+    pub(super) fn of_packed(packed: &'a Packed, names: &'a [Reference]) -> Self {
+        let mut listed = packed.manifest.clone();
+        listed.platform = Some(packed.platform.to_json());
+        listed.annotations.extend(packed.descriptor_annotations.clone());
+        if let Some(created) = &packed.created {
+            listed.annotations.insert(CREATED.to_owned(), created.clone());
+        }
+        let blobs = packed.layers.iter().chain([&packed.config, &packed.manifest]).collect();
+        Self { listed, names, blobs, parts: Some((&packed.config, &packed.layers)) }
+    }
+
+    /// An image as it is: an index with all it names, say. What may not be distributed is left out.
+    pub(super) fn of_whole(whole: &'a Whole, listed: Descriptor, names: &'a [Reference]) -> Self {
+        let blobs = whole.documents.iter().chain(whole.distributable()).collect();
+        Self { listed, names, blobs, parts: None }
+    }
+}
+
+/// An archive in the making.
 #[derive(Debug)]
 pub(super) struct Archive<'a> {
     pub(super) store: &'a Store,
-    pub(super) images: &'a [(&'a Packed, &'a [Reference])],
+    pub(super) entries: Vec<Entry<'a>>,
+    /// What the index lists besides, and is there already.
+    pub(super) kept: Vec<Descriptor>,
     /// Whether to add Docker's `manifest.json`.
     pub(super) is_docker: bool,
     pub(super) index_annotations: &'a BTreeMap<String, String>,
@@ -44,31 +81,24 @@ impl Archive<'_> {
     /// Lists the blobs, each once, in the order of their digests.
     fn blobs(&self) -> BTreeMap<Digest, u64> {
         let mut blobs = BTreeMap::new();
-        for (packed, _) in self.images {
-            for d in packed.layers.iter().chain([&packed.config, &packed.manifest]) {
-                blobs.insert(d.digest, d.size);
-            }
+        for d in self.entries.iter().flat_map(|entry| &entry.blobs) {
+            blobs.insert(d.digest, d.size);
         }
         blobs
     }
 
     fn index(&self) -> Vec<u8> {
-        let mut entries = Vec::new();
-        for (packed, names) in self.images {
-            let mut bare = packed.manifest.clone();
-            bare.platform = Some(packed.platform.to_json());
-            bare.annotations.extend(packed.descriptor_annotations.clone());
-            if let Some(created) = &packed.created {
-                bare.annotations.insert(CREATED.to_owned(), created.clone());
-            }
+        let mut entries = self.kept.clone();
+        for Entry { listed, names, .. } in &self.entries {
             if names.is_empty() {
-                entries.push(bare.clone());
+                entries.push(listed.clone());
             }
             for name in *names {
-                let mut entry = bare.clone();
+                let mut entry = listed.clone();
                 entry.annotations.insert(CONTAINERD_NAME.to_owned(), name.to_string());
                 if let Some(tag) = name.tag() {
-                    entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+                    let tag = tag.to_owned();
+                    entry.annotations.entry(REF_NAME.to_owned()).or_insert(tag);
                 }
                 entries.push(entry);
             }
@@ -81,12 +111,13 @@ impl Archive<'_> {
     fn docker_manifest(&self) -> Vec<u8> {
         let path = |d: &Descriptor| format!("blobs/sha256/{}", d.digest.to_hex());
         let entries: Vec<_> = self
-            .images
+            .entries
             .iter()
-            .map(|(packed, names)| {
+            .filter_map(|entry| Some((entry.parts?, entry.names)))
+            .map(|((config, layers), names)| {
                 json!({
-                    "Config": path(&packed.config),
-                    "Layers": packed.layers.iter().map(path).collect::<Vec<_>>(),
+                    "Config": path(config),
+                    "Layers": layers.iter().map(path).collect::<Vec<_>>(),
                     "RepoTags": match names.is_empty() {
                         true => serde_json::Value::Null,
                         false => json!(names.iter().map(Reference::familiar).collect::<Vec<_>>()),
@@ -118,9 +149,22 @@ impl Archive<'_> {
         }
     }
 
+    /// Writes the archive to where an output goes.
+    pub(super) fn write(
+        &self,
+        spec: &OutputSpec,
+        stdout: &mut dyn Write,
+    ) -> Result<(), ExportError> {
+        match (&spec.dest, spec.form) {
+            (Some(Dest::Path(dir)), Form::Dir) => self.write_dir(dir),
+            (None, _) => load::load(|path, mut out| self.write_tar(path, &mut out)),
+            _ => to_dest(spec, stdout, |path, mut out| self.write_tar(path, &mut out)),
+        }
+    }
+
     /// Writes the archive as a tar: entries in the order of their names, all times 0, so that the same
     /// images give the same bytes.
-    pub(super) fn write_tar(&self, path: &Path, out: &mut TarSink<'_>) -> Result<(), ExportError> {
+    fn write_tar(&self, path: &Path, out: &mut TarSink<'_>) -> Result<(), ExportError> {
         let write = |e: io::Error| ExportError::io("write", path, e);
         for folder in ["blobs/", "blobs/sha256/"] {
             out.bytes(&header(folder, 0, tar::EntryType::Directory)).map_err(write)?;
@@ -157,7 +201,7 @@ impl Archive<'_> {
 
     /// Writes the archive as a folder. Blobs appear one by one, each whole; `index.json`, which
     /// names them, comes last.
-    pub(super) fn write_dir(&self, dir: &Path) -> Result<(), ExportError> {
+    fn write_dir(&self, dir: &Path) -> Result<(), ExportError> {
         let blobs = dir.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(|e| ExportError::io("create", &blobs, e))?;
         for (digest, size) in self.blobs() {

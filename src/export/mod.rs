@@ -27,7 +27,8 @@ mod rootfs;
 mod spec;
 
 use crate::image::{
-    Config, Descriptor, Image, Manifest, Platform, Reference, canonical_json, media_type,
+    Config, Descriptor, Image, ImageError, LayoutSource, Manifest, Platform, REF_NAME, Reference,
+    Whole, canonical_json, media_type,
 };
 use crate::layer::{LayerError, Times};
 use crate::progress::Progress;
@@ -37,9 +38,10 @@ use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
-use archive::{Archive, TarSink};
+use archive::{Archive, Entry, TarSink};
 use dest::DestFile;
 
 pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
@@ -120,6 +122,9 @@ pub enum ExportError {
         /// What it said.
         complaint: String,
     },
+    /// A layout that is to be added to cannot be read.
+    #[error("cannot add to the layout")]
+    Layout(#[from] Box<ImageError>),
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -333,8 +338,13 @@ pub fn export(
         OutputKind::Image => store_image(context, image, names, &PackOptions::of(spec)).map(Some),
         OutputKind::Oci | OutputKind::Docker => {
             let packed = pack(context, image, &PackOptions::of(spec))?;
-            write_archive(context, &[(&packed, names)], spec, stdout)?;
-            Ok(Some(packed))
+            // The new blobs are to be on the disk when all is over: they get there meanwhile.
+            std::thread::scope(|scope| {
+                let sync = scope.spawn(|| context.store.sync());
+                write_archive(context, &[(&packed, names)], spec, stdout)?;
+                Ok(sync.join().unwrap_or_else(|panic| resume_unwind(panic))?)
+            })
+            .map(|()| Some(packed))
         }
         OutputKind::Local => {
             if let Some(Dest::Path(dir)) = &spec.dest {
@@ -375,16 +385,51 @@ pub fn write_archive(
         annotation::chosen(&spec.annotations, AnnotationTarget::Index, &Platform::host());
     let archive = Archive {
         store: context.store,
-        images,
+        entries: images.iter().map(|(packed, names)| Entry::of_packed(packed, names)).collect(),
+        kept: Vec::new(),
         is_docker: spec.kind == OutputKind::Docker,
         index_annotations: &index_annotations,
         cancel: context.cancel,
     };
-    match (&spec.dest, spec.form) {
-        (Some(Dest::Path(dir)), Form::Dir) => archive.write_dir(dir),
-        (None, _) => load::load(|path, mut out| archive.write_tar(path, &mut out)),
-        _ => to_dest(spec, stdout, |path, mut out| archive.write_tar(path, &mut out)),
+    archive.write(spec, stdout)
+}
+
+/// Writes an image as it is into an OCI layout: an index with all it names, an artifact. `listed` is
+/// how the layout lists it. A folder keeps what it lists under other names.
+///
+/// # Errors
+///
+/// [`ExportError`]; the destination is as it was before, but for blobs that nobody names.
+pub fn write_layout(
+    context: &Context<'_>,
+    whole: &Whole,
+    listed: Descriptor,
+    names: &[Reference],
+    spec: &OutputSpec,
+) -> Result<(), ExportError> {
+    let (mut kept, mut index_annotations) = (Vec::new(), BTreeMap::new());
+    if let (Some(Dest::Path(dir)), Form::Dir) = (&spec.dest, spec.form)
+        && dir.join("index.json").exists()
+    {
+        let index = LayoutSource { dir: dir.clone() }.index().map_err(Box::new)?;
+        let name = |d: &Descriptor| d.annotations.get(REF_NAME).cloned();
+        let takes_place = |d: &Descriptor| match name(&listed) {
+            None => name(d).is_none() && d.digest == listed.digest,
+            own => name(d) == own,
+        };
+        kept = index.manifests;
+        kept.retain(|d| !takes_place(d));
+        index_annotations = index.annotations;
     }
+    let archive = Archive {
+        store: context.store,
+        entries: vec![Entry::of_whole(whole, listed, names)],
+        kept,
+        is_docker: false,
+        index_annotations: &index_annotations,
+        cancel: context.cancel,
+    };
+    archive.write(spec, &mut io::sink())
 }
 
 /// Runs `write` with the destination's file or stdout, and makes the file visible if it succeeds.

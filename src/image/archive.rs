@@ -6,19 +6,20 @@
 //! Source: Docker image specification 1.3, "Combined Image JSON + Filesystem Changeset Format".
 
 use super::import::write_manifest;
-use super::layout::{CONTAINERD_NAME, REF_NAME};
+use super::layout::{CONTAINERD_NAME, REF_NAME, best};
 use super::manifest::ATTESTATION;
 use super::receive::{BlobSource, document, receive};
 use super::tee::{Output, Tee};
 use super::{
-    Config, Descriptor, Document, Image, ImageError, Manifest, Platform, Reference, media_type,
+    Config, Descriptor, Document, Image, ImageError, Index, Manifest, Platform, Reference,
+    media_type,
 };
 use crate::layer::{self, Format};
 use crate::store::{DOCUMENT_MAX, Digest, Store};
 use crate::sys::cancel::Cancel;
 use serde::Deserialize;
 use sha2::Digest as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -74,6 +75,84 @@ pub fn load_archive(
         return Err(ImageError::NotAnArchive { name: name.to_owned() });
     }
     docker.iter().map(|entry| spool.load_docker(store, entry, platform, cancel)).collect()
+}
+
+/// An OCI layout in a tar, with its members in files of the session: for images that are to be copied,
+/// not used.
+pub struct LayoutArchive {
+    spool: Spool,
+    index: Index,
+}
+
+impl LayoutArchive {
+    /// Reads an archive, compressed or not. `name` is what it is called in messages.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NotAnArchive`] where there is no index in it.
+    pub fn read(
+        store: &Store,
+        input: impl Read + Send,
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<Self, ImageError> {
+        let spool = Spool::read(store, input, name, cancel)?;
+        let bytes = spool.document("index.json")?;
+        let parsed = bytes.map(|bytes| Document::parse(&bytes, &Digest::of(&bytes))).transpose()?;
+        match parsed {
+            Some(Document::Index(index)) => Ok(Self { spool, index }),
+            _ => Err(ImageError::NotAnArchive { name: name.to_owned() }),
+        }
+    }
+
+    /// Returns the entry of this name or tag, or the only one; of several for different platforms the
+    /// best. `None` where there is none, or no single one.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NoPlatform`] where none is for this one.
+    pub fn find(
+        &self,
+        wanted: Option<&str>,
+        platform: &Platform,
+    ) -> Result<Option<Descriptor>, ImageError> {
+        let full = wanted.and_then(|text| Reference::parse(text).ok()).map(Reference::or_latest);
+        let is_it = |entry: &&Descriptor| match (name_of(entry), wanted) {
+            (_, None) => true,
+            (Some(Ok(name)), Some(_)) => Some(name) == full,
+            (Some(Err(tag)), Some(wanted)) => tag == wanted,
+            (None, Some(_)) => false,
+        };
+        let images = self.index.manifests.iter();
+        let images = images.filter(|entry| !entry.annotations.contains_key(ATTESTATION));
+        let mut found: Vec<_> = images.filter(is_it).collect();
+        // One image may have several names.
+        found.sort_by_key(|entry| entry.digest);
+        found.dedup_by_key(|entry| entry.digest);
+        if found.is_empty() || found.len() > 1 && found.iter().any(|d| d.platform.is_none()) {
+            return Ok(None);
+        }
+        // Of two images for one platform neither is the one that is meant.
+        let platforms = found.iter().filter_map(|d| Some(d.platform.as_ref()?.to_string()));
+        match platforms.collect::<BTreeSet<_>>().len() < found.len() {
+            true if found.len() > 1 => Ok(None),
+            _ => best(&found, platform, || self.name()).map(Some),
+        }
+    }
+}
+
+impl BlobSource for LayoutArchive {
+    fn open<'s>(&'s self, blob: &Descriptor) -> Result<Box<dyn Read + Send + 's>, ImageError> {
+        BlobSource::open(&self.spool, blob)
+    }
+
+    fn spooled(&self, blob: &Descriptor) -> Option<PathBuf> {
+        self.spool.spooled(blob)
+    }
+
+    fn name(&self) -> String {
+        self.spool.name()
+    }
 }
 
 /// The members of an archive, each in a file of the session. They go with it.

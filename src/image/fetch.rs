@@ -48,6 +48,14 @@ pub fn survey(
     which: Which<'_>,
 ) -> Result<Whole, ImageError> {
     let mut whole = Whole { top: top.clone(), documents: Vec::new(), blobs: Vec::new() };
+    if let Document::Manifest(manifest) =
+        Document::parse_any(&document(store, source, top)?, &top.digest)?
+    {
+        // It may be an artifact, which is of no platform.
+        whole.top.annotations.clear();
+        whole.add_manifest(whole.top.clone(), *manifest);
+        return Ok(whole);
+    }
     match which {
         Which::All => whole.add(store, source, top, 0)?,
         Which::For(platform) => {
@@ -103,6 +111,11 @@ impl Whole {
         self.documents.push(descriptor);
     }
 
+    /// Lists configs and layers but for those that may not be distributed.
+    pub fn distributable(&self) -> impl Iterator<Item = &Descriptor> {
+        self.blobs.iter().filter(|blob| !is_foreign(blob))
+    }
+
     /// Holds all of it in the store, so that collection leaves it; says what is not there. Layers that
     /// may not be distributed need not be.
     ///
@@ -110,8 +123,7 @@ impl Whole {
     ///
     /// [`ImageError::Store`].
     pub fn missing(&self, store: &Store) -> Result<Option<&Descriptor>, ImageError> {
-        for blob in self.documents.iter().chain(self.blobs.iter().filter(|blob| !is_foreign(blob)))
-        {
+        for blob in self.documents.iter().chain(self.distributable()) {
             if !store.hold_blob(&blob.digest)? {
                 return Ok(Some(blob));
             }
@@ -121,7 +133,7 @@ impl Whole {
 }
 
 /// Whether a layer may not be distributed: who needs it gets it from where its manifest says.
-pub(super) fn is_foreign(blob: &Descriptor) -> bool {
+fn is_foreign(blob: &Descriptor) -> bool {
     blob.media_type.contains(".nondistributable.") || blob.media_type.contains(".foreign.")
 }
 

@@ -118,6 +118,24 @@ fn find<'i>(index: &'i Index, reference: &LayoutRef) -> Result<Vec<&'i Descripto
     Ok(found)
 }
 
+/// Returns the only entry, or of several the best for a platform. `name` is what holds them.
+pub(super) fn best(
+    entries: &[&Descriptor],
+    platform: &Platform,
+    name: impl Fn() -> String,
+) -> Result<Descriptor, ImageError> {
+    if let [one] = entries {
+        return Ok((*one).clone());
+    }
+    let several = Index::new(entries.iter().map(|d| (*d).clone()).collect());
+    let best = several.candidates(platform).first().map(|d| (*d).clone());
+    best.ok_or_else(|| ImageError::NoPlatform {
+        name: name(),
+        wanted: platform.clone(),
+        available: several.platforms(),
+    })
+}
+
 /// Returns the tag of an entry; of a whole name, its last part.
 fn tag_of(entry: &Descriptor) -> Option<String> {
     let name =
@@ -151,16 +169,7 @@ impl LayoutSource {
     ) -> Result<Descriptor, ImageError> {
         let index = self.index()?;
         let found = find(&index, reference)?;
-        if let [one] = found.as_slice() {
-            return Ok((*one).clone());
-        }
-        let several = Index::new(found.iter().map(|d| (*d).clone()).collect());
-        let best = several.candidates(platform).first().map(|d| (*d).clone());
-        best.ok_or_else(|| ImageError::NoPlatform {
-            name: self.name(),
-            wanted: platform.clone(),
-            available: several.platforms(),
-        })
+        best(&found, platform, || self.name())
     }
 
     /// Reads the layout's `index.json`.

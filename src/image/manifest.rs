@@ -115,6 +115,14 @@ pub struct Index {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl Manifest {
+    /// Says whether this is an image rather than an artifact: a chart, a signature.
+    pub fn is_image(&self) -> bool {
+        let media_type = self.config.media_type.as_str();
+        [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&media_type)
+    }
+}
+
 impl Index {
     /// Lists `manifests` as an OCI index.
     pub fn new(manifests: Vec<Descriptor>) -> Self {
@@ -170,12 +178,11 @@ impl Document {
     /// up, [`ImageError::NoImage`] for artifacts.
     pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
         let document = Self::parse_any(bytes, digest)?;
-        if let Self::Manifest(manifest) = &document {
-            let media_type = &manifest.config.media_type;
-            if ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&media_type.as_str()) {
-                let media_type = media_type.clone();
-                return Err(ImageError::NoImage { digest: *digest, media_type });
-            }
+        if let Self::Manifest(manifest) = &document
+            && !manifest.is_image()
+        {
+            let media_type = manifest.config.media_type.clone();
+            return Err(ImageError::NoImage { digest: *digest, media_type });
         }
         Ok(document)
     }
@@ -185,7 +192,7 @@ impl Document {
     /// # Errors
     ///
     /// [`ImageError::BadDocument`], [`ImageError::Schema1`].
-    pub(super) fn parse_any(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
+    pub fn parse_any(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
         let bad = |what: String| ImageError::BadDocument { digest: *digest, what };
         let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         if value.get("schemaVersion").and_then(Value::as_u64) == Some(1) {

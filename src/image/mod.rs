@@ -33,7 +33,7 @@ mod workers;
 use crate::store::{Digest, Layer};
 
 pub use crate::store::Descriptor;
-pub use archive::{Loaded, load_archive};
+pub use archive::{LayoutArchive, Loaded, load_archive};
 pub use compare::{Difference, Differences, FileDifference, Presence, compare};
 pub use config::{Config, HISTORY_COMMENT, History};
 pub use error::ImageError;
@@ -49,7 +49,7 @@ pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
 pub use remote::{
     ACCEPT, Named, Offline, RegistrySource, Remembered, Unwatched, Watch, look_up, pull, remembered,
 };
-pub use stored::{StoreSource, annotations, find, id, layers_of, load_stored, read};
+pub use stored::{StoreSource, annotations, find, id, layers_of, load_stored, manifest, read};
 pub use unpack::unpack_tar;
 
 /// An image whose layers are unpacked in the store, or about to be.

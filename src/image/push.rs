@@ -4,7 +4,7 @@
 //! repository of the same registry is known to have is mounted from there. Then the manifests by
 //! their digests, and the tags at last: a push that is killed leaves nothing that anyone could pull.
 
-use super::fetch::{Whole, is_foreign};
+use super::fetch::Whole;
 use super::remote::{ACCEPT, Watch, origins, remember_origin, report_step};
 use super::workers::side_by_side;
 use super::{Descriptor, ImageError};
@@ -34,7 +34,7 @@ pub fn push(
         let name = "the store".to_owned();
         return Err(ImageError::MissingBlob { name, digest: missing.digest });
     }
-    let blobs: Vec<_> = image.blobs.iter().filter(|blob| !is_foreign(blob)).collect();
+    let blobs: Vec<_> = image.distributable().collect();
     side_by_side(blobs.len(), STREAMS, |number| {
         push_blob(store, remote, blobs[number], watch, cancel)
     })?;

@@ -196,7 +196,7 @@ fn pinned(store: &Store, remote: &Remote, digest: &Digest) -> Result<Descriptor,
 
 /// Describes a manifest or index by its content.
 fn describe(bytes: &[u8], digest: &Digest) -> Result<Descriptor, ImageError> {
-    let (own, fallback) = match Document::parse(bytes, digest)? {
+    let (own, fallback) = match Document::parse_any(bytes, digest)? {
         Document::Manifest(manifest) => {
             let is_docker = manifest.config.media_type == media_type::DOCKER_CONFIG;
             let usual =

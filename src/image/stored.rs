@@ -107,23 +107,39 @@ pub fn layers_of(store: &Store, diff_ids: &[Digest]) -> Result<Vec<Option<Layer>
 ///
 /// # Errors
 ///
-/// [`ImageError`] where one is missing or damaged.
+/// [`ImageError::NoImage`] for an artifact, or others where one is missing or damaged.
 pub fn read(
     store: &Store,
     descriptor: &Descriptor,
     platform: &Platform,
 ) -> Result<(Descriptor, Manifest, Config), ImageError> {
+    let (descriptor, manifest) = manifest(store, descriptor, platform)?;
+    let (digest, media_type) = (descriptor.digest, &manifest.config.media_type);
+    if !manifest.is_image() {
+        return Err(ImageError::NoImage { digest, media_type: media_type.clone() });
+    }
+    let bytes = document(store, &StoreSource(store), &manifest.config)?;
+    let config = Config::parse(&bytes, &manifest.config.digest)?;
+    Ok((descriptor, manifest, config))
+}
+
+/// Reads a manifest of the store, which may be an artifact's; of an index, that for `platform`.
+///
+/// # Errors
+///
+/// [`ImageError`] where it is missing or damaged.
+pub fn manifest(
+    store: &Store,
+    descriptor: &Descriptor,
+    platform: &Platform,
+) -> Result<(Descriptor, Manifest), ImageError> {
     let source = StoreSource(store);
     let mut descriptor = descriptor.clone();
     // An index of the store leads to manifests at once: deeper ones are resolved when received.
     for _ in 0..4 {
         let bytes = document(store, &source, &descriptor)?;
-        match Document::parse(&bytes, &descriptor.digest)? {
-            Document::Manifest(manifest) => {
-                let bytes = document(store, &source, &manifest.config)?;
-                let config = Config::parse(&bytes, &manifest.config.digest)?;
-                return Ok((descriptor, *manifest, config));
-            }
+        match Document::parse_any(&bytes, &descriptor.digest)? {
+            Document::Manifest(manifest) => return Ok((descriptor, *manifest)),
             Document::Index(index) => {
                 let best = index.candidates(platform).first().map(|d| (*d).clone());
                 descriptor = best.ok_or_else(|| ImageError::NoPlatform {

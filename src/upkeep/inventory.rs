@@ -306,7 +306,7 @@ impl Reached {
             }
             // What is missing or damaged is for `verify` to tell.
             let Ok(bytes) = store.read_blob(&descriptor.digest) else { continue };
-            match Document::parse(&bytes, &descriptor.digest) {
+            match Document::parse_any(&bytes, &descriptor.digest) {
                 Ok(Document::Index(index)) => open.extend(index.manifests),
                 Ok(Document::Manifest(manifest)) => reached.manifest(store, &manifest, &by_diff),
                 Err(_) => {}

@@ -338,7 +338,7 @@ fn image_trouble(store: &Store, top: &Descriptor) -> Option<String> {
 
 fn document(store: &Store, descriptor: &Descriptor) -> Result<Document, String> {
     let bytes = store.read_blob(&descriptor.digest).map_err(|error| chain(&error))?;
-    Document::parse(&bytes, &descriptor.digest).map_err(|error| chain(&error))
+    Document::parse_any(&bytes, &descriptor.digest).map_err(|error| chain(&error))
 }
 
 fn manifest_trouble(store: &Store, manifest: &Manifest) -> Option<String> {
@@ -346,7 +346,9 @@ fn manifest_trouble(store: &Store, manifest: &Manifest) -> Option<String> {
         Ok(bytes) => bytes,
         Err(error) => return Some(chain(&error)),
     };
-    if let Err(error) = Config::parse(&config, &manifest.config.digest) {
+    if manifest.is_image()
+        && let Err(error) = Config::parse(&config, &manifest.config.digest)
+    {
         return Some(chain(&error));
     }
     manifest.layers.iter().find_map(|layer| match fs::metadata(store.blob_path(&layer.digest)) {
