@@ -5,6 +5,7 @@ use crate::image::{Descriptor, ImageLayer, media_type};
 use crate::layer::{self, Compressed, Effort, LayerError, TarOptions, Times};
 use crate::progress::Event;
 use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
+use crate::sys::writeback::Flowing;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd as _;
@@ -291,12 +292,12 @@ fn encode(
     path: &Path,
     write: impl FnOnce(&mut (dyn Write + Send)) -> Result<Compressed, LayerError>,
 ) -> Result<Compressed, ExportError> {
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(path)
         .map_err(|e| ExportError::io("create", path, e))?;
-    write(&mut file).map_err(|e| match e {
+    write(&mut Flowing::new(&file)).map_err(|e| match e {
         LayerError::Cancelled => ExportError::Cancelled,
         LayerError::Output { source, .. } => ExportError::io("write", path, source),
         other => other.into(),

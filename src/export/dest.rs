@@ -1,12 +1,15 @@
 //! A file that appears when it is finished.
 
 use super::ExportError;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, renameat_with};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+
+/// From how many bytes on a file's way to the disk takes long enough to be noticed.
+const LARGE: u64 = 1 << 20;
 
 /// Where the bytes of an output go.
 #[derive(Debug)]
@@ -79,8 +82,8 @@ impl DestFile {
                 name
             }
         };
-        let placed =
-            crate::sys::fault::at("export.written").and_then(|()| fs::rename(&name, &path));
+        let placed = crate::sys::fault::at("export.written")
+            .and_then(|()| replace(&self.file, &name, &path));
         placed.map_err(|e| {
             let _ = fs::remove_file(&name);
             failed(e)
@@ -104,6 +107,19 @@ impl Drop for DestFile {
             let _ = fs::remove_file(name);
         }
     }
+}
+
+/// Puts the file `name` at `path`, in place of what is there, in one step.
+///
+/// A large one changes places with its predecessor, which is removed then: ext4 sends a file to the disk that is
+/// renamed over another (`auto_da_alloc`), and the half second that 500 MB take is nobody's wish.
+fn replace(file: &File, name: &Path, path: &Path) -> io::Result<()> {
+    let is_large = file.metadata()?.len() >= LARGE;
+    if is_large && renameat_with(CWD, name, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        return fs::remove_file(name);
+    }
+    // Nothing is there, or the file system cannot do that.
+    fs::rename(name, path)
 }
 
 /// Returns the folder a path is in; `.` for a bare name.
@@ -167,6 +183,18 @@ mod tests {
         write_whole(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(names(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_large_file_takes_the_place_of_another_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        for byte in [1, 2, 3] {
+            let bytes = vec![byte; LARGE as usize];
+            write_whole(&path, &bytes).unwrap();
+            assert!(fs::read(&path).unwrap() == bytes);
+            assert_eq!(names(dir.path()), ["out"]);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::cut::{Cutter, MAX, Policy, Step};
 use super::encode::{Encoder, encoding};
 use super::estargz::{TAR_SIZE, TOC_DIGEST, Toc, footer};
 use super::pack::{Packed, TarOptions, Wanted, pack};
-use crate::store::{Block, Digest, KnownBlocks, TarFacts};
+use crate::store::{Block, Digest, KnownBlocks, Sum, TarFacts};
 use crate::sys::cancel::Cancel;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
@@ -264,10 +264,11 @@ struct Job {
     reply: Sender<io::Result<Encoded>>,
 }
 
-/// A block as the blob has it, and the hash of what it was before.
+/// A block as the blob has it, its sum, and the hash of what it was before.
 struct Encoded {
     hash: [u8; 32],
     bytes: Vec<u8>,
+    sum: Sum,
 }
 
 impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
@@ -449,15 +450,13 @@ impl TarHash {
 fn encode(mut encoder: Encoder, known: &KnownBlocks, jobs: &Receiver<Job>) {
     for Job { block, reply } in jobs {
         let hash = *blake3::hash(&block.bytes).as_bytes();
-        let bytes = known.get(&hash).map_or_else(
-            || {
-                let mut bytes = Vec::new();
-                encoder.block(&block.bytes, &mut bytes).map(|()| bytes)
-            },
-            Ok,
-        );
+        let mut bytes = Vec::new();
+        let sum = match known.get(&hash, &mut bytes) {
+            Some(sum) => Ok(sum),
+            None => encoder.block(&block.bytes, &mut bytes).map(|()| Block::sum(&bytes)),
+        };
         drop(block);
-        let _ = reply.send(bytes.map(|bytes| Encoded { hash, bytes }));
+        let _ = reply.send(sum.map(|sum| Encoded { hash, bytes, sum }));
     }
 }
 
@@ -480,7 +479,7 @@ impl<'w> Writer<'w> {
             hash: block.hash,
             offset: self.size,
             length: u32::try_from(block.bytes.len()).expect("a block is small"),
-            sum: Block::sum(&block.bytes),
+            sum: block.sum,
         });
         self.write(&block.bytes)
     }

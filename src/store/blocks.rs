@@ -31,6 +31,9 @@ const ENTRY: usize = 52;
 /// The bytes of a sum.
 const SUM: usize = 8;
 
+/// What tells whether a block's compressed bytes are what they were.
+pub type Sum = [u8; SUM];
+
 /// A block of a compressed layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
@@ -41,12 +44,12 @@ pub struct Block {
     /// How many bytes of the blob it has.
     pub length: u32,
     /// What [`Block::sum`] says of these.
-    pub sum: [u8; SUM],
+    pub sum: Sum,
 }
 
 impl Block {
     /// Returns the sum of a block's compressed bytes.
-    pub fn sum(bytes: &[u8]) -> [u8; SUM] {
+    pub fn sum(bytes: &[u8]) -> Sum {
         let hash = blake3::hash(bytes);
         hash.as_bytes()[..SUM].try_into().expect("a part of fixed size")
     }
@@ -61,12 +64,13 @@ pub struct KnownBlocks {
 }
 
 impl KnownBlocks {
-    /// Returns the compressed bytes of the block that had this hash before compression.
-    pub fn get(&self, hash: &[u8; 32]) -> Option<Vec<u8>> {
+    /// Replaces `bytes` by the block that had this hash before compression, as it is after; returns its
+    /// sum. `None` where there is none: what `bytes` are then is not said.
+    pub fn get(&self, hash: &[u8; 32], bytes: &mut Vec<u8>) -> Option<Sum> {
         let (blob, block) = self.blocks.get(hash)?;
-        let mut bytes = vec![0; block.length as usize];
-        self.blobs[*blob].read_exact_at(&mut bytes, block.offset).ok()?;
-        (Block::sum(&bytes) == block.sum).then_some(bytes)
+        bytes.resize(block.length as usize, 0);
+        self.blobs[*blob].read_exact_at(bytes, block.offset).ok()?;
+        (Block::sum(bytes) == block.sum).then_some(block.sum)
     }
 
     fn add(&mut self, blob: File, index: &[u8]) {
@@ -169,14 +173,21 @@ mod tests {
         (dir, store, digest)
     }
 
+    fn found(known: &KnownBlocks, text: &str) -> Option<Vec<u8>> {
+        let mut bytes = b"of another block".to_vec();
+        let sum = known.get(&hash(text), &mut bytes)?;
+        assert_eq!(sum, Block::sum(&bytes));
+        Some(bytes)
+    }
+
     #[test]
     fn blocks_of_the_same_encoding_come_back() {
         let (_dir, store, _) = store();
         let known = store.known_blocks(ENCODING);
-        assert_eq!(known.get(&hash("a")).as_deref(), Some(&b"AA"[..]));
-        assert_eq!(known.get(&hash("b")).as_deref(), Some(&b"BBB"[..]));
-        assert_eq!(known.get(&hash("c")), None);
-        assert_eq!(store.known_blocks("gzip-6").get(&hash("a")), None);
+        assert_eq!(found(&known, "a").as_deref(), Some(&b"AA"[..]));
+        assert_eq!(found(&known, "b").as_deref(), Some(&b"BBB"[..]));
+        assert_eq!(found(&known, "c"), None);
+        assert_eq!(found(&store.known_blocks("gzip-6"), "a"), None);
     }
 
     #[test]
@@ -188,17 +199,17 @@ mod tests {
         };
         write(&store.blob_path(&digest), 1);
         let known = store.known_blocks(ENCODING);
-        assert_eq!(known.get(&hash("a")), None);
-        assert_eq!(known.get(&hash("b")).as_deref(), Some(&b"BBB"[..]));
+        assert_eq!(found(&known, "a"), None);
+        assert_eq!(found(&known, "b").as_deref(), Some(&b"BBB"[..]));
         write(&store.root().join("blocks").join(ENCODING).join(digest.to_hex()), 33);
-        assert_eq!(store.known_blocks(ENCODING).get(&hash("b")), None);
+        assert_eq!(found(&store.known_blocks(ENCODING), "b"), None);
     }
 
     #[test]
     fn an_index_goes_with_its_blob() {
         let (_dir, store, digest) = store();
         fs::remove_file(store.blob_path(&digest)).unwrap();
-        assert_eq!(store.known_blocks(ENCODING).get(&hash("a")), None);
+        assert_eq!(found(&store.known_blocks(ENCODING), "a"), None);
         let left = fs::read_dir(store.root().join("blocks").join(ENCODING)).unwrap().count();
         assert_eq!(left, 0);
     }

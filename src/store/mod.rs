@@ -67,7 +67,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
-pub use blocks::{Block, KnownBlocks};
+pub use blocks::{Block, KnownBlocks, Sum};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
 pub use holds::Taken;

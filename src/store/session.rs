@@ -88,10 +88,10 @@ impl Store {
     /// [`StoreError::Io`] where the disk reports an error.
     pub fn sync(&self) -> Result<(), StoreError> {
         let slot = self.inner.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match &*slot {
-            Some(live) => live.sync(),
-            None => Ok(()),
-        }
+        let live = slot.clone();
+        // It may take seconds, and others go on meanwhile.
+        drop(slot);
+        live.map_or(Ok(()), |live| live.sync())
     }
 }
 

@@ -8,3 +8,4 @@ pub mod process;
 pub mod remove;
 pub mod rooted;
 pub mod stat;
+pub mod writeback;

@@ -145,7 +145,7 @@ fn blocks_that_are_known_are_not_made_again_and_do_not_show() {
         store.note_blocks(&encoding, &before.digest, &before.blocks);
         let known = store.known_blocks(&encoding);
         let (fresh, bytes) = packed(&new, compression, 2);
-        let is_known = |block: &&Block| known.get(&block.hash).is_some();
+        let is_known = |block: &&Block| known.get(&block.hash, &mut Vec::new()).is_some();
         assert_eq!(fresh.blocks.iter().filter(is_known).count(), fresh.blocks.len() - 1);
         let mut out = Vec::new();
         let effort = Effort { threads: 3, known: &known };
