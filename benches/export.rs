@@ -1,5 +1,5 @@
 //! A layer to an OCI archive, end to end, beside `tar` and a compressor of the system:
-//! `cargo bench --bench export [-- FOLDER]`.
+//! `cargo bench --bench export [-- FOLDER] [COMPRESSION…]`.
 //!
 //! The layer is a choice of about 30,000 files and 500 MB from FOLDER (`/usr`). Three lines for each
 //! compression: into an empty store; again, with one file of the layer changed; and what a pipe of
@@ -55,9 +55,7 @@ fn choose(folder: &Path, tree: &Path) {
             taken += 1;
             bytes += size;
         }
-        if bytes * FILES as u64 > BYTES * taken as u64 {
-            excess *= 1.001;
-        }
+        excess *= if bytes * FILES as u64 > BYTES * taken as u64 { 1.001 } else { 0.999 };
     }
     println!("{taken} files, {} MB", bytes / 1_000_000);
 }
@@ -104,7 +102,9 @@ fn peak() -> u64 {
 }
 
 fn main() {
-    let given = std::env::args_os().skip(1).find(|arg| arg != "--bench").map(PathBuf::from);
+    let (folders, rows): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).filter(|arg| arg != "--bench").partition(|arg| arg.contains('/'));
+    let given = folders.into_iter().next().map(PathBuf::from);
     let dir = tempfile::tempdir().expect("make a temporary folder");
     let tree = dir.path().join("tree");
     choose(&given.unwrap_or_else(|| "/usr".into()), &tree);
@@ -116,6 +116,9 @@ fn main() {
         ("estargz", "igzip -1"),
         ("zstd", "zstd -q -3 -T0"),
     ] {
+        if !rows.is_empty() && !rows.iter().any(|row| row == compression) {
+            continue;
+        }
         let mut best = [[Duration::MAX; 2]; 2];
         let mut most = 0;
         for run in 0..RUNS {

@@ -1,5 +1,5 @@
 //! A pull from a registry of this machine, against what the usual tools take for the same bytes:
-//! `cargo bench --bench pull [-- FOLDER]`. Needs docker-registry, curl, gzip, zstd and tar, and root.
+//! `cargo bench --bench pull [-- FOLDER] [COMPRESSION]`. Needs docker-registry, curl, gzip, zstd and tar, and root.
 //!
 //! Without a folder one is made: 30,000 files, about 500 MB, as in `benches/layers.rs`. Each line tells
 //! the best of three runs into an empty store or folder. A pull ends when all is on the disk, so a
@@ -101,7 +101,9 @@ fn best(place: &Path, mut work: impl FnMut(&Path)) -> Duration {
 }
 
 fn main() {
-    let given = std::env::args_os().skip(1).find(|arg| arg != "--bench").map(PathBuf::from);
+    let (folders, rows): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).filter(|arg| arg != "--bench").partition(|arg| arg.contains('/'));
+    let given = folders.into_iter().next().map(PathBuf::from);
     let dir = tempfile::tempdir().expect("make a temporary folder");
     let tree = given.unwrap_or_else(|| {
         let tree = dir.path().join("tree");
@@ -121,6 +123,9 @@ fn main() {
     run(builder(&first).arg("import").arg(&tar).arg("tree"));
     fs::write(path("Dockerfile"), "FROM tree\n").expect("write the Dockerfile");
     for compression in ["gzip", "zstd"] {
+        if !rows.is_empty() && !rows.iter().any(|row| row == compression) {
+            continue;
+        }
         let output = format!(
             "type=registry,name={host}/tree:{compression},compression={compression},force-compression=true"
         );
