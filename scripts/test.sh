@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 source scripts/packages.sh
 need_compiler
 need busybox=busybox-static slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd \
-    skopeo=skopeo podman=podman umoci=umoci runc=runc mmdebstrap=mmdebstrap python3=python3 git=git \
+    skopeo=skopeo podman=podman buildah=buildah umoci=umoci runc=runc mmdebstrap=mmdebstrap python3=python3 jsonschema=python3-jsonschema git=git \
     ssh-agent=openssh-client docker-registry=docker-registry htpasswd=apache2-utils openssl=openssl zstd=zstd xz=xz-utils bzip2=bzip2 mkfs.ext4=e2fsprogs ip=iproute2 \
     qemu-system-x86_64=qemu-system-x86 strip=binutils
 

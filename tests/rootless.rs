@@ -253,6 +253,43 @@ fn rootless_32_bit_programs_see_owners_and_users_too() {
     same(&single, &roots);
 }
 
+/// Files of all kinds, enough of them for several blocks of a compressed layer.
+const KINDS: &str = "\
+FROM fixture/base
+COPY tree /tree
+RUN cd /tree && ln d1/f1 hard && ln d1/f1 d2/hard && ln -s d1 link && ln -s /no/such d2/dangling && mkfifo pipe
+RUN cd /tree && chmod 4755 d1/f1 && chmod 2750 d3/f3 && chmod 1777 d4 && chmod 000 d5/f5 && mkdir -m 000 closed \
+  && chown 5:6 d1/f21 && chown -R 1000:1001 d6 && rm -r d7 && touch 'd8/a name with spaces' d8/ä && rm d9/f9
+";
+
+/// The digests of the images of one build, compressed in each way.
+fn compressed(kit: &Kit, setup: &str) -> Vec<(&'static str, String)> {
+    for number in 0..1500_u32 {
+        let line = format!("{:08x} {number}\n", number.wrapping_mul(0x9e37_79b9));
+        let name = format!("tree/d{}/f{number}", number % 10);
+        kit.file(&name, line.repeat((number as usize * 37) % 700));
+    }
+    kit.dockerfile(KINDS);
+    let ways = ["uncompressed", "gzip", "zstd", "estargz"];
+    let path = |way: &str| kit.out(&format!("{way}.tar"));
+    let outputs = ways.map(|way| {
+        let dest = path(way).display().to_string();
+        format!("--output=type=oci,dest={dest},compression={way},force-compression=true,rewrite-timestamp=true")
+    });
+    kit.build().env("SOURCE_DATE_EPOCH", "1767225600").args(outputs).after(setup).ok();
+    let way = |way: &'static str| (way, Archive::open(&path(way)).digest);
+    ways.map(way).to_vec()
+}
+
+#[test]
+fn rootless_images_are_those_of_root_in_each_compression() {
+    let roots = compressed(&Kit::new(), "true");
+    assert_eq!(compressed(&Kit::new(), "taskset -p -c 0 $$ > /dev/null"), roots);
+    for user in [users::with_ranges(), users::without_ranges()] {
+        assert_eq!(compressed(&Kit::of(user.clone()), "umask 077"), roots, "{}", user.name);
+    }
+}
+
 #[test]
 fn rootless_packages_of_debian_are_those_of_root() {
     if !host::has("mmdebstrap", "mmdebstrap") {

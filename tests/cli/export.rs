@@ -223,16 +223,23 @@ fn annotations_and_labels_go_where_they_are_sent() {
 
 #[test]
 fn every_compression_is_accepted_by_other_tools() {
-    if !host::has("skopeo", "skopeo") || !host::has("podman", "podman") {
+    let tools = ["skopeo", "podman", "buildah"];
+    if !tools.iter().all(|tool| host::has(tool, tool)) {
         return;
     }
     let kit = small();
-    let root = kit.out("podman/root");
-    let run = kit.out("podman/run");
-    let podman = |words: &[&str]| {
+    let root = kit.out("containers/root");
+    let run = kit.out("containers/run");
+    let in_store = |tool: &str, words: &[&str]| {
         let store = ["--root", root.to_str().unwrap(), "--runroot", run.to_str().unwrap()];
-        let start = ["podman"].iter().chain(&store).chain(&["--storage-driver", "vfs"]);
-        host::tool(&start.chain(words).copied().collect::<Vec<_>>())
+        let start = [tool].into_iter().chain(store).chain(["--storage-driver", "vfs"]);
+        host::tool(&start.chain(words.iter().copied()).collect::<Vec<_>>())
+    };
+    let podman = |words: &[&str]| in_store("podman", words);
+    let buildah = |words: &[&str]| in_store("buildah", words);
+    let holds_hello = |folder: &str| {
+        let hello = fs::read_to_string(format!("{}/bin/hello", folder.trim())).unwrap();
+        hello.contains("echo hello")
     };
     for compression in ["gzip", "zstd", "estargz", "uncompressed"] {
         let options = format!("compression={compression},force-compression=true");
@@ -259,11 +266,14 @@ fn every_compression_is_accepted_by_other_tools() {
                 "{compression}"
             );
         }
-        let mounted = podman(&["image", "mount", "hello:v1"]);
-        let hello = fs::read_to_string(format!("{}/bin/hello", mounted.trim())).unwrap();
-        assert!(hello.contains("echo hello"), "{compression}");
+        assert!(holds_hello(&podman(&["image", "mount", "hello:v1"])), "{compression}");
         podman(&["image", "umount", "--all"]);
         podman(&["rmi", "--all", "--force"]);
+        let from = format!("oci-archive:{}", oci.display());
+        let container = buildah(&["from", "--quiet", &from]);
+        assert!(holds_hello(&buildah(&["mount", container.trim()])), "{compression}");
+        buildah(&["rm", "--all"]);
+        buildah(&["rmi", "--all", "--force"]);
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -32,6 +32,7 @@ mod progress;
 mod project;
 mod run;
 mod sandbox;
+mod schemas;
 mod secrets;
 mod shared_cache;
 mod upkeep;

@@ -67,6 +67,25 @@ fn what_a_build_pushes_others_can_read() {
 }
 
 #[test]
+fn every_compression_goes_there_and_back() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let kit = Kit::new();
+    kit.dockerfile(DOCKERFILE);
+    for compression in ["gzip", "zstd", "estargz", "uncompressed"] {
+        let name = format!("{}/packed:{compression}", registry.host());
+        let output =
+            format!("type=registry,name={name},compression={compression},force-compression=true");
+        kit.build().arg(format!("--output={output}")).ok();
+        let other = Kit::new();
+        other.builder(["pull", "-q", &name]).ok();
+        assert_eq!(other.builder(["run", &name, "cat", "/made"]).ok().stdout(), "made\n");
+        let shown =
+            host::tool(&["skopeo", "inspect", "--tls-verify=false", &format!("docker://{name}")]);
+        assert!(shown.contains("WHO=me"), "{shown}");
+    }
+}
+
+#[test]
 fn push_sends_only_what_is_missing() {
     let Some(registry) = Registry::start(Kind::Plain) else { return };
     let kit = Kit::new();

@@ -1,0 +1,79 @@
+//! Documents of ours against the JSON schemas of the OCI image specification.
+
+use crate::kit::{Kit, host};
+use std::path::Path;
+use std::process::Command;
+
+/// The folder of the schemas, with the program that checks layouts.
+const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/oci-schemas");
+
+/// What is wrong with a layout; empty where nothing is.
+fn violations(layout: &Path) -> String {
+    let program = format!("{SCHEMAS}/validate.py");
+    let output = Command::new("/usr/bin/python3").arg(program).arg(layout).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(0 | 1)) && said.is_empty(), "{said}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn is_there() -> bool {
+    host::has("python3", "python3") && host::has("jsonschema", "python3-jsonschema")
+}
+
+#[test]
+fn layouts_of_ours_are_valid() {
+    if !is_there() {
+        return;
+    }
+    let kit = Kit::new();
+    // All that a config can hold.
+    kit.dockerfile(
+        "FROM fixture/base\nMAINTAINER somebody\nRUN touch /x\nENV A=1 B=\nLABEL a=b \"c d\"=\"\"\n\
+         EXPOSE 80 81/udp\nVOLUME /v /w\nUSER 1:2\nWORKDIR /w\nSTOPSIGNAL SIGINT\nSHELL [\"/bin/sh\", \"-c\"]\n\
+         HEALTHCHECK --interval=5s CMD true\nONBUILD RUN true\nENTRYPOINT [\"a\"]\nCMD [\"b\"]\n",
+    );
+    let annotations = ["index:x=1", "manifest:x=2", "manifest-descriptor:x=3"];
+    let annotations = annotations.iter().flat_map(|text| ["--annotation", text]);
+    for compression in ["gzip", "zstd", "estargz", "uncompressed"] {
+        let dest = kit.out(compression);
+        let output = format!(
+            "--output=type=oci,tar=false,dest={},compression={compression},force-compression=true",
+            dest.display()
+        );
+        kit.build().args(["-t", "named:1"]).args(annotations.clone()).arg(output).ok();
+        assert_eq!(violations(&dest), "", "{compression}");
+    }
+    assert_eq!(violations(kit.store()), "", "the store is a layout");
+    let cache = kit.out("cache");
+    let to = format!("--cache-to=type=local,mode=max,dest={}", cache.display());
+    kit.build().arg(to).ok();
+    let bare = kit.out("bare");
+    let output = format!("--output=type=oci,tar=false,dest={}", bare.display());
+    kit.dockerfile("FROM scratch\nCOPY Dockerfile /\n").build().arg(output).ok();
+    let copied = kit.out("copied");
+    kit.builder(["copy", "-q", "named:1", &format!("oci:{}:1", copied.display())]).ok();
+    for layout in [bare, copied] {
+        assert_eq!(violations(&layout), "", "{}", layout.display());
+    }
+}
+
+#[test]
+fn what_is_not_valid_is_found() {
+    if !is_there() {
+        return;
+    }
+    let kit = Kit::new();
+    let dest = kit.out("layout");
+    let output = format!("--output=type=oci,tar=false,dest={}", dest.display());
+    kit.dockerfile("FROM fixture/base\n").build().arg(output).ok();
+    let index = dest.join("index.json");
+    let text = std::fs::read_to_string(&index).unwrap();
+    for (old, new, what) in [
+        ("\"schemaVersion\":2", "\"schemaVersion\":3", "schemaVersion: 3 is greater"),
+        ("\"sha256:", "\"sha256.", "digest: 'sha256."),
+    ] {
+        std::fs::write(&index, text.replace(old, new)).unwrap();
+        let found = violations(&dest);
+        assert!(found.contains(what), "{found}");
+    }
+}
