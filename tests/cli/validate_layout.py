@@ -1,8 +1,9 @@
 """Validates every document of OCI layouts against the specification's schemas.
 
-    python3 validate.py LAYOUT...
+    python3 validate_layout.py SCHEMAS LAYOUT...
 
-Exits with 1 and one line per violation. Needs python3-jsonschema.
+SCHEMAS is the folder of the specification's *.json. Exits with 1 and one line per violation. Needs
+python3-jsonschema.
 """
 
 import json
@@ -13,7 +14,7 @@ import warnings
 import jsonschema
 
 warnings.simplefilter("ignore", DeprecationWarning)
-FOLDER = pathlib.Path(__file__).resolve().parent
+FOLDER = pathlib.Path(sys.argv[1]).resolve()
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -65,6 +66,6 @@ def check(layout):
         yield f"{layout}: only {count} documents"
 
 
-FOUND = [violation for layout in sys.argv[1:] for violation in check(pathlib.Path(layout))]
+FOUND = [violation for layout in sys.argv[2:] for violation in check(pathlib.Path(layout))]
 print("\n".join(FOUND))
-sys.exit(1 if FOUND or not sys.argv[1:] else 0)
+sys.exit(1 if FOUND or not sys.argv[2:] else 0)
