@@ -24,6 +24,8 @@ pub(super) enum Target<'a> {
     Layer { xattrs: XattrSpace, below: Option<&'a Stack> },
     /// A tree that is being changed: whiteouts remove.
     Tree { owner: Option<(u32, u32)> },
+    /// A fresh folder that is no layer: every name means itself.
+    Plain,
 }
 
 /// What was applied.
@@ -79,7 +81,7 @@ impl<'a> Applier<'a> {
         let folder = folder.strip_suffix(b"/").unwrap_or(folder);
         self.applied.entries += 1;
 
-        if name.starts_with(WHITEOUT_PREFIX) {
+        if name.starts_with(WHITEOUT_PREFIX) && !matches!(self.target, Target::Plain) {
             let parent = self.open_parent(folder)?;
             let result = self.whiteout(parent.as_fd(), &path, name);
             self.parent = Some((folder.to_vec(), parent));
@@ -194,7 +196,7 @@ impl<'a> Applier<'a> {
         let fail = |e: Errno| LayerError::io("set the attributes of", path, e);
         let (mode, uid, gid, time) = match self.target {
             // ADD's implied folders are root's whatever `--chown` says, and new.
-            Target::Tree { .. } => {
+            Target::Tree { .. } | Target::Plain => {
                 fchmod(dir, Mode::from(0o755)).map_err(fail)?;
                 return Ok(());
             }
@@ -228,7 +230,7 @@ impl<'a> Applier<'a> {
                 Target::Layer { xattrs, .. } => make_opaque(parent, xattrs).map_err(fail),
                 // In a tree that is being changed the mark says nothing: BuildKit leaves a file that
                 // only a later pull would take for a mark.
-                Target::Tree { .. } => Ok(()),
+                Target::Tree { .. } | Target::Plain => Ok(()),
             };
         }
         // aufs kept its own files under this prefix; nobody wants them.
@@ -242,7 +244,7 @@ impl<'a> Applier<'a> {
             });
         }
         match self.target {
-            Target::Tree { .. } => self.remove(parent, path, hidden),
+            Target::Tree { .. } | Target::Plain => self.remove(parent, path, hidden),
             Target::Layer { xattrs, .. } => {
                 match make_whiteout(parent, hidden, xattrs) {
                     // This layer's own file of that name stays, by the specification; where it is a
@@ -301,7 +303,7 @@ impl<'a> Applier<'a> {
             Target::Layer { xattrs, .. } => {
                 is_whiteout_at(parent, name, xattrs).is_ok_and(|it_is| it_is).then_some(xattrs)
             }
-            Target::Tree { .. } => None,
+            Target::Tree { .. } | Target::Plain => None,
         };
         self.remove(parent, path, name)?;
         match self.make(parent, member, path, name, tar) {
@@ -381,6 +383,13 @@ impl<'a> Applier<'a> {
             }
             MemberKind::Fifo => device(FileType::Fifo, 0, 0).map_err(fail("make"))?,
             MemberKind::Char | MemberKind::Block => {
+                // No step can make one, so whoever wrote this means harm.
+                if matches!(self.target, Target::Plain) {
+                    return Err(MakeError::Other(LayerError::Malformed {
+                        what: "a device, which no step can have made",
+                        path: String::from_utf8_lossy(path).into(),
+                    }));
+                }
                 let kind = if member.kind == MemberKind::Char {
                     FileType::CharacterDevice
                 } else {
@@ -447,7 +456,7 @@ impl<'a> Applier<'a> {
             Ok(from) => {
                 let hides = match self.target {
                     Target::Layer { xattrs, .. } => is_whiteout_at(from.as_fd(), base, xattrs),
-                    Target::Tree { .. } => Ok(false),
+                    Target::Tree { .. } | Target::Plain => Ok(false),
                 };
                 match hides {
                     Ok(true) => return Err(missing(Errno::NOENT)),

@@ -6,7 +6,7 @@
 //!
 //! A PAX header holds only what the ustar header cannot: `path` and `linkpath` that are long or not
 //! ASCII, `size` from 8 GiB, `uid` and `gid` from 2^21, `mtime` before 1970 or after 2242, and file
-//! capabilities as `SCHILY.xattr.security.capability`. Times are whole seconds. Names that are no
+//! capabilities as `SCHILY.xattr.security.capability`. Times of layers are whole seconds. Names that are no
 //! UTF-8 stand in `path` as they are, without the `hdrcharset` that POSIX asks for: Go, Python and GNU
 //! tar all take the bytes, and the last warns about the keyword.
 //!
@@ -45,8 +45,14 @@ pub(super) fn tar_name(entry: &Entry<'_>, out: &mut Vec<u8>) {
 
 /// Appends the header of `entry`, PAX header included, to `out`.
 ///
-/// `name` is its [`tar_name`], `mtime` its time in seconds.
-pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>, name: &[u8], mtime: i64) {
+/// `name` is its [`tar_name`], `mtime` its time in seconds since 1970, and nanoseconds on top, which layers
+/// do not have.
+pub(super) fn append(
+    out: &mut Vec<u8>,
+    entry: &Entry<'_>,
+    name: &[u8],
+    (mtime, nanoseconds): (i64, u32),
+) {
     let mut header = Header::new();
     let mut pax = Vec::new();
 
@@ -86,8 +92,9 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>, name: &[u8], mtime: i
         header.short(157..257, link);
         record(&mut pax, "linkpath", link);
     }
-    if !u64::try_from(mtime).is_ok_and(|seconds| header.number(136..148, seconds)) {
-        record(&mut pax, "mtime", mtime.to_string().as_bytes());
+    let is_written = u64::try_from(mtime).is_ok_and(|seconds| header.number(136..148, seconds));
+    if !is_written || nanoseconds != 0 {
+        record(&mut pax, "mtime", decimal(mtime, nanoseconds).as_bytes());
     }
     if !names_fit {
         header.short(0..100, name);
@@ -125,6 +132,17 @@ pub(super) fn append(out: &mut Vec<u8>, entry: &Entry<'_>, name: &[u8], mtime: i
         pad(out, pax.len() as u64);
     }
     header.finish(out);
+}
+
+/// Writes a time as PAX does: `12`, `12.000000001`, `-0.5` for half a second before 1970.
+fn decimal(seconds: i64, nanoseconds: u32) -> String {
+    if nanoseconds == 0 {
+        return seconds.to_string();
+    }
+    let total = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    let sign = if total < 0 { "-" } else { "" };
+    let total = total.unsigned_abs();
+    format!("{sign}{}.{:09}", total / 1_000_000_000, total % 1_000_000_000)
 }
 
 /// Appends the zeros that fill the last block of `size` bytes.

@@ -32,6 +32,7 @@ mod header;
 pub(crate) mod marks;
 pub mod owner;
 mod pack;
+mod parts;
 mod scan;
 mod stack;
 mod unpack;
@@ -45,10 +46,12 @@ pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;
 pub use estargz::{TAR_SIZE, TOC_DIGEST};
 pub use pack::{TarOptions, Times, write_tar};
+pub use parts::{Parts, Whole, take_apart};
 pub use scan::{Scan, ScanOptions, scan};
 pub use stack::{Found, Stack, StackDir};
 pub use unpack::{
     Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive, unpack_layer,
+    unpack_plain,
 };
 pub use walk::{Entry, Kind, Walk};
 pub use xattrs::XattrSpace;

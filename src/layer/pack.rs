@@ -150,7 +150,7 @@ impl Packer<'_, '_> {
         self.packed.entries += 1;
         if self.wanted.tar() {
             header::tar_name(entry, &mut self.name);
-            header::append(&mut self.chunk, entry, &self.name, self.times.of(entry.mtime));
+            header::append(&mut self.chunk, entry, &self.name, (self.times.of(entry.mtime), 0));
         }
         let mut digest = [0; 32];
         if let (Kind::File { size }, Some(file)) = (entry.kind, file) {

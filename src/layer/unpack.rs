@@ -119,6 +119,21 @@ pub fn extract_archive(
     Ok(Extracted { entries: applied.entries, bytes: applied.bytes, refused: applied.refused })
 }
 
+/// Puts the members of an uncompressed `tar` into the empty folder `into`, which is no layer: names that
+/// begin with `.wh.` mean nothing, and devices are refused.
+///
+/// # Errors
+///
+/// As [`unpack_layer`]. The folder holds part of the tar then.
+pub fn unpack_plain(
+    tar: impl BufRead,
+    into: BorrowedFd<'_>,
+    cancel: &Cancel,
+) -> Result<Extracted, LayerError> {
+    let applied = apply(tar, into, Target::Plain, cancel)?;
+    Ok(Extracted { entries: applied.entries, bytes: applied.bytes, refused: applied.refused })
+}
+
 /// Says whether ADD would extract this file: whether, decompressed if need be, it begins with a tar
 /// header whose checksum holds.
 ///
