@@ -8,7 +8,7 @@ use crate::plan::{Mount, MountKind, Sharing, Tree};
 use crate::sandbox::{self, Ids, MountSpec, Source};
 use crate::snapshot::copy::{self as engine, CopyRequest, CopySource};
 use crate::snapshot::{Mounted, Scratch};
-use crate::store::ChainId;
+use crate::store::{ChainId, MountName};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -219,7 +219,7 @@ fn cache(
     else {
         unreachable!("called for cache mounts");
     };
-    let name = blake3::hash(id.as_bytes()).to_hex()[..32].to_owned();
+    let name = MountName::new(id, 0);
     let (name, locks) = match sharing {
         Sharing::Shared => (name, Vec::new()),
         Sharing::Locked => {
@@ -230,19 +230,22 @@ fn cache(
             (name, vec![job.store.lock(&lock, waiting)?])
         }
         Sharing::Private => {
-            let mut number = 0;
+            let mut copy = 0;
             loop {
-                let numbered = if number == 0 { name.clone() } else { format!("{name}-{number}") };
-                if let Some(lock) = job.store.try_lock(&format!("mount-{numbered}"))? {
-                    break (numbered, vec![lock]);
+                let name = MountName::new(id, copy);
+                if let Some(lock) = job.store.try_lock(&format!("mount-{name}"))? {
+                    break (name, vec![lock]);
                 }
-                number += 1;
+                copy += 1;
             }
         }
     };
-    let dir = job.store.root().join("mounts").join(&name).join("fs");
+    let dir = job.store.root().join(name.path()).join("fs");
+    let seized = || {
+        job.progress.notice(format!("waiting for a command that copies cache mount {id}"));
+    };
     // Held, so that nobody collects it while the command runs, nor before it starts.
-    while !job.store.hold_mount(&name)? {
+    while !job.store.hold_mount(&name, seized)? {
         let _making = job.store.lock("mounts", || {})?;
         if !dir.is_dir() {
             make_cache(job, trees, &dir, id, *seed, source, (*mode, *uid, *gid), files)?;

@@ -42,6 +42,11 @@ pub enum Taken {
 impl Store {
     /// Holds what is at `path`, if anything is.
     pub(super) fn hold(&self, path: &Path) -> Result<bool, StoreError> {
+        self.hold_or_wait(path, &|| {})
+    }
+
+    /// The same; `waiting` is called before waiting for somebody who has it alone.
+    pub(super) fn hold_or_wait(&self, path: &Path, waiting: &dyn Fn()) -> Result<bool, StoreError> {
         if self.holds().contains_key(path) {
             return Ok(true);
         }
@@ -58,9 +63,14 @@ impl Store {
                 }
                 Err(e) => return Err(e).context("open", path),
             };
-            file.lock_shared().context("lock", path)?;
+            if file.try_lock_shared().is_err() {
+                waiting();
+                file.lock_shared().context("lock", path)?;
+            }
             if is_at(&file, path)? {
-                touch(&file);
+                if self.inner.is_user {
+                    touch(&file);
+                }
                 self.holds().insert(path.to_owned(), file);
                 return Ok(true);
             }
@@ -91,15 +101,6 @@ impl Store {
     /// [`StoreError::Io`] for anything but absence.
     pub fn hold_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.hold(&self.blob_path(digest))
-    }
-
-    /// Holds the folder of a cache mount; says whether it is here.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Io`] for anything but absence.
-    pub fn hold_mount(&self, name: &str) -> Result<bool, StoreError> {
-        self.hold(&self.root().join("mounts").join(name))
     }
 
     /// Takes what is at `relative` away by renaming it into the session, unless somebody uses it or
@@ -143,7 +144,7 @@ impl Store {
 }
 
 /// Says whether `path` still leads to the open file.
-fn is_at(file: &File, path: &Path) -> Result<bool, StoreError> {
+pub(super) fn is_at(file: &File, path: &Path) -> Result<bool, StoreError> {
     let ours = file.metadata().context("read", path)?;
     match fs::symlink_metadata(path) {
         Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),

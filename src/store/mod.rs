@@ -53,6 +53,7 @@ mod digest;
 mod holds;
 mod layers;
 mod locks;
+mod mounts;
 mod refs;
 mod session;
 
@@ -73,6 +74,7 @@ pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, Tim
 pub use holds::Taken;
 pub use layers::{Diff, Layer, LayerBlob, LayerMeta, TarFacts};
 pub use locks::StepLock;
+pub use mounts::{KnownMount, MountName, Placed, SeizedMount};
 pub use refs::Tagged;
 pub use session::Session;
 
@@ -175,6 +177,8 @@ struct Inner {
     root: PathBuf,
     session: Mutex<Option<Arc<session::Live>>>,
     holds: Mutex<holds::Holds>,
+    /// Whether looking at a thing counts as using it.
+    is_user: bool,
 }
 
 impl Store {
@@ -193,8 +197,29 @@ impl Store {
             Err(e) => return Err(e).context("read", &version),
         }
         session::sweep(&root)?;
-        let inner = Inner { root, session: Mutex::default(), holds: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self::at(root, true))
+    }
+
+    /// Opens the store at `root` for a process that leaves everything in it as it is, times of use
+    /// included; `None` where there is no store.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_to_look(root: &Path) -> Result<Option<Self>, StoreError> {
+        let root = std::path::absolute(root).context("resolve", root)?;
+        let version = root.join("version");
+        match fs::read_to_string(&version) {
+            Ok(text) => check_version(&root, &text)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).context("read", &version),
+        }
+        Ok(Some(Self::at(root, false)))
+    }
+
+    fn at(root: PathBuf, is_user: bool) -> Self {
+        let (session, holds) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { root, session, holds, is_user }) }
     }
 
     /// Returns the absolute path of the store.

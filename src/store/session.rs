@@ -155,7 +155,7 @@ impl Drop for Inner {
     }
 }
 
-fn syncfs(root: &Path) -> Result<(), StoreError> {
+pub(super) fn syncfs(root: &Path) -> Result<(), StoreError> {
     let folder = File::open(root).context("open", root)?;
     rustix::fs::syncfs(&folder).context("sync", root)
 }
