@@ -29,6 +29,7 @@ pub mod limits;
 pub mod load;
 pub mod login;
 pub mod lookup;
+pub mod mounts;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -120,6 +121,9 @@ enum Command {
     Df(df::DfArgs),
     /// Remove cache that no named image needs
     Prune(prune::PruneArgs),
+    /// List, remove, export and import cache mounts of RUN
+    #[command(subcommand)]
+    Mounts(mounts::MountsCommand),
     /// Look after the store
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -218,29 +222,42 @@ impl Environment {
     ///
     /// A failure that says how to get at another one.
     pub fn store(&self) -> Result<Store, Failure> {
-        let root = match &self.root {
-            Some(root) => root.clone(),
-            None if self.is_root => PathBuf::from(ROOT_STORE),
-            None => {
-                let data = self.variable("XDG_DATA_HOME").filter(|dir| dir.starts_with('/'));
-                let home = self.variable("HOME").filter(|dir| dir.starts_with('/'));
-                match (data, home) {
-                    (Some(data), _) => PathBuf::from(data).join("builder"),
-                    (None, Some(home)) => PathBuf::from(home).join(".local/share/builder"),
-                    (None, None) => {
-                        return Err(Failure::new(
-                            Class::Environment,
-                            "no place for the store: HOME is not set",
-                        )
-                        .with_hint("name one: builder --root DIR …"));
-                    }
-                }
+        Store::open(&self.store_root()?).map_err(|error| unusable(&error))
+    }
+
+    /// Opens the store for a command that leaves it as it is; where there is none, an empty one that goes
+    /// with what is returned.
+    ///
+    /// # Errors
+    ///
+    /// As [`store`](Self::store).
+    fn store_to_look_at(&self) -> Result<LookedAt, Failure> {
+        if let Some(store) =
+            Store::open_to_look(&self.store_root()?).map_err(|error| unusable(&error))?
+        {
+            return Ok(LookedAt { store, _empty: None });
+        }
+        let (store, dir) = throwaway_store()?;
+        Ok(LookedAt { store, _empty: Some(dir) })
+    }
+
+    fn store_root(&self) -> Result<PathBuf, Failure> {
+        if let Some(root) = &self.root {
+            return Ok(root.clone());
+        }
+        if self.is_root {
+            return Ok(PathBuf::from(ROOT_STORE));
+        }
+        let data = self.variable("XDG_DATA_HOME").filter(|dir| dir.starts_with('/'));
+        let home = self.variable("HOME").filter(|dir| dir.starts_with('/'));
+        match (data, home) {
+            (Some(data), _) => Ok(PathBuf::from(data).join("builder")),
+            (None, Some(home)) => Ok(PathBuf::from(home).join(".local/share/builder")),
+            (None, None) => {
+                Err(Failure::new(Class::Environment, "no place for the store: HOME is not set")
+                    .with_hint("name one: builder --root DIR …"))
             }
-        };
-        Store::open(&root).map_err(|error| {
-            Failure::of(Class::Environment, &error)
-                .with_hint("name another store: builder --root DIR …")
-        })
+        }
     }
 
     /// Returns whether stdout takes colours.
@@ -267,6 +284,26 @@ impl Environment {
             std::process::exit(0);
         }
     }
+}
+
+/// A store that is looked at.
+struct LookedAt {
+    store: Store,
+    /// The folder of one that is empty.
+    _empty: Option<tempfile::TempDir>,
+}
+
+/// Makes a store that goes with its folder.
+fn throwaway_store() -> Result<(Store, tempfile::TempDir), Failure> {
+    let dir = tempfile::Builder::new().prefix("builder-").tempdir().map_err(|error| {
+        Failure::new(Class::Environment, format!("cannot make a temporary folder: {error}"))
+    })?;
+    let store = Store::open(&dir.path().join("store")).map_err(|error| unusable(&error))?;
+    Ok((store, dir))
+}
+
+fn unusable(error: &crate::store::StoreError) -> Failure {
+    Failure::of(Class::Environment, error).with_hint("name another store: builder --root DIR …")
 }
 
 /// Runs the program.
@@ -332,13 +369,14 @@ fn explain_build(command: &ExplainCommand, environment: &Environment) -> Result<
         environment.print(&text);
         return Ok(());
     }
-    let store = environment.store()?;
+    let looked_at = environment.store_to_look_at()?;
+    let store = &looked_at.store;
     let report = match &command.path {
         Some(path) => {
-            let (record, listings) = build::predict(path, &command.args, environment)?;
-            explain::prediction(&store, &record, listings)
+            let (record, listings) = build::predict(path, &command.args, environment, store)?;
+            explain::prediction(store, &record, listings)
         }
-        None => explain::past(&store, command.report.build.as_deref()),
+        None => explain::past(store, command.report.build.as_deref()),
     };
     let colour = environment.stdout_colour();
     report
@@ -374,6 +412,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Prune(args) => {
             return prune::run(args, &environment.store()?, now, cancel, out);
         }
+        Command::Mounts(command) => return mounts::run(command, environment, out),
         Command::Store(args) => return store::run(args, &environment.store()?, cancel, out),
         Command::Images(args) => images::run(args, &environment.store()?, now, out),
         Command::Inspect(args) => inspect::run(args, &environment.store()?, out),

@@ -7,8 +7,7 @@
 use super::registry::Pulls;
 use crate::context::remote::GitUrl;
 use crate::image::{
-    Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, load_layout, receive,
-    remembered,
+    self, Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, receive, remembered,
 };
 use crate::plan::{Resolved, Resolver};
 use crate::store::{Descriptor, Digest, Store, StoreError};
@@ -72,6 +71,8 @@ pub struct NotHere {
 #[derive(Debug)]
 pub struct Images<'a> {
     store: &'a Store,
+    /// Where images come that are not in `store`.
+    into: &'a Store,
     contexts: &'a BTreeMap<String, NamedContext>,
     cancel: &'a Cancel,
     /// How to pull; `None` for what must not, as a prediction.
@@ -89,7 +90,14 @@ impl<'a> Images<'a> {
         cancel: &'a Cancel,
     ) -> Self {
         let (known, images) = (BTreeMap::new(), Vec::new());
-        Self { store, contexts, cancel, pulls: None, known, images }
+        Self { store, into: store, contexts, cancel, pulls: None, known, images }
+    }
+
+    /// Brings what is not in the store to another one.
+    #[must_use]
+    pub fn brought_to(mut self, into: &'a Store) -> Self {
+        self.into = into;
+        self
     }
 
     /// Lets images be pulled that are not here.
@@ -125,7 +133,7 @@ impl<'a> Images<'a> {
         if let Some(descriptor) = self.local(&reference)?.filter(|_| !is_forced) {
             // The store is itself a layout.
             let source = LayoutSource { dir: self.store.root().to_owned() };
-            match receive(self.store, &source, &descriptor, platform, self.cancel) {
+            match self.receive(&source, &descriptor, platform) {
                 Ok(image) => return Ok(self.add(name, image)),
                 // Of an image for several platforms, others may be wanted than are here.
                 Err(ImageError::MissingBlob { .. }) if self.pulls.is_some() => {}
@@ -139,6 +147,21 @@ impl<'a> Images<'a> {
                 Ok(self.add_as(name, Some(named.descriptor.digest), image))
             }
         }
+    }
+
+    /// Finds an image in the store, or brings it where images are brought.
+    fn receive(
+        &self,
+        source: &LayoutSource,
+        descriptor: &Descriptor,
+        platform: &Platform,
+    ) -> Result<Image, ImageError> {
+        if self.into.root() != self.store.root()
+            && let Some(image) = image::whole(self.store, descriptor, platform)?
+        {
+            return Ok(image);
+        }
+        receive(self.into, source, descriptor, platform, self.cancel)
     }
 
     /// Finds what the store itself knows of a name.
@@ -177,7 +200,9 @@ impl Resolver for Images<'_> {
             Some(NamedContext::Image(image)) => self.stored(image, platform)?,
             Some(NamedContext::Layout(text)) => {
                 let layout = LayoutRef::parse(text)?;
-                let image = load_layout(self.store, &layout, platform, self.cancel)?;
+                let source = LayoutSource { dir: layout.dir.clone() };
+                let found = source.find(&layout, platform)?;
+                let image = self.receive(&source, &found, platform)?;
                 self.add(full(), image)
             }
             None => self.stored(name, platform)?,

@@ -49,7 +49,9 @@ pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
 pub use remote::{
     ACCEPT, Named, Offline, RegistrySource, Remembered, Unwatched, Watch, look_up, pull, remembered,
 };
-pub use stored::{StoreSource, annotations, find, id, layers_of, load_stored, manifest, read};
+pub use stored::{
+    StoreSource, annotations, find, id, layers_of, load_stored, manifest, read, whole,
+};
 pub use unpack::unpack_tar;
 
 /// An image whose layers are unpacked in the store, or about to be.

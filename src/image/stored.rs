@@ -1,7 +1,9 @@
 //! Images that are in the store already.
 
-use super::receive::{BlobSource, document, receive};
-use super::{Config, Descriptor, Document, Image, ImageError, Manifest, Platform, Reference};
+use super::receive::{BlobSource, choose, document, receive};
+use super::{
+    Config, Descriptor, Document, Image, ImageError, ImageLayer, Manifest, Platform, Reference,
+};
 use crate::store::{Digest, Layer, Store, Tagged};
 use crate::sys::cancel::Cancel;
 use std::io::Read;
@@ -154,6 +156,41 @@ pub fn manifest(
         digest: descriptor.digest,
         what: "indexes nest too deep".to_owned(),
     })
+}
+
+/// Returns an image of which the store has all: its documents and its unpacked layers; `None` where anything
+/// is missing. Nothing is written.
+///
+/// # Errors
+///
+/// [`ImageError`] where something is damaged.
+pub fn whole(
+    store: &Store,
+    descriptor: &Descriptor,
+    platform: &Platform,
+) -> Result<Option<Image>, ImageError> {
+    let source = StoreSource(store);
+    let chosen = match choose(store, &source, descriptor, platform, None, 0) {
+        Ok(Some(chosen)) => chosen,
+        Ok(None) | Err(ImageError::MissingBlob { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (descriptor, manifest, config) = chosen;
+    let Ok(diff_ids) = config.diff_ids() else { return Ok(None) };
+    let layers = layers_of(store, &diff_ids)?;
+    if layers.len() != manifest.layers.len() {
+        return Ok(None);
+    }
+    let layers: Option<Vec<_>> = layers
+        .into_iter()
+        .zip(diff_ids)
+        .zip(manifest.layers)
+        .map(|((layer, diff_id), blob)| {
+            let (diff_id, descriptor) = (Some(diff_id), Some(blob));
+            Some(ImageLayer { diff_id, layer: layer?, descriptor })
+        })
+        .collect();
+    Ok(layers.map(|layers| Image { config, layers, manifest: Some(descriptor) }))
 }
 
 /// Returns the annotations of a manifest of the store.

@@ -2,6 +2,9 @@
 
 use crate::kit::{Kit, Outcome};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A kit with a built tree of a few files.
 fn built() -> Kit {
@@ -46,12 +49,53 @@ fn changed_instruction_and_variable_are_named() {
     shows(&kit.explain().ok(), &["/everything"]);
 }
 
+/// Everything below a folder, with all that a write would change.
+fn below(folder: &Path) -> Vec<(PathBuf, u64, SystemTime, (i64, i64))> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let facts = fs::symlink_metadata(entry.path()).unwrap();
+            if facts.is_dir() {
+                open.push(entry.path());
+            }
+            let changed = (facts.ctime(), facts.ctime_nsec());
+            found.push((entry.path(), facts.len(), facts.modified().unwrap(), changed));
+        }
+    }
+    found.sort();
+    found
+}
+
 #[test]
 fn nothing_is_run_or_written() {
     let kit = built();
     kit.file("src/a.c", "changed");
+    let places = [kit.store().to_owned(), kit.beside("home"), kit.beside("tmp"), kit.path("")];
+    let before = places.each_ref().map(|place| below(place));
     kit.explain().ok();
+    kit.explain().arg("--format=html").ok();
+    kit.builder(["explain"]).ok();
+    for (place, before) in places.iter().zip(&before) {
+        assert!(below(place) == *before, "something in {} is not as it was", place.display());
+    }
     assert_eq!(kit.build().ok().ran(), ["COPY src /src", "RUN cat /src/*.c > /all", "RUN echo 1"]);
+}
+
+#[test]
+fn nothing_is_written_where_nothing_is() {
+    let kit = built();
+    fs::remove_dir_all(kit.store()).unwrap();
+    let outcome = kit.explain().ok();
+    shows(&outcome, &["RUN true", "COPY src /src", "4 of 4 steps would run"]);
+    kit.builder(["explain"]).fails(2).says(&["no build in the history"]);
+    assert!(!kit.store().exists());
+    assert_eq!(fs::read_dir(kit.beside("tmp")).unwrap().count(), 0);
+    // A store that lacks the base only.
+    kit.builder(["prune", "--all"]).ok();
+    let before = below(kit.store());
+    kit.explain().ok();
+    assert!(below(kit.store()) == before);
 }
 
 #[test]

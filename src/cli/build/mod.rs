@@ -24,7 +24,7 @@ use crate::cli::failure::{self, Class, Failure};
 use crate::cli::findings::{self, Subject};
 use crate::cli::registry::Pulls;
 use crate::cli::resolve::Images;
-use crate::cli::{Environment, check, registry, targets};
+use crate::cli::{Environment, check, registry, targets, throwaway_store};
 use crate::explain::{Audit, AuditVerdict, AuditedStep, BuildId, BuildRecord, History, Outcome};
 use crate::export::OutputSpec;
 use crate::image::Image;
@@ -77,8 +77,10 @@ pub fn predict(
     path: &str,
     args: &BuildArgs,
     environment: &Environment,
+    store: &Store,
 ) -> Result<(BuildRecord, BTreeMap<TreeId, Vec<TreeEntry>>), Failure> {
-    with_job(path, args, environment, |request, job, images| {
+    let (elsewhere, _dir) = throwaway_store()?;
+    with_job(path, args, environment, store, &elsewhere, |request, job, images| {
         let predicted = solve::predict(job)
             .map_err(|failed| request.solve_failure(failed.error, job.progress))?;
         let id = BuildId::at(environment.started.as_millisecond());
@@ -95,7 +97,8 @@ pub fn predict(
 ///
 /// The failure to show.
 pub fn audit(path: &str, args: &BuildArgs, environment: &Environment) -> Result<Audit, Failure> {
-    with_job(path, args, environment, |request, job, _| {
+    let store = environment.store()?;
+    with_job(path, args, environment, &store, &store, |request, job, _| {
         let mut audit = Audit::default();
         let told = &mut |number: usize, audited: Audited| {
             let step = &job.plan.steps[number];
@@ -119,23 +122,25 @@ pub fn audit(path: &str, args: &BuildArgs, environment: &Environment) -> Result<
     })
 }
 
-/// Puts together what a build would begin with, without beginning one.
+/// Puts together what a build would begin with, without beginning one. Images that `store` lacks are brought to
+/// `elsewhere`.
 fn with_job<T>(
     path: &str,
     args: &BuildArgs,
     environment: &Environment,
+    store: &Store,
+    elsewhere: &Store,
     ask: impl FnOnce(&Request, &Job<'_>, &[Image]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let store = environment.store()?;
-    let request = Request::new(path, args, &store, environment)?;
+    let request = Request::new(path, args, store, environment)?;
     let cancel = &environment.cancel;
-    let mut images = Images::new(&store, &request.contexts, cancel);
+    let mut images = Images::new(store, &request.contexts, cancel).brought_to(elsewhere);
     let plan = request.plan(args, &mut images)?;
     let progress = Progress::quiet();
-    let sandbox = Sandbox::new(args.security.sandbox(&store));
+    let sandbox = Sandbox::new(args.security.sandbox(store));
     let job = request.job(
         &plan,
-        &store,
+        store,
         &images.images,
         &progress,
         &Nobody,
