@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`cli`] | flags become requests, errors become text; the only place that prints |
 //! | [`upkeep`] | what is in the store, what of it can go, whether it is sound |
+//! | [`mounts`] | cache mounts go to an OCI layout and come from one |
 //! | [`explain`] | why a step hit or missed |
 //! | [`solve`] | the scheduler: probes the cache, runs steps, cancels |
 //! | [`export`] | an image becomes an OCI or Docker archive, a folder, a tar |
@@ -33,6 +34,7 @@ pub mod explain;
 pub mod export;
 pub mod image;
 pub mod layer;
+pub mod mounts;
 pub mod plan;
 pub mod progress;
 pub mod registry;

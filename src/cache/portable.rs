@@ -139,16 +139,22 @@ impl Import {
         index: &Index,
         tag: &str,
     ) -> Result<Self, ImportError> {
+        let none = || ImportError::NoCache { tag: tag.to_owned(), name: source.name() };
+        // Tools that copy a cache may leave what it is out of the entry; its manifest tells then.
+        let is_cache = |artifact_type: &Option<String>| {
+            artifact_type.as_deref().is_none_or(|name| name == ARTIFACT_TYPE)
+        };
         let found = index.manifests.iter().find(|entry| {
             entry.annotations.get(REF_NAME).is_some_and(|name| name == tag)
-                && entry.artifact_type.as_deref() == Some(ARTIFACT_TYPE)
+                && is_cache(&entry.artifact_type)
         });
-        let Some(found) = found else {
-            return Err(ImportError::NoCache { tag: tag.to_owned(), name: source.name() });
-        };
+        let found = found.ok_or_else(none)?;
         let bytes = read(&*source, found)?;
         let bad = |e: serde_json::Error| ImportError::BadDocument { what: e.to_string() };
         let manifest = serde_json::from_slice::<Manifest>(&bytes).map_err(bad)?;
+        if manifest.artifact_type.as_deref() != Some(ARTIFACT_TYPE) {
+            return Err(none());
+        }
         let bytes = read(&*source, &manifest.config)?;
         let version = serde_json::from_slice::<Version>(&bytes).map_err(bad)?.version;
         if version != DOCUMENT_VERSION {

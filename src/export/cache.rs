@@ -1,24 +1,18 @@
 //! The cache of a build leaves the store: `--cache-to type=local`.
 //!
-//! The format is in [`crate::cache`]'s `portable`; here it is written, as an OCI layout. Blobs that are there
-//! already are not written again, and when the new `index.json` is in place, blobs that only an older
-//! export needed are removed, so the folder does not grow with every build. A layout that holds anything
-//! but caches keeps all its blobs.
+//! The format is in [`crate::cache`]'s `portable`; here it is written, into a [`LayoutFolder`].
 
-use super::dest::{DestFile, write_whole};
-use super::{Compression, Context, Encoding, ExportError, PackOptions, blob, put, spec};
+use super::{
+    Compression, Context, Encoding, ExportError, LayoutFolder, PackOptions, blob, put, spec,
+};
 use crate::cache::{
     ARTIFACT_TYPE, Cache, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, Portable, Record, TreeEntry,
     TreeId, Value,
 };
-use crate::image::{
-    Descriptor, ImageLayer, Index, LayoutSource, Manifest, REF_NAME, canonical_json, media_type,
-};
-use crate::store::{Digest, Key, Layer};
+use crate::image::{Descriptor, ImageLayer, Manifest, canonical_json, media_type};
+use crate::store::Layer;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The tag of a cache where nobody says otherwise.
 pub const CACHE_TAG: &str = "latest";
@@ -241,23 +235,20 @@ pub fn export_cache(
     };
     let mut top = put(context.store, &canonical_json(&manifest), media_type::OCI_MANIFEST)?;
     top.artifact_type = Some(ARTIFACT_TYPE.to_owned());
-    top.annotations.insert(REF_NAME.to_owned(), to.tag.clone());
 
-    let folder = to.dir.join("blobs/sha256");
-    fs::create_dir_all(&folder).map_err(|e| ExportError::io("create", &folder, e))?;
+    let waiting = || {
+        context.progress.notice(format!("waiting for another export to {}", to.dir.display()));
+    };
+    let mut folder = LayoutFolder::open(&to.dir, waiting)?;
     let parts: Vec<&Descriptor> = [&top, &document].into_iter().chain(&manifest.layers).collect();
-    for part in &parts {
-        copy(context, part, &folder)?;
+    for part in parts {
+        if context.cancel.is_cancelled() {
+            return Err(ExportError::Cancelled);
+        }
+        folder.add(part, &mut context.store.open_blob(&part.digest)?)?;
     }
-    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    write_whole(&to.dir.join("oci-layout"), layout)?;
-    // What is there and is no index is replaced: it can be no use to anybody.
-    let mut index =
-        LayoutSource { dir: to.dir.clone() }.index().unwrap_or_else(|_| Index::new(Vec::new()));
-    index.manifests.retain(|entry| entry.annotations.get(REF_NAME) != Some(&to.tag));
-    index.manifests.push(top);
-    write_whole(&to.dir.join("index.json"), &canonical_json(&index))?;
-    sweep(&to.dir, &index);
+    folder.name(top, &to.tag)?;
+    folder.sweep();
     Ok(())
 }
 
@@ -284,53 +275,10 @@ fn listings(
     Ok(listings)
 }
 
-/// Removes the blobs that no cache of the layout needs. Failing leaves a larger folder, nothing else.
-fn sweep(dir: &Path, index: &Index) {
-    let mut needed: BTreeSet<Digest> = BTreeSet::new();
-    for entry in &index.manifests {
-        let path = dir.join("blobs/sha256").join(entry.digest.to_hex());
-        let manifest =
-            fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
-        let Some(manifest) =
-            manifest.filter(|_| entry.artifact_type.as_deref() == Some(ARTIFACT_TYPE))
-        else {
-            return;
-        };
-        needed.insert(entry.digest);
-        needed.insert(manifest.config.digest);
-        needed.extend(manifest.layers.iter().map(|layer| layer.digest));
-    }
-    let Ok(blobs) = fs::read_dir(dir.join("blobs/sha256")) else { return };
-    for blob in blobs.filter_map(Result::ok) {
-        let name = blob.file_name();
-        let digest = name
-            .to_str()
-            .and_then(|hex| hex.parse::<Key>().ok())
-            .map(|key| Digest::from_bytes(*key.as_bytes()));
-        if digest.is_some_and(|digest| !needed.contains(&digest)) {
-            let _ = fs::remove_file(blob.path());
-        }
-    }
-}
-
-/// Copies a blob of the store into a folder, unless it is there.
-fn copy(context: &Context<'_>, blob: &Descriptor, folder: &Path) -> Result<(), ExportError> {
-    let path = folder.join(blob.digest.to_hex());
-    if fs::metadata(&path).is_ok_and(|facts| facts.len() == blob.size) {
-        return Ok(());
-    }
-    if context.cancel.is_cancelled() {
-        return Err(ExportError::Cancelled);
-    }
-    let mut from = context.store.open_blob(&blob.digest)?;
-    let mut to = DestFile::create(&path)?;
-    io::copy(&mut from, to.file()).map_err(|e| ExportError::io("write", &path, e))?;
-    to.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn flags_are_read_and_mistakes_are_named() {

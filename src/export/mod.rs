@@ -20,6 +20,7 @@ mod archive;
 mod blob;
 mod cache;
 mod dest;
+mod folder;
 pub mod guard;
 mod load;
 mod metadata;
@@ -47,6 +48,7 @@ use dest::DestFile;
 pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
 pub use cache::{CACHE_TAG, CacheFrom, CacheMode, CacheSpecError, CacheTo, export_cache};
 pub use dest::write_whole;
+pub use folder::LayoutFolder;
 pub use metadata::metadata;
 pub use spec::{Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError};
 
