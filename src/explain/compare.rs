@@ -337,7 +337,12 @@ impl<'a> Named<'a> {
 pub(super) fn base(now: &StepRecord, earlier: Option<&StepRecord>) -> Option<Cause> {
     let parts = |origin: &Origin| match origin {
         Origin::Scratch => Some(("scratch".to_owned(), None)),
-        Origin::Image { name, digest } => Some((name.clone(), digest.map(|d| d.to_string()))),
+        Origin::Image { name, digest } => {
+            let (name, pinned) =
+                name.split_once('@').map_or((&**name, None), |(n, d)| (n, Some(d)));
+            let digest = digest.map(|d| d.to_string()).or_else(|| pinned.map(str::to_owned));
+            Some((name.to_owned(), digest))
+        }
         Origin::Step { .. } | Origin::Context { .. } => None,
     };
     let (new, new_digest) = parts(&now.from)?;

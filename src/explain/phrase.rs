@@ -129,6 +129,7 @@ fn base(old: Option<&str>, new: &str, old_digest: Option<&str>, new_digest: Opti
         Some(digest) => digest.chars().take("sha256:".len() + 12).collect(),
         None => "another digest".to_owned(),
     };
+    let (old, new) = (old.map(familiar), familiar(new));
     match old {
         Some(old) if old == new && (old_digest.is_none() && new_digest.is_none()) => {
             Line::plain(format!("base image {}: other files", clean(new)))
@@ -250,6 +251,22 @@ fn file(file: &FileChange) -> Line {
         }
     }
     line.with(Ink::Plain, parts.join(", "))
+}
+
+/// An image as people write it: without the registry that is meant anyway, and without a digest.
+pub(super) fn familiar(image: &str) -> &str {
+    let image = image.strip_prefix("docker.io/").unwrap_or(image);
+    let image = image.strip_prefix("library/").unwrap_or(image);
+    let image = image.split_once('@').map_or(image, |(name, _)| name);
+    image.strip_suffix(":latest").unwrap_or(image)
+}
+
+/// What a stage without a name is called, as in the names of steps.
+pub(super) fn stage_name(stage: &str) -> String {
+    match stage.parse::<usize>() {
+        Ok(number) => format!("stage-{number}"),
+        Err(_) => stage.to_owned(),
+    }
 }
 
 /// `[build 2/5]` of `[build 2/5] RUN make`.

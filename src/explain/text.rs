@@ -2,7 +2,7 @@
 
 use super::compare::{Cause, NoRecord};
 pub use super::phrase::clean;
-use super::phrase::{self, Ink, Line, shortened};
+use super::phrase::{self, Ink, Line, shortened, stage_name};
 use super::report::{Report, Step, Verdict, seconds};
 use super::{Outcome, redact};
 use std::fmt::Write as _;
@@ -130,7 +130,7 @@ fn head(page: &mut Page, report: &Report) {
         "{}, {}, target {}, {}",
         clean(&report.context),
         clean(&report.dockerfile),
-        clean(&report.target),
+        clean(&stage_name(&report.target)),
         clean(&report.platform)
     );
     page.wrapped(0, &Line::default().with(Ink::Dim, place));
@@ -199,7 +199,7 @@ fn totals(page: &mut Page, report: &Report) {
     let steps = if count == 1 { "step" } else { "steps" };
     page.out.push('\n');
     let mut text = match (totals.misses, totals.unknown) {
-        (0, 0) if totals.hits == count => format!("all {count} {steps} cached"),
+        (0, 0) if totals.hits == count && count != 1 => format!("all {count} {steps} cached"),
         (0, 0) => format!("{} of {count} {steps} cached", totals.hits),
         (misses, 0) if is_prediction => format!("{misses} of {count} {steps} would run"),
         (misses, unknown) if is_prediction => {

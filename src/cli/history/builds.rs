@@ -308,7 +308,8 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
         writeln!(out, "    line {}, {what}", step.lines.0)?;
         for input in &step.inputs {
             let value = shown_value(&input.name, &input.value);
-            writeln!(out, "    {}: {}", clean(&input.name), clean(&value))?;
+            let value = if value.is_empty() { "\"\"".into() } else { clean(&value) };
+            writeln!(out, "    {}: {value}", clean(&input.name))?;
         }
         if let Some(output) = &step.output {
             writeln!(out, "    layer: {}", output.layer)?;

@@ -3,24 +3,14 @@
 //! No script, no font, no address: the page opens from a CI artifact, an e-mail, or a disk, and a
 //! content security policy in it forbids anything else. All that comes from a build is escaped.
 
+mod graph;
+
 use super::compare::Cause;
-use super::phrase::{self, Ink, Line, clean, short, shortened};
+use super::phrase::{self, Ink, Line, clean, short};
 use super::report::{Report, Step, Verdict, seconds};
 use super::{Outcome, redact};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-
-/// The size of a step in the graph, in CSS pixels, and the gaps between steps and stages.
-const NODE_WIDTH: usize = 236;
-const NODE_HEIGHT: usize = 46;
-const GAP_X: usize = 44;
-const GAP_Y: usize = 20;
-
-/// Room above the first step for the name of its stage, and for where it starts from.
-const STAGE_HEAD: usize = 44;
-
-/// Characters of an instruction that fit a node.
-const NODE_CHARS: usize = 29;
 
 /// Text that is safe between tags and in quoted attributes.
 struct Escaped<'a>(&'a str);
@@ -64,11 +54,12 @@ pub fn render(report: &Report) -> String {
     );
     header(&mut out, report, &title);
     tiles(&mut out, report);
+    summary(&mut out, report);
     verdict(&mut out, report);
     suggestions(&mut out, report);
     if !report.steps.is_empty() {
         out.push_str("<h2>Steps and what they read</h2>\n");
-        graph(&mut out, report);
+        graph::draw(&mut out, report);
     }
     times(&mut out, report);
     out.push_str("<h2>Every step, and why</h2>\n");
@@ -101,7 +92,7 @@ fn header(out: &mut String, report: &Report, title: &str) {
     };
     row("context", &report.context);
     row("Dockerfile", &report.dockerfile);
-    row("target", &report.target);
+    row("target", &phrase::stage_name(&report.target));
     row("platform", &report.platform);
     if let Ok(started) = jiff::Timestamp::from_millisecond(report.started_ms) {
         row("started", &started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
@@ -142,6 +133,57 @@ fn tiles(out: &mut String, report: &Report) {
         tile("hit", seconds(totals.saved_us), "saved by the cache");
     }
     out.push_str("</ul>\n");
+}
+
+/// What happened, in a sentence or two, and what the colours mean.
+fn summary(out: &mut String, report: &Report) {
+    let totals = &report.totals;
+    let all = report.steps.len();
+    let is_prediction = report.outcome == Outcome::Predicted;
+    let first = report.first_broken.and_then(|n| report.steps.iter().find(|step| step.number == n));
+    out.push_str("<p class=\"summary\">");
+    let _ = match (first, is_prediction) {
+        _ if all == 0 => write!(out, "The build has no steps that make files."),
+        (None, true) => write!(out, "Every step would be taken from the cache."),
+        (None, false) if totals.hits == all => {
+            write!(out, "Every step was taken from the cache.")
+        }
+        (None, false) => write!(out, "{} of {all} steps were taken from the cache.", totals.hits),
+        (Some(first), _) => {
+            let verb = if is_prediction { "would run" } else { "ran" };
+            let begins = if is_prediction { "It would begin" } else { "It began" };
+            write!(
+                out,
+                "{} of {all} steps {verb}. {begins} with <a href=\"#s{}\">{}</a>, line {}.",
+                totals.misses,
+                first.number,
+                safe(short(&first.name)),
+                first.line
+            )
+        }
+    };
+    out.push_str("</p>\n<p class=\"legend\">");
+    let verdicts: BTreeSet<(&str, &str, &str)> = report
+        .steps
+        .iter()
+        .map(|step| {
+            let meaning = match step.result {
+                Verdict::Hit => "its result is there from an earlier build",
+                Verdict::Miss => "no result fits; the causes stand below it",
+                Verdict::Failed => "its command did not succeed",
+                Verdict::Unknown => "it runs if a step before it makes other files",
+                Verdict::NotReached => "the build ended before it",
+            };
+            (class(step), word(report, step), meaning)
+        })
+        .collect();
+    for (class, word, meaning) in verdicts {
+        let _ = write!(
+            out,
+            "<span class=\"{class}\"><span class=\"badge\">{word}</span> {meaning}</span>"
+        );
+    }
+    out.push_str("</p>\n");
 }
 
 /// The first broken step with its causes: what a reader came for.
@@ -202,143 +244,6 @@ fn word(report: &Report, step: &Step) -> &'static str {
         Verdict::Unknown => "may run",
         Verdict::NotReached => "not reached",
     }
-}
-
-/// Where the steps stand: a column for each stage in the order of their first steps, a row for each
-/// length of the longest way to a step.
-fn places(steps: &[Step]) -> (Vec<&str>, Vec<(usize, usize)>) {
-    let mut stages: Vec<&str> = Vec::new();
-    let mut rows: BTreeMap<usize, usize> = BTreeMap::new();
-    let mut places = Vec::with_capacity(steps.len());
-    for step in steps {
-        let column = stages.iter().position(|stage| *stage == step.stage).unwrap_or_else(|| {
-            stages.push(&step.stage);
-            stages.len() - 1
-        });
-        let row = step.after.iter().filter_map(|n| rows.get(n)).max().map_or(0, |row| row + 1);
-        rows.insert(step.number, row);
-        places.push((column, row));
-    }
-    // Two steps of a stage that do not follow each other (`COPY --link`) must not cover each other.
-    let mut taken: BTreeSet<(usize, usize)> = BTreeSet::new();
-    for place in &mut places {
-        while !taken.insert(*place) {
-            place.1 += 1;
-        }
-    }
-    (stages, places)
-}
-
-fn graph(out: &mut String, report: &Report) {
-    let steps = &report.steps;
-    let (stages, places) = places(steps);
-    let rows = places.iter().map(|place| place.1).max().unwrap_or(0) + 1;
-    let x = |column: usize| 1 + column * (NODE_WIDTH + GAP_X);
-    let y = |row: usize| STAGE_HEAD + row * (NODE_HEIGHT + GAP_Y);
-    let (width, height) = (x(stages.len()) - GAP_X + 1, y(rows) - GAP_Y + 1);
-    // Shrunk to the page as far as it can be read, then scrolled.
-    let least = width * 7 / 10;
-    let _ = writeln!(
-        out,
-        "<div class=\"graph\"><svg width=\"{width}\" style=\"min-width:{least}px\" \
-         viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"graph of the steps\">"
-    );
-    for (column, stage) in stages.iter().enumerate() {
-        let first = places.iter().filter(|place| place.0 == column).map(|place| place.1).min();
-        let top = y(first.unwrap_or(0));
-        let from: Vec<&str> = steps
-            .iter()
-            .zip(&places)
-            .filter(|(_, place)| place.0 == column)
-            .flat_map(|(step, _)| step.reads.iter().map(String::as_str))
-            .filter(|name| *name != "context")
-            .take(1)
-            .collect();
-        let _ = write!(
-            out,
-            "<text class=\"stage\" x=\"{}\" y=\"{}\">{}</text>",
-            x(column),
-            top - 26,
-            safe(&shortened(&format!("stage {stage}"), NODE_CHARS))
-        );
-        if let [from] = from[..] {
-            let _ = write!(
-                out,
-                "<text class=\"sub\" x=\"{}\" y=\"{}\">from {}</text>",
-                x(column),
-                top - 9,
-                safe(&shortened(from.trim_start_matches("docker.io/library/"), NODE_CHARS))
-            );
-        }
-        out.push('\n');
-    }
-    let by_number: BTreeMap<usize, usize> =
-        steps.iter().enumerate().map(|(place, step)| (step.number, place)).collect();
-    for (step, &(column, row)) in steps.iter().zip(&places) {
-        for from in step.after.iter().filter_map(|n| by_number.get(n)) {
-            let (from_column, from_row) = places[*from];
-            edge(
-                out,
-                class(&steps[*from]),
-                (x(from_column), y(from_row)),
-                (x(column), y(row)),
-                from_column == column && from_row + 1 == row,
-            );
-        }
-    }
-    for (step, &(column, row)) in steps.iter().zip(&places) {
-        let (x, y) = (x(column), y(row));
-        let first = if report.first_broken == Some(step.number) { " broken" } else { "" };
-        let name = step.name.split_once("] ").map_or(step.name.as_str(), |(_, rest)| rest);
-        let cost = step.run_us.filter(|_| step.result != Verdict::NotReached).map(seconds);
-        let _ = writeln!(
-            out,
-            "<a href=\"#s{}\"><g class=\"node {}{first}\"><title>{}</title>\
-             <rect x=\"{x}\" y=\"{y}\" width=\"{NODE_WIDTH}\" height=\"{NODE_HEIGHT}\" rx=\"6\"/>\
-             <text x=\"{}\" y=\"{}\">{}</text><text class=\"sub\" x=\"{}\" y=\"{}\">{}{}</text>\
-             <text class=\"sub\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text></g></a>",
-            step.number,
-            class(step),
-            safe(&step.name),
-            x + 10,
-            y + 19,
-            safe(&shortened(&clean(name), NODE_CHARS)),
-            x + 10,
-            y + 36,
-            word(report, step),
-            if first.is_empty() { "" } else { " – first" },
-            x + NODE_WIDTH - 10,
-            y + 36,
-            cost.unwrap_or_default(),
-        );
-    }
-    out.push_str("</svg></div>\n");
-}
-
-/// A line from the bottom of one step to the top of another, or from side to side between stages.
-fn edge(
-    out: &mut String,
-    class: &str,
-    from: (usize, usize),
-    to: (usize, usize),
-    is_straight: bool,
-) {
-    let path = if is_straight {
-        let x = from.0 + NODE_WIDTH / 2;
-        format!("M{x} {}V{}", from.1 + NODE_HEIGHT, to.1)
-    } else if from.0 == to.0 {
-        // Past the steps between.
-        let (x, out) = (from.0 + NODE_WIDTH, from.0 + NODE_WIDTH + GAP_X / 2);
-        let (a, b) = (from.1 + NODE_HEIGHT / 2, to.1 + NODE_HEIGHT / 2);
-        format!("M{x} {a}C{out} {a} {out} {b} {x} {b}")
-    } else {
-        let (a, b) = (from.1 + NODE_HEIGHT / 2, to.1 + NODE_HEIGHT / 2);
-        let (from, to) =
-            if from.0 < to.0 { (from.0 + NODE_WIDTH, to.0) } else { (from.0, to.0 + NODE_WIDTH) };
-        let middle = usize::midpoint(from, to);
-        format!("M{from} {a}C{middle} {a} {middle} {b} {to} {b}")
-    };
-    let _ = writeln!(out, "<path class=\"edge {class}\" d=\"{path}\"/>");
 }
 
 /// Bars from begin to end, for a build that was run.
@@ -450,7 +355,7 @@ fn line(out: &mut String, line: &Line) {
     }
 }
 
-const STYLE: &str = include_str!("html.css");
+const STYLE: &str = include_str!("style.css");
 
 #[cfg(test)]
 mod tests {
@@ -495,6 +400,7 @@ mod tests {
     #[test]
     fn the_page_needs_nothing_from_elsewhere() {
         let page = page(&[("a", "RUN true")]);
+        let page = page.replace("url(#tip)", "");
         for mark in ["http:", "https:", "src=", "url(", "@import", "<script", "<link"] {
             assert!(!page.contains(mark), "{mark}");
         }
