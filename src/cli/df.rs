@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::images::{since, size, write_table};
 use super::{prune, values};
 use crate::explain::text::clean;
+use crate::image::Reference;
 use crate::store::{LayerId, Store};
 use crate::upkeep::{Includes, Inventory, Item, ItemKind, Plan, Policy, Reach, plan};
 use jiff::Timestamp;
@@ -131,6 +132,16 @@ fn table(
     rows.push(row("Total", &total(sums)));
     write_table(&rows, out)?;
     let total = total(sums);
+    if !inventory.images.is_empty() {
+        let mut rows = vec![["IMAGE", "SIZE", "SHARED", "UNIQUE"].map(str::to_owned).to_vec()];
+        rows.extend(inventory.images.iter().map(|image| {
+            let names: Vec<_> = image.names.iter().map(|name| familiar(name)).collect();
+            let unique = image.bytes - image.shared;
+            vec![names.join(", "), size(image.bytes), size(image.shared), size(unique)]
+        }));
+        writeln!(out)?;
+        write_table(&rows, out)?;
+    }
     if total.prune_all > total.prune {
         writeln!(out, "\n`builder prune --all` would free {}", size(total.prune_all))?;
     }
@@ -156,6 +167,11 @@ fn table(
         write_table(&rows, out)?;
     }
     Ok(())
+}
+
+/// A name as people type it.
+fn familiar(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| clean(name).into_owned(), |name| name.familiar())
 }
 
 fn row(name: &str, sum: &Sum) -> Vec<String> {
@@ -188,6 +204,16 @@ fn json(
     let mut document: BTreeMap<&str, Value> =
         CLASSES.iter().zip(sums).map(|((key, _, _), sum)| (*key, of(sum))).collect();
     document.insert("total", of(&total(sums)));
+    let images = inventory.images.iter().map(|image| {
+        let unique = image.bytes - image.shared;
+        json!({
+            "names": image.names,
+            "bytes": image.bytes,
+            "shared": image.shared,
+            "unique": unique,
+        })
+    });
+    document.insert("images", Value::Array(images.collect()));
     if args.verbose {
         let labels = labels(inventory);
         let items = listed(inventory).map(|item| {

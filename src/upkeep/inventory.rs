@@ -75,9 +75,22 @@ pub struct Links {
     pub listings: Vec<[u8; 32]>,
 }
 
+/// What a named image takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUse {
+    /// Its names.
+    pub names: Vec<String>,
+    /// The bytes of all that it reaches: documents, packed layers, unpacked layers.
+    pub bytes: u64,
+    /// The bytes of that which another image reaches as well.
+    pub shared: u64,
+}
+
 /// Everything that is in a store.
 #[derive(Debug, Clone)]
 pub struct Inventory {
+    /// The named images, by their first names.
+    pub images: Vec<ImageUse>,
     /// The things, by kind and path.
     pub items: Vec<Item>,
     /// The names of images at that moment: plans hold as long as they stay the same.
@@ -107,9 +120,11 @@ impl Inventory {
     pub fn of(store: &Store) -> Result<Self, UpkeepError> {
         let root = store.root();
         let names = read_names(store)?;
-        let mut inventory = Self { items: Vec::new(), names, layers: BTreeMap::new() };
+        let (items, layers) = (Vec::new(), BTreeMap::new());
+        let mut inventory = Self { images: Vec::new(), items, names, layers };
         let metas = inventory.add_layers(store)?;
-        let reached = Reached::by_images(store, &metas)?;
+        let by_image = Reached::by_images(store, &metas)?;
+        let reached = Reached::by_any(by_image.values().map(|(_, reached)| reached));
         inventory.add_blobs(root, &metas, &reached)?;
         inventory.add_records(root)?;
         inventory.add_pointers(root)?;
@@ -156,7 +171,38 @@ impl Inventory {
                 inventory.items[*index].reach = Reach::Image;
             }
         }
+        inventory.images = inventory.uses(&by_image);
         Ok(inventory)
+    }
+
+    /// Adds up what each image takes.
+    fn uses(&self, by_image: &BTreeMap<Digest, (Vec<String>, Reached)>) -> Vec<ImageUse> {
+        let mut sizes: BTreeMap<Thing, u64> = BTreeMap::new();
+        for item in self.items.iter().filter(|item| item.reach == Reach::Image) {
+            let thing = match item.kind {
+                ItemKind::Layer => item.links.layers.first().copied().map(Thing::Layer),
+                _ => hex_name(&item.path)
+                    .and_then(|hex| format!("sha256:{hex}").parse().ok())
+                    .map(Thing::Blob),
+            };
+            sizes.extend(thing.map(|thing| (thing, item.bytes)));
+        }
+        let mut times: BTreeMap<Thing, u32> = BTreeMap::new();
+        for thing in by_image.values().flat_map(|(_, reached)| reached.things()) {
+            *times.entry(thing).or_default() += 1;
+        }
+        let mut uses: Vec<_> = by_image
+            .values()
+            .map(|(names, reached)| {
+                let sum = |is_counted: &dyn Fn(&Thing) -> bool| {
+                    reached.things().filter(is_counted).filter_map(|thing| sizes.get(&thing)).sum()
+                };
+                let (bytes, shared) = (sum(&|_| true), sum(&|thing| times[thing] > 1));
+                ImageUse { names: names.clone(), bytes, shared }
+            })
+            .collect();
+        uses.sort_by(|a, b| a.names.cmp(&b.names));
+        uses
     }
 
     /// Says whether the layer was there.
@@ -271,6 +317,13 @@ impl Item {
     }
 }
 
+/// A thing that images lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing {
+    Blob(Digest),
+    Layer(LayerId),
+}
+
 /// What named images lead to.
 #[derive(Debug, Default)]
 struct Reached {
@@ -279,7 +332,11 @@ struct Reached {
 }
 
 impl Reached {
-    fn by_images(store: &Store, metas: &BTreeMap<LayerId, LayerMeta>) -> Result<Self, UpkeepError> {
+    /// Follows each named image, by its digest; with its names.
+    fn by_images(
+        store: &Store,
+        metas: &BTreeMap<LayerId, LayerMeta>,
+    ) -> Result<BTreeMap<Digest, (Vec<String>, Self)>, UpkeepError> {
         let mut by_diff: BTreeMap<Digest, Vec<LayerId>> = BTreeMap::new();
         for (id, meta) in metas {
             if let Some(tar) = &meta.tar {
@@ -297,9 +354,38 @@ impl Reached {
                 by_diff.entry(diff).or_default().push(id);
             }
         }
+        let mut by_image: BTreeMap<Digest, (Vec<String>, Self)> = BTreeMap::new();
+        for image in store.images()? {
+            let (names, reached) = by_image.entry(image.descriptor.digest).or_default();
+            names.extend(image.name);
+            if reached.blobs.is_empty() {
+                *reached = Self::by_image(store, image.descriptor, &by_diff);
+            }
+        }
+        Ok(by_image)
+    }
+
+    fn by_any<'r>(all: impl Iterator<Item = &'r Self>) -> Self {
+        let mut any = Self::default();
+        for reached in all {
+            any.blobs.extend(&reached.blobs);
+            any.layers.extend(&reached.layers);
+        }
+        any
+    }
+
+    fn things(&self) -> impl Iterator<Item = Thing> + '_ {
+        let blobs = self.blobs.iter().copied().map(Thing::Blob);
+        blobs.chain(self.layers.iter().copied().map(Thing::Layer))
+    }
+
+    fn by_image(
+        store: &Store,
+        image: Descriptor,
+        by_diff: &BTreeMap<Digest, Vec<LayerId>>,
+    ) -> Self {
         let mut reached = Self::default();
-        let mut open: Vec<Descriptor> =
-            store.images()?.into_iter().map(|image| image.descriptor).collect();
+        let mut open = vec![image];
         while let Some(descriptor) = open.pop() {
             if !reached.blobs.insert(descriptor.digest) {
                 continue;
@@ -308,11 +394,11 @@ impl Reached {
             let Ok(bytes) = store.read_blob(&descriptor.digest) else { continue };
             match Document::parse_any(&bytes, &descriptor.digest) {
                 Ok(Document::Index(index)) => open.extend(index.manifests),
-                Ok(Document::Manifest(manifest)) => reached.manifest(store, &manifest, &by_diff),
+                Ok(Document::Manifest(manifest)) => reached.manifest(store, &manifest, by_diff),
                 Err(_) => {}
             }
         }
-        Ok(reached)
+        reached
     }
 
     fn manifest(

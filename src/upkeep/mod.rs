@@ -26,7 +26,7 @@ mod plan;
 mod verify;
 
 pub use collect::{Collected, collect};
-pub use inventory::{Inventory, Item, ItemKind, Reach};
+pub use inventory::{ImageUse, Inventory, Item, ItemKind, Reach};
 pub use plan::{EVIDENCE_AGE, Includes, Plan, Policy, plan};
 pub use verify::{Finding, Report, verify};
 

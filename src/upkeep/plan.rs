@@ -169,7 +169,7 @@ mod tests {
             .filter(|(_, item)| item.kind == ItemKind::Layer)
             .map(|(index, item)| (item.links.layers[0], index))
             .collect();
-        Inventory { items, names: Vec::new(), layers }
+        Inventory { images: Vec::new(), items, names: Vec::new(), layers }
     }
 
     fn sample() -> Inventory {

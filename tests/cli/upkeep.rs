@@ -58,6 +58,30 @@ fn what_images_reach_is_told_apart_from_cache() {
 }
 
 #[test]
+fn what_images_share_is_told_apart_from_what_is_theirs_alone() {
+    let kit = kit();
+    kit.build().args(["-t", "one", "-t", "again"]).ok();
+    let alone = df(&kit)["images"].clone();
+    assert_eq!(alone.as_array().unwrap().len(), 1, "one image of two names: {alone}");
+    assert_eq!(alone[0]["names"].as_array().unwrap().len(), 2);
+    assert_eq!((&alone[0]["shared"], &alone[0]["unique"]), (&0.into(), &alone[0]["bytes"]));
+    kit.dockerfile(&format!("{TEXT}RUN head -c 5000 /dev/zero > /z\n"));
+    kit.build().args(["-t", "two"]).ok();
+    let images = df(&kit)["images"].clone();
+    let of = |name: &str| {
+        let images = images.as_array().unwrap().iter();
+        let is_it = |image: &&Value| image["names"][0].as_str().unwrap().contains(name);
+        images.clone().find(is_it).unwrap_or_else(|| panic!("no {name}"))
+    };
+    let (one, two) = (of("again"), of("two"));
+    assert_eq!(one["shared"], two["shared"]);
+    assert!(two["unique"].as_u64().unwrap() > 5000, "{two}");
+    assert!(one["unique"].as_u64().unwrap() < 5000, "its documents: {one}");
+    let text = kit.builder(["df"]).ok().stdout();
+    assert!(text.contains("again:latest, one:latest") && text.contains("two:latest"), "{text}");
+}
+
+#[test]
 fn prune_keeps_named_images_and_a_dry_run_keeps_all() {
     let kit = kit();
     kit.build().args(["-t", "named"]).ok();
