@@ -13,8 +13,12 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev m
 WORKDIR /project
 COPY . .
 RUN make
+FROM fixture/base AS package
+COPY --from=build /project/hello /package/bin/hello
+RUN tar -czf /hello.tar.gz -C /package .
 FROM fixture/base
-COPY --from=build /project/hello /bin/hello
+COPY --from=package /package /
+COPY --from=package /hello.tar.gz /
 ENTRYPOINT [\"/bin/hello\"]
 ";
 
@@ -53,6 +57,10 @@ fn privileged_c_project_with_a_compiler_from_debian() {
     assert_eq!(&outcome.ran()[..2], ["COPY . .", "RUN make"], "only from that COPY on");
 
     kit.file("words.c", WORDS.replace("words */", "other words */")).chmod("words.c", 0o755);
-    let counts = kit.build().ok().counts();
-    assert_eq!(counts, Counts { ran: 2, cached: 3 }, "the same program, so the final stage holds");
+    let outcome = kit.build().args(["-t", "hello"]).ok();
+    assert_eq!(outcome.ran(), ["COPY . .", "RUN make"], "the same program, so what follows holds");
+    assert_eq!(outcome.counts(), Counts { ran: 2, cached: 6 });
+    let explained = kit.builder(["explain"]).ok().stdout();
+    assert!(explained.contains("made the same files as before"), "{explained}");
+    assert_eq!(kit.builder(["run", "hello"]).ok().stdout(), "hello, world\n");
 }
