@@ -5,6 +5,8 @@
 
 mod kit;
 
+use std::collections::BTreeSet;
+
 use kit::{Archive, Kit, Run, base, host, users};
 
 const DOCKERFILE: &str = "\
@@ -290,43 +292,72 @@ fn rootless_images_are_those_of_root_in_each_compression() {
     }
 }
 
+/// A project that needs a compiler, packages that make users and groups, programs with set-id bits and
+/// capabilities, and commands of other users.
+const PROJECT: &str = "\
+FROM debian:bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends \
+    gcc libc6-dev make adduser sudo libcap2-bin iputils-ping openssh-client cron
+RUN adduser --disabled-password --gecos '' app && echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app \
+ && getcap /bin/ping | grep net_raw
+RUN su app -c 'id -u; sudo id -u; ulimit -x 5; id -u; touch /tmp/mine; stat -c %U /tmp/mine' | tr '\\n' ' ' \
+ | grep -x '1000 0 1000 app ' && rm /tmp/mine
+RUN echo app:word | chpasswd && setpriv --reuid=app --regid=app --init-groups id -un | grep -x app
+WORKDIR /src
+COPY --chown=app Makefile hello.c ./
+USER app
+RUN sudo chown app . && make && ./hello | grep -x 'hello from 1000'
+FROM fixture/base
+COPY --from=build /src/hello /usr/bin/
+COPY --from=build /etc/shadow /etc/gshadow /etc/sudoers.d /etc/copied/
+COPY --from=build /var/spool /var/spool
+COPY --chown=app --from=build /home/app /home/app
+USER app
+RUN mkdir /tmp/bin && cp /usr/bin/hello /tmp/bin && hello && test -r /home/app/.profile
+";
+
 #[test]
-fn rootless_packages_of_debian_are_those_of_root() {
+fn rootless_projects_on_debian_are_those_of_root() {
     if !host::has("mmdebstrap", "mmdebstrap") {
         return;
     }
-    let install = "FROM debian:bookworm AS build\n\
-        RUN apt-get update && apt-get install -y --no-install-recommends adduser sudo libcap2-bin iputils-ping \
-          && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*\n\
-        RUN adduser --disabled-password --gecos '' app && echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app \
-          && getcap /bin/ping | grep net_raw\n";
-    let become_user = "RUN su app -c 'id -u; sudo id -u; touch /tmp/mine; stat -c %U /tmp/mine' | tr '\\n' ' ' \
-          | grep -x '1000 0 app ' && rm /tmp/mine\n\
-        RUN echo app:word | chpasswd && setpriv --reuid=app --regid=app --init-groups id -un | grep -x app\n";
-    let image = |kit: &Kit, more: &str| {
+    // Layers of the stage that installs, then of the image; without the times that programs write.
+    let image = |kit: &Kit| {
         let tar = kit.beside("debian.tar");
         std::fs::copy(base::debian(), &tar).unwrap();
         let import = kit.builder(["import"]).arg(&tar).arg("debian:bookworm");
         import.env("SOURCE_DATE_EPOCH", "1767225600").ok();
-        kit.dockerfile(&format!("{install}{more}"));
+        kit.file("Makefile", "hello: hello.c\n\t$(CC) -static -o $@ $<\n").file(
+            "hello.c",
+            "#include <stdio.h>\n#include <unistd.h>\n\
+             int main(void) { printf(\"hello from %d\\n\", getuid()); return 0; }\n",
+        );
+        kit.dockerfile(PROJECT);
+        let stage = timeless(kit, kit.build().arg("--target=build"));
         let image = timeless(kit, kit.build());
-        // What installing made, apart from the times that it writes into files.
-        let entries = image.layers[1..3].iter().flatten();
-        entries
-            .map(|e| format!("{} {} {:o} {}:{} {:?}", e.path, e.kind, e.mode, e.uid, e.gid, e.pax))
-            .collect::<Vec<_>>()
+        let layers = stage.layers.iter().chain(&image.layers);
+        layers.map(|layer| layer.iter().map(described).collect()).collect::<Vec<BTreeSet<_>>>()
     };
-    let roots = image(&Kit::new(), become_user);
-    let ranges = image(&Kit::of(users::with_ranges()), become_user);
-    assert_eq!(different(&ranges, &roots), [""; 0]);
-    let single = image(&Kit::of(users::without_ranges()), become_user);
-    assert_eq!(different(&single, &roots), [""; 0]);
+    let roots = image(&Kit::new());
+    for user in [users::with_ranges(), users::without_ranges()] {
+        let name = user.name;
+        let theirs = image(&Kit::of(user));
+        assert_eq!(theirs.len(), roots.len(), "{name}");
+        for (number, (theirs, roots)) in theirs.iter().zip(&roots).enumerate() {
+            let other: Vec<_> = theirs.difference(roots).collect();
+            let missing: Vec<_> = roots.difference(theirs).collect();
+            assert!(
+                other.is_empty() && missing.is_empty(),
+                "{name}, layer {number}: {other:#?} for {missing:#?}"
+            );
+        }
+    }
 }
 
-/// What one has and the other has not.
-fn different<'a>(ours: &'a [String], theirs: &[String]) -> Vec<&'a str> {
-    assert_eq!(ours.len(), theirs.len());
-    ours.iter().filter(|line| !theirs.contains(line)).map(String::as_str).collect()
+/// Says what an entry is, but for its time and content.
+fn described(entry: &kit::archive::Entry) -> String {
+    let e = entry;
+    format!("{} {} {:o} {}:{} {:?}", e.path, e.kind, e.mode, e.uid, e.gid, e.pax)
 }
 
 #[test]

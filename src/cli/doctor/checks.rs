@@ -274,7 +274,10 @@ fn subordinate_ids(environment: &Environment) -> Check {
     let (state, means) = match environment.standing {
         Standing::Machine => (State::Ok, "root needs none: it may use any ids"),
         Standing::Ranges => (State::Ok, "files and RUN steps have owners and users of their own"),
-        Standing::Single => (State::Degraded, "all files and all users of RUN steps are you"),
+        Standing::Single => (
+            State::Degraded,
+            "owners of files are written down; other users of RUN steps are names, and may do what root may",
+        ),
     };
     let mend = if helper {
         format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}")

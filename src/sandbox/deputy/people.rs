@@ -60,6 +60,15 @@ pub(super) struct Identity {
 /// A program, by device and inode.
 type Program = (u64, u64);
 
+/// What a process executes.
+#[derive(Debug, Clone, Copy)]
+struct Executable {
+    program: Program,
+    /// Whom its set-id bits make of who executes it.
+    user: Option<u32>,
+    group: Option<u32>,
+}
+
 /// A call of setuid's kin, of users or of groups; -1 leaves an id as it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
@@ -107,28 +116,8 @@ impl People {
         let (number, _) = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
         let index = number.checked_sub(FIRST).and_then(|index| usize::try_from(index).ok());
         let known = index.and_then(|index| self.known.get(index)).cloned().unwrap_or_default();
-        let exe = format!("{pid}/exe");
-        let stat = rustix::fs::statat(CWD, exe.as_str(), AtFlags::empty())?;
-        let program = (stat.st_dev as u64, stat.st_ino);
-        let raises = |bits| stat.st_mode & bits == bits;
-        let (user, group) = (raises(libc::S_ISUID), raises(libc::S_ISGID | libc::S_IXGRP));
-        let raised_by = (user || group).then_some(program);
-        let kept_by = known.kept_by.filter(|&by| by == program);
-        if (known.raised_by, known.kept_by) == (raised_by, kept_by) {
-            return Ok(known);
-        }
-        let mut now = Identity { raised_by, kept_by, ..(*known).clone() };
-        if raised_by == known.raised_by {
-            return self.become_(caller, now);
-        }
-        let owner = owner::read(&exe, FileType::RegularFile).unwrap_or((0, 0));
-        if user {
-            now.user = now.user.raised(owner.0);
-        }
-        if group {
-            now.group = now.group.raised(owner.1);
-        }
-        self.become_(caller, now)
+        let now = known.running(&Executable::of(caller)?);
+        if now == *known { Ok(known) } else { self.become_(caller, now) }
     }
 
     /// Makes a caller somebody.
@@ -147,16 +136,16 @@ impl People {
         };
         let pid = caller.call.pid as i32;
         caller.check()?;
-        let limits = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
-        limits_of(pid, LIMIT_LOCKS, Some(number.min(limits.1))).map_err(|_| Errno::PERM)?;
+        let (_, hard) = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
+        let soft = if number == u64::MAX { hard } else { number };
+        limits_of(pid, LIMIT_LOCKS, Some(soft)).map_err(|_| Errno::PERM)?;
         Ok(who)
     }
 
     /// Remembers that the caller's program keeps its capabilities, which the kernel is told too.
     pub(super) fn keep(&mut self, caller: Caller<'_>, keeps: bool) -> Result<Answer, Errno> {
         let who = self.who(caller)?;
-        let stat = rustix::fs::statat(CWD, format!("{}/exe", caller.call.pid), AtFlags::empty())?;
-        let kept_by = keeps.then_some((stat.st_dev as u64, stat.st_ino));
+        let kept_by = if keeps { Some(Executable::of(caller)?.program) } else { None };
         self.become_(caller, Identity { kept_by, ..(*who).clone() })?;
         Ok(Answer::Kernel)
     }
@@ -247,7 +236,36 @@ impl People {
     }
 }
 
+impl Executable {
+    fn of(caller: Caller<'_>) -> Result<Self, Errno> {
+        let link = format!("{}/exe", caller.call.pid);
+        let stat = rustix::fs::statat(CWD, link.as_str(), AtFlags::empty())?;
+        let has = |bits| stat.st_mode & bits == bits;
+        let (user, group) = (has(libc::S_ISUID), has(libc::S_ISGID | libc::S_IXGRP));
+        let owner = if user || group { owner::read(&link, FileType::RegularFile) } else { None };
+        let owner = owner.unwrap_or((0, 0));
+        Ok(Self {
+            program: (stat.st_dev as u64, stat.st_ino),
+            user: user.then_some(owner.0),
+            group: group.then_some(owner.1),
+        })
+    }
+}
+
 impl Identity {
+    /// Returns who a process is that was this when its identity was last written down.
+    fn running(&self, exe: &Executable) -> Self {
+        let raises = exe.user.is_some() || exe.group.is_some();
+        let mut now = self.clone();
+        now.raised_by = raises.then_some(exe.program);
+        now.kept_by = self.kept_by.filter(|&by| by == exe.program);
+        if now.raised_by != self.raised_by {
+            now.user = exe.user.map_or(now.user, |owner| now.user.raised(owner));
+            now.group = exe.group.map_or(now.group, |owner| now.group.raised(owner));
+        }
+        now
+    }
+
     /// Says whether a caller may become anybody.
     fn may(&self, caller: Caller<'_>, which: Which) -> Result<bool, Errno> {
         let needed = if which == Which::Users { SETUID } else { SETGID };
@@ -375,6 +393,29 @@ mod tests {
             assert_eq!(before.change(change, may_all), after, "{before:?} {change:?}");
         }
         assert_eq!(app.raised(0), half);
+    }
+
+    #[test]
+    fn a_set_id_program_raises_who_executes_it_once() {
+        let plain = |number| Executable { program: (1, number), user: None, group: None };
+        let sudo = Executable { user: Some(0), ..plain(2) };
+        let app = Identity { user: ids(5, 5, 5), ..Identity::default() };
+        assert_eq!(app.running(&plain(1)), app);
+        let raised = app.running(&sudo);
+        assert_eq!((raised.user, raised.group), (ids(5, 0, 0), app.group));
+        let dropped = raised.with(Which::Users, ids(6, 6, 6));
+        assert_eq!(dropped.running(&sudo), dropped, "it goes on as what it made of itself");
+        let child = dropped.running(&plain(1));
+        assert_eq!(child.user, ids(6, 6, 6));
+        assert_eq!(child.running(&sudo).user, ids(6, 0, 0), "another one, by another user");
+    }
+
+    #[test]
+    fn kept_capabilities_end_with_the_program() {
+        let plain = |number| Executable { program: (1, number), user: None, group: None };
+        let keeping = Identity { kept_by: Some((1, 1)), ..Identity::default() };
+        assert_eq!(keeping.running(&plain(1)), keeping);
+        assert_eq!(keeping.running(&plain(2)), Identity::default());
     }
 
     #[test]
