@@ -49,8 +49,9 @@ impl Unpacked {
         let unpacked = layer::unpack_layer(tar, dir.as_fd(), &options, cancel).map_err(bad)?;
         made.diff_id = unpacked.tar.diff_id;
         made.borrows = unpacked.borrowed > 0;
-        made.scan =
-            Some(layer::scan(dir.as_fd(), &ScanOptions::detect(false), cancel).map_err(bad)?);
+        let (options, contents) = (ScanOptions::detect(false), &unpacked.contents);
+        let scan = layer::scan_written(dir.as_fd(), &options, contents, cancel);
+        made.scan = Some(scan.map_err(bad)?);
         Ok(made)
     }
 

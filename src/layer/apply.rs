@@ -1,5 +1,6 @@
 //! Putting members of a tar into a tree, each path resolved beneath its root by the kernel.
 
+use super::contents::Contents;
 use super::marks::{Whiteout, announce_whiteout_files, is_whiteout_at, make_opaque, make_whiteout};
 use super::stack::{Found, Stack, StackDir};
 use super::untar::{Member, MemberKind, TarReader};
@@ -48,6 +49,8 @@ pub(super) struct Applier<'a> {
     times: BTreeMap<Vec<u8>, Timespec>,
     /// Folders that no member has described so far.
     implied: BTreeSet<Vec<u8>>,
+    /// What the files of a layer hold.
+    contents: Contents,
     applied: Applied,
 }
 
@@ -62,6 +65,7 @@ impl<'a> Applier<'a> {
             parent: None,
             times: BTreeMap::new(),
             implied: BTreeSet::new(),
+            contents: Contents::default(),
             applied: Applied::default(),
         }
     }
@@ -97,8 +101,8 @@ impl<'a> Applier<'a> {
         result
     }
 
-    /// Sets the times of folders. Returns what was applied.
-    pub(super) fn finish(mut self) -> Result<Applied, LayerError> {
+    /// Sets the times of folders. Returns what was applied, and of a layer what its files hold.
+    pub(super) fn finish(mut self) -> Result<(Applied, Contents), LayerError> {
         for (path, time) in std::mem::take(&mut self.times) {
             let (folder, name) = split(&path);
             let parent = self.open_parent(folder)?;
@@ -107,7 +111,7 @@ impl<'a> Applier<'a> {
             self.parent = Some((folder.to_vec(), parent));
         }
         self.applied.borrowed += self.implied.len() as u64;
-        Ok(self.applied)
+        Ok((self.applied, self.contents))
     }
 
     /// Takes the cached folder if it is `path`, or opens it, making what is missing.
@@ -351,10 +355,17 @@ impl<'a> Applier<'a> {
                 let file = openat(parent, name, flags | OFlags::NOFOLLOW, Mode::from(0o600))
                     .map_err(fail("make"))?;
                 self.applied.bytes += member.size;
+                let is_layer = matches!(self.target, Target::Layer { .. });
+                let mut hasher = is_layer.then(blake3::Hasher::new);
                 tar.content(|bytes| {
+                    hasher.as_mut().map(|hasher| hasher.update(bytes));
                     write_all(&file, bytes).map_err(|e| LayerError::io("write", path, e))
                 })
                 .map_err(MakeError::Other)?;
+                if let Some(hasher) = hasher {
+                    let hash = *hasher.finalize().as_bytes();
+                    self.contents.insert(&file, member.size, hash).map_err(fail("look at"))?;
+                }
                 chown_fd(&file, uid, gid).map_err(fail("change the owner of"))?;
                 self.capability(&file, member).map_err(fail("set the capabilities of"))?;
                 fchmod(&file, mode).map_err(fail("change the mode of"))?;
@@ -521,6 +532,7 @@ impl<'a> Applier<'a> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let to = openat(parent, name, flags | OFlags::NOFOLLOW, Mode::from(0o600))
                     .map_err(fail)?;
+                self.contents.forget(&to).map_err(fail)?;
                 let mut from = std::fs::File::from(from);
                 let mut to = std::fs::File::from(to);
                 self.applied.bytes += std::io::copy(&mut from, &mut to)

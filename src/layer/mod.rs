@@ -23,6 +23,7 @@
 mod apply;
 mod compress;
 mod content;
+mod contents;
 mod cut;
 mod decompress;
 mod encode;
@@ -42,12 +43,13 @@ mod xattrs;
 
 pub use compress::{Compressed, Compression, Effort, compress, write_compressed};
 pub use content::{CONTENT_VERSION, LayerHasher, LayerIds, Now, Time};
+pub use contents::Contents;
 pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;
 pub use estargz::{TAR_SIZE, TOC_DIGEST};
 pub use pack::{TarOptions, Times, write_tar};
 pub use parts::{Parts, Whole, take_apart};
-pub use scan::{Scan, ScanOptions, scan};
+pub use scan::{Scan, ScanOptions, scan, scan_written};
 pub use stack::{Found, Stack, StackDir};
 pub use unpack::{
     Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive, unpack_layer,

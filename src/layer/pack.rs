@@ -1,6 +1,7 @@
 //! A layer's folder becomes tar bytes, hashes, or both, in one pass over its files.
 
 use super::XattrSpace;
+use super::contents::{Contents, UNKNOWN};
 use super::header::{self, BLOCK};
 use super::walk::{Entry, Kind, Walk};
 use super::{LayerError, LayerHasher, LayerIds, Now};
@@ -120,8 +121,21 @@ pub(super) fn pack(
     cancel: &Cancel,
     sink: &mut Sink<'_>,
 ) -> Result<Packed, LayerError> {
+    pack_written(fs, options, wanted, &UNKNOWN, cancel, sink)
+}
+
+/// As [`pack`]; where no tar is wanted, files that `contents` has are not read.
+pub(super) fn pack_written(
+    fs: BorrowedFd<'_>,
+    options: &TarOptions,
+    wanted: Wanted,
+    contents: &Contents,
+    cancel: &Cancel,
+    sink: &mut Sink<'_>,
+) -> Result<Packed, LayerError> {
     let mut packer = Packer {
         wanted,
+        contents,
         times: options.times,
         hasher: LayerHasher::new(wanted.now()),
         chunk: Vec::new(),
@@ -136,6 +150,7 @@ pub(super) fn pack(
 
 struct Packer<'s, 'f> {
     wanted: Wanted,
+    contents: &'s Contents,
     times: Times,
     hasher: LayerHasher,
     chunk: Vec<u8>,
@@ -155,7 +170,11 @@ impl Packer<'_, '_> {
         let mut digest = [0; 32];
         if let (Kind::File { size }, Some(file)) = (entry.kind, file) {
             self.packed.bytes += size;
-            digest = self.content(entry, &file, size)?;
+            let known = if self.wanted.tar() { None } else { self.contents.get(&file, size) };
+            digest = match known {
+                Some(digest) => digest,
+                None => self.content(entry, &file, size)?,
+            };
         }
         if self.wanted.identities() {
             self.hasher.add(entry, &digest);

@@ -3,7 +3,8 @@
 use super::LayerError;
 use super::XattrSpace;
 use super::content::Now;
-use super::pack::{Packed, TarOptions, Times, Wanted, pack};
+use super::contents::{Contents, UNKNOWN};
+use super::pack::{Packed, TarOptions, Times, Wanted, pack, pack_written};
 use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts, TimesId};
 use crate::sys::cancel::Cancel;
 use sha2::{Digest as _, Sha256};
@@ -68,8 +69,7 @@ pub fn scan(
 ) -> Result<Scan, LayerError> {
     let tar_options = TarOptions { xattrs: options.xattrs, times: Times::Kept };
     if !options.want_tar {
-        let packed = pack(fs, &tar_options, Wanted::Identities(options.now), cancel, &mut Ok)?;
-        return Ok(facts(&packed, None));
+        return scan_written(fs, options, &UNKNOWN, cancel);
     }
     let (packed, digest) = std::thread::scope(|scope| {
         let mut hash = HashThread { scope, worker: None, inline: Sha256::new() };
@@ -78,6 +78,24 @@ pub fn scan(
         Ok::<_, LayerError>((packed, hash.finish()))
     })?;
     Ok(facts(&packed, Some(digest)))
+}
+
+/// As [`scan`] without the tar's facts, of a layer whose files were hashed while they were written:
+/// what `contents` has is not read again.
+///
+/// # Errors
+///
+/// As [`scan`].
+pub fn scan_written(
+    fs: BorrowedFd<'_>,
+    options: &ScanOptions,
+    contents: &Contents,
+    cancel: &Cancel,
+) -> Result<Scan, LayerError> {
+    let tar = TarOptions { xattrs: options.xattrs, times: Times::Kept };
+    let wanted = Wanted::Identities(options.now);
+    let packed = pack_written(fs, &tar, wanted, contents, cancel, &mut Ok)?;
+    Ok(facts(&packed, None))
 }
 
 fn facts(packed: &Packed, diff_id: Option<Digest>) -> Scan {

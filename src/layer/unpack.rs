@@ -4,7 +4,7 @@ use super::apply::{Applied, Applier, Target};
 use super::decompress::decompress;
 use super::stack::Stack;
 use super::untar::TarReader;
-use super::{LayerError, XattrSpace};
+use super::{Contents, LayerError, XattrSpace};
 use crate::store::{Digest, TarFacts};
 use crate::sys::cancel::Cancel;
 use crossbeam_channel::{Receiver, Sender};
@@ -24,7 +24,7 @@ pub struct UnpackOptions<'a> {
 }
 
 /// What a layer was unpacked from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacked {
     /// The facts of the tar as it was read, to its last byte.
     pub tar: TarFacts,
@@ -38,6 +38,8 @@ pub struct Unpacked {
     /// Folders that the tar uses but does not describe, and hard links to files it does not have. If
     /// there are any, the same tar over other layers gives another layer.
     pub borrowed: u64,
+    /// What its files hold, for [`super::scan_written`].
+    pub contents: Contents,
 }
 
 /// Applies the uncompressed `tar` of a layer to the empty folder `into`, in overlay form.
@@ -58,13 +60,14 @@ pub fn unpack_layer(
 ) -> Result<Unpacked, LayerError> {
     fchmod(into, Mode::from(0o755)).map_err(|e| LayerError::io("change the mode of", b"", e))?;
     let target = Target::Layer { xattrs: options.xattrs, below: options.below };
-    let (applied, tar) = hashing(tar, |input| apply(input, into, target, cancel))?;
+    let ((applied, contents), tar) = hashing(tar, |input| apply(input, into, target, cancel))?;
     Ok(Unpacked {
         tar,
         entries: applied.entries,
         bytes: applied.bytes,
         refused: applied.refused,
         borrowed: applied.borrowed,
+        contents,
     })
 }
 
@@ -115,7 +118,7 @@ pub fn extract_archive(
 ) -> Result<Extracted, LayerError> {
     let input = decompress(archive).map_err(|source| LayerError::Input { source })?;
     let input = io::BufReader::with_capacity(CHUNK, input);
-    let applied = apply(input, dest, Target::Tree { owner }, cancel)?;
+    let (applied, _) = apply(input, dest, Target::Tree { owner }, cancel)?;
     Ok(Extracted { entries: applied.entries, bytes: applied.bytes, refused: applied.refused })
 }
 
@@ -151,7 +154,7 @@ fn apply(
     root: BorrowedFd<'_>,
     target: Target<'_>,
     cancel: &Cancel,
-) -> Result<Applied, LayerError> {
+) -> Result<(Applied, Contents), LayerError> {
     let mut tar = TarReader::new(input);
     let mut applier = Applier::new(root, target);
     while let Some(member) = tar.next()? {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::layer::{ScanOptions, TarOptions, Times, scan, write_tar};
+use crate::layer::{ScanOptions, TarOptions, Times, scan, scan_written, write_tar};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
@@ -106,7 +106,12 @@ impl Kit {
     fn unpack_over(&self, tar: &[u8], below: Option<&Stack>) -> Result<Unpacked, LayerError> {
         let root = File::open(self.root()).unwrap();
         let options = UnpackOptions { xattrs: XattrSpace::detect(), below };
-        unpack_layer(tar, root.as_fd(), &options, &Cancel::new())
+        let unpacked = unpack_layer(tar, root.as_fd(), &options, &Cancel::new())?;
+        // What was hashed while it was written is what reading finds.
+        let (options, cancel) = (ScanOptions::detect(false), Cancel::new());
+        let written = scan_written(root.as_fd(), &options, &unpacked.contents, &cancel).unwrap();
+        assert_eq!(written, scan(root.as_fd(), &options, &cancel).unwrap());
+        Ok(unpacked)
     }
 
     fn extract(&self, tar: &[u8]) -> Result<Extracted, LayerError> {
