@@ -133,7 +133,7 @@ pub fn unpack_plain(
     into: BorrowedFd<'_>,
     cancel: &Cancel,
 ) -> Result<Extracted, LayerError> {
-    let applied = apply(tar, into, Target::Plain, cancel)?;
+    let (applied, _) = apply(tar, into, Target::Plain, cancel)?;
     Ok(Extracted { entries: applied.entries, bytes: applied.bytes, refused: applied.refused })
 }
 

@@ -267,6 +267,11 @@ fn every_compression_is_accepted_by_other_tools() {
             );
         }
         assert!(holds_hello(&podman(&["image", "mount", "hello:v1"])), "{compression}");
+        // Limits that no machine has to raise, and no network to set up.
+        let run = ["--cgroup-manager=cgroupfs", "run", "--rm", "--network=none"];
+        let limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "hello:v1"];
+        let said = podman(&[run.as_slice(), &limits].concat());
+        assert_eq!(said, "hello from /bin/hello\n", "{compression}");
         podman(&["image", "umount", "--all"]);
         podman(&["rmi", "--all", "--force"]);
         let from = format!("oci-archive:{}", oci.display());
