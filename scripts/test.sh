@@ -7,10 +7,12 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/packages.sh
 source scripts/packages.sh
 need_compiler
-need busybox=busybox-static slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd \
-    skopeo=skopeo podman=podman buildah=buildah umoci=umoci runc=runc mmdebstrap=mmdebstrap python3=python3 jsonschema=python3-jsonschema git=git \
-    ssh-agent=openssh-client docker-registry=docker-registry htpasswd=apache2-utils openssl=openssl zstd=zstd xz=xz-utils bzip2=bzip2 mkfs.ext4=e2fsprogs ip=iproute2 chromium=chromium \
-    qemu-system-x86_64=qemu-system-x86 strip=binutils
+need busybox=busybox-static slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2 \
+    skopeo=skopeo podman=podman buildah=buildah umoci=umoci runc=runc docker-registry=docker-registry \
+    mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs qemu-system-x86_64=qemu-system-x86 strip=binutils \
+    git=git ssh-agent=openssh-client htpasswd=apache2-utils openssl=openssl zstd=zstd xz=xz-utils bzip2=bzip2 \
+    python3=python3 jsonschema=python3-jsonschema chromium=chromium \
+    /usr/share/gocode/src/github.com/opencontainers/image-spec/schema=golang-github-opencontainers-image-spec-dev
 
 if [ ${#as_root[@]} != 0 ]; then
     # cargo and nextest start each test program through this; compiling stays with the caller.

@@ -4,20 +4,26 @@ use crate::kit::{Kit, host};
 use std::path::Path;
 use std::process::Command;
 
-/// The folder of the schemas, with the program that checks layouts.
-const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/oci-schemas");
+/// Where Debian's package of the specification has them.
+const SCHEMAS: &str = "/usr/share/gocode/src/github.com/opencontainers/image-spec/schema";
 
 /// What is wrong with a layout; empty where nothing is.
 fn violations(layout: &Path) -> String {
-    let program = format!("{SCHEMAS}/validate.py");
-    let output = Command::new("/usr/bin/python3").arg(program).arg(layout).output().unwrap();
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/validate_layout.py");
+    let mut command = Command::new("/usr/bin/python3");
+    let output = command.args([program, SCHEMAS]).arg(layout).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(matches!(output.status.code(), Some(0 | 1)) && said.is_empty(), "{said}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 fn is_there() -> bool {
-    host::has("python3", "python3") && host::has("jsonschema", "python3-jsonschema")
+    host::has("python3", "python3")
+        && host::has("jsonschema", "python3-jsonschema")
+        && host::has_file(
+            &format!("{SCHEMAS}/config-schema.json"),
+            "golang-github-opencontainers-image-spec-dev",
+        )
 }
 
 #[test]

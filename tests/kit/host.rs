@@ -6,13 +6,21 @@ use std::path::Path;
 use std::process::Command;
 
 /// Tells whether a tool is here. A test that goes without one says so, and fails in CI instead.
-#[allow(clippy::disallowed_methods, reason = "CI is how the test run learns where it is")]
 pub fn has(tool: &str, package: &str) -> bool {
-    let found =
-        super::PATH.split(':').any(|folder| fs::exists(format!("{folder}/{tool}")).unwrap());
+    let is_in = |folder| fs::exists(format!("{folder}/{tool}")).unwrap();
+    tell(super::PATH.split(':').any(is_in), tool, package)
+}
+
+/// As [`has`], of a file that no `PATH` leads to.
+pub fn has_file(path: &str, package: &str) -> bool {
+    tell(fs::exists(path).unwrap(), path, package)
+}
+
+#[allow(clippy::disallowed_methods, reason = "CI is how the test run learns where it is")]
+fn tell(found: bool, what: &str, package: &str) -> bool {
     if !found {
-        assert!(std::env::var_os("CI").is_none(), "{tool} is missing: apt-get install {package}");
-        println!("left out: {tool} is missing (apt-get install {package})");
+        assert!(std::env::var_os("CI").is_none(), "{what} is missing: apt-get install {package}");
+        println!("left out: {what} is missing (apt-get install {package})");
     }
     found
 }
