@@ -240,6 +240,9 @@ fn bad(what: &'static str) -> io::Error {
 mod tests {
     use super::*;
     use crate::layer::unpack_plain;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
     use std::fs;
     use std::os::fd::AsFd as _;
     use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -272,9 +275,13 @@ mod tests {
 
     fn put_together(streams: &Streams) -> Result<tempfile::TempDir, LayerError> {
         let dir = tempfile::tempdir().unwrap();
+        put_together_in(streams, dir.path()).map(|()| dir)
+    }
+
+    fn put_together_in(streams: &Streams, dir: &Path) -> Result<(), LayerError> {
         let whole = Whole::new(&streams.listing[..], &streams.contents[..]);
-        let into = fs::File::open(dir.path()).unwrap();
-        unpack_plain(whole, into.as_fd(), &Cancel::new()).map(|_| dir)
+        let into = fs::File::open(dir).unwrap();
+        unpack_plain(whole, into.as_fd(), &Cancel::new()).map(|_| ())
     }
 
     fn sample() -> tempfile::TempDir {
@@ -346,6 +353,37 @@ mod tests {
         let mut huge = cut(0, 0);
         huge.listing[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(put_together(&huge).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever a layout holds: it is refused or makes files in the folder, and nothing else.
+        #[test]
+        fn damage_is_refused_or_stays_inside(
+            flips in vec((any::<Index>(), any::<u8>()), 1..6),
+            listing_kept in 0.5f64..1.2,
+            contents_kept in 0.5f64..1.2,
+        ) {
+            let dir = sample();
+            fs::remove_file(dir.path().join("large")).unwrap();
+            let mut streams = streams(dir.path());
+            for (place, byte) in flips {
+                let place = place.index(streams.listing.len());
+                streams.listing[place] = byte;
+            }
+            let cut = |bytes: &mut Vec<u8>, kept: f64| {
+                bytes.truncate((bytes.len() as f64 * kept) as usize);
+            };
+            cut(&mut streams.listing, listing_kept);
+            cut(&mut streams.contents, contents_kept);
+            let cage = tempfile::tempdir().unwrap();
+            let inside = cage.path().join("inside");
+            fs::create_dir(&inside).unwrap();
+            // Refused or not: what counts is where its files are.
+            let _ = put_together_in(&streams, &inside);
+            prop_assert_eq!(fs::read_dir(cage.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]
