@@ -49,7 +49,7 @@ pub fn export_mount(
     waiting: impl Fn(),
 ) -> Result<Option<Exported>, MountError> {
     let name = mount.name();
-    let Some(seized) = store.seize_mount(&name, waiting)? else { return Ok(None) };
+    let Some(seized) = store.seize_mount(&name, cancel, waiting)? else { return Ok(None) };
     let path = seized.fs();
     let fs = File::open(&path).map_err(|e| MountError::io("open", &path, e))?;
     let mut root = rustix::fs::fstat(&fs).map_err(|e| MountError::io("read", &path, e))?;

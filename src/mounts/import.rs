@@ -136,7 +136,7 @@ pub fn import_mount(
     check_space(store, document)?;
     let work = store.session()?.new_work()?;
     let imported = unpack(found, document, &work, cancel).and_then(|()| {
-        let placed = store.place_mount(&work, &mount.name(), replaces, waiting)?;
+        let placed = store.place_mount(&work, &mount.name(), replaces, cancel, waiting)?;
         Ok(Imported { placed, entries, bytes })
     });
     // What is there now is of no use: half a mount, or the one that was replaced.

@@ -109,7 +109,7 @@ pub enum MountError {
     },
     /// The store refused.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The layout cannot be written.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -161,6 +161,15 @@ pub enum MountError {
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<StoreError> for MountError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Cancelled => Self::Cancelled,
+            other => Self::Store(other),
+        }
+    }
 }
 
 impl MountError {

@@ -143,6 +143,9 @@ pub enum StoreError {
         /// What came.
         actual: Digest,
     },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl StoreError {

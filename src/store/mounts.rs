@@ -10,6 +10,7 @@
 //! wait.
 
 use super::{IoContext as _, Store, StoreError, holds, session};
+use crate::sys::cancel::Cancel;
 use crate::sys::fault;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -17,6 +18,11 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often a mount is tried that a build uses: an interruption ends the wait, which it would not end in the
+/// kernel.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The name of a cache mount's folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,14 +132,15 @@ impl Store {
     }
 
     /// Takes a mount for this process alone; `None` where there is none. `waiting` is called once, before
-    /// blocking, where a build uses it.
+    /// waiting, where a build uses it.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] for anything but absence.
+    /// [`StoreError::Io`] for anything but absence, [`StoreError::Cancelled`].
     pub fn seize_mount(
         &self,
         name: &MountName,
+        cancel: &Cancel,
         waiting: impl Fn(),
     ) -> Result<Option<SeizedMount>, StoreError> {
         let path = self.root().join(name.path());
@@ -143,13 +150,21 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(e).context("open", &path),
             };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => {
-                    waiting();
-                    file.lock().context("lock", &path)?;
+            let mut is_told = false;
+            loop {
+                match file.try_lock() {
+                    Ok(()) => break,
+                    Err(fs::TryLockError::WouldBlock) if cancel.is_cancelled() => {
+                        return Err(StoreError::Cancelled);
+                    }
+                    Err(fs::TryLockError::WouldBlock) => {
+                        if !std::mem::replace(&mut is_told, true) {
+                            waiting();
+                        }
+                        std::thread::sleep(LOOK_AGAIN);
+                    }
+                    Err(fs::TryLockError::Error(e)) => return Err(e).context("lock", &path),
                 }
-                Err(fs::TryLockError::Error(e)) => return Err(e).context("lock", &path),
             }
             if holds::is_at(&file, &path)? {
                 return Ok(Some(SeizedMount { path, _lock: file }));
@@ -168,13 +183,14 @@ impl Store {
         made: &Path,
         name: &MountName,
         replaces: bool,
+        cancel: &Cancel,
         waiting: impl Fn(),
     ) -> Result<Placed, StoreError> {
         let path = self.root().join(name.path());
         session::syncfs(self.root())?;
         fault::at("mount.made").context("create", &path)?;
         loop {
-            let (flags, placed, _seized) = match self.seize_mount(name, &waiting)? {
+            let (flags, placed, _seized) = match self.seize_mount(name, cancel, &waiting)? {
                 Some(_) if !replaces => return Ok(Placed::Kept),
                 Some(seized) => (RenameFlags::EXCHANGE, Placed::Replaced, Some(seized)),
                 None => (RenameFlags::NOREPLACE, Placed::New, None),
@@ -209,7 +225,7 @@ mod tests {
 
     fn place(store: &Store, content: &str, replaces: bool) -> Placed {
         let work = made(store, "/c", content);
-        store.place_mount(&work, &MountName::new("/c", 0), replaces, || {}).unwrap()
+        store.place_mount(&work, &MountName::new("/c", 0), replaces, &Cancel::new(), || {}).unwrap()
     }
 
     #[test]
@@ -230,10 +246,14 @@ mod tests {
         let (_dir, store) = store();
         for copy in [0, 2] {
             let work = made(&store, "/c", "x");
-            store.place_mount(&work, &MountName::new("/c", copy), false, || {}).unwrap();
+            store
+                .place_mount(&work, &MountName::new("/c", copy), false, &Cancel::new(), || {})
+                .unwrap();
         }
         let work = made(&store, "/other", "x");
-        store.place_mount(&work, &MountName::new("/not-its-name", 0), false, || {}).unwrap();
+        store
+            .place_mount(&work, &MountName::new("/not-its-name", 0), false, &Cancel::new(), || {})
+            .unwrap();
         let found: Vec<_> =
             store.mounts().unwrap().iter().map(|m| (m.id.clone(), m.copy)).collect();
         assert_eq!(found, [("/c".to_owned(), 0), ("/c".to_owned(), 2)]);
@@ -248,8 +268,13 @@ mod tests {
         let build = Store::open(store.root()).unwrap();
         assert!(build.hold_mount(&name, || unreachable!("nobody has it")).unwrap());
         std::thread::scope(|scope| {
-            let seizing = scope.spawn(|| store.seize_mount(&name, || told.send(()).unwrap()));
+            let seizing =
+                scope.spawn(|| store.seize_mount(&name, &Cancel::new(), || told.send(()).unwrap()));
             is_told.recv().unwrap();
+            // Interrupted, another one goes away with nothing.
+            let cancel = Cancel::new();
+            let interrupted = store.seize_mount(&name, &cancel, || cancel.cancel());
+            assert!(matches!(interrupted, Err(StoreError::Cancelled)));
             drop(build);
             let seized = seizing.join().unwrap().unwrap().unwrap();
             let next = Store::open(store.root()).unwrap();
