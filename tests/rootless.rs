@@ -390,3 +390,25 @@ fn nested_builds_work_in_a_container_that_allows_user_namespaces() {
         refused.args(["debian:bookworm", "/v/builder", "--root=/store", "images"]).exits(5);
     refused.says(&["cannot make a user namespace", "--security-opt seccomp=unconfined"]);
 }
+
+#[test]
+fn nested_commands_see_owners_and_users_where_there_is_one_id() {
+    if !host::has("mmdebstrap", "mmdebstrap") {
+        return;
+    }
+    let kit = Kit::of(users::without_ranges());
+    let tar = kit.beside("debian.tar");
+    std::fs::copy(base::debian(), &tar).unwrap();
+    kit.builder(["import"]).arg(&tar).arg("debian:bookworm").ok();
+    kit.dockerfile(
+        "FROM fixture/base\nRUN touch /f && chown 5:6 /f && ln -s x /l && chown -h 7:8 /l\n\
+         USER app\nRUN touch /tmp/g && id -un | grep app\n",
+    );
+    let script = "export BUILDER_ROOT=/store; cd /v && \
+        ./builder build --network=none --build-context=fixture/base=oci-layout:///v/base -t made context && \
+        ./builder run --network=none made stat -c '%u:%g %n' /f /l /tmp/g";
+    let run = kit.builder(["run", "--network=none", "--security-opt=seccomp=unconfined"]);
+    let run = run.arg(format!("-v{}:/v", kit.beside("").display()));
+    let outcome = run.args(["debian:bookworm", "sh", "-c", script]).ok();
+    assert!(outcome.stdout().ends_with("5:6 /f\n7:8 /l\n1000:1001 /tmp/g\n"), "{}", outcome.text());
+}

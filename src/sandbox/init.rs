@@ -521,9 +521,16 @@ impl<'a> Command<'a> {
         // Before the ids change, while CAP_SYS_ADMIN is held: the other way to be allowed, to give
         // up gaining privileges for good, breaks sudo and su inside.
         if let Some(filter) = self.deputy {
-            let listener = load_filter_with_listener(filter).doing(|| "loading a second filter")?;
-            protocol::send(control, &Report::Deputized, &[listener.as_fd()])
-                .doing(|| "reporting to the builder")?;
+            match load_filter_with_listener(filter) {
+                // A builder around this one keeps up the same appearances, for us too.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && owner::is_recorded() => {
+                }
+                listener => {
+                    let listener = listener.doing(|| "loading a second filter")?;
+                    protocol::send(control, &Report::Deputized, &[listener.as_fd()])
+                        .doing(|| "reporting to the builder")?;
+                }
+            }
         }
         if let Some(filter) = self.walls {
             process::load_filter(filter).doing(|| "loading the system call filter")?;
