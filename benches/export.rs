@@ -57,6 +57,19 @@ fn choose(folder: &Path, tree: &Path) {
         }
         excess *= if bytes * FILES as u64 > BYTES * taken as u64 { 1.001 } else { 0.999 };
     }
+    // Where the files of the folder are small, a few large ones make up for it.
+    let mut largest: Vec<_> = files.iter().collect();
+    largest.sort_by(|a, b| b.cmp(a));
+    for (size, path) in largest {
+        let place = tree.join(path.strip_prefix("/").unwrap_or(path));
+        if bytes < BYTES && !place.exists() {
+            fs::create_dir_all(place.parent().expect("a file has a folder")).expect("a folder");
+            if fs::copy(path, &place).is_ok() {
+                taken += 1;
+                bytes += size;
+            }
+        }
+    }
     println!("{taken} files, {} MB", bytes / 1_000_000);
 }
 

@@ -297,7 +297,7 @@ fn encode(
         .create_new(true)
         .open(path)
         .map_err(|e| ExportError::io("create", path, e))?;
-    write(&mut Flowing::new(&file)).map_err(|e| match e {
+    write(&mut Flowing::new(file)).map_err(|e| match e {
         LayerError::Cancelled => ExportError::Cancelled,
         LayerError::Output { source, .. } => ExportError::io("write", path, source),
         other => other.into(),

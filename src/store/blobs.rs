@@ -2,6 +2,7 @@
 
 use super::{Digest, IoContext as _, Session, Store, StoreError};
 use crate::sys::fault;
+use crate::sys::writeback::Flowing;
 use sha2::Digest as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write};
@@ -88,7 +89,7 @@ impl Store {
             store: self.clone(),
             session,
             path,
-            file,
+            file: Flowing::new(file),
             hasher: sha2::Sha256::new(),
             size: 0,
             is_finished: false,
@@ -116,7 +117,7 @@ pub struct BlobWriter {
     store: Store,
     session: Session,
     path: PathBuf,
-    file: File,
+    file: Flowing,
     hasher: sha2::Sha256,
     size: u64,
     is_finished: bool,
@@ -151,7 +152,7 @@ impl BlobWriter {
     fn place(&mut self, digest: &Digest) -> Result<(), StoreError> {
         let target = self.store.blob_path(digest);
         self.session.pend(&format!("blob-{}", digest.to_hex()))?;
-        self.store.hold_as(self.file.try_clone().context("open", &self.path)?, &target)?;
+        self.store.hold_as(self.file.file().try_clone().context("open", &self.path)?, &target)?;
         fault::at("blob.written").context("write", &target)?;
         fs::rename(&self.path, &target).context("write", &target)?;
         self.is_finished = true;

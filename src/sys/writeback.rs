@@ -14,26 +14,31 @@ const PIECE: u64 = 8 << 20;
 /// A file that is to be synced when it is whole, so its pages go to the disk as they come rather than
 /// all at the end. Nothing waits for them, and nothing is promised of them.
 #[derive(Debug)]
-pub struct Flowing<'f> {
-    file: &'f File,
+pub struct Flowing {
+    file: File,
     written: u64,
     /// Up to where the disk has been told.
     told: u64,
 }
 
-impl<'f> Flowing<'f> {
+impl Flowing {
     /// Takes a new file, which is written from its beginning.
-    pub fn new(file: &'f File) -> Self {
+    pub fn new(file: File) -> Self {
         Self { file, written: 0, told: 0 }
+    }
+
+    /// Returns the file.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 }
 
-impl Write for Flowing<'_> {
+impl Write for Flowing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.written += count as u64;
         if self.written - self.told >= PIECE {
-            start(self.file, self.told, self.written - self.told);
+            start(&self.file, self.told, self.written - self.told);
             self.told = self.written;
         }
         Ok(count)
@@ -63,7 +68,7 @@ mod tests {
         let path = dir.path().join("f");
         let file = File::create(&path).unwrap();
         let bytes: Vec<u8> = (0..(PIECE as usize * 2 + 7)).map(|i| (i >> 10) as u8).collect();
-        let mut flowing = Flowing::new(&file);
+        let mut flowing = Flowing::new(file);
         flowing.write_all(&bytes).unwrap();
         flowing.flush().unwrap();
         assert!(std::fs::read(&path).unwrap() == bytes);
