@@ -99,6 +99,7 @@ fn main() {
                 owner: None,
                 mode: None,
                 created: None,
+                before: None,
             };
             let stats = copy_into(root, &request, &Cancel::new()).expect("copy");
             let place = if mounted.is_some() { "an overlay" } else { "a folder" };

@@ -70,10 +70,12 @@
 //! Deciding when to look: [`crate::solve`]. Comparing records: [`crate::explain`]. Listing files:
 //! [`crate::context`].
 
+mod copied;
 mod inputs;
 mod portable;
 mod records;
 
+pub use copied::Copied;
 pub use inputs::{Input, Inputs, TreeEntry, TreeId, Value};
 pub use portable::{
     ARTIFACT_TYPE, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, Import, ImportError, Portable,

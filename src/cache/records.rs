@@ -104,7 +104,7 @@ pub enum Missing {
 /// The records of one store.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    store: Store,
+    pub(super) store: Store,
     /// Whether what is found is going to be used.
     is_peeking: bool,
 }
@@ -264,7 +264,7 @@ impl Cache {
 }
 
 /// `<kind>/<first two digits>/<all digits>`.
-fn fan_out(kind: &str, hex: &str) -> PathBuf {
+pub(super) fn fan_out(kind: &str, hex: &str) -> PathBuf {
     Path::new(kind).join(&hex[..2]).join(hex)
 }
 

@@ -4,11 +4,11 @@ use super::{Compression, Context, ExportError, PackOptions};
 use crate::image::{Descriptor, ImageLayer, media_type};
 use crate::layer::{self, Compressed, Effort, LayerError, TarOptions, Times};
 use crate::progress::Event;
+use crate::snapshot;
 use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
 use crate::sys::writeback::Flowing;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,7 +47,7 @@ impl Encoding {
     }
 
     /// Returns what [`LayerBlob::compression`] says: `gzip:1`, `zstd:3`, `uncompressed`.
-    fn label(self) -> String {
+    pub(super) fn label(self) -> String {
         match self.compression {
             Compression::Uncompressed => "uncompressed".to_owned(),
             Compression::Gzip => format!("gzip:{}", self.level),
@@ -195,9 +195,9 @@ fn make(
     if context.cancel.is_cancelled() {
         return Err(ExportError::Cancelled);
     }
-    let Layer { dir, mut meta, .. } = current(context, layer)?;
-    let fs = dir.join("fs");
-    let fs = fs::File::open(&fs).map_err(|e| ExportError::io("open", &fs, e))?;
+    let stored = current(context, layer)?;
+    let files = snapshot::view(&stored.folders())?;
+    let mut meta = stored.meta;
     let encoding = options.compression;
     let part = format!("making {} of layer {}", encoding.label(), &layer.layer.id.to_hex()[..12]);
     let status = |current, is_done| {
@@ -234,7 +234,7 @@ fn make(
             let times = clamp.map_or(Times::Kept, Times::Clamped);
             let tar = TarOptions { times, ..TarOptions::detect() };
             layer::write_compressed(
-                fs.as_fd(),
+                files.root(),
                 out,
                 encoding.as_layer(),
                 &tar,

@@ -34,7 +34,7 @@ use crate::image::{
 use crate::layer::{LayerError, Times};
 use crate::progress::Progress;
 use crate::snapshot::SnapshotError;
-use crate::store::{Diff, Digest, Store, StoreError};
+use crate::store::{Diff, Digest, LayerBlob, Store, StoreError, TarFacts};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -189,6 +189,14 @@ pub struct PackOptions {
 pub use blob::Encoding;
 
 impl PackOptions {
+    /// Says whether an output wants the tars of an image's own layers in the store as they are.
+    pub fn stores_tars(spec: &OutputSpec) -> bool {
+        let options = Self::of(spec);
+        spec.kind == OutputKind::Image
+            && options.compression.compression == Compression::Uncompressed
+            && options.clamp.is_none()
+    }
+
     /// Fills in what an output leaves open: archives get gzip, the store keeps what there is.
     pub fn of(spec: &OutputSpec) -> Self {
         let default = match spec.kind {
@@ -205,6 +213,18 @@ impl PackOptions {
             clamp: spec.epoch.filter(|_| spec.layers.rewrites_times == Some(true)),
             annotations: spec.annotations.clone(),
         }
+    }
+}
+
+/// Says what the store remembers of a layer's tar that is there as a blob.
+pub fn plain_blob(tar: &TarFacts) -> LayerBlob {
+    LayerBlob {
+        compression: Encoding::default().label(),
+        digest: tar.diff_id,
+        size: tar.size,
+        media_type: media_type::layer(true, ""),
+        diff_id: None,
+        annotations: BTreeMap::new(),
     }
 }
 

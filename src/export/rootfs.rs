@@ -17,7 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 fn mounted(image: &Image) -> Result<Mounted, ExportError> {
-    let lowers: Vec<PathBuf> = image.layers.iter().map(|layer| layer.layer.fs()).collect();
+    let lowers: Vec<PathBuf> =
+        image.layers.iter().flat_map(|layer| layer.layer.folders()).collect();
     let options = MountOptions { read_only: true, ..MountOptions::detect() };
     Ok(snapshot::mount(&lowers, None, &options)?)
 }

@@ -167,7 +167,8 @@ fn mounted(image: &Image) -> Result<Option<Mounted>, ImageError> {
     if image.layers.is_empty() {
         return Ok(None);
     }
-    let lowers: Vec<PathBuf> = image.layers.iter().map(|layer| layer.layer.fs()).collect();
+    let lowers: Vec<PathBuf> =
+        image.layers.iter().flat_map(|layer| layer.layer.folders()).collect();
     let options = MountOptions { read_only: true, ..MountOptions::detect() };
     Ok(Some(snapshot::mount(&lowers, None, &options)?))
 }

@@ -40,7 +40,7 @@ impl Unpacked {
             other => ImageError::Tar(other),
         };
         let tar = layer::decompress(input).map_err(|source| bad(LayerError::Input { source }))?;
-        let folders: Vec<_> = below.iter().map(Layer::fs).collect();
+        let folders: Vec<_> = below.iter().flat_map(Layer::folders).collect();
         let stack = match folders.is_empty() {
             true => None,
             false => Some(Stack::open(&folders, XattrSpace::detect()).map_err(bad)?),

@@ -37,6 +37,7 @@
 //! nobody asked for it. A time that lies outside of the step's own run was put there: by `touch -d`,
 //! by an archive, by COPY, which keeps those of its sources. [`Now`] tells the two apart.
 
+use super::listing::Known;
 use super::walk::{Entry, Kind};
 use crate::store::{ContentId, LayerId, TimesId};
 
@@ -88,6 +89,8 @@ pub struct LayerHasher {
     content_bytes: Vec<u8>,
     times_bytes: Vec<u8>,
     set_times: Option<blake3::Hasher>,
+    /// All that went into `times`, where that is wanted.
+    listing: Option<Vec<u8>>,
 }
 
 /// How many bytes of records are collected before they are hashed.
@@ -97,9 +100,8 @@ impl LayerHasher {
     /// Returns a hasher that has seen no entry. Given `now`, it tells the times apart that were set.
     pub fn new(now: Option<Now>) -> Self {
         let mut content = blake3::Hasher::new();
-        let mut times = blake3::Hasher::new();
         content.update(format!("builder layer content v{CONTENT_VERSION}\n").as_bytes());
-        times.update(format!("builder layer times v{CONTENT_VERSION}\n").as_bytes());
+        let times = times_hasher();
         Self {
             now,
             content,
@@ -107,7 +109,13 @@ impl LayerHasher {
             content_bytes: Vec::new(),
             times_bytes: Vec::new(),
             set_times: None,
+            listing: None,
         }
+    }
+
+    /// As [`new`](Self::new); [`finish_listing`](Self::finish_listing) returns the records as well.
+    pub fn listing(now: Option<Now>) -> Self {
+        Self { listing: Some(Vec::new()), ..Self::new(now) }
     }
 
     /// Adds an entry; `file` is the BLAKE3 of a regular file's content and ignored for others.
@@ -149,6 +157,24 @@ impl LayerHasher {
                 self.set_time(entry);
             }
         }
+        self.flush_batch();
+    }
+
+    /// Adds an entry of another layer that is in this one as well. `now` is what the other's step did
+    /// not set.
+    pub(super) fn add_known(&mut self, known: &Known<'_>, now: Option<Now>) {
+        self.content_bytes.extend(known.record);
+        self.times_bytes.extend(known.record);
+        let entry = &known.entry;
+        self.times_bytes.extend(entry.mtime.to_le_bytes());
+        self.times_bytes.extend(entry.mtime_nsec.to_le_bytes());
+        if now.is_some_and(|now| !now.contains((entry.mtime, entry.mtime_nsec))) {
+            self.set_time(entry);
+        }
+        self.flush_batch();
+    }
+
+    fn flush_batch(&mut self) {
         if self.content_bytes.len() >= BATCH {
             self.flush();
         }
@@ -170,21 +196,41 @@ impl LayerHasher {
     fn flush(&mut self) {
         self.content.update(&self.content_bytes);
         self.times.update(&self.times_bytes);
+        if let Some(listing) = &mut self.listing {
+            listing.extend(&self.times_bytes);
+        }
         self.content_bytes.clear();
         self.times_bytes.clear();
     }
 
     /// Returns the identities of what was added.
-    pub fn finish(mut self) -> LayerIds {
+    pub fn finish(self) -> LayerIds {
+        self.finish_listing().0
+    }
+
+    /// Returns the identities of what was added, and its listing if that was asked for.
+    pub fn finish_listing(mut self) -> (LayerIds, Option<Vec<u8>>) {
         self.flush();
-        LayerIds {
+        let ids = LayerIds {
             content: ContentId::from_bytes(*self.content.finalize().as_bytes()),
             id: LayerId::from_bytes(*self.times.finalize().as_bytes()),
             set_times: self
                 .set_times
                 .map(|hasher| TimesId::from_bytes(*hasher.finalize().as_bytes())),
-        }
+        };
+        (ids, self.listing)
     }
+}
+
+fn times_hasher() -> blake3::Hasher {
+    let mut times = blake3::Hasher::new();
+    times.update(format!("builder layer times v{CONTENT_VERSION}\n").as_bytes());
+    times
+}
+
+/// Returns the id of the layer that has this listing.
+pub(super) fn id_of_listing(listing: &[u8]) -> LayerId {
+    LayerId::from_bytes(*times_hasher().update(listing).finalize().as_bytes())
 }
 
 fn bytes(out: &mut Vec<u8>, value: &[u8]) {

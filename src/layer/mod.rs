@@ -30,11 +30,13 @@ mod encode;
 mod error;
 mod estargz;
 mod header;
+mod listing;
 pub(crate) mod marks;
 pub mod owner;
 mod pack;
 mod parts;
 mod scan;
+mod splice;
 mod stack;
 mod unpack;
 mod untar;
@@ -47,9 +49,10 @@ pub use contents::Contents;
 pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;
 pub use estargz::{TAR_SIZE, TOC_DIGEST};
+pub use listing::Listing;
 pub use pack::{TarOptions, Times, write_tar};
 pub use parts::{Parts, Whole, take_apart};
-pub use scan::{Scan, ScanOptions, scan, scan_written};
+pub use scan::{Beneath, Scan, ScanOptions, scan, scan_into, scan_over, scan_written};
 pub use stack::{Found, Stack, StackDir};
 pub use unpack::{
     Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive, unpack_layer,

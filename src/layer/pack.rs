@@ -83,7 +83,7 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    fn tar(self) -> bool {
+    pub(super) fn tar(self) -> bool {
         !matches!(self, Self::Identities(_))
     }
 
@@ -91,7 +91,7 @@ impl Wanted {
         self != Self::Tar
     }
 
-    fn now(self) -> Option<Now> {
+    pub(super) fn now(self) -> Option<Now> {
         match self {
             Self::Identities(now) | Self::Both(now) => now,
             Self::Tar => None,
@@ -104,8 +104,12 @@ impl Wanted {
 pub(super) struct Packed {
     /// Present if identities were wanted.
     pub(super) identities: Option<LayerIds>,
+    /// Present if that was wanted.
+    pub(super) listing: Option<Vec<u8>>,
     pub(super) entries: u64,
     pub(super) bytes: u64,
+    /// Of these, the bytes that are in the folder itself.
+    pub(super) own_bytes: u64,
     pub(super) tar_size: u64,
 }
 
@@ -121,7 +125,8 @@ pub(super) fn pack(
     cancel: &Cancel,
     sink: &mut Sink<'_>,
 ) -> Result<Packed, LayerError> {
-    pack_written(fs, options, wanted, &UNKNOWN, cancel, sink)
+    let hasher = LayerHasher::new(wanted.now());
+    pack_hashing(fs, options, (wanted, hasher), &UNKNOWN, cancel, sink)
 }
 
 /// As [`pack`]; where no tar is wanted, files that `contents` has are not read.
@@ -133,35 +138,84 @@ pub(super) fn pack_written(
     cancel: &Cancel,
     sink: &mut Sink<'_>,
 ) -> Result<Packed, LayerError> {
-    let mut packer = Packer {
-        wanted,
-        contents,
-        times: options.times,
-        hasher: LayerHasher::new(wanted.now()),
-        chunk: Vec::new(),
-        name: Vec::new(),
-        packed: Packed { identities: None, entries: 0, bytes: 0, tar_size: 0 },
-        sink,
-        cancel,
-    };
+    let hasher = LayerHasher::new(wanted.now());
+    pack_hashing(fs, options, (wanted, hasher), contents, cancel, sink)
+}
+
+/// As [`pack`], telling the layer's listing as well.
+pub(super) fn pack_listing(
+    fs: BorrowedFd<'_>,
+    options: &TarOptions,
+    wanted: Wanted,
+    cancel: &Cancel,
+    sink: &mut Sink<'_>,
+) -> Result<Packed, LayerError> {
+    let hasher = LayerHasher::listing(wanted.now());
+    pack_hashing(fs, options, (wanted, hasher), &UNKNOWN, cancel, sink)
+}
+
+fn pack_hashing(
+    fs: BorrowedFd<'_>,
+    options: &TarOptions,
+    (wanted, hasher): (Wanted, LayerHasher),
+    contents: &Contents,
+    cancel: &Cancel,
+    sink: &mut Sink<'_>,
+) -> Result<Packed, LayerError> {
+    let mut packer =
+        Packer { contents, ..Packer::new(options.times, wanted, hasher, cancel, sink) };
     Walk::new(options.xattrs, cancel).run(fs, |entry, file| packer.entry(entry, file))?;
     packer.finish()
 }
 
-struct Packer<'s, 'f> {
-    wanted: Wanted,
+/// Makes the tar and the identities of a layer, entry by entry.
+pub(super) struct Packer<'s, 'f> {
+    pub(super) wanted: Wanted,
     contents: &'s Contents,
     times: Times,
-    hasher: LayerHasher,
-    chunk: Vec<u8>,
-    name: Vec<u8>,
-    packed: Packed,
+    pub(super) hasher: LayerHasher,
+    /// The tar that has not been handed on yet.
+    pub(super) chunk: Vec<u8>,
+    pub(super) name: Vec<u8>,
+    pub(super) packed: Packed,
     sink: &'s mut Sink<'f>,
     cancel: &'s Cancel,
 }
 
-impl Packer<'_, '_> {
-    fn entry(&mut self, entry: &Entry<'_>, file: Option<OwnedFd>) -> Result<(), LayerError> {
+impl<'s, 'f> Packer<'s, 'f> {
+    pub(super) fn new(
+        times: Times,
+        wanted: Wanted,
+        hasher: LayerHasher,
+        cancel: &'s Cancel,
+        sink: &'s mut Sink<'f>,
+    ) -> Self {
+        let packed = Packed {
+            identities: None,
+            listing: None,
+            entries: 0,
+            bytes: 0,
+            own_bytes: 0,
+            tar_size: 0,
+        };
+        Self {
+            wanted,
+            contents: &UNKNOWN,
+            times,
+            hasher,
+            chunk: Vec::new(),
+            name: Vec::new(),
+            packed,
+            sink,
+            cancel,
+        }
+    }
+
+    pub(super) fn entry(
+        &mut self,
+        entry: &Entry<'_>,
+        file: Option<OwnedFd>,
+    ) -> Result<(), LayerError> {
         self.packed.entries += 1;
         if self.wanted.tar() {
             header::tar_name(entry, &mut self.name);
@@ -170,6 +224,7 @@ impl Packer<'_, '_> {
         let mut digest = [0; 32];
         if let (Kind::File { size }, Some(file)) = (entry.kind, file) {
             self.packed.bytes += size;
+            self.packed.own_bytes += size;
             let known = if self.wanted.tar() { None } else { self.contents.get(&file, size) };
             digest = match known {
                 Some(digest) => digest,
@@ -248,20 +303,22 @@ impl Packer<'_, '_> {
         Ok(*digest.as_bytes())
     }
 
-    fn hand_on(&mut self) -> Result<(), LayerError> {
+    pub(super) fn hand_on(&mut self) -> Result<(), LayerError> {
         let chunk = std::mem::take(&mut self.chunk);
         self.packed.tar_size += chunk.len() as u64;
         self.chunk = (self.sink)(chunk)?;
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Packed, LayerError> {
+    pub(super) fn finish(mut self) -> Result<Packed, LayerError> {
         if self.wanted.tar() {
             self.chunk.resize(self.chunk.len() + 2 * BLOCK, 0);
             self.hand_on()?;
         }
         if self.wanted.identities() {
-            self.packed.identities = Some(self.hasher.finish());
+            let (ids, listing) = self.hasher.finish_listing();
+            self.packed.identities = Some(ids);
+            self.packed.listing = listing;
         }
         Ok(self.packed)
     }

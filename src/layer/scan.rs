@@ -3,11 +3,15 @@
 use super::LayerError;
 use super::XattrSpace;
 use super::content::Now;
-use super::contents::{Contents, UNKNOWN};
-use super::pack::{Packed, TarOptions, Times, Wanted, pack, pack_written};
+use super::contents::Contents;
+use super::listing::Listing;
+use super::pack::{Packed, Sink, TarOptions, Times, Wanted, pack, pack_listing, pack_written};
+use super::splice::pack_over;
 use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts, TimesId};
 use crate::sys::cancel::Cancel;
 use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::BorrowedFd;
 
 /// What to find out about a layer.
@@ -19,12 +23,14 @@ pub struct ScanOptions {
     pub want_tar: bool,
     /// Which times the step that made the layer did not set; without, none is told apart.
     pub now: Option<Now>,
+    /// Whether the layer's listing is wanted.
+    pub want_listing: bool,
 }
 
 impl ScanOptions {
     /// Returns what this process needs, with or without the tar's facts.
     pub fn detect(want_tar: bool) -> Self {
-        Self { xattrs: XattrSpace::detect(), want_tar, now: None }
+        Self { xattrs: XattrSpace::detect(), want_tar, now: None, want_listing: false }
     }
 }
 
@@ -41,8 +47,24 @@ pub struct Scan {
     pub entries: u64,
     /// The bytes of its regular files, each counted once.
     pub bytes: u64,
+    /// Of those bytes, the ones in the folder that was read; not all where that was scanned over another
+    /// layer.
+    pub own_bytes: u64,
     /// The facts of its tar, if wanted.
     pub tar: Option<TarFacts>,
+    /// What [`super::Listing::parse`] takes, if wanted.
+    pub listing: Option<Vec<u8>>,
+}
+
+/// The layer that a folder is scanned over.
+#[derive(Debug, Clone, Copy)]
+pub struct Beneath<'a> {
+    /// Its entries.
+    pub listing: &'a Listing,
+    /// Its tar as [`super::write_tar`] writes it, where it is at hand.
+    pub tar: Option<&'a File>,
+    /// Which times its step did not set.
+    pub now: Option<Now>,
 }
 
 impl Scan {
@@ -67,17 +89,25 @@ pub fn scan(
     options: &ScanOptions,
     cancel: &Cancel,
 ) -> Result<Scan, LayerError> {
+    scan_into(fs, options, None, cancel)
+}
+
+/// As [`scan`], writing the tar to `out` on the way.
+///
+/// # Errors
+///
+/// As [`scan`], and [`LayerError::Output`].
+pub fn scan_into(
+    fs: BorrowedFd<'_>,
+    options: &ScanOptions,
+    out: Option<&mut dyn Write>,
+    cancel: &Cancel,
+) -> Result<Scan, LayerError> {
     let tar_options = TarOptions { xattrs: options.xattrs, times: Times::Kept };
-    if !options.want_tar {
-        return scan_written(fs, options, &UNKNOWN, cancel);
-    }
-    let (packed, digest) = std::thread::scope(|scope| {
-        let mut hash = HashThread { scope, worker: None, inline: Sha256::new() };
-        let wanted = Wanted::Both(options.now);
-        let packed = pack(fs, &tar_options, wanted, cancel, &mut |chunk| hash.chunk(chunk))?;
-        Ok::<_, LayerError>((packed, hash.finish()))
-    })?;
-    Ok(facts(&packed, Some(digest)))
+    let pack = if options.want_listing { pack_listing } else { pack };
+    let (packed, digest) =
+        hashing(options, out, |wanted, sink| pack(fs, &tar_options, wanted, cancel, sink))?;
+    Ok(facts(packed, digest))
 }
 
 /// As [`scan`] without the tar's facts, of a layer whose files were hashed while they were written:
@@ -95,10 +125,58 @@ pub fn scan_written(
     let tar = TarOptions { xattrs: options.xattrs, times: Times::Kept };
     let wanted = Wanted::Identities(options.now);
     let packed = pack_written(fs, &tar, wanted, contents, cancel, &mut Ok)?;
-    Ok(facts(&packed, None))
+    Ok(facts(packed, None))
 }
 
-fn facts(packed: &Packed, diff_id: Option<Digest>) -> Scan {
+/// Tells the facts of the layer that the folder `fs` over another layer is: entries of the folder take
+/// the place of those of the same path. As [`scan_into`] otherwise, in proportion to the folder but for the
+/// tar's hash.
+///
+/// Returns `None` where that cannot be done from what is known of the other: its tar is wanted and not
+/// at hand, or not the one that the listing tells of. What was written to `out` is of no use then.
+///
+/// # Errors
+///
+/// As [`scan_into`], and [`LayerError::Input`] where the other's tar cannot be read.
+pub fn scan_over(
+    fs: BorrowedFd<'_>,
+    beneath: &Beneath<'_>,
+    options: &ScanOptions,
+    out: Option<&mut dyn Write>,
+    cancel: &Cancel,
+) -> Result<Option<Scan>, LayerError> {
+    if options.want_tar && beneath.tar.is_none() {
+        return Ok(None);
+    }
+    let (packed, digest) = hashing(options, out, |wanted, sink| {
+        pack_over(fs, beneath, options.xattrs, wanted, cancel, sink)
+    })?;
+    Ok(packed.map(|packed| facts(packed, digest)))
+}
+
+/// Runs a pass, and hashes the tar beside it where that is wanted.
+fn hashing<T>(
+    options: &ScanOptions,
+    mut out: Option<&mut dyn Write>,
+    pack: impl FnOnce(Wanted, &mut Sink<'_>) -> Result<T, LayerError>,
+) -> Result<(T, Option<Digest>), LayerError> {
+    if !options.want_tar {
+        return Ok((pack(Wanted::Identities(options.now), &mut Ok)?, None));
+    }
+    std::thread::scope(|scope| {
+        let mut hash = HashThread { scope, worker: None, inline: Sha256::new() };
+        let packed = pack(Wanted::Both(options.now), &mut |chunk| {
+            if let Some(out) = &mut out {
+                out.write_all(&chunk)
+                    .map_err(|source| LayerError::Output { what: "tar", source })?;
+            }
+            hash.chunk(chunk)
+        })?;
+        Ok((packed, Some(hash.finish())))
+    })
+}
+
+fn facts(packed: Packed, diff_id: Option<Digest>) -> Scan {
     let ids = packed.identities.expect("the pass was asked for identities");
     let tar = diff_id.map(|diff_id| TarFacts { diff_id, size: packed.tar_size });
     Scan {
@@ -107,7 +185,9 @@ fn facts(packed: &Packed, diff_id: Option<Digest>) -> Scan {
         set_times: ids.set_times,
         entries: packed.entries,
         bytes: packed.bytes,
+        own_bytes: packed.own_bytes,
         tar,
+        listing: packed.listing,
     }
 }
 

@@ -27,6 +27,6 @@ mod scratch;
 pub use crate::layer::XattrSpace;
 pub use commit::{Cleaned, clean, commit};
 pub use mount::{
-    IdMapping, LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, can_map, mount,
+    IdMapping, LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, View, can_map, mount, view,
 };
 pub use scratch::Scratch;

@@ -137,6 +137,44 @@ impl MountOptions<'_> {
     }
 }
 
+/// A layer's files as one tree.
+#[derive(Debug)]
+pub enum View {
+    /// They are in one folder.
+    Folder(OwnedFd),
+    /// They are in several.
+    Mounted(Mounted),
+}
+
+impl View {
+    /// Returns the root of the tree.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Folder(folder) => folder.as_fd(),
+            Self::Mounted(mounted) => mounted.root(),
+        }
+    }
+}
+
+/// Opens a layer, given by [its folders](crate::store::Layer::folders), for reading.
+///
+/// # Errors
+///
+/// [`SnapshotError`].
+pub fn view(folders: &[PathBuf]) -> Result<View, SnapshotError> {
+    if let [folder] = folders {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = open(folder, flags, Mode::empty());
+        return opened.map(View::Folder).map_err(|e| SnapshotError::Io {
+            doing: "open",
+            path: folder.clone(),
+            source: e.into(),
+        });
+    }
+    let options = MountOptions { read_only: true, ..MountOptions::detect() };
+    mount(folders, None, &options).map(View::Mounted)
+}
+
 /// A mounted tree without a mount point. Dropping it unmounts, unless it was moved into a mount
 /// namespace or somebody holds files of it open.
 #[derive(Debug)]
@@ -180,10 +218,13 @@ pub fn mount(
     upper: Option<&Upper<'_>>,
     options: &MountOptions<'_>,
 ) -> Result<Mounted, SnapshotError> {
-    // Overlay refuses to have a folder twice.
+    // Overlay refuses to have a folder twice, whatever it is called; one that cannot be looked at, it
+    // refuses better than we could.
     let mut seen = BTreeSet::new();
-    let mut lowers: Vec<PathBuf> =
-        lowers.iter().rev().filter(|path| seen.insert(*path)).cloned().collect();
+    let mut is_new = |path: &&PathBuf| {
+        rustix::fs::stat(*path).map_or(true, |stat| seen.insert((stat.st_dev, stat.st_ino)))
+    };
+    let mut lowers: Vec<PathBuf> = lowers.iter().rev().filter(&mut is_new).cloned().collect();
     lowers.reverse();
     let lowers = &lowers[..];
     if lowers.len() > LOWER_MAX {

@@ -4,17 +4,17 @@
 //! it does again.
 
 use super::coordinator::Coordinator;
-use super::exec;
+use super::exec::{self, Seal};
 use super::trees::Trees;
 use super::{Cause, Failed, Job, SolveError};
 use crate::cache::TreeEntry;
 use crate::layer::{Kind, LayerError, Walk, XattrSpace};
+use crate::snapshot;
 use crate::store::{self, Digest, Layer};
 use crate::sys::cancel::Cancel;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
 
 /// What came of running a step once more.
@@ -83,22 +83,23 @@ fn again(
     let described = coordinator.described(index);
     let vertex = Digest::of(step.name.as_bytes());
     let made = exec::execute(job, trees, index, vertex, &described.chosen, &stack, &files)?;
-    let scan = exec::seal(made.lower.path(), false, Some(made.now), job.cancel)?;
+    let wanted = Seal { wants_tar: false, stores_tar: false, wants_listing: false };
+    let (scan, _) = exec::seal(job, &made, wanted, job.cancel)?;
     let audited = if scan.content == known.meta.content {
         Audited::Same
     } else {
-        let known = entries(&known.fs(), job.cancel)?;
-        Audited::Differs { known, now: entries(made.lower.path(), job.cancel)? }
+        let known = entries(&known.folders(), job.cancel)?;
+        Audited::Differs { known, now: entries(&made.lower.folders(), job.cancel)? }
     };
     let _ = store::remove_tree(&made.work);
     Ok(audited)
 }
 
 /// Lists what a layer has.
-fn entries(fs: &Path, cancel: &Cancel) -> Result<Vec<TreeEntry>, LayerError> {
-    let root = File::open(fs).map_err(|source| LayerError::Input { source })?;
+fn entries(folders: &[PathBuf], cancel: &Cancel) -> Result<Vec<TreeEntry>, Cause> {
+    let files = snapshot::view(folders)?;
     let mut found = Vec::new();
-    Walk::new(XattrSpace::detect(), cancel).run(root.as_fd(), |entry, file| {
+    Walk::new(XattrSpace::detect(), cancel).run(files.root(), |entry, file| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut listed = TreeEntry {
             path: text(entry.path),

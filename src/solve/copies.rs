@@ -80,12 +80,13 @@ pub(super) fn choose(
         .collect()
 }
 
-/// Copies into a mounted root.
+/// Copies into a mounted root; `before` is as in [`CopyRequest`].
 pub(super) fn perform(
     job: &Job<'_>,
     copy: &Copy,
     chosen: &[Chosen],
     root: BorrowedFd<'_>,
+    before: Option<BorrowedFd<'_>>,
 ) -> Result<CopyStats, Cause> {
     let mode = copy.chmod.as_deref().map(ChmodSpec::parse).transpose()?;
     // A copy that stands by itself has no files to look names up in.
@@ -117,6 +118,7 @@ pub(super) fn perform(
         owner,
         mode: mode.as_ref(),
         created: Some(created(job)),
+        before,
     };
     Ok(engine::copy_into(root, &request, job.cancel)?)
 }

@@ -86,7 +86,7 @@ impl FailedStep {
         let below = self.below.paths();
         snapshot::clean(self.scratch.written(), &below, XattrSpace::detect(), &cancel)?;
         let fs = self.scratch.into_layer(&cancel)?;
-        let scan = exec::seal(&fs, true, None, &cancel)?;
+        let scan = exec::scan(&[fs], &cancel)?;
         let mut layers = vec![job.store.add_layer(&self.work, &scan.meta())?];
         let mut files = job.plan.steps[self.step].parent;
         while let Files::Step(StepId(index)) = files {

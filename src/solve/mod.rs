@@ -40,6 +40,7 @@
 mod audit;
 mod coordinator;
 mod copies;
+mod deltas;
 mod exec;
 mod failed;
 mod image;
@@ -151,6 +152,9 @@ pub struct Options {
     pub keeps_failed: bool,
     /// Whether diff_ids are wanted: false for a build without output.
     pub wants_image: bool,
+    /// Whether the image's layers will be wanted in the store as plain tars: those that are hashed to their
+    /// diff_ids anyhow are written there on the way.
+    pub stores_tars: bool,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
     pub epoch: Option<i64>,
     /// Where sources that were downloaded are kept between builds.

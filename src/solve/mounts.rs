@@ -202,6 +202,7 @@ fn copy_of_context(
         owner: None,
         mode: None,
         created: None,
+        before: None,
     };
     engine::copy_into(root.as_fd(), &request, job.cancel)?;
     Ok((dir, "/mount".to_owned()))
@@ -290,6 +291,7 @@ fn make_cache(
             owner: None,
             mode: None,
             created: None,
+            before: None,
         };
         engine::copy_into(root.as_fd(), &request, job.cancel)?;
     }

@@ -120,6 +120,7 @@ fn options(root: &Path) -> Options {
         keeps_failed: false,
         wants_image: false,
         disk_floor: 0,
+        stores_tars: false,
         epoch: None,
         downloads: root.join("context"),
     }

@@ -13,9 +13,12 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One folder of a stack, held open so that it may be renamed while others are about to mount it.
+/// A layer of a stack. Its folder is held open so that it may be renamed while others are about to mount
+/// it.
 #[derive(Debug, Clone)]
 pub(super) struct Lower {
+    /// The folder of the layer that its own only says the difference to.
+    under: Option<PathBuf>,
     /// A name that stays good as long as `_held` lives.
     path: PathBuf,
     _held: Option<Arc<OwnedFd>>,
@@ -26,7 +29,14 @@ pub(super) struct Lower {
 impl Lower {
     /// A finished layer, which nobody renames.
     pub(super) fn finished(layer: &Layer) -> Self {
-        Self { path: layer.fs(), _held: None, is_empty: layer.meta.entries == 0 }
+        let mut folders = layer.folders();
+        let path = folders.pop().expect("a layer has a folder");
+        Self { under: folders.pop(), path, _held: None, is_empty: layer.meta.entries == 0 }
+    }
+
+    /// The same folder, over that of a finished layer which stands by itself.
+    pub(super) fn over(self, under: &Layer) -> Self {
+        Self { under: Some(under.fs()), is_empty: false, ..self }
     }
 
     /// A layer in the making.
@@ -38,12 +48,17 @@ impl Lower {
             source: e.into(),
         })?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
-        Ok(Self { path, _held: Some(Arc::new(held)), is_empty })
+        Ok(Self { under: None, path, _held: Some(Arc::new(held)), is_empty })
     }
 
-    /// Returns a name of the folder for this process.
+    /// Returns a name of its own folder for this process.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns names of all its folders, the bottom first.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        self.under.iter().chain([&self.path]).cloned().collect()
     }
 }
 
@@ -54,7 +69,7 @@ pub(super) struct Stack(pub(super) Vec<Lower>);
 impl Stack {
     /// Returns names of the layers for this process, the bottom first, without empty ones.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.0.iter().filter(|lower| !lower.is_empty).map(|lower| lower.path.clone()).collect()
+        self.0.iter().filter(|lower| !lower.is_empty).flat_map(Lower::folders).collect()
     }
 
     /// Mounts the stack as the builder sees it, writable where `upper` is given.

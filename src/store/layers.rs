@@ -8,8 +8,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The format of `meta.json`.
+/// The format of `meta.json`: of a layer that stands by itself, and of any that this program reads.
 const META_VERSION: u32 = 1;
+const META_VERSION_MAX: u32 = 2;
+
+/// The name of a layer's [listing](crate::layer::Listing) in its folder, where it has one.
+pub const LISTING: &str = "listing";
 
 /// What is known of a layer: `layers/<id>/meta.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,12 +34,48 @@ pub struct LayerMeta {
     /// The blobs that hold it, compressed or not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blobs: Vec<LayerBlob>,
+    /// The layer that its folder only says the difference to, where that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<Under>,
+}
+
+/// What a layer that is kept as a difference stands on: its files are those of another layer, and over
+/// them those of its own folder. It takes nothing of the other away, and the other stands by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Under {
+    /// The other layer.
+    pub layer: LayerId,
+    /// The bytes of the regular files in the folder itself.
+    pub own_bytes: u64,
 }
 
 impl LayerMeta {
     /// Describes a layer of which nothing but its entries is known.
     pub fn new(id: LayerId, content: ContentId, entries: u64, bytes: u64) -> Self {
-        Self { version: META_VERSION, id, content, entries, bytes, tar: None, blobs: Vec::new() }
+        Self {
+            version: META_VERSION,
+            id,
+            content,
+            entries,
+            bytes,
+            tar: None,
+            blobs: Vec::new(),
+            under: None,
+        }
+    }
+
+    /// Says that the layer's folder holds only its difference to another. Programs that know nothing of
+    /// this take it for absent.
+    #[must_use]
+    pub fn over(mut self, under: Under) -> Self {
+        self.version = META_VERSION_MAX;
+        self.under = Some(under);
+        self
+    }
+
+    /// The bytes of the regular files in its own folder.
+    pub fn own_bytes(&self) -> u64 {
+        self.under.map_or(self.bytes, |under| under.own_bytes)
     }
 }
 
@@ -81,9 +121,16 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Returns the folder that overlays take as a lower.
+    /// Returns its own folder. That is the whole layer unless [`LayerMeta::under`] names another.
     pub fn fs(&self) -> PathBuf {
         self.dir.join("fs")
+    }
+
+    /// Returns the folders that overlays take as lowers, the bottom first.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let under =
+            self.meta.under.map(|under| self.dir.with_file_name(under.layer.to_hex()).join("fs"));
+        under.into_iter().chain([self.fs()]).collect()
     }
 }
 
@@ -104,9 +151,13 @@ impl Store {
     ///
     /// [`StoreError::Io`] for anything but absence.
     pub fn layer(&self, id: &LayerId) -> Result<Option<Layer>, StoreError> {
-        match self.hold(&self.layer_dir(id))? {
-            true => self.peek_layer(id),
-            false => Ok(None),
+        if !self.hold(&self.layer_dir(id))? {
+            return Ok(None);
+        }
+        let Some(layer) = self.peek_layer(id)? else { return Ok(None) };
+        match layer.meta.under {
+            Some(under) if !self.hold(&self.layer_dir(&under.layer))? => Ok(None),
+            _ => Ok(Some(layer)),
         }
     }
 
@@ -122,7 +173,7 @@ impl Store {
         match fs::read(&path) {
             Ok(bytes) => Ok(serde_json::from_slice::<LayerMeta>(&bytes)
                 .ok()
-                .filter(|meta| meta.id == *id && meta.version <= META_VERSION)
+                .filter(|meta| meta.id == *id && meta.version <= META_VERSION_MAX)
                 .map(|meta| Layer { id: *id, dir, meta })),
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>

@@ -10,10 +10,12 @@
 //! blocks/<encoding>/<hex>     where the blocks of a compressed layer are in its blob
 //! layers/<layer-id>/fs/       one layer, unpacked once, immutable, in overlay form
 //! layers/<layer-id>/meta.json what is known of it: [`LayerMeta`]
+//! layers/<layer-id>/listing   its entries, see [`crate::layer::Listing`]; of large copies only
 //! diffs/<diff_id hex>         the layer id that a tar with this diff_id was unpacked to
 //! chains/<kk>/<chain-id>      which layer completes this chain (interning)
 //! records/<kk>/<key>/<chain>  step results, see [`crate::cache`]
 //! trees/<kk>/<hash>           listings of what COPY steps read
+//! copies/<kk>/<hash>          what a COPY took last, see [`crate::cache::Copied`]
 //! context/                    fingerprint indexes, downloaded sources
 //! remotes/                    what the tags of registries meant last, see [`crate::image`]
 //! builds/<id>/                history
@@ -72,7 +74,7 @@ pub use blocks::{Block, KnownBlocks, Sum};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
 pub use holds::Taken;
-pub use layers::{Diff, Layer, LayerBlob, LayerMeta, TarFacts};
+pub use layers::{Diff, LISTING, Layer, LayerBlob, LayerMeta, TarFacts, Under};
 pub use locks::StepLock;
 pub use mounts::{KnownMount, MountName, Placed, SeizedMount};
 pub use refs::Tagged;
@@ -375,6 +377,7 @@ const PARTS: &[&str] = &[
     "chains",
     "records",
     "trees",
+    "copies",
     "context",
     "remotes",
     "builds",

@@ -3,9 +3,9 @@
 use super::UpkeepError;
 use super::inventory::{Inventory, Item, ItemKind, read_names};
 use super::plan::{Plan, Policy, plan};
-use crate::store::{self, Store, Taken};
+use crate::store::{self, LayerId, Store, Taken};
 use crate::sys::cancel::Cancel;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a plan is made again because an image was named meanwhile.
 const ATTEMPTS: usize = 5;
@@ -58,11 +58,17 @@ fn remove(
     cancel: &Cancel,
 ) -> Result<Names, UpkeepError> {
     collected.held = 0;
+    // What layers that stay stand on.
+    let mut needed: BTreeSet<LayerId> = BTreeSet::new();
     for &victim in &plan.victims {
         if cancel.is_cancelled() {
             return Err(UpkeepError::Cancelled);
         }
         let item = &inventory.items[victim];
+        if item.links.layers.iter().any(|id| needed.contains(id)) && item.kind == ItemKind::Layer {
+            collected.held += 1;
+            continue;
+        }
         let mut names = Names::Same;
         // A process that named an image has let go of it only after the name was there to be seen.
         let is_current = || {
@@ -84,9 +90,13 @@ fn remove(
                 *count += 1;
                 *bytes += item.bytes;
             }
-            Taken::Held => collected.held += 1,
+            Taken::Held => {
+                needed.extend(item.links.under);
+                collected.held += 1;
+            }
             Taken::Used if names == Names::Other => return Ok(Names::Other),
-            Taken::Used | Taken::Gone => {}
+            Taken::Used => needed.extend(item.links.under),
+            Taken::Gone => {}
         }
     }
     Ok(Names::Same)
@@ -101,7 +111,7 @@ fn may_be_named(item: &Item) -> bool {
 mod tests {
     use super::super::plan::Includes;
     use super::*;
-    use crate::store::{ContentId, Descriptor, LayerId, LayerMeta};
+    use crate::store::{ContentId, Descriptor, LayerMeta};
     use std::fs;
     use std::path::Path;
     use std::time::{Duration, SystemTime};

@@ -7,7 +7,7 @@ use crate::store::{ChainId, Descriptor, Digest, Key, LayerId, LayerMeta, Store};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -26,7 +26,7 @@ pub enum ItemKind {
     Fingerprints,
     /// The result of a step, spelled out: `records/…`.
     Record,
-    /// A note that leads to a layer: `chains/…`, `diffs/…`; one of its blocks: `blocks/…`.
+    /// A note that leads to a layer: `chains/…`, `diffs/…`, `copies/…`; one of its blocks: `blocks/…`.
     Pointer,
     /// What a COPY read: `trees/…`.
     Listing,
@@ -73,6 +73,8 @@ pub struct Links {
     pub layers: Vec<LayerId>,
     /// The listings of a record.
     pub listings: Vec<[u8; 32]>,
+    /// The layer that a layer stands on, where it is kept as a difference.
+    pub under: Option<LayerId>,
 }
 
 /// What a named image takes.
@@ -171,6 +173,7 @@ impl Inventory {
                 inventory.items[*index].reach = Reach::Image;
             }
         }
+        inventory.use_what_is_under();
         inventory.images = inventory.uses(&by_image);
         Ok(inventory)
     }
@@ -205,6 +208,19 @@ impl Inventory {
         uses
     }
 
+    /// Whoever uses a layer uses the one that it stands on.
+    fn use_what_is_under(&mut self) {
+        for index in 0..self.items.len() {
+            let item = &self.items[index];
+            let last_used = item.last_used;
+            let Some(&under) = item.links.under.and_then(|id| self.layers.get(&id)) else {
+                continue;
+            };
+            let under = &mut self.items[under];
+            under.last_used = under.last_used.max(last_used);
+        }
+    }
+
     /// Says whether the layer was there.
     pub fn has_layer(&self, id: &LayerId) -> bool {
         self.layers.contains_key(id)
@@ -220,7 +236,8 @@ impl Inventory {
                 self.layers.insert(id, self.items.len());
                 item.links.layers.push(id);
                 if let Some(layer) = store.peek_layer(&id)? {
-                    item.bytes = layer.meta.bytes;
+                    item.bytes = layer.meta.own_bytes();
+                    item.links.under = layer.meta.under.map(|under| under.layer);
                     metas.insert(id, layer.meta);
                 }
             }
@@ -291,11 +308,14 @@ impl Inventory {
     }
 
     fn add_pointers(&mut self, root: &Path) -> Result<(), UpkeepError> {
-        let found = fan(root, "chains")?.into_iter().chain(entries(root, Path::new("diffs"))?);
+        let found = fan(root, "chains")?
+            .into_iter()
+            .chain(entries(root, Path::new("diffs"))?)
+            .chain(fan(root, "copies")?);
         for (path, facts) in found {
             let mut item = Item::new(ItemKind::Pointer, path, &facts);
-            let text = fs::read_to_string(root.join(&item.path)).unwrap_or_default();
-            let layer = text.split_ascii_whitespace().next().and_then(|word| word.parse().ok());
+            let text = first_word(&root.join(&item.path));
+            let layer = text.and_then(|word| word.parse().ok());
             item.links.layers.extend::<Option<LayerId>>(layer);
             self.items.push(item);
         }
@@ -337,10 +357,14 @@ impl Reached {
         store: &Store,
         metas: &BTreeMap<LayerId, LayerMeta>,
     ) -> Result<BTreeMap<Digest, (Vec<String>, Self)>, UpkeepError> {
+        let with_under = |id: LayerId| {
+            let under = metas.get(&id).and_then(|meta| meta.under);
+            std::iter::once(id).chain(under.map(|under| under.layer))
+        };
         let mut by_diff: BTreeMap<Digest, Vec<LayerId>> = BTreeMap::new();
         for (id, meta) in metas {
             if let Some(tar) = &meta.tar {
-                by_diff.entry(tar.diff_id).or_default().push(*id);
+                by_diff.entry(tar.diff_id).or_default().extend(with_under(*id));
             }
         }
         // A tar that came from elsewhere need not be the one that we would write of its files.
@@ -351,7 +375,7 @@ impl Reached {
                 format!("sha256:{hex}").parse().ok()
             });
             if let (Some(diff), Ok(id)) = (diff, text.trim_end().parse()) {
-                by_diff.entry(diff).or_default().push(id);
+                by_diff.entry(diff).or_default().extend(with_under(id));
             }
         }
         let mut by_image: BTreeMap<Digest, (Vec<String>, Self)> = BTreeMap::new();
@@ -419,6 +443,15 @@ impl Reached {
             self.layers.extend(by_diff.get(&diff_id).into_iter().flatten());
         }
     }
+}
+
+/// Reads the word that a file begins with, if that is no longer than a digest.
+fn first_word(path: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    fs::File::open(path).ok()?.take(128).read_to_end(&mut start).ok()?;
+    let end = start.iter().position(u8::is_ascii_whitespace)?;
+    start.truncate(end);
+    String::from_utf8(start).ok()
 }
 
 /// Reads the names of images as they are written.

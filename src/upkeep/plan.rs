@@ -59,8 +59,13 @@ pub fn plan(inventory: &Inventory, policy: &Policy) -> Plan {
             item.reach == Reach::Cache && is_included(item.kind, policy.includes) && is_old(item)
         })
         .collect();
-    // Of what one build used, the steps it ended with are given up last: they stand for the others.
-    order.sort_by_key(|&index| (items[index].last_used, index));
+    // Of what one build used, the steps it ended with are given up last: they stand for the others. And
+    // what other layers stand on goes after them.
+    let unders: BTreeSet<LayerId> = items.iter().filter_map(|item| item.links.under).collect();
+    let is_under = |item: &Item| {
+        item.kind == ItemKind::Layer && item.links.layers.iter().any(|id| unders.contains(id))
+    };
+    order.sort_by_key(|&index| (items[index].last_used, is_under(&items[index]), index));
     let mut excess =
         policy.keep_bytes.map_or(u64::MAX, |keep| inventory.cache_bytes().saturating_sub(keep));
     let mut victims = Vec::new();
@@ -82,6 +87,7 @@ pub fn plan(inventory: &Inventory, policy: &Policy) -> Plan {
     let lost = |item: &Item| match item.kind {
         ItemKind::Blob => !item.links.layers.is_empty() && item.links.layers.iter().all(is_gone),
         ItemKind::Pointer => item.links.layers.iter().any(is_gone),
+        ItemKind::Layer => item.links.under.as_ref().is_some_and(is_gone),
         _ => false,
     };
     let is_everything = policy.includes == Includes::Everything
@@ -158,7 +164,7 @@ mod tests {
             last_used: at(day),
             reach: Reach::Cache,
             label: None,
-            links: Links { layers: layers.iter().map(|n| id(*n)).collect(), listings: Vec::new() },
+            links: Links { layers: layers.iter().map(|n| id(*n)).collect(), ..Links::default() },
         }
     }
 
@@ -241,6 +247,32 @@ mod tests {
         goes(Policy { unused_since: since, now, ..BASE }, &young);
         let aged = ["old", "packed-old", "chain-old", "record-old"];
         goes(Policy { unused_since: since, now: at(41), ..BASE }, &aged);
+    }
+
+    #[test]
+    fn what_other_layers_stand_on_goes_after_them() {
+        let mut above = item(ItemKind::Layer, "above", 20, 1, &[1]);
+        above.links.under = Some(id(2));
+        // Used with the one above, and later than something else.
+        let under = item(ItemKind::Layer, "under", 20, 100, &[2]);
+        let inventory = inventory(vec![under, above, item(ItemKind::Layer, "other", 19, 10, &[3])]);
+        let names = |keep_bytes| {
+            let plan = plan(&inventory, &Policy { keep_bytes, now: at(31), ..BASE });
+            let name = |&i: &usize| inventory.items[i].path.to_str().unwrap().to_owned();
+            plan.victims.iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Some(101)), ["other"]);
+        assert_eq!(names(Some(100)), ["other", "above"]);
+        assert_eq!(names(None), ["other", "above", "under"]);
+    }
+
+    #[test]
+    fn a_layer_that_stands_on_nothing_goes() {
+        let mut above = item(ItemKind::Layer, "above", 20, 1, &[1]);
+        above.links.under = Some(id(2));
+        let inventory = inventory(vec![above]);
+        let policy = Policy { keep_bytes: Some(1000), now: at(31), ..BASE };
+        assert_eq!(plan(&inventory, &policy).victims, [0]);
     }
 
     #[test]

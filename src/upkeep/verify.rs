@@ -5,16 +5,16 @@
 
 use super::UpkeepError;
 use super::inventory::{entries, fan, hex_name, place_of_record};
-use crate::cache::{Record, TreeEntry};
+use crate::cache::{Copied, Record, TreeEntry};
 use crate::explain::{History, HistoryError};
 use crate::image::{Config, Document, Manifest};
-use crate::layer::{ScanOptions, scan};
-use crate::store::{Descriptor, Digest, LayerId, Store, Taken};
+use crate::layer::{Listing, ScanOptions, scan};
+use crate::snapshot;
+use crate::store::{Descriptor, Digest, LISTING, LayerId, Store, Taken};
 use crate::sys::cancel::Cancel;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -142,7 +142,29 @@ impl Verifier<'_> {
         let (store, cancel) = (self.store, self.cancel);
         let paths = names(entries(store.root(), Path::new("layers"))?);
         self.each("layers", &paths, |path| layer_trouble(store, path, cancel));
+        self.stranded(&paths);
+        let listings: Vec<_> = paths.iter().map(|path| path.join(LISTING)).collect();
+        let listings: Vec<_> =
+            listings.into_iter().filter(|path| store.root().join(path).exists()).collect();
+        self.each("listings", &listings, |path| {
+            let bytes = read(&store.root().join(path))?;
+            let is_sound = layer_of(path.parent()?).is_some_and(|id| Listing::is_of(&bytes, &id));
+            (!is_sound).then(|| "it is not the one of its layer".to_owned())
+        });
         Ok(())
+    }
+
+    /// Finds the sound layers that stand on a damaged one.
+    fn stranded(&mut self, paths: &[PathBuf]) {
+        let places = self.damaged.iter().map(|&place| &self.report.findings[place].place);
+        let damaged: BTreeSet<PathBuf> = places.cloned().collect();
+        for path in paths.iter().filter(|path| !damaged.contains(*path)) {
+            let layer = layer_of(path).and_then(|id| self.store.peek_layer(&id).ok()?);
+            let Some(under) = layer.and_then(|layer| layer.meta.under) else { continue };
+            if damaged.contains(&path.with_file_name(under.layer.to_hex())) {
+                self.damage(path.clone(), "the layer that it stands on is damaged".to_owned());
+            }
+        }
     }
 
     fn records(&mut self) -> Result<(), UpkeepError> {
@@ -169,6 +191,10 @@ impl Verifier<'_> {
             let (layer, time) = text.trim_end().split_once(' ').unwrap_or_default();
             let is_sound = layer.parse::<LayerId>().is_ok() && time.parse::<i64>().is_ok();
             (!is_sound).then(|| "it names no layer".to_owned())
+        });
+        self.each("notes", &names(fan(root, "copies")?), |path| {
+            let is_sound = Copied::parse(&read(&root.join(path))?).is_some();
+            (!is_sound).then(|| "it does not parse".to_owned())
         });
         self.each("notes", &names(entries(root, Path::new("diffs"))?), |path| {
             let text = String::from_utf8_lossy(&read(&root.join(path))?).into_owned();
@@ -267,8 +293,12 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
     Ok(Digest::from_bytes(hash.0.finalize().into()))
 }
 
+fn layer_of(path: &Path) -> Option<LayerId> {
+    hex_name(path)?.parse().ok()
+}
+
 fn layer_trouble(store: &Store, path: &Path, cancel: &Cancel) -> Option<String> {
-    let Some(id) = hex_name(path).and_then(|hex| hex.parse::<LayerId>().ok()) else {
+    let Some(id) = layer_of(path) else {
         return Some("its name is no layer's".to_owned());
     };
     let layer = match store.peek_layer(&id) {
@@ -277,12 +307,12 @@ fn layer_trouble(store: &Store, path: &Path, cancel: &Cancel) -> Option<String> 
         Ok(None) => return Some("its facts cannot be read".to_owned()),
         Err(error) => return Some(chain(&error)),
     };
-    let fs = match File::open(layer.fs()) {
-        Ok(fs) => fs,
-        Err(e) => return Some(format!("its files cannot be read: {e}")),
+    let files = match snapshot::view(&layer.folders()) {
+        Ok(files) => files,
+        Err(error) => return Some(format!("its files cannot be read: {}", chain(&error))),
     };
     let options = ScanOptions::detect(layer.meta.tar.is_some());
-    match scan(fs.as_fd(), &options, cancel) {
+    match scan(files.root(), &options, cancel) {
         _ if cancel.is_cancelled() => None,
         Ok(found) if found.content != layer.meta.content => {
             Some(format!("its files hash to {}", found.content))

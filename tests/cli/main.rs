@@ -14,6 +14,7 @@ mod causes;
 mod check;
 mod contexts;
 mod copy;
+mod deltas;
 mod diff;
 mod doctor;
 mod errors;

@@ -121,12 +121,8 @@ fn outputs(
     image: &Image,
     request: &Request,
 ) -> Result<(Option<Packed>, Vec<Parcel>), ExportError> {
-    let wants_store = request.outputs.is_empty()
-        || !request.tags.is_empty()
-            && request.outputs.iter().all(|spec| spec.kind != OutputKind::Image);
-    let in_store = wants_store.then_some(&request.store_output);
     let (mut packed, mut parcels) = (None, Vec::new());
-    for spec in request.outputs.iter().chain(in_store) {
+    for spec in request.all_outputs() {
         let mut names = request.tags.clone();
         names.extend(spec.names.iter().cloned());
         let mut stdout = std::io::stdout().lock();

@@ -12,7 +12,9 @@ use crate::cli::{Environment, check, sources};
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::About;
-use crate::export::{Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, SpecError};
+use crate::export::{
+    Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, PackOptions, SpecError,
+};
 use crate::image::{Image, Platform, Reference};
 use crate::plan::{self, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
@@ -211,6 +213,15 @@ impl Request {
         }
     }
 
+    /// Returns what the image is put out as. Without any output, and for a name that no output gives it, it
+    /// goes into the store.
+    pub(super) fn all_outputs(&self) -> impl Iterator<Item = &OutputSpec> {
+        let wants_store = self.outputs.is_empty()
+            || !self.tags.is_empty()
+                && self.outputs.iter().all(|spec| spec.kind != OutputKind::Image);
+        self.outputs.iter().chain(wants_store.then_some(&self.store_output))
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of a job, put together once")]
     pub(super) fn job<'a>(
         &self,
@@ -240,6 +251,8 @@ impl Request {
         let mut options = self.options.clone();
         options.wants_image =
             !self.tags.is_empty() || !self.outputs.is_empty() || options.wants_image;
+        options.stores_tars =
+            options.wants_image && self.all_outputs().any(PackOptions::stores_tars);
         options.downloads = store.root().join("context");
         options.disk_floor = housekeeping::step_floor(environment, store, progress);
         Ok(Job {
@@ -348,6 +361,7 @@ fn options(
         keeps_failed: args.on_error != OnError::Fail,
         parallelism: args.max_parallelism.unwrap_or(environment.processors * 4).max(1),
         wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
+        stores_tars: false,
         epoch,
         disk_floor: 0,
         downloads: PathBuf::new(),

@@ -8,9 +8,9 @@ use crate::export::ExportError;
 use crate::export::guard::{Form, Guard, Leak, SHORTEST};
 use crate::image::Image;
 use crate::plan::{Files, StepId};
+use crate::snapshot;
 use crate::solve::{Job, Secret, Solved};
-use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::fs;
 
 /// How many finds are told.
 const TOLD: usize = 10;
@@ -123,9 +123,9 @@ fn finds(
         let step = steps.iter().copied().find(|&step| {
             solved.steps[step].layer.as_ref().is_some_and(|made| made.id == layer.id)
         });
-        let path = layer.fs();
-        let fs = File::open(&path).map_err(|e| cannot("open", &path, &e))?;
-        let leaks = guard.layer(fs.as_fd(), job.cancel).map_err(|error| match error {
+        let files = snapshot::view(&layer.folders())
+            .map_err(|error| Failure::of(Class::Environment, &error))?;
+        let leaks = guard.layer(files.root(), job.cancel).map_err(|error| match error {
             ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
             error => Failure::of(Class::Environment, &error),
         })?;

@@ -333,7 +333,8 @@ fn root(
     environment: &Environment,
 ) -> Result<(Mounted, Scratch), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::of(Class::Environment, error);
-    let lowers: Vec<PathBuf> = image.layers.iter().map(|layer| layer.layer.fs()).collect();
+    let lowers: Vec<PathBuf> =
+        image.layers.iter().flat_map(|layer| layer.layer.folders()).collect();
     let work = store.session().and_then(|session| session.new_work()).map_err(|e| failed(&e))?;
     let scratch = Scratch::new(&work).map_err(|e| failed(&e))?;
     let ids = sandbox.ids(Security::Default).map_err(|error| failed(&error))?;

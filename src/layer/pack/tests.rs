@@ -22,7 +22,7 @@ fn tar_of(dir: &Path, options: &TarOptions) -> Vec<u8> {
     assert_eq!(size, out.len() as u64);
     let facts = scan(
         fd.as_fd(),
-        &ScanOptions { xattrs: options.xattrs, want_tar: true, now: None },
+        &ScanOptions { xattrs: options.xattrs, ..ScanOptions::detect(true) },
         &Cancel::new(),
     )
     .unwrap();
@@ -278,7 +278,7 @@ fn trees_deeper_than_the_open_file_limit_are_walked() {
         rustix::fs::mkdirat(&fd, "side", Mode::from(0o755)).unwrap();
     }
     let root = File::open(dir.path()).unwrap();
-    let options = ScanOptions { xattrs: XattrSpace::User, want_tar: false, now: None };
+    let options = ScanOptions { xattrs: XattrSpace::User, ..ScanOptions::detect(false) };
     let facts = scan(root.as_fd(), &options, &Cancel::new()).unwrap();
     assert_eq!(facts.entries, 2200);
 }
@@ -290,7 +290,7 @@ fn a_cancelled_scan_stops() {
     let root = File::open(dir.path()).unwrap();
     let cancel = Cancel::new();
     cancel.cancel();
-    let options = ScanOptions { xattrs: XattrSpace::User, want_tar: true, now: None };
+    let options = ScanOptions { xattrs: XattrSpace::User, ..ScanOptions::detect(true) };
     let error = scan(root.as_fd(), &options, &cancel).unwrap_err();
     assert!(matches!(error, LayerError::Cancelled));
 }

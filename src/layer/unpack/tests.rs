@@ -625,7 +625,7 @@ mod round_trip {
             };
             let content = |path: &Path| {
                 let fd = File::open(path).unwrap();
-                let options = ScanOptions { xattrs: XattrSpace::User, want_tar: false, now: None };
+                let options = ScanOptions { xattrs: XattrSpace::User, ..ScanOptions::detect(false) };
                 scan(fd.as_fd(), &options, &Cancel::new()).unwrap().content
             };
             let first = tar_of(&source);

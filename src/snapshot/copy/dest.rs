@@ -73,6 +73,8 @@ fn parent(path: &[u8]) -> &[u8] {
 /// Makes directories below a root and remembers which.
 pub(super) struct Directories<'a> {
     pub(super) root: BorrowedFd<'a>,
+    /// As [`super::CopyRequest::before`].
+    pub(super) before: Option<BorrowedFd<'a>>,
     /// Owner of what is made; `None` leaves whoever makes it.
     pub(super) owner: Option<Owner>,
     /// Permission bits of what is made.
@@ -181,8 +183,18 @@ impl Directories<'_> {
         } else {
             let above = parent(&target).to_vec();
             self.make_all(&above)?;
+            if self.was_made_before(&target)? {
+                self.made.push(target.clone());
+            }
         }
         Ok(target)
+    }
+
+    /// Says whether a directory that is there was made by the copy that this one goes over.
+    fn was_made_before(&self, path: &[u8]) -> Result<bool, CopyError> {
+        let Some(before) = self.before else { return Ok(false) };
+        let stat = rooted::stat_beneath(before, path);
+        Ok(stat.map_err(|e| CopyError::io("look at", path, e))?.is_none())
     }
 }
 
@@ -215,8 +227,14 @@ pub fn make_workdir(
     created: Option<FileTime>,
 ) -> Result<bool, CopyError> {
     let destination = Destination::parse(path, b"/");
-    let mut directories =
-        Directories { root, owner: Some(owner), mode: 0o755, created, made: Vec::new() };
+    let mut directories = Directories {
+        root,
+        before: None,
+        owner: Some(owner),
+        mode: 0o755,
+        created,
+        made: Vec::new(),
+    };
     let path = directories.resolve(&destination.path)?;
     directories.make_all(&path)?;
     Ok(directories.finish()? > 0)

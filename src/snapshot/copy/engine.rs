@@ -42,6 +42,7 @@ pub fn copy_into(
         worker: Worker::new(),
         directories: Directories {
             root,
+            before: request.before,
             owner: request.owner,
             mode,
             created: request.created,

@@ -122,6 +122,7 @@ fn copy(
         owner: flags.chown.or((!flags.from).then(me)),
         mode: mode.as_ref(),
         created: flags.created,
+        before: None,
     };
     copy_into(root.as_fd(), &request, &Cancel::new())
 }
@@ -335,6 +336,7 @@ fn inline_documents_take_their_names_from_their_delimiters() {
             owner: Some(me()),
             mode: None,
             created: Some(created),
+            before: None,
         };
         copy_into(root.as_fd(), &request, &Cancel::new()).unwrap()
     };
@@ -371,6 +373,7 @@ fn a_file_that_changed_since_it_was_chosen_is_reported() {
         owner: Some(me()),
         mode: None,
         created: None,
+        before: None,
     };
     let stats = copy_into(root.as_fd(), &request, &Cancel::new()).unwrap();
     assert_eq!(stats.changed, [Path::new("/f")]);
@@ -412,6 +415,7 @@ fn archives_are_extracted_where_asked_and_only_if_they_are_picked_themselves() {
             owner: Some(me()),
             mode: mode.as_ref(),
             created: None,
+            before: None,
         };
         copy_into(root.as_fd(), &request, &Cancel::new())
     };
@@ -444,6 +448,7 @@ fn a_cancelled_copy_stops() {
         owner: Some(me()),
         mode: None,
         created: None,
+        before: None,
     };
     let cancel = Cancel::new();
     cancel.cancel();

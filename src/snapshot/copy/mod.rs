@@ -69,6 +69,9 @@ pub struct CopyRequest<'a> {
     pub mode: Option<&'a ChmodSpec>,
     /// Time of directories and documents that have none of their own; `None` leaves the present.
     pub created: Option<FileTime>,
+    /// Where this goes over an earlier copy of the same source, the root as that one found it: a destination
+    /// that is not there was made by the copy, and gets the time of what it makes.
+    pub before: Option<BorrowedFd<'a>>,
 }
 
 /// What a copy did.

@@ -23,7 +23,7 @@ use crate::solve::trees::{Lower, Trees, chain_of};
 use crate::solve::{
     Cause, Counts, End, Failed, Job, Predicted, SolveError, Solved, StepError, StepReport,
 };
-use crate::store::{ChainId, Layer, StepLock};
+use crate::store::{ChainId, Layer, LayerMeta, StepLock};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -86,7 +86,7 @@ enum Event {
     Brought(usize, Result<(), String>),
     Locked(usize, Result<StepLock, Cause>),
     Made(usize, Result<Made, Cause>),
-    Sealed(usize, Result<Scan, Cause>),
+    Sealed(usize, Result<(Scan, LayerMeta), Cause>),
     Panicked(Box<dyn std::any::Any + Send>),
 }
 
@@ -126,8 +126,8 @@ struct Node {
     is_usable: bool,
     /// The chain up to it, once known.
     chain: Option<ChainId>,
-    made: Option<Made>,
-    scan: Option<Scan>,
+    made: Option<Arc<Made>>,
+    meta: Option<LayerMeta>,
     lock: Option<StepLock>,
     report: StepReport,
 }
@@ -301,7 +301,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             }
             Event::Sealed(index, result) => {
                 self.sealing -= 1;
-                (index, result.map(|scan| self.on_sealed(index, scan)))
+                (index, result.map(|sealed| self.on_sealed(index, sealed)))
             }
             Event::Panicked(panic) => {
                 // A bug of ours: stop the others, then let the panic speak.
@@ -405,7 +405,7 @@ impl Node {
             is_usable: false,
             chain: None,
             made: None,
-            scan: None,
+            meta: None,
             lock: None,
             report: StepReport {
                 end: End::NotReached,

@@ -3,11 +3,12 @@
 use super::{Coordinator, Event, Phase};
 use crate::cache::{Cache, Cost, Output};
 use crate::layer::Scan;
+use crate::plan::Op;
 use crate::progress::Outcome;
 use crate::sandbox::Usage;
-use crate::solve::exec::{self, Made};
-use crate::solve::{Cause, End, Job};
-use crate::store::Layer;
+use crate::solve::exec::{self, Made, Seal};
+use crate::solve::{Cause, End, Job, deltas};
+use crate::store::{Layer, LayerMeta};
 use crate::sys::cancel::Cancel;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -16,29 +17,35 @@ use std::time::Duration;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn on_made(&mut self, index: usize, made: Made) -> Result<(), Cause> {
-        let wants_tar = self.job.options.wants_image && self.in_target[index];
-        let fs = made.lower.path().to_owned();
-        let (held, now) = (made.lower.clone(), made.now);
+        let is_copy = matches!(self.step(index).op, Op::Copy(_));
         let node = &mut self.nodes[index];
+        let described = node.described.as_ref().expect("a step that ran has inputs");
+        let wanted = Seal {
+            wants_tar: self.job.options.wants_image && self.in_target[index],
+            stores_tar: self.job.options.stores_tars,
+            wants_listing: is_copy && made.delta.is_none() && deltas::is_notable(described),
+        };
         node.lower = Some(made.lower.clone());
         node.report.wall_us = micros(made.wall);
-        node.made = Some(made);
+        let made = Arc::new(made);
+        node.made = Some(Arc::clone(&made));
         node.phase = Phase::Sealing;
         self.job.progress.done(self.vertex_digest(index), Outcome::Ran);
         self.sealing += 1;
         self.counts.hashed += 1;
-        let cancel = self.job.interrupt;
-        self.work(move || {
-            let _held = held;
-            Event::Sealed(index, exec::seal(&fs, wants_tar, Some(now), cancel))
-        });
+        let job = self.job;
+        self.work(move || Event::Sealed(index, exec::seal(job, &made, wanted, job.interrupt)));
         self.on_usable(index)
     }
 
-    pub(super) fn on_sealed(&mut self, index: usize, scan: Scan) -> Result<(), Cause> {
+    pub(super) fn on_sealed(
+        &mut self,
+        index: usize,
+        (scan, meta): (Scan, LayerMeta),
+    ) -> Result<(), Cause> {
         let output = Output { layer: scan.id, content: scan.content, set_times: scan.set_times };
         self.nodes[index].report.output = Some(output);
-        self.nodes[index].scan = Some(scan);
+        self.nodes[index].meta = Some(meta);
         self.link(index)
     }
 
@@ -103,11 +110,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let step = self.step(index);
         let parent = self.key_parent(step).expect("a step is recorded when its parent is known");
         let node = &mut self.nodes[index];
-        let scan = node.scan.take().expect("a sealing step has been scanned");
+        let meta = node.meta.take().expect("a sealing step has been scanned");
         let made = node.made.take().expect("a sealing step has been made");
         let described = Arc::clone(node.described.as_ref().expect("a step that ran has inputs"));
         let usage = made.usage.unwrap_or_default();
-        let cost = Cost { layer_bytes: scan.bytes, ..cost_of(made.wall, &usage) };
+        let cost = Cost { layer_bytes: meta.bytes, ..cost_of(made.wall, &usage) };
         let made_output = node.report.output.expect("a scanned step has an output");
         let chain = made_output.on(&parent);
         let known = if step.ignore_cache { None } else { self.cache.interned(&chain)? };
@@ -115,7 +122,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             // With its older time: an image made of the same files stays the same image.
             Some(known) => known,
             None => {
-                let layer = self.job.store.add_layer(&made.work, &scan.meta())?;
+                let layer = self.job.store.add_layer(&made.work, &meta)?;
                 self.cache.intern(&chain, &layer.id, self.job.now)?;
                 (layer, self.job.now)
             }
@@ -132,6 +139,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         if !made.is_unsound {
             described.keep_listings(&self.cache)?;
             self.cache.file(&record)?;
+            if let Some(place) = self.place_of_copy(index)
+                && made.delta.is_none()
+            {
+                deltas::note(&self.cache, &place, &described, &layer, made.now)?;
+            }
         }
         let node = &mut self.nodes[index];
         node.report.parent = Some(parent);
@@ -181,7 +193,7 @@ pub(in crate::solve) fn add_tar_facts(
                     loop {
                         let next = queue.lock().expect("workers do not panic").next();
                         let Some(layer) = next else { return Ok(()) };
-                        layer.meta.tar = exec::seal(&layer.fs(), true, None, cancel)?.tar;
+                        layer.meta.tar = exec::scan(&layer.folders(), cancel)?.tar;
                         job.store.update_layer(&layer.meta)?;
                     }
                 })

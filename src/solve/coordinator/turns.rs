@@ -4,8 +4,8 @@ use super::results::micros;
 use super::{Coordinator, Event, Phase};
 use crate::plan::{Op, Tree};
 use crate::solve::Cause;
-use crate::solve::exec;
-use crate::store::StepLock;
+use crate::solve::{deltas, exec};
+use crate::store::{Key, StepLock};
 use std::sync::Arc;
 use std::thread;
 
@@ -89,6 +89,15 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.to_run.remove(place)
     }
 
+    /// Where copies like this one are noted, for those that go by what was copied before.
+    pub(super) fn place_of_copy(&self, index: usize) -> Option<Key> {
+        let step = self.step(index);
+        let Op::Copy(copy) = &step.op else { return None };
+        let described = self.nodes[index].described.as_ref()?;
+        let parent = self.key_parent(step)?;
+        if step.ignore_cache { None } else { deltas::place(copy, described, &parent) }
+    }
+
     pub(super) fn start_running(&mut self) {
         while self.running < self.job.options.parallelism && !self.is_stopping() {
             let Some(index) = self.next_to_run() else { return };
@@ -106,12 +115,19 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             self.nodes[index].report.began_us = micros(self.begun.elapsed());
             self.running += 1;
             self.counts.ran += 1;
-            let (job, trees) = (self.job, self.trees);
+            let (job, trees, place) = (self.job, self.trees, self.place_of_copy(index));
             self.work(move || {
                 let files = |tree: Tree| files.get(&tree).cloned().unwrap_or_default();
-                let made =
-                    exec::execute(job, trees, index, digest, &described.chosen, &stack, &files);
-                Event::Made(index, made)
+                let run = || {
+                    if let Some(place) = place
+                        && let Some(delta) = deltas::find(job, &place, &described)?
+                        && let Some(made) = exec::execute_over(job, index, delta, &stack)?
+                    {
+                        return Ok(made);
+                    }
+                    exec::execute(job, trees, index, digest, &described.chosen, &stack, &files)
+                };
+                Event::Made(index, run())
             });
         }
     }
