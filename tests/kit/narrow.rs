@@ -54,3 +54,17 @@ pub fn program(calls: &[[u32; 4]], text: &[u8]) -> Vec<u8> {
     file.resize(size as usize, 0);
     file
 }
+
+/// Says whether the machine's kernel runs 32-bit programs, after trying one in `dir`.
+pub fn is_run_here(dir: &std::path::Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let probe = dir.join("narrow-probe");
+    std::fs::write(&probe, program(&[EXIT], b"")).expect("write");
+    std::fs::set_permissions(&probe, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let ends = std::process::Command::new(&probe).status().is_ok_and(|status| status.success());
+    std::fs::remove_file(&probe).expect("remove");
+    if !ends {
+        println!("skipped: this kernel runs no 32-bit programs");
+    }
+    ends
+}

@@ -203,9 +203,12 @@ fn privileged_the_working_directory_is_made() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn privileged_32_bit_programs_have_a_table_of_their_own() {
-    use super::narrow::{CALLS, EXIT, ROOM, program, write};
+    use super::narrow::{CALLS, EXIT, ROOM, is_run_here, program, write};
     use std::os::unix::fs::PermissionsExt;
     let Some(kit) = Kit::new() else { return };
+    if !is_run_here(kit.dir.path()) {
+        return;
+    }
     let calls = [
         [20, 0, 0, 0],              // getpid, there writev
         [165, ROOM, ROOM, ROOM],    // getresuid, there mount: refused
