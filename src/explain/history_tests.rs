@@ -1,0 +1,203 @@
+use super::super::record::{Finish, Miss, Origin, StepOutcome};
+use super::*;
+use crate::cache::{Cost, Inputs};
+use std::io::{Read as _, Write as _};
+
+fn kit() -> (tempfile::TempDir, History) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("s")).unwrap();
+    (dir, History::new(&store))
+}
+
+fn about(started_ms: i64, target: &str) -> About {
+    About {
+        started_ms,
+        context: "/src".into(),
+        dockerfile: "Dockerfile".into(),
+        target: target.into(),
+        platform: "linux/amd64".into(),
+        tags: vec!["app:latest".into()],
+    }
+}
+
+fn step(number: usize, outcome: StepOutcome) -> StepRecord {
+    let mut inputs = Inputs::new();
+    inputs.text("env A", "1");
+    StepRecord {
+        number,
+        name: format!("[build {}/9] RUN true", number + 1),
+        stage: "build".into(),
+        instruction: "RUN true".into(),
+        lines: (3, 4),
+        from: Origin::Scratch,
+        reads: vec![Origin::Step { number: 0 }],
+        key: Some(inputs.key()),
+        parent: None,
+        inputs,
+        outcome,
+        miss: Some(Miss::NoCache),
+        output: None,
+        began_us: 1,
+        wall_us: 5,
+    }
+}
+
+fn ok(finished_ms: i64) -> Finish {
+    Finish { finished_ms, outcome: Outcome::Ok, image: None }
+}
+
+const NOW: i64 = 1_790_000_000_000;
+
+#[test]
+fn a_build_comes_back_as_it_was_noted() {
+    let (_dir, history) = kit();
+    let mut log = history.begin(about(NOW, "final")).unwrap();
+    log.step(step(1, StepOutcome::Ran { cost: Cost::default() })).unwrap();
+    log.step(step(0, StepOutcome::Failed { exit: Some(2), cost: Cost::default() })).unwrap();
+    let written = log.finish(ok(NOW + 10)).unwrap();
+    assert_eq!(written.steps.iter().map(|s| s.number).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(history.load(&written.id.to_string()).unwrap(), written);
+    assert_eq!(history.last().unwrap().unwrap(), written);
+    assert_eq!(history.list().unwrap(), [BuildRecord { steps: Vec::new(), ..written }]);
+}
+
+#[test]
+fn builds_of_one_millisecond_get_different_ids_in_order() {
+    let (_dir, history) = kit();
+    let first = history.begin(about(NOW, "a")).unwrap();
+    let second = history.begin(about(NOW, "a")).unwrap();
+    assert!(first.id() < second.id());
+    assert!(first.id().to_string() < second.id().to_string());
+}
+
+#[test]
+fn a_build_that_runs_nothing_is_one_file() {
+    let (_dir, history) = kit();
+    let mut log = history.begin(about(NOW, "a")).unwrap();
+    let hit = StepOutcome::Hit { build: "b".into(), cost: Cost::default() };
+    log.step(step(0, hit)).unwrap();
+    let folder = history.folder(log.id());
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    log.finish(ok(NOW)).unwrap();
+    let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, [FINISHED]);
+}
+
+#[test]
+fn a_running_build_is_told_from_a_dead_one() {
+    let (_dir, history) = kit();
+    let mut log = history.begin(about(NOW, "a")).unwrap();
+    log.running().unwrap();
+    log.step(step(0, StepOutcome::Ran { cost: Cost::default() })).unwrap();
+    let id = log.id();
+    assert_eq!(history.read(id).unwrap().outcome, Outcome::Running);
+    drop(log);
+    // Killed in the middle of a line.
+    let path = history.folder(id).join(RUNNING);
+    fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"{\"num").unwrap();
+    let dead = history.read(id).unwrap();
+    assert_eq!((dead.outcome, dead.steps.len()), (Outcome::Interrupted, 1));
+}
+
+#[test]
+fn a_build_dropped_before_anything_ran_leaves_nothing() {
+    let (_dir, history) = kit();
+    drop(history.begin(about(NOW, "a")).unwrap());
+    assert!(history.ids().unwrap().is_empty());
+}
+
+#[test]
+fn the_last_build_of_a_place_is_found_behind_others() {
+    let (_dir, history) = kit();
+    for (at, target) in [(0, "a"), (1, "b"), (2, "a"), (3, "b")] {
+        history.begin(about(NOW + at, target)).unwrap().finish(ok(NOW)).unwrap();
+    }
+    let found = |target| {
+        let build = history.last_for("/src", "Dockerfile", target).unwrap();
+        build.map(|build| build.about.started_ms - NOW)
+    };
+    assert_eq!((found("a"), found("b"), found("c")), (Some(2), Some(3), None));
+    let before = history.before(BuildId::at(NOW + 2), &about(0, "a"), 9).unwrap();
+    assert_eq!(before.iter().map(|b| b.about.started_ms - NOW).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn a_prefix_is_enough_where_it_is_unique() {
+    let (_dir, history) = kit();
+    for at in [0, 1] {
+        history.begin(about(NOW + at, "a")).unwrap().finish(ok(NOW)).unwrap();
+    }
+    let id = BuildId::at(NOW).to_string();
+    assert_eq!(history.find(&id).unwrap(), BuildId::at(NOW));
+    assert!(
+        matches!(history.find(&id[..10]), Err(HistoryError::Ambiguous { ids, .. }) if ids.len() == 2)
+    );
+    for unknown in ["", "zz", "../.."] {
+        assert!(matches!(history.find(unknown), Err(HistoryError::NoSuchBuild { .. })));
+    }
+}
+
+#[test]
+fn a_damaged_or_newer_record_is_named_and_left_out_of_lists() {
+    let (_dir, history) = kit();
+    let id = history.begin(about(NOW, "a")).unwrap().finish(ok(NOW)).unwrap().id;
+    let path = history.folder(id).join(FINISHED);
+    for (text, is_newer) in [("", false), ("{}", false), ("{\"version\":99}\n", true)] {
+        fs::write(&path, text).unwrap();
+        assert!(history.list().unwrap().is_empty());
+        match history.read(id).unwrap_err() {
+            HistoryError::Newer { found: 99, .. } => assert!(is_newer),
+            HistoryError::Damaged { .. } => assert!(!is_newer),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn a_build_killed_before_its_first_line_was_whole_is_no_damage() {
+    let (_dir, history) = kit();
+    let mut log = history.begin(about(NOW, "a")).unwrap();
+    log.running().unwrap();
+    let (id, path) = (log.id(), history.folder(log.id()).join(RUNNING));
+    drop(log);
+    for text in ["", "{\"version\":1,\"id"] {
+        fs::write(&path, text).unwrap();
+        assert!(history.list().unwrap().is_empty());
+        assert!(matches!(history.read(id), Err(HistoryError::NoSuchBuild { .. })));
+    }
+}
+
+#[test]
+fn pruning_keeps_the_newest_and_those_that_run() {
+    let (_dir, history) = kit();
+    let mut live = history.begin(about(NOW, "live")).unwrap();
+    live.running().unwrap();
+    for at in 1..6 {
+        history.begin(about(NOW + at, "a")).unwrap().finish(ok(NOW)).unwrap();
+    }
+    let left = || -> Vec<i64> {
+        history.list().unwrap().iter().map(|b| b.about.started_ms - NOW).collect()
+    };
+    assert_eq!(history.prune(9, 0, NOW).unwrap(), 0);
+    assert_eq!(history.prune(3, 0, NOW).unwrap(), 2);
+    assert_eq!(left(), [5, 4, 3, 0]);
+    assert_eq!(history.prune(9, NOW + 5, NOW).unwrap(), 2);
+    assert_eq!(left(), [5, 0]);
+}
+
+#[test]
+fn what_a_step_wrote_is_kept_up_to_a_limit() {
+    let (_dir, history) = kit();
+    let log = history.begin(about(NOW, "a")).unwrap();
+    let mut out = log.log(3);
+    assert!(matches!(history.log(log.id(), 3), Err(HistoryError::NoLog { number: 3, .. })));
+    let chunk = vec![b'x'; 1 << 20];
+    for _ in 0..20 {
+        out.write_all(&chunk).unwrap();
+    }
+    let mut text = String::new();
+    history.log(log.id(), 3).unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.len() as u64 > super::super::log::LOG_MAX);
+    assert!(text.ends_with("was not kept]\n"));
+    assert!(text.len() < 17 << 20);
+}
