@@ -156,7 +156,7 @@ impl Kit {
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .args(args);
-        Run { command, input: None, archive: None }
+        Run { command, input: None, archive: None, user: self.user.clone() }
     }
 
     /// Starts to describe `builder build` of the context, with JSON progress and `fixture/base` at hand.
@@ -207,6 +207,8 @@ pub struct Run {
     command: Command,
     input: Option<Vec<u8>>,
     archive: Option<PathBuf>,
+    /// Who runs it, where that is not root.
+    user: Option<users::User>,
 }
 
 impl Run {
@@ -350,6 +352,9 @@ impl Run {
         self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
         if let Some(folder) = old.get_current_dir() {
             self.command.current_dir(folder);
+        }
+        if let Some(user) = &self.user {
+            self.command.uid(user.uid).gid(user.gid);
         }
         self
     }
