@@ -268,7 +268,7 @@ RUN cd /tree && chmod 4755 d1/f1 && chmod 2750 d3/f3 && chmod 1777 d4 && chmod 0
 ";
 
 /// The digests of the images of one build, compressed in each way.
-fn compressed(kit: &Kit, setup: &str) -> Vec<(&'static str, String)> {
+fn compressed(kit: &Kit, threads: u32, setup: &str) -> Vec<(&'static str, String)> {
     for number in 0..1500_u32 {
         let line = format!("{:08x} {number}\n", number.wrapping_mul(0x9e37_79b9));
         let name = format!("tree/d{}/f{number}", number % 10);
@@ -281,17 +281,23 @@ fn compressed(kit: &Kit, setup: &str) -> Vec<(&'static str, String)> {
         let dest = path(way).display().to_string();
         format!("--output=type=oci,dest={dest},compression={way},force-compression=true,rewrite-timestamp=true")
     });
-    kit.build().env("SOURCE_DATE_EPOCH", "1767225600").args(outputs).after(setup).ok();
+    let run = kit.build().env("SOURCE_DATE_EPOCH", "1767225600").args(outputs);
+    run.env("BUILDER_THREADS", threads.to_string()).after(setup).ok();
     let way = |way: &'static str| (way, Archive::open(&path(way)).digest);
     ways.map(way).to_vec()
 }
 
 #[test]
 fn rootless_images_are_those_of_root_in_each_compression() {
-    let roots = compressed(&Kit::new(), "true");
-    assert_eq!(compressed(&Kit::new(), "taskset -p -c 0 $$ > /dev/null"), roots);
+    let roots = compressed(&Kit::new(), 1, "true");
+    assert_eq!(compressed(&Kit::new(), 8, "taskset -p -c 0 $$ > /dev/null"), roots);
     for user in [users::with_ranges(), users::without_ranges()] {
-        assert_eq!(compressed(&Kit::of(user.clone()), "umask 077"), roots, "{}", user.name);
+        // That it is the user who builds shows in a folder that nobody else made.
+        let setup = "umask 077; mkdir \"$HOME/mine\"";
+        let kit = Kit::of(user.clone());
+        assert_eq!(compressed(&kit, 8, setup), roots, "{}", user.name);
+        let owner = std::fs::metadata(kit.beside("home/mine")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), user.uid);
     }
 }
 

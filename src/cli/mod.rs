@@ -51,6 +51,7 @@ use crate::progress::Progress;
 use crate::sandbox::Standing;
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
+use crate::sys::threads;
 use clap::{Parser, Subcommand};
 use failure::{Class, Failure};
 use jiff::Timestamp;
@@ -178,8 +179,6 @@ pub struct Environment {
     pub cancel: Cancel,
     /// What other signals do.
     pub signals: signals::Signals,
-    /// How many processors we may use.
-    pub processors: usize,
     /// Whether stderr takes colours.
     pub is_coloured: bool,
 }
@@ -195,7 +194,6 @@ impl Environment {
             begun: Instant::now(),
             cancel: Cancel::new(),
             signals: signals::Signals::default(),
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
             is_coloured: io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         }
@@ -344,7 +342,7 @@ pub fn main() -> ExitCode {
         assert!(crate::sys::fault::arm(&plan), "BUILDER_FAULT={plan} is no plan");
     }
     environment.signals.watch(&environment.cancel, matches!(cli.command, Command::Run(_)));
-    let result = run_command(&cli.command, &environment);
+    let result = set_threads(&environment).and_then(|()| run_command(&cli.command, &environment));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -384,6 +382,19 @@ fn explain_build(command: &ExplainCommand, environment: &Environment) -> Result<
             explain::write(&report, command.report.format, colour, &mut io::stdout())
         })
         .map_err(|error| Failure::of_explain(&error))
+}
+
+/// Takes the number of threads from `BUILDER_THREADS`.
+fn set_threads(environment: &Environment) -> Result<(), Failure> {
+    let Some(text) = environment.variable("BUILDER_THREADS").filter(|text| !text.is_empty()) else {
+        return Ok(());
+    };
+    let count = text.parse().map_err(|_| {
+        let message = format!("BUILDER_THREADS={text} is no number of threads: expected 1 or more");
+        Failure::new(Class::Usage, message)
+    })?;
+    threads::set(count);
+    Ok(())
 }
 
 fn run_command(command: &Command, environment: &Environment) -> Result<(), Failure> {

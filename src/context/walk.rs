@@ -14,7 +14,7 @@ use super::wildcard::Wildcard;
 use crate::dockerfile::ignore::{Inherited, Matcher};
 use crate::snapshot::copy::{FileTime, Kind, Stamp};
 use crate::sys::cancel::Cancel;
-use crate::sys::rooted;
+use crate::sys::{rooted, threads};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat};
 use rustix::io::Errno;
@@ -31,7 +31,7 @@ const CHUNK: usize = 256;
 pub(super) fn pool() -> &'static rayon::ThreadPool {
     static POOL: OnceLock<rayon::ThreadPool> = OnceLock::new();
     POOL.get_or_init(|| {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(16);
+        let threads = threads::count().min(16);
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("context-{i}"))

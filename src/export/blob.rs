@@ -6,6 +6,7 @@ use crate::layer::{self, Compressed, Effort, LayerError, TarOptions, Times};
 use crate::progress::Event;
 use crate::snapshot;
 use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
+use crate::sys::threads;
 use crate::sys::writeback::Flowing;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -86,7 +87,7 @@ pub(super) fn layer_blobs(
         found.push(find(context, layer, options)?);
     }
     let missing: Vec<usize> = (0..layers.len()).filter(|&i| found[i].is_none()).collect();
-    let workers = missing.len().min(cores());
+    let workers = missing.len().min(threads::count());
     let next = AtomicUsize::new(0);
     let made = Mutex::new(Vec::new());
     let work = || {
@@ -219,7 +220,7 @@ fn make(
         }
         _ => None,
     };
-    let threads = (cores() / workers).max(1);
+    let threads = (threads::count() / workers).max(1);
     let encoded_as = encoding.as_layer().encoding();
     let known = encoded_as.as_ref().filter(|_| meta.bytes > INDEXED_FROM);
     let known = known.map(|name| store.known_blocks(name)).unwrap_or_default();
@@ -302,8 +303,4 @@ fn encode(
         LayerError::Output { source, .. } => ExportError::io("write", path, source),
         other => other.into(),
     })
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -36,7 +36,7 @@ pub trait BlobSource: Sync {
 
     /// Returns how many blobs are best read at once.
     fn streams(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
+        crate::sys::threads::count()
     }
 }
 

@@ -8,4 +8,5 @@ pub mod process;
 pub mod remove;
 pub mod rooted;
 pub mod stat;
+pub mod threads;
 pub mod writeback;

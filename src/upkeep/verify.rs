@@ -12,6 +12,7 @@ use crate::layer::{Listing, ScanOptions, scan};
 use crate::snapshot;
 use crate::store::{Descriptor, Digest, LISTING, LayerId, Store, Taken};
 use crate::sys::cancel::Cancel;
+use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
@@ -108,7 +109,7 @@ impl Verifier<'_> {
                 }
             }
         };
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len());
+        let workers = threads::count().min(paths.len());
         std::thread::scope(|scope| {
             for _ in 1..workers {
                 scope.spawn(work);

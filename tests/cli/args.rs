@@ -97,3 +97,13 @@ fn attestations_may_be_declined() {
     kit.dockerfile("FROM fixture/base\n");
     kit.build().args(["--provenance=false", "--sbom=false"]).ok();
 }
+
+#[test]
+fn a_number_of_threads_that_is_none_is_refused() {
+    let kit = Kit::new();
+    kit.builder(["images"]).env("BUILDER_THREADS", "8").ok();
+    for wrong in ["0", "many", "-1"] {
+        let run = kit.builder(["images"]).env("BUILDER_THREADS", wrong);
+        run.fails(2).says(&["BUILDER_THREADS", wrong]);
+    }
+}

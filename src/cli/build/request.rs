@@ -22,6 +22,7 @@ use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
 use crate::solve::{self, Job, Observer, Secret};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
+use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::IsTerminal as _;
@@ -359,7 +360,7 @@ fn options(
         allow,
         memory_budget: args.build_memory,
         keeps_failed: args.on_error != OnError::Fail,
-        parallelism: args.max_parallelism.unwrap_or(environment.processors * 4).max(1),
+        parallelism: args.max_parallelism.unwrap_or(threads::count() * 4).max(1),
         wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
         stores_tars: false,
         epoch,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::layer::{self, LayerError};
 use crate::sys::cancel::Cancel;
-use crate::sys::rooted;
+use crate::sys::{rooted, threads};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -291,7 +291,7 @@ impl Engine<'_> {
             }
             Ok(())
         };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let threads = threads::count().min(THREADS_MAX);
         if threads == 1 || batch.files.len() < PARALLEL_FILES {
             copy(&mut self.worker, &batch.files)?;
         } else {
