@@ -25,7 +25,8 @@ use std::collections::BTreeMap;
 pub(super) fn dispatch(request: &Request<'_>, stages: Stages<'_>) -> Result<Plan, PlanError> {
     let mut planner = Planner {
         request,
-        states: (0..stages.all.len()).map(|_| None).collect(),
+        states: (0..stages.all.len()).map(|_| Walked::NotYet).collect(),
+        last_child: stages.last_children(),
         steps: Vec::new(),
         bases: Vec::new(),
         base_ids: BTreeMap::new(),
@@ -56,7 +57,9 @@ pub(super) fn dispatch(request: &Request<'_>, stages: Stages<'_>) -> Result<Plan
 pub(super) struct Planner<'a, 'r> {
     pub(super) request: &'r Request<'a>,
     pub(super) stages: Stages<'a>,
-    states: Vec<Option<State>>,
+    states: Vec<Walked>,
+    /// The last stage that starts from each, which needs no copy of its state.
+    last_child: BTreeMap<Index, Index>,
     steps: Vec<Step>,
     bases: Vec<PlanBase>,
     /// From the caller's number of an image to ours.
@@ -66,6 +69,38 @@ pub(super) struct Planner<'a, 'r> {
     used_args: Vec<String>,
     /// Mistakes that the walk went on behind.
     errors: Vec<Error>,
+}
+
+/// What is known of a stage.
+enum Walked {
+    NotYet,
+    As(Box<State>),
+    /// Its state went on into the last stage that starts from it; others can still read its files.
+    Handed(Files),
+}
+
+impl Walked {
+    fn begun(&mut self) -> &mut State {
+        match self {
+            Self::As(state) => state,
+            Self::NotYet | Self::Handed(_) => unreachable!("the stage is being walked"),
+        }
+    }
+
+    /// Returns its state, where that is still here.
+    fn copy(&self) -> Option<State> {
+        match self {
+            Self::As(state) => Some((**state).clone()),
+            Self::NotYet | Self::Handed(_) => None,
+        }
+    }
+
+    /// Takes its state, and leaves its files.
+    fn hand_on(&mut self) -> Option<State> {
+        let Self::As(state) = std::mem::replace(self, Self::NotYet) else { return None };
+        *self = Self::Handed(state.files);
+        Some(*state)
+    }
 }
 
 impl Planner<'_, '_> {
@@ -80,7 +115,10 @@ impl Planner<'_, '_> {
         let platform = stage.platform.clone();
         let mut state = match &stage.base {
             Base::Stage(base) => {
-                let mut state = self.states[*base].clone().ok_or_else(|| {
+                let is_last = self.last_child.get(base) == Some(&index);
+                let walked = &mut self.states[*base];
+                let state = if is_last { walked.hand_on() } else { walked.copy() };
+                let mut state = state.ok_or_else(|| {
                     place.error(format!("stage {:?} is not built yet", self.stages.all[*base].name))
                 })?;
                 state.config.set_on_build(&[]);
@@ -128,7 +166,7 @@ impl Planner<'_, '_> {
             let path = paths::workdir("/", state.config.working_dir());
             state.config.set_working_dir(&path);
         }
-        self.states[index] = Some(state);
+        self.states[index] = Walked::As(Box::new(state));
         Ok(())
     }
 
@@ -219,7 +257,7 @@ impl Planner<'_, '_> {
     }
 
     pub(super) fn state(&mut self, index: Index) -> &mut State {
-        self.states[index].as_mut().expect("the stage has begun")
+        self.states[index].begun()
     }
 
     pub(super) fn expand(
@@ -447,7 +485,8 @@ impl Planner<'_, '_> {
         verb: &str,
     ) -> Result<Files, PlanError> {
         match &self.states[source] {
-            Some(state) if source != reader => Ok(state.files),
+            Walked::As(state) if source != reader => Ok(state.files),
+            Walked::Handed(files) if source != reader => Ok(*files),
             _ => {
                 let (from, to) = (&self.stages.all[source].name, &self.stages.all[reader].name);
                 let message = format!(
@@ -485,7 +524,7 @@ impl Planner<'_, '_> {
         op: Op,
     ) -> StepId {
         let stage = &self.stages.all[index];
-        let state = self.states[index].as_mut().expect("the stage has begun");
+        let state = self.states[index].begun();
         state.counted += 1;
         let mark = if command.is_on_build { "ONBUILD " } else { "" };
         let (keyword, rest) = shown.split_once(' ').unwrap_or((shown, ""));
@@ -516,7 +555,7 @@ impl Planner<'_, '_> {
 
     fn finish(mut self) -> Plan {
         let target = self.stages.target;
-        let mut state = self.states[target].take().expect("the target is reached");
+        let mut state = self.states[target].hand_on().expect("the target is reached");
         for (name, value) in &self.request.labels {
             state.config.set_label(name, value);
         }

@@ -111,6 +111,17 @@ impl<'a> Stages<'a> {
         (0..self.named).map(facts).collect()
     }
 
+    /// For each stage that reached ones start from, the last of those. The target has none: what it came to
+    /// is wanted at the end.
+    pub(super) fn last_children(&self) -> BTreeMap<Index, Index> {
+        let reached = self.reached.iter().filter(|&&index| index < self.named);
+        let base = |&index: &Index| match self.all[index].base {
+            Base::Stage(base) if base != self.target => Some((base, index)),
+            _ => None,
+        };
+        reached.filter_map(base).collect()
+    }
+
     /// Gives every FROM its base.
     fn new(request: &Request<'a>) -> Result<Self, PlanError> {
         let file = request.dockerfile;
