@@ -4,7 +4,8 @@
 //! it does again.
 
 use super::coordinator::Coordinator;
-use super::exec::{self, Seal};
+use super::exec;
+use super::seal::{self, Seal};
 use super::trees::Trees;
 use super::{Cause, Failed, Job, SolveError};
 use crate::cache::TreeEntry;
@@ -84,7 +85,7 @@ fn again(
     let vertex = Digest::of(step.name.as_bytes());
     let made = exec::execute(job, trees, index, vertex, &described.chosen, &stack, &files)?;
     let wanted = Seal { wants_tar: false, stores_tar: false, wants_listing: false };
-    let (scan, _) = exec::seal(job, &made, wanted, job.cancel)?;
+    let (scan, _) = seal::seal(job, &made, wanted, job.cancel)?;
     let audited = if scan.content == known.meta.content {
         Audited::Same
     } else {

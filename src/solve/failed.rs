@@ -5,9 +5,9 @@
 //! listed, run and removed like one; what was mounted is not part of it.
 
 use super::coordinator::add_tar_facts;
-use super::exec;
 use super::trees::{Stack, Trees};
 use super::{Cause, Job, StepReport};
+use super::{exec, seal};
 use crate::image::{Config, Image, ImageLayer};
 use crate::layer::XattrSpace;
 use crate::plan::{Files, Op, Run, StepId, Tree};
@@ -86,7 +86,7 @@ impl FailedStep {
         let below = self.below.paths();
         snapshot::clean(self.scratch.written(), &below, XattrSpace::detect(), &cancel)?;
         let fs = self.scratch.into_layer(&cancel)?;
-        let scan = exec::scan(&[fs], &cancel)?;
+        let scan = seal::scan(&[fs], &cancel)?;
         let mut layers = vec![job.store.add_layer(&self.work, &scan.meta())?];
         let mut files = job.plan.steps[self.step].parent;
         while let Files::Step(StepId(index)) = files {

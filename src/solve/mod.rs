@@ -48,6 +48,7 @@ mod inputs;
 mod mounts;
 mod remote;
 mod room;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod trees;

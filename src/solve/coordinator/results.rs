@@ -6,7 +6,8 @@ use crate::layer::Scan;
 use crate::plan::Op;
 use crate::progress::Outcome;
 use crate::sandbox::Usage;
-use crate::solve::exec::{self, Made, Seal};
+use crate::solve::exec::Made;
+use crate::solve::seal::{self, Seal};
 use crate::solve::{Cause, End, Job, deltas};
 use crate::store::{Layer, LayerMeta};
 use crate::sys::cancel::Cancel;
@@ -34,7 +35,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.sealing += 1;
         self.counts.hashed += 1;
         let job = self.job;
-        self.work(move || Event::Sealed(index, exec::seal(job, &made, wanted, job.interrupt)));
+        self.work(move || Event::Sealed(index, seal::seal(job, &made, wanted, job.interrupt)));
         self.on_usable(index)
     }
 
@@ -193,7 +194,7 @@ pub(in crate::solve) fn add_tar_facts(
                     loop {
                         let next = queue.lock().expect("workers do not panic").next();
                         let Some(layer) = next else { return Ok(()) };
-                        layer.meta.tar = exec::scan(&layer.folders(), cancel)?.tar;
+                        layer.meta.tar = seal::scan(&layer.folders(), cancel)?.tar;
                         job.store.update_layer(&layer.meta)?;
                     }
                 })
