@@ -2,7 +2,8 @@
 
 use super::failure::Failure;
 use super::images::{since, size, write_table};
-use super::{prune, values};
+use super::prune;
+use super::values::{self, TableFormat};
 use crate::explain::text::clean;
 use crate::image::Reference;
 use crate::store::{LayerId, Store};
@@ -20,16 +21,7 @@ pub struct DfArgs {
     pub verbose: bool,
     /// Print as `table` or `json`
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    pub format: DfFormat,
-}
-
-/// How `builder df` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum DfFormat {
-    /// Columns.
-    Table,
-    /// One JSON object.
-    Json,
+    pub format: TableFormat,
 }
 
 /// The classes of things, as people think of them.
@@ -82,8 +74,8 @@ pub fn run(
     let plans = [planned(Includes::Results), planned(Includes::Everything)];
     let sums = sums(&inventory, &plans);
     let written = match args.format {
-        DfFormat::Json => json(args, &inventory, &sums, out),
-        DfFormat::Table => table(args, &inventory, &sums, now, out),
+        TableFormat::Json => json(args, &inventory, &sums, out),
+        TableFormat::Table => table(args, &inventory, &sums, now, out),
     };
     written.map_err(|error| Failure::output(&error))
 }

@@ -1,6 +1,7 @@
 //! `builder images`: what is in the store.
 
 use super::lookup::{self, ImageCommandError};
+use super::values::TableFormat;
 use crate::image::{self, Config, Manifest, Platform, Reference};
 use crate::store::{Digest, Store, Tagged};
 use jiff::Timestamp;
@@ -24,7 +25,7 @@ pub struct ImagesArgs {
     pub filter: Vec<String>,
     /// Print as `table` or `json`
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    pub format: String,
+    pub format: TableFormat,
     /// Do not shorten ids
     #[arg(long)]
     pub no_trunc: bool,
@@ -67,12 +68,6 @@ pub fn run(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
-    if !matches!(args.format.as_str(), "table" | "json") {
-        return Err(ImageCommandError::Format {
-            text: args.format.clone(),
-            expected: "table or json",
-        });
-    }
     let mut rows = Vec::new();
     for image in store.images()? {
         rows.push(row(store, image)?);
@@ -100,7 +95,7 @@ pub fn run(
         }
         return Ok(());
     }
-    if args.format == "json" {
+    if args.format == TableFormat::Json {
         for row in &rows {
             let line = json!({
                 "Repository": row.repository(),

@@ -3,6 +3,16 @@
 use crate::sandbox::Ulimit;
 use std::time::{Duration, SystemTime};
 
+/// How lists are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum TableFormat {
+    /// Columns.
+    #[default]
+    Table,
+    /// Data.
+    Json,
+}
+
 /// Parses `64m`, `1.5g`, `1048576`: bytes with Docker's binary units.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ pub mod usage;
 
 use crate::cli::images::{since, size, write_table};
 use crate::cli::lookup::{self, ImageCommandError};
+use crate::cli::values::TableFormat;
 use crate::image::{self, Platform};
 use crate::progress::clean_line;
 use crate::store::Store;
@@ -20,7 +21,7 @@ pub struct HistoryArgs {
     pub image: String,
     /// Print as `table` or `json`
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    pub format: String,
+    pub format: TableFormat,
     /// Do not shorten instructions
     #[arg(long)]
     pub no_trunc: bool,
@@ -46,12 +47,6 @@ pub fn run(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
-    if !matches!(args.format.as_str(), "table" | "json") {
-        return Err(ImageCommandError::Format {
-            text: args.format.clone(),
-            expected: "table or json",
-        });
-    }
     let found = lookup::image(store, &args.image)?;
     let (_, manifest, config) = image::read(store, &found.descriptor, &Platform::host())?;
     let layers = image::layers_of(store, &config.diff_ids().unwrap_or_default())?;
@@ -90,7 +85,7 @@ pub fn run(
         };
         let bytes = if args.human { size(bytes) } else { bytes.to_string() };
         let by = clean_line(entry.created_by.replace(['\n', '\t'], " ").as_bytes());
-        if args.format == "json" {
+        if args.format == TableFormat::Json {
             let line = json!({
                 "ID": image,
                 "CreatedAt": entry.created,
@@ -110,7 +105,7 @@ pub fn run(
         };
         table.push(vec![image, shown, by, bytes, clean_line(entry.comment.as_bytes())]);
     }
-    if args.format == "table" && !args.quiet {
+    if args.format == TableFormat::Table && !args.quiet {
         write_table(&table, out)?;
     }
     Ok(())
