@@ -20,6 +20,12 @@ pub enum SandboxError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Output of the command could not be written to where it was to go.
+    #[error("cannot write the output of the command")]
+    Output {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The child could not set up the sandbox.
     #[error("setting up the sandbox: {doing}: {}", io::Error::from_raw_os_error(*errno))]
     Setup {

@@ -164,12 +164,10 @@ fn prepare(
             spec.user, map.count
         )));
     }
-    let stdio = stdio(request, &fds, tree.terminal.as_ref())?;
-    if !matches!(request.stdio, StdioFds::Three(_)) || identity.uid != 0 || map.is_some() {
-        // So that /dev/stdout and its like can be opened again by whoever the command runs as.
-        for fd in &stdio {
-            own_pipe(fd.as_fd(), uid_of(identity.uid), gid_of(identity.gid));
-        }
+    let stdio = stdio(request, &fds, &tree.null, tree.terminal.as_ref())?;
+    // So that /dev/stdout and similar names can be opened again by the command's user.
+    for fd in &stdio {
+        own_pipe(fd.as_fd(), uid_of(identity.uid), gid_of(identity.gid));
     }
 
     if let Some((index, _)) = request.userns {
@@ -208,7 +206,7 @@ fn prepare(
         process::exit_now(status);
     };
 
-    drop((tree.agents, tree.terminal, stdio, fds, child.pidfd));
+    drop((tree.agents, tree.terminal, tree.null, stdio, fds, child.pidfd));
     caps::bound(KILL).doing(|| "giving up capabilities")?;
     caps::hold(KILL).doing(|| "giving up capabilities")?;
     die_with_parent()?;
@@ -347,12 +345,14 @@ fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
 fn stdio(
     request: &RunRequest,
     fds: &[OwnedFd],
+    null: &OwnedFd,
     terminal: Option<&(OwnedFd, OwnedFd)>,
 ) -> Result<[OwnedFd; 3], Fault> {
     let copy = |fd: &OwnedFd| fd.try_clone().doing(|| "copying a descriptor");
     match (request.stdio, terminal) {
-        (StdioFds::Three([input, output, error]), _) => {
-            Ok([copy(&fds[input])?, copy(&fds[output])?, copy(&fds[error])?])
+        (StdioFds::Pipes([input, output, error]), _) => {
+            let pipe = |index: Option<usize>| copy(index.map_or(null, |index| &fds[index]));
+            Ok([pipe(input)?, pipe(output)?, pipe(error)?])
         }
         (StdioFds::Terminal { rows, cols }, Some((_, slave))) => {
             let size =
@@ -364,7 +364,8 @@ fn stdio(
     }
 }
 
-/// Gives a pipe or a terminal of ours to the command's user. Anything else is the caller's.
+/// Gives a pipe or the terminal to the command's user. Both were made for the command; of the null
+/// device nothing is changed.
 fn own_pipe(fd: BorrowedFd<'_>, uid: u32, gid: u32) {
     use rustix::fs::{FileType, Gid, Uid};
     let Ok(stat) = rustix::fs::fstat(fd) else { return };

@@ -29,6 +29,7 @@ mod network;
 mod notices;
 mod options;
 mod protocol;
+mod relay;
 mod run;
 mod seccomp;
 mod session;
@@ -84,8 +85,17 @@ pub enum Source<'a> {
 pub enum Stdio<'a> {
     /// Input is empty; output goes to the callback.
     Capture,
-    /// The command gets these three as they are.
-    Inherit([BorrowedFd<'a>; 3]),
+    /// Input and output are copied from and to these descriptors of the caller's; the command itself
+    /// holds pipes that its user owns.
+    Relay {
+        /// Where input comes from; `None` for an empty one.
+        input: Option<BorrowedFd<'a>>,
+        /// Where output goes.
+        output: BorrowedFd<'a>,
+        /// Where error output goes. Output and error output share a pipe where both go to one place,
+        /// so that their order is kept.
+        error: BorrowedFd<'a>,
+    },
     /// The command gets a terminal of its own, joined to these two. A terminal at `input` is in
     /// raw mode meanwhile.
     Terminal {

@@ -83,8 +83,8 @@ pub(super) enum SourceFd {
 /// Input and output as they travel.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) enum StdioFds {
-    /// These three.
-    Three([usize; 3]),
+    /// Pipes made for the command, which its user is to own; `None` for the sandbox's null device.
+    Pipes([Option<usize>; 3]),
     /// A terminal made inside.
     Terminal {
         /// Rows of its window.

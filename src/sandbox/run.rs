@@ -1,7 +1,6 @@
 //! The builder's side of a sandbox: starts it, reads its output, learns how it ended.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -10,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -19,7 +17,8 @@ use super::network::{self, Private, Servers};
 use super::notices::Notices;
 use super::options::{SandboxOptions, host_resolver};
 use super::protocol::{self, IdMap, Report, Request, RunRequest, SourceFd, StdioFds};
-use super::session::{Ended, Session};
+use super::relay::{self, Copy, Kind};
+use super::session::{Ended, Session, Streams};
 use super::spec::{Exit, NetworkMode, Oom, RunSpec, Security, Stream, Ulimit, Usage};
 use super::{Inputs, SandboxError, Source, Stdio, mounts, spawner};
 use crate::cgroup::{Cgroup, Cgroups, Limits, Substitute};
@@ -282,7 +281,7 @@ impl Sandbox {
         }
         session.await_death(&group);
         session.drain(output);
-        session.drain_terminal(inputs);
+        let delivered = session.finish_relays(cancel, control);
         mounts::remove_stubs(inputs.root, &session.stubs);
         for notice in session.notices {
             lock(&self.notices).add(notice);
@@ -291,6 +290,7 @@ impl Sandbox {
         if let Some(failure) = session.failed {
             return Err(failure);
         }
+        delivered.map_err(|source| SandboxError::Output { source })?;
         let oom = group.oom_kills();
         let accounts = group.accounts();
         let exited = match (session.exited, oom) {
@@ -531,12 +531,12 @@ impl Sandbox {
 /// Descriptors gathered for a request.
 struct Plan {
     fds: Vec<OwnedFd>,
-    streams: Vec<(Stream, File)>,
+    streams: Streams,
 }
 
 impl Plan {
     fn new(control: OwnedFd) -> Self {
-        Self { fds: vec![control], streams: Vec::new() }
+        Self { fds: vec![control], streams: Streams::default() }
     }
 
     fn add(&mut self, fd: OwnedFd) -> usize {
@@ -548,35 +548,49 @@ impl Plan {
         self.fds.iter().map(AsFd::as_fd).collect()
     }
 
-    /// Lets go of what was sent; keeps the reading ends of pipes.
-    fn finish(self) -> Vec<(Stream, File)> {
+    /// Lets go of what was sent; keeps our ends of pipes.
+    fn finish(self) -> Streams {
         self.streams
     }
 
     fn stdio(&mut self, stdio: &Stdio<'_>) -> Result<StdioFds, SandboxError> {
+        let pipe = || {
+            pipe_with(PipeFlags::CLOEXEC)
+                .map_err(|error| SandboxError::io("cannot make a pipe", error))
+        };
+        let duplicate = |fd: &BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|error| SandboxError::io("cannot copy a descriptor", error))
+        };
         match stdio {
             Stdio::Capture => {
-                let null =
-                    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                        .map_err(|error| SandboxError::io("cannot open /dev/null", error))?;
-                let mut three = [self.add(null), 0, 0];
+                let mut pipes = [None; 3];
                 for (place, stream) in [(1, Stream::Stdout), (2, Stream::Stderr)] {
-                    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)
-                        .map_err(|error| SandboxError::io("cannot make a pipe", error))?;
-                    three[place] = self.add(writer);
-                    self.streams.push((stream, reader.into()));
+                    let (reader, writer) = pipe()?;
+                    pipes[place] = Some(self.add(writer));
+                    self.streams.captured.push((stream, reader.into()));
                 }
-                Ok(StdioFds::Three(three))
+                Ok(StdioFds::Pipes(pipes))
             }
-            Stdio::Inherit(fds) => {
-                let mut three = [0; 3];
-                for (place, fd) in three.iter_mut().zip(fds) {
-                    let fd = fd
-                        .try_clone_to_owned()
-                        .map_err(|error| SandboxError::io("cannot copy a descriptor", error))?;
-                    *place = self.add(fd);
+            Stdio::Relay { input, output, error } => {
+                let mut pipes = [None; 3];
+                if let Some(from) = input {
+                    let (reader, to) = pipe()?;
+                    pipes[0] = Some(self.add(reader));
+                    let from = duplicate(from)?;
+                    self.streams.copies.push(Copy { from, to, kind: Kind::Input });
                 }
-                Ok(StdioFds::Three(three))
+                for (place, to) in [(1, output), (2, error)] {
+                    if place == 2 && relay::is_same(*output, *error) {
+                        pipes[2] = pipes[1];
+                        continue;
+                    }
+                    let (from, writer) = pipe()?;
+                    pipes[place] = Some(self.add(writer));
+                    let to = duplicate(to)?;
+                    self.streams.copies.push(Copy { from, to, kind: Kind::Output });
+                }
+                Ok(StdioFds::Pipes(pipes))
             }
             Stdio::Terminal { output, .. } => {
                 let size = rustix::termios::tcgetwinsize(output).ok();

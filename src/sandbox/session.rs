@@ -1,6 +1,7 @@
 //! One running sandbox, followed from outside: reports, output, signals, the end.
 
 use super::protocol::{self, Order, Report, Stub};
+use super::relay::{Copy, Kind, Relays};
 use super::run::Control;
 use super::spec::{MountKind, RunSpec, Stream};
 use super::{Inputs, SandboxError, Source, Stdio, agent, deputy, mounts};
@@ -32,12 +33,28 @@ pub(super) struct Ended {
     pub(super) io_written: u64,
 }
 
+/// Our ends of a command's input and output.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    /// Pipes whose content goes to a callback.
+    pub(super) captured: Vec<(Stream, File)>,
+    /// Pipes that are joined to descriptors of the caller's.
+    pub(super) copies: Vec<Copy>,
+}
+
 /// One running sandbox, as seen from outside.
 pub(super) struct Session {
     socket: OwnedFd,
     init: Option<OwnedFd>,
     streams: Vec<(Stream, File)>,
-    terminal: Option<File>,
+    /// Copies to be started with the command.
+    copies: Vec<Copy>,
+    relays: Option<Relays>,
+    /// The master side of the command's terminal, for its size.
+    terminal: Option<OwnedFd>,
+    raw: Option<RawMode>,
+    /// Whether a signal that ends commands was passed on.
+    is_stopping: bool,
     /// Dropping them ends the agents' threads.
     agents: Vec<OwnedFd>,
     pub(super) stubs: Vec<Stub>,
@@ -50,12 +67,16 @@ pub(super) struct Session {
 
 impl Session {
     /// Takes over a sandbox that was just started: init's socket, and what output is read from.
-    pub(super) fn new(socket: OwnedFd, streams: Vec<(Stream, File)>) -> Self {
+    pub(super) fn new(socket: OwnedFd, streams: Streams) -> Self {
         Self {
             socket,
             init: None,
-            streams,
+            streams: streams.captured,
+            copies: streams.copies,
+            relays: None,
             terminal: None,
+            raw: None,
+            is_stopping: false,
             agents: Vec::new(),
             stubs: Vec::new(),
             notices: Vec::new(),
@@ -75,12 +96,13 @@ impl Session {
         control: &Control,
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<(), SandboxError> {
-        let (typed, shown) = match &inputs.stdio {
-            Stdio::Terminal { input, output } => (Some(*input), Some(*output)),
-            Stdio::Capture | Stdio::Inherit(_) => (None, None),
+        let shown = match &inputs.stdio {
+            Stdio::Terminal { input, output } => {
+                self.raw = RawMode::enter(*input);
+                Some(*output)
+            }
+            Stdio::Capture | Stdio::Relay { .. } => None,
         };
-        let _raw = typed.map(RawMode::enter);
-        let mut typed_open = typed.is_some();
         let mut size = shown.and_then(|fd| rustix::termios::tcgetwinsize(fd).ok());
         let mut piece = vec![0; PIECE];
         while self.exited.is_none() && self.failed.is_none() && !self.closed {
@@ -89,17 +111,12 @@ impl Session {
             }
             if self.ready {
                 for signal in control.take() {
+                    self.is_stopping |= ends_commands(signal);
                     protocol::send(self.socket.as_fd(), &Order::Signal(signal), &[]).ok();
                 }
             }
             let mut watched = vec![PollFd::new(&self.socket, PollFlags::IN)];
             watched.extend(self.streams.iter().map(|(_, file)| PollFd::new(file, PollFlags::IN)));
-            let terminal_at = watched.len();
-            watched.extend(self.terminal.iter().map(|file| PollFd::new(file, PollFlags::IN)));
-            let typed_at = watched.len();
-            if let (Some(input), true, true) = (&typed, typed_open, self.terminal.is_some()) {
-                watched.push(PollFd::from_borrowed_fd(*input, PollFlags::IN));
-            }
             match rustix::event::poll(&mut watched, Some(&TICK)) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(SandboxError::io("cannot wait for the sandbox", error)),
@@ -118,19 +135,8 @@ impl Session {
                     rustix::termios::tcsetwinsize(master, new).ok();
                     size = Some(new);
                 }
-                if events.get(terminal_at) == Some(&true) {
-                    self.pass_terminal(shown, &mut piece);
-                }
             }
-            if events.get(typed_at) == Some(&true)
-                && let (Some(input), Some(master)) = (typed, &self.terminal)
-            {
-                match rustix::io::read(input, &mut piece[..]) {
-                    Ok(0) | Err(_) => typed_open = false,
-                    Ok(count) => write_all(master.as_fd(), &piece[..count]),
-                }
-            }
-            self.pass_output(&events[1..terminal_at], &mut piece, output);
+            self.pass_output(&events[1..], &mut piece, output);
             if events[0] {
                 self.hear(spec, inputs)?;
             }
@@ -166,9 +172,11 @@ impl Session {
                 self.stubs = stubs;
                 self.notices = notices;
                 self.ready = true;
-                if matches!(inputs.stdio, Stdio::Terminal { .. }) {
-                    self.terminal = fds.pop().map(File::from);
+                if let Stdio::Terminal { input, output } = inputs.stdio {
+                    self.terminal = fds.pop();
+                    self.join_terminal(input, output)?;
                 }
+                self.relays = Some(Relays::start(std::mem::take(&mut self.copies))?);
                 self.start_agents(spec, inputs, fds)?;
             }
         }
@@ -222,14 +230,23 @@ impl Session {
         });
     }
 
-    fn pass_terminal(&mut self, shown: BorrowedFd<'_>, piece: &mut [u8]) {
-        let Some(master) = &self.terminal else { return };
-        match rustix::io::read(master, &mut *piece) {
-            Ok(count) if count > 0 => write_all(shown, &piece[..count]),
-            Err(rustix::io::Errno::INTR) => {}
-            // All who held the other side are gone.
-            Ok(_) | Err(_) => self.terminal = None,
+    /// Joins the command's terminal to the caller's.
+    fn join_terminal(
+        &mut self,
+        input: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+    ) -> Result<(), SandboxError> {
+        let Some(master) = &self.terminal else { return Ok(()) };
+        let copy = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|error| SandboxError::io("cannot copy a descriptor", error))
+        };
+        for (from, to, kind) in
+            [(input, master.as_fd(), Kind::TerminalInput), (master.as_fd(), output, Kind::Output)]
+        {
+            self.copies.push(Copy { from: copy(from)?, to: copy(to)?, kind });
         }
+        Ok(())
     }
 
     pub(super) fn kill(&self, group: &Cgroup) {
@@ -265,19 +282,25 @@ impl Session {
         self.agents.clear();
     }
 
-    /// Hands on what the command wrote to its terminal just before it ended.
-    pub(super) fn drain_terminal(&mut self, inputs: &Inputs<'_>) {
-        let Stdio::Terminal { output: shown, .. } = &inputs.stdio else { return };
-        let mut piece = vec![0; PIECE];
-        while let Some(master) = &self.terminal {
-            let mut watched = [PollFd::new(master, PollFlags::IN)];
-            match rustix::event::poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-                Err(rustix::io::Errno::INTR) => {}
-                // Nobody holds the other side: reading ends by itself, with an error.
-                Ok(1..) => self.pass_terminal(*shown, &mut piece),
-                Ok(0) | Err(_) => return,
-            }
-        }
+    /// Waits until the caller has all that the command wrote, and gives the caller's terminal back.
+    ///
+    /// # Errors
+    ///
+    /// When some of it could not be written.
+    pub(super) fn finish_relays(
+        &mut self,
+        cancel: &Cancel,
+        control: &Control,
+    ) -> std::io::Result<()> {
+        self.copies.clear();
+        let delivered = match self.relays.take() {
+            Some(relays) => relays.finish(self.is_stopping, || {
+                cancel.is_cancelled() || control.take().into_iter().any(ends_commands)
+            }),
+            None => Ok(()),
+        };
+        self.raw = None;
+        delivered
     }
 
     /// Hands on what is still in the pipes. Nobody writes any more, unless the command gave its
@@ -301,7 +324,7 @@ impl Session {
 }
 
 /// Starts a thread that ends with the sandbox.
-fn start<T: Send + 'static>(
+pub(super) fn start<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<(), SandboxError> {
@@ -312,38 +335,42 @@ fn start<T: Send + 'static>(
         .map_err(|error| SandboxError::io("cannot start a thread", error))
 }
 
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        match rustix::io::write(fd, bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return,
-        }
-    }
+/// Whether a signal, unless handled, ends the process that gets it.
+fn ends_commands(signal: i32) -> bool {
+    !matches!(
+        signal,
+        libc::SIGCHLD
+            | libc::SIGCONT
+            | libc::SIGURG
+            | libc::SIGWINCH
+            | libc::SIGSTOP
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
+    )
 }
 
 /// A terminal in raw mode, put back when dropped.
-struct RawMode<'a> {
-    fd: BorrowedFd<'a>,
-    before: Option<rustix::termios::Termios>,
+struct RawMode {
+    fd: OwnedFd,
+    before: rustix::termios::Termios,
 }
 
-impl<'a> RawMode<'a> {
-    fn enter(fd: BorrowedFd<'a>) -> Self {
-        let before = rustix::termios::tcgetattr(fd).ok();
-        if let Some(before) = &before {
-            let mut raw = before.clone();
-            raw.make_raw();
-            rustix::termios::tcsetattr(fd, rustix::termios::OptionalActions::Now, &raw).ok();
-        }
-        Self { fd, before }
+impl RawMode {
+    /// Changes a terminal's mode; `None` where there is no terminal.
+    fn enter(fd: BorrowedFd<'_>) -> Option<Self> {
+        let before = rustix::termios::tcgetattr(fd).ok()?;
+        let fd = fd.try_clone_to_owned().ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        rustix::termios::tcsetattr(&fd, rustix::termios::OptionalActions::Now, &raw).ok()?;
+        Some(Self { fd, before })
     }
 }
 
-impl Drop for RawMode<'_> {
+impl Drop for RawMode {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            rustix::termios::tcsetattr(self.fd, rustix::termios::OptionalActions::Now, before).ok();
-        }
+        rustix::termios::tcsetattr(&self.fd, rustix::termios::OptionalActions::Now, &self.before)
+            .ok();
     }
 }

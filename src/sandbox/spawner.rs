@@ -130,7 +130,7 @@ fn check_indices(request: &RunRequest, count: usize) -> Result<(), Fault> {
         SourceFd::Agent => None,
     });
     let stdio = match request.stdio {
-        protocol::StdioFds::Three(three) => three.to_vec(),
+        protocol::StdioFds::Pipes(pipes) => pipes.into_iter().flatten().collect(),
         protocol::StdioFds::Terminal { .. } => Vec::new(),
     };
     let highest = sources

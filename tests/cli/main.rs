@@ -39,4 +39,5 @@ mod sandbox;
 mod schemas;
 mod secrets;
 mod shared_cache;
+mod stdio;
 mod upkeep;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -35,13 +36,12 @@ impl Running {
         Self { child, pieces: listen(output), heard: String::new() }
     }
 
-    /// Waits until it has printed `text`, after what was expected before.
+    /// Waits until it has printed `text`, after what was expected before; returns all up to there.
     #[track_caller]
-    pub fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.heard.find(text) {
-                self.heard.drain(..at + text.len());
-                return;
+                return self.heard.drain(..at + text.len()).collect();
             }
             match self.pieces.recv_timeout(LIMIT) {
                 Ok(piece) => self.heard.push_str(&String::from_utf8_lossy(&piece)),
@@ -103,6 +103,12 @@ impl Terminal {
         unlockpt(&terminal.seat).expect("unlockpt");
         terminal.resize(rows, cols);
         terminal
+    }
+
+    /// Its path, for programs.
+    pub fn path(&self) -> PathBuf {
+        let name = ptsname(&self.seat, Vec::new()).expect("a name");
+        name.into_string().expect("a path").into()
     }
 
     /// Changes its size.

@@ -252,16 +252,17 @@ fn execute(
 ) -> Result<Exit, Failure> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let null = null()?;
-    let input = if streams.is_interactive { stdin.as_fd() } else { null.as_fd() };
     let stdio = if streams.is_terminal {
         if streams.is_interactive && !stdin.is_terminal() {
             return Err(
                 Failure::new(Class::Usage, "the input is not a terminal").with_hint("leave out -t")
             );
         }
+        let input = if streams.is_interactive { stdin.as_fd() } else { null.as_fd() };
         Stdio::Terminal { input, output: stdout.as_fd() }
     } else {
-        Stdio::Inherit([input, stdout.as_fd(), stderr.as_fd()])
+        let input = streams.is_interactive.then(|| stdin.as_fd());
+        Stdio::Relay { input, output: stdout.as_fd(), error: stderr.as_fd() }
     };
     let inputs = Inputs { root, sources, stdio };
     let control = Control::default();
@@ -271,6 +272,10 @@ fn execute(
     tell(sandbox, environment);
     result.map_err(|error| match error {
         SandboxError::Cancelled => Failure::new(Class::Interrupted, ""),
+        // Where it goes is not in the store: advice about a full disk there does not apply.
+        error @ SandboxError::Output { .. } => {
+            Failure::new(Class::Environment, failure::chain(&error))
+        }
         error => Failure::of(Class::Environment, &error),
     })
 }

@@ -36,12 +36,12 @@ const TTY_GROUP: u32 = 5;
 const RW_ALL: Mode = Mode::from_raw_mode(0o666);
 
 impl Building<'_> {
-    /// Mounts `/dev`; with a terminal, returns its master and slave.
+    /// Mounts `/dev`; returns its null device and, with a terminal, the master and the slave of that.
     pub(super) fn dev(
         &mut self,
         shm_size: u64,
         terminal: bool,
-    ) -> Result<Option<(OwnedFd, OwnedFd)>, Fault> {
+    ) -> Result<(OwnedFd, Option<(OwnedFd, OwnedFd)>), Fault> {
         let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         let dev = make("tmpfs", &[("mode", "0755"), ("size", "64m"), ("source", "tmpfs")], quiet)?;
         let place = self.stubs.keep_dir("/dev").doing(|| "making /dev")?;
@@ -69,6 +69,9 @@ impl Building<'_> {
                 .doing(|| format!("making /dev/{name}"))?;
             attach(node.as_fd(), place.as_fd()).doing(|| format!("mounting /dev/{name}"))?;
         }
+        // Not the host's: a command that has the host's root may change what it was given.
+        let null = rustix::fs::openat(&dev, "null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .doing(|| "opening /dev/null")?;
         for (name, target) in LINKS {
             symlinkat(target, &dev, name).doing(|| format!("making /dev/{name}"))?;
         }
@@ -94,7 +97,7 @@ impl Building<'_> {
             attach(mount, place.as_fd()).doing(|| format!("mounting /dev/{name}"))?;
         }
         if !terminal {
-            return Ok(None);
+            return Ok((null, None));
         }
 
         let open = || -> std::io::Result<(OwnedFd, OwnedFd)> {
@@ -111,6 +114,6 @@ impl Building<'_> {
         let place = rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o600))
             .doing(|| "making /dev/console")?;
         attach(console.as_fd(), place.as_fd()).doing(|| "mounting /dev/console")?;
-        Ok(Some((master, slave)))
+        Ok((null, Some((master, slave))))
     }
 }

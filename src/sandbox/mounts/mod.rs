@@ -44,6 +44,8 @@ pub(super) struct Tree {
     pub notices: Vec<String>,
     /// Master and slave side of the terminal.
     pub terminal: Option<(OwnedFd, OwnedFd)>,
+    /// The null device of `/dev`, opened before other mounts may cover it.
+    pub null: OwnedFd,
 }
 
 /// What was being done where `/` is no mount: the kernel lets nobody change such a root.
@@ -151,7 +153,7 @@ pub(super) fn build(
         notices: Vec::new(),
     };
     building.proc_and_sys(request)?;
-    let terminal =
+    let (null, terminal) =
         building.dev(spec.shm_size, matches!(request.stdio, StdioFds::Terminal { .. }))?;
     building.generated("hosts", request.hosts.as_bytes(), "/etc/hosts")?;
     building.generated("resolv.conf", request.resolv_conf.as_bytes(), "/etc/resolv.conf")?;
@@ -176,7 +178,7 @@ pub(super) fn build(
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the stage")?;
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the old root")?;
     rustix::process::chdir("/").doing(|| "entering the new root")?;
-    Ok(Tree { stubs: stubs.into_list(), agents, notices, terminal })
+    Ok(Tree { stubs: stubs.into_list(), agents, notices, terminal, null })
 }
 
 struct Building<'a> {
