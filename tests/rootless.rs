@@ -103,12 +103,33 @@ fn rootless_users_have_their_own_ids_and_no_other_power() {
     let outcome = kit.build().ok();
     // As seen from inside, a namespace below the builder's, which has the user's ids.
     let log = outcome.log().split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(log.contains("0 0 1 1 1 65535 allow"), "{log}");
+    assert!(log.contains("0 0 1 1 1 65536 allow"), "{log}");
     let run = |words: &[&str]| kit.builder(["run"]).args(words).run();
     kit.build().args(["-t", "mine"]).ok();
     assert_eq!(run(&["mine", "sh", "-c", "exit 7"]).status, Some(7));
     assert!(run(&["--user=app", "mine", "id"]).stdout().starts_with("uid=1000(app) gid=1001(app)"));
     assert_eq!(run(&["--network=none", "mine", "ls", "/sys/class/net"]).stdout(), "lo\n");
+}
+
+#[test]
+fn rootless_ids_beyond_the_users_ranges_fail_before_a_wrong_owner_is_made() {
+    let kit = Kit::of(users::with_ranges());
+    kit.file("f", "x");
+    for step in ["COPY --chown=100000 f /", "USER 100000\nWORKDIR /w", "USER 100000\nRUN true"] {
+        kit.dockerfile(&format!("FROM fixture/base\n{step}\n"));
+        let outcome = kit.build().run();
+        assert_ne!(outcome.status, Some(0), "{step}");
+        let text = outcome.text();
+        assert!(text.contains("/etc/subuid"), "{step}: {text}");
+    }
+    // With one id owners are written down, whatever they are.
+    let kit = Kit::of(users::without_ranges());
+    kit.file("f", "x").dockerfile(
+        "FROM fixture/base\nCOPY --chown=100000 f /\nRUN stat -c %u /f > /seen && chown 1000700000 /f\n",
+    );
+    let image = timeless(&kit, kit.build());
+    assert_eq!(image.text("/seen"), "100000\n");
+    assert_eq!(image.entry("/f").uid, 1_000_700_000);
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
         Cause::Context(_) | Cause::Copy(_) | Cause::NotGiven { .. } => {
             let is_disk = matches!(Failure::of(Class::Dockerfile, cause).class, Class::Environment);
             let class = if is_disk { Class::Environment } else { Class::Dockerfile };
-            let mut hints = Vec::new();
+            let mut hints: Vec<String> = failure::hint_of_owner(cause).into_iter().collect();
             if let Cause::NotGiven { kind, id } = cause {
                 hints.push(match *kind {
                     "secret" => format!("give it: --secret id={id},src=FILE"),

@@ -99,6 +99,7 @@ impl Failure {
                 "free some space, or name a store elsewhere: builder --root DIR …".to_owned(),
             );
         }
+        failure.hints.extend(hint_of_owner(error));
         failure
     }
 
@@ -236,6 +237,29 @@ fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
         next = cause.source();
     }
     false
+}
+
+/// Returns what to do where a file's owner is an id that the builder's user namespace lacks, which is
+/// why chown(2) refuses it.
+pub fn hint_of_owner(error: &(dyn Error + 'static)) -> Option<String> {
+    let text = chain(error);
+    let is_owner = ["owner of", "create the directory"].iter().any(|doing| text.contains(doing));
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<io::Error>()
+            && io.raw_os_error() == Some(libc::EINVAL)
+            && is_owner
+            && !crate::sandbox::owns_machine()
+        {
+            return Some(
+                "the owner's id is not mapped in the builder's user namespace: add ids to /etc/subuid and \
+                 /etc/subgid, or build as root"
+                    .to_owned(),
+            );
+        }
+        next = cause.source();
+    }
+    None
 }
 
 fn excerpt(error: &DockerfileError, path: &str, source: &str) -> Option<Excerpt> {

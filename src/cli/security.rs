@@ -23,7 +23,7 @@ pub struct SecurityArgs {
     /// Whose user ids commands have on this machine
     #[arg(long, value_name = "MODE", value_enum, default_value_t, env = "BUILDER_USERNS")]
     pub userns: Userns,
-    /// First of the 65536 ids that commands have, where root builds [default: that of builder or root
+    /// First of the ids that users 0 to 65535 of commands have, where root builds [default: that of builder or root
     /// in /etc/subuid, or 1879048192]
     #[arg(
         long,

@@ -21,7 +21,8 @@ use std::process::Command;
 
 use rustix::thread::CapabilitySet;
 
-use super::ids::{self, COUNT};
+use super::idmap::IdMap;
+use super::ids;
 use crate::sys::process::{self, Forked, SingleThreaded};
 
 /// What this process is root of.
@@ -102,7 +103,7 @@ pub fn enter() -> Result<Standing, EnterError> {
 }
 
 fn standing() -> Standing {
-    if ids::choose_map(None).count > 1 { Standing::Ranges } else { Standing::Single }
+    if ids::choose_map(None).is_single() { Standing::Single } else { Standing::Ranges }
 }
 
 /// Who writes the maps.
@@ -116,13 +117,15 @@ enum Mapper {
 impl Mapper {
     /// Maps ids of the process `pid`; says whether that worked.
     fn map(&self, pid: u32) -> bool {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         match self {
-            Self::Ourselves => ["uid_map", "gid_map"].iter().all(|file| {
-                let own = fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
-                fs::write(format!("/proc/{pid}/{file}"), ids::one_to_one(&own)).is_ok()
-            }),
+            Self::Ourselves => {
+                let own =
+                    IdMap::one_to_one(&read("/proc/self/uid_map"), &read("/proc/self/gid_map"));
+                let write = |(file, text)| fs::write(format!("/proc/{pid}/{file}"), text).is_ok();
+                own.texts().into_iter().all(write)
+            }
             Self::Tools(uid, gid) => {
-                let read = |path| fs::read_to_string(path).unwrap_or_default();
                 let number = uid.to_string();
                 let name = name_of(&read("/etc/passwd"), &number);
                 [("newuidmap", "/etc/subuid", uid), ("newgidmap", "/etc/subgid", gid)].iter().all(
@@ -156,12 +159,16 @@ fn run(program: &str, pid: u32, words: &[u32]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Writes what the tools take: triples of first id inside, first outside, and count.
+/// Most triples that the tools are given: the kernel's limit of extents in a map.
+const TRIPLES_MAX: usize = 340;
+
+/// Writes what the tools take: triples of first id inside, first outside, and count. The ids of all
+/// ranges follow each other inside.
 fn words(own: u32, ranges: impl Iterator<Item = (u32, u32)>) -> Vec<u32> {
     let mut words = vec![0, own, 1];
-    let mut next = 1;
-    for (first, count) in ranges {
-        let count = count.min(COUNT - next);
+    let mut next = 1_u32;
+    for (first, count) in ranges.take(TRIPLES_MAX - 1) {
+        let count = count.min(u32::MAX - next);
         if count == 0 {
             break;
         }
@@ -185,12 +192,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_follow_the_users_own_id_up_to_what_a_sandbox_has() {
+    fn ranges_follow_the_users_own_id_up_to_the_last_id_there_is() {
         let of = |ranges: &[(u32, u32)]| words(1000, ranges.iter().copied());
         assert_eq!(of(&[]), [0, 1000, 1]);
-        assert_eq!(of(&[(100_000, 65_536)]), [0, 1000, 1, 1, 100_000, 65_535]);
+        assert_eq!(of(&[(100_000, 65_536)]), [0, 1000, 1, 1, 100_000, 65_536]);
         assert_eq!(of(&[(5, 10), (50, 20)]), [0, 1000, 1, 1, 5, 10, 11, 50, 20]);
-        assert_eq!(of(&[(5, 70_000), (90_000, 9)]).len(), 6);
+        let all = u32::MAX - 1;
+        assert_eq!(of(&[(5, all - 8), (90_000, 9)])[6..], [all - 7, 90_000, 8]);
+        assert_eq!(of(&[(5, all), (90_000, 9)]).len(), 6);
+        assert_eq!(of(&[(5, 1); 500]).len(), 3 * TRIPLES_MAX);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Which ids the users of a sandbox have on the machine.
 //!
-//! As root, users 0 to 65535 of a command are given ids of the machine that belong to nobody, while
-//! the store keeps the true ids: mounts translate. So a command that breaks out of everything else
-//! is nobody. The ids are those that `/etc/subuid` and `/etc/subgid` set aside for `builder`, else for
-//! `root`, else [`DEFAULT_FIRST`] and what follows.
+//! As root, a command's users are given ids of the machine that no user there has, while the store
+//! keeps the true ids: mounts translate. So a command that breaks out of everything else has no power
+//! over any file. Users 0 to 65535 are those that `/etc/subuid` and `/etc/subgid` set aside for
+//! `builder`, else for `root`, else [`DEFAULT_FIRST`] and what follows; [`super::idmap`] says where all
+//! other ids are.
 //!
 //! Inside a user namespace, where a user without privileges has put us, a command's ids are ours, one
 //! to one, in a namespace below: nothing on disk has to be translated, and the command has no power
@@ -12,16 +13,17 @@
 //! Source: subuid(5), user_namespaces(7).
 
 use std::fs;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::protocol::IdMap;
+use super::idmap::IdMap;
 use crate::snapshot::{self, IdMapping};
 
-/// How many ids a sandbox has: enough for `nobody`, 65534.
-pub(super) const COUNT: u32 = 65_536;
+/// Number of ids that a range set aside for the builder must have: enough for `nobody`, 65534.
+const COUNT: u32 = 65_536;
 
-/// First id of a sandbox as root, where none is set aside. People's ranges begin at 100000, systemd
+/// First id of a sandbox as root, where none is set aside. Users' ranges begin at 100000, systemd
 /// gives what lies below this one to containers and leaves what follows alone.
 pub(super) const DEFAULT_FIRST: u32 = 0x7000_0000;
 
@@ -56,73 +58,64 @@ impl Ids {
     }
 
     /// Returns how it maps.
-    pub fn map(&self) -> IdMap {
-        self.map
+    pub fn map(&self) -> &IdMap {
+        &self.map
     }
 
     /// Returns how mounts must translate; `None` where ids are the same on both sides.
     pub fn mapping(&self) -> Option<IdMapping<'_>> {
-        let IdMap { uid, gid, .. } = self.map;
-        ((uid, gid) != (0, 0)).then(|| IdMapping { userns: self.userns(), uid, gid })
+        let (uid, gid) = self.map.root();
+        self.map.translates().then(|| IdMapping { userns: self.userns(), uid, gid })
     }
 }
 
 /// Chooses the ids of commands for this process: with all ids of the machine at hand the range set
-/// aside, else those there are, one to one. `wanted` is the first id that the user asks for.
+/// aside and what no user has, else those there are, one to one. `wanted` is the first id that the user
+/// asks for.
 pub fn choose_map(wanted: Option<u32>) -> IdMap {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
     let own = (read("/proc/self/uid_map"), read("/proc/self/gid_map"));
-    if owns_all(&own.0) {
-        let first = |path| {
-            wanted.or_else(|| {
-                let text = read(path);
-                ["builder", "root", "0"].iter().find_map(|owner| first_range(&text, owner))
-            })
-        };
-        return IdMap {
-            uid: first("/etc/subuid").unwrap_or(DEFAULT_FIRST),
-            gid: first("/etc/subgid").unwrap_or(DEFAULT_FIRST),
-            count: COUNT,
-        };
+    if !owns_all(&own.0) {
+        return IdMap::one_to_one(&own.0, &own.1);
     }
-    IdMap { uid: 0, gid: 0, count: from_zero(&own.0).min(from_zero(&own.1)) }
+    let choose = |ranges: &str, names: &str| {
+        let (ranges, names) = (read(ranges), read(names));
+        let set_aside =
+            || ["builder", "root", "0"].iter().find_map(|owner| first_range(&ranges, owner));
+        let first = wanted.or_else(set_aside).unwrap_or(DEFAULT_FIRST);
+        (first, taken(&ranges, &names))
+    };
+    let (uid, gid) = (choose("/etc/subuid", "/etc/passwd"), choose("/etc/subgid", "/etc/group"));
+    IdMap::spread((uid.0, gid.0), (&uid.1, &gid.1))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Returns the ids that these texts give to users: `/etc/subuid` or `/etc/subgid`, and the third field
+/// of `/etc/passwd` or `/etc/group`.
+fn taken(ranges: &str, names: &str) -> Vec<Range<u64>> {
+    let number = |field: Option<&str>| field?.trim().parse::<u32>().ok().map(u64::from);
+    let ranges = ranges.lines().filter_map(|line| {
+        let mut fields = line.split(':').skip(1);
+        let (first, count) = (number(fields.next())?, number(fields.next())?);
+        Some(first..first + count)
+    });
+    let names = names.lines().filter_map(|line| {
+        let id = number(line.split(':').nth(2))?;
+        Some(id..id + 1)
+    });
+    ranges.chain(names).collect()
 }
 
 /// Says whether this process has all ids of the machine.
-pub(super) fn owns_machine() -> bool {
+pub fn owns_machine() -> bool {
     owns_all(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
 }
 
 /// Says whether a map is that of the machine itself. Without one, there are no user namespaces.
 fn owns_all(map: &str) -> bool {
     map.is_empty() || map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
-}
-
-/// Returns how many ids from 0 on a map knows, at most [`COUNT`], at least 1.
-fn from_zero(map: &str) -> u32 {
-    let mut ranges: Vec<(u32, u32)> = map
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split_ascii_whitespace().map(str::parse::<u32>);
-            let (first, _, count) = (fields.next()?.ok()?, fields.next()?, fields.next()?.ok()?);
-            Some((first, count))
-        })
-        .collect();
-    ranges.sort_unstable();
-    let known = ranges.iter().fold(0_u32, |known, &(first, count)| {
-        if first <= known { known.max(first.saturating_add(count)) } else { known }
-    });
-    known.clamp(1, COUNT)
-}
-
-/// Translates a map into that of a namespace below with the same ids.
-pub(super) fn one_to_one(map: &str) -> String {
-    let lines = map.lines().filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let (first, _, count) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(format!("{first} {first} {count}\n"))
-    });
-    lines.collect()
 }
 
 /// Returns the first range of at least [`COUNT`] ids that is set aside for `owner`.
@@ -160,22 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn ids_from_zero_on_are_counted_through_neighbours() {
-        for (map, count) in [
-            ("0 1000 1\n1 100000 65536\n", COUNT),
-            ("0 1000 1\n", 1),
-            ("1 100000 1000\n0 1000 1\n", 1001),
-            ("0 1000 1\n5 100000 65536\n", 1),
-            ("0 0 4294967295", COUNT),
-            ("", 1),
-        ] {
-            assert_eq!(from_zero(map), count, "{map:?}");
-        }
-    }
-
-    #[test]
-    fn a_containers_map_is_repeated_one_to_one() {
-        let map = "         0       1000          1\n         1     100000      65536\n";
-        assert_eq!(one_to_one(map), "0 0 1\n1 1 65536\n");
+    fn ids_of_users_are_read_from_both_kinds_of_files() {
+        let ranges = "root:1000:10\nbroken\nuser:200000:65536\n";
+        let names = "root:x:0:0:root:/root:/bin/sh\nbig:x:3000000000:5::/:\n+::::::\n";
+        let expected = [1000..1010, 200_000..265_536, 0..1, 3_000_000_000..3_000_000_001];
+        assert_eq!(taken(ranges, names), expected);
     }
 }

@@ -136,13 +136,14 @@ fn prepare(
 
     let map = request.userns.as_ref().map(|(_, map)| map);
     if let Some(map) = map {
-        process::set_fs_ids(map.uid, map.gid);
+        let (uid, gid) = map.root();
+        process::set_fs_ids(uid, gid);
         caps::raise().doing(|| "keeping capabilities")?;
     }
     let tree = mounts::build(request, &fds, map)?;
     let (uid_of, gid_of) = (
-        |id: u32| map.map_or(id, |map| map.uid.saturating_add(id)),
-        |id: u32| map.map_or(id, |map| map.gid.saturating_add(id)),
+        |id: u32| map.map_or(id, |map| map.uid(id).unwrap_or(id)),
+        |id: u32| map.map_or(id, |map| map.gid(id).unwrap_or(id)),
     );
     let identity = identity(&spec.user)?;
     let mut notices = tree.notices;
@@ -155,14 +156,14 @@ fn prepare(
                 .to_owned(),
         );
     }
-    let highest = identity.groups.iter().chain([&identity.uid, &identity.gid]).max();
-    if let (Some(map), Some(&highest), false) = (map, highest, is_single)
-        && highest >= map.count
-    {
-        return Err(Fault::Refused(format!(
-            "user {} needs id {highest}, outside the sandbox's {} ids",
-            spec.user, map.count
-        )));
+    if let (Some(map), false) = (map, is_single) {
+        let unknown = map.uid(identity.uid).is_none().then_some(identity.uid).or_else(|| {
+            let mut groups = identity.groups.iter().chain([&identity.gid]);
+            groups.find(|&&gid| map.gid(gid).is_none()).copied()
+        });
+        if let Some(id) = unknown {
+            return Err(Fault::Refused(map.lacks(id, &format!("user {}", spec.user))));
+        }
     }
     let stdio = stdio(request, &fds, &tree.null, tree.terminal.as_ref())?;
     // So that /dev/stdout and similar names can be opened again by the command's user.
@@ -445,7 +446,7 @@ impl<'a> Command<'a> {
                 .collect::<Result<_, _>>()?
         };
         let keep = capabilities(spec)?;
-        let task = Task::under(request.userns.map(|(_, map)| map));
+        let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
         let deputy = filters.deputy.filter(|_| task.is_some_and(|task| task.serves(keep)));
         Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy })
     }

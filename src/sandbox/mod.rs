@@ -21,6 +21,7 @@ mod deputy;
 mod enter;
 mod error;
 mod fault;
+mod idmap;
 mod ids;
 mod init;
 mod limits;
@@ -39,10 +40,10 @@ mod users;
 
 pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;
-pub use ids::{Ids, choose_map};
+pub use idmap::{Extent, IdMap};
+pub use ids::{Ids, choose_map, owns_machine};
 pub use network::{NetworkOptions, Port, Transport};
 pub use options::SandboxOptions;
-pub use protocol::IdMap;
 pub use run::{Control, Sandbox};
 pub use spawner::{is_spawner_call, spawner_main};
 pub use spec::{

@@ -1,7 +1,7 @@
 //! What a build's sandboxes have in common, and what of the host they take over.
 
+use super::idmap::IdMap;
 use super::network::NetworkOptions;
-use super::protocol::IdMap;
 use std::path::PathBuf;
 
 /// What a build's sandboxes have in common.

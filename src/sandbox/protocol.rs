@@ -16,6 +16,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::idmap::IdMap;
 use super::spec::RunSpec;
 
 /// Longest JSON sent as a packet. Well under the least default socket buffer; an environment and
@@ -92,17 +93,6 @@ pub(super) enum StdioFds {
         /// Columns of its window.
         cols: u16,
     },
-}
-
-/// How ids of a sandbox map to the host's: one run from 0 on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdMap {
-    /// Host id of the sandbox's user 0.
-    pub uid: u32,
-    /// Host id of the sandbox's group 0.
-    pub gid: u32,
-    /// How many of each.
-    pub count: u32,
 }
 
 /// What spawner and init report.

@@ -12,11 +12,12 @@ use std::time::Instant;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::idmap::IdMap;
 use super::ids::Ids;
 use super::network::{self, Private, Servers};
 use super::notices::Notices;
 use super::options::{SandboxOptions, host_resolver};
-use super::protocol::{self, IdMap, Report, Request, RunRequest, SourceFd, StdioFds};
+use super::protocol::{self, Report, Request, RunRequest, SourceFd, StdioFds};
 use super::relay::{self, Copy, Kind};
 use super::session::{Ended, Session, Streams};
 use super::spec::{Exit, NetworkMode, Oom, RunSpec, Security, Stream, Ulimit, Usage};
@@ -169,21 +170,21 @@ impl Sandbox {
     ///
     /// When the spawner cannot be started.
     pub fn ids(&self, security: Security) -> Result<Option<Arc<Ids>>, SandboxError> {
-        match self.options.idmap {
+        match &self.options.idmap {
             Some(map) if security == Security::Default => self.mapped_ids(map),
             _ => Ok(None),
         }
     }
 
-    fn mapped_ids(&self, map: IdMap) -> Result<Option<Arc<Ids>>, SandboxError> {
+    fn mapped_ids(&self, map: &IdMap) -> Result<Option<Arc<Ids>>, SandboxError> {
         let mut decided = lock(&self.ids);
         match &*decided {
             Decided::NotYet => {}
             Decided::Own => return Ok(None),
             Decided::Mapped(ids) => return Ok(Some(Arc::clone(ids))),
         }
-        let ids = match self.make_namespace(&Request::MakeUserns(map), None) {
-            Ok(userns) => Ids::new(userns, map, &self.options.leases).map(Arc::new),
+        let ids = match self.make_namespace(&Request::MakeUserns(map.clone()), None) {
+            Ok(userns) => Ids::new(userns, map.clone(), &self.options.leases).map(Arc::new),
             Err(SandboxError::Setup { doing, errno }) => {
                 Err(format!("{doing}: {}", io::Error::from_raw_os_error(errno)))
             }
@@ -370,7 +371,7 @@ impl Sandbox {
             },
         };
         let userns = match ids {
-            Some(ids) => Some((plan.add(copy(ids.userns())?), ids.map())),
+            Some(ids) => Some((plan.add(copy(ids.userns())?), ids.map().clone())),
             None => None,
         };
         let stdio = plan.stdio(&inputs.stdio)?;

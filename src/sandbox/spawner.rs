@@ -17,10 +17,10 @@ use rustix::thread::LinkNameSpaceType;
 
 use super::deputy::Task;
 use super::fault::{Doing, Fault};
-use super::ids;
+use super::idmap::IdMap;
 use super::init::{self, Filters};
 use super::protocol::SourceFd;
-use super::protocol::{self, IdMap, Report, Request, RunRequest};
+use super::protocol::{self, Report, Request, RunRequest};
 use super::seccomp::{self, Program};
 use super::spec::NetworkMode;
 use crate::sys::process::{self, Forked, SingleThreaded};
@@ -77,7 +77,7 @@ fn answer(
                 let filter = seccomp::for_spec(&request.spec).map_err(Fault::Refused)?;
                 filters.insert(key.clone(), filter);
             }
-            let task = Task::under(request.userns.map(|(_, map)| map));
+            let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
             let deputy = format!("deputy {task:?}");
             if let Some(task) = task.filter(|_| !filters.contains_key(&deputy)) {
                 let filter = seccomp::for_deputy(task).map_err(Fault::Refused)?;
@@ -137,7 +137,7 @@ fn check_indices(request: &RunRequest, count: usize) -> Result<(), Fault> {
         .chain(stdio)
         .chain([request.root])
         .chain(request.netns)
-        .chain(request.userns.map(|(index, _)| index))
+        .chain(request.userns.as_ref().map(|(index, _)| *index))
         .chain(request.cgroup2)
         .chain(request.cgroup1.iter().copied())
         .max();
@@ -160,15 +160,8 @@ fn make_userns(proof: SingleThreaded, map: &IdMap, fds: &[OwnedFd]) -> Result<()
         process::exit_now(0);
     };
     drop(theirs);
-    for (file, first) in [("uid_map", map.uid), ("gid_map", map.gid)] {
+    for (file, text) in map.texts() {
         let path = format!("/proc/{}/{file}", child.pid);
-        let text = if (map.uid, map.gid) == (0, 0) {
-            // Ours may come in pieces, which no line may span.
-            let own = std::fs::read_to_string(format!("/proc/self/{file}"));
-            ids::one_to_one(&own.doing(|| format!("reading {file}"))?)
-        } else {
-            format!("0 {first} {}\n", map.count)
-        };
         std::fs::write(&path, text).doing(|| format!("writing {file}"))?;
     }
     let path = format!("/proc/{}/ns/user", child.pid);

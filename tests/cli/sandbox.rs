@@ -187,3 +187,32 @@ fn terminal_escapes_in_a_log_are_harmless() {
     let text = kit.build_showing("plain").ok();
     assert!(text.text().contains("text") && !text.text().contains('\u{1b}'), "{:?}", text.text());
 }
+
+#[test]
+fn ids_beyond_65535_are_owners_and_users_in_every_instruction() {
+    let kit = Kit::new();
+    kit.file("f", "x").dockerfile(
+        "FROM fixture/base AS one\n\
+         COPY --chown=100000:2147483647 f /f\n\
+         RUN chown :4294967294 /f && cp -a /f /copy && touch /x && chown 1000700000:70000 /x\n\
+         FROM one\n\
+         COPY --from=one --chown=1000700000 /x /y\n\
+         RUN --mount=type=cache,target=/c,uid=3000000000,gid=5 stat -c %u:%g /c /y /copy > /seen && rm /f /y\n\
+         USER 70000:100000\n\
+         WORKDIR /w\n\
+         RUN touch mine && ! rm /copy\n",
+    );
+    let image = kit.image();
+    assert_eq!(image.text("/seen"), "3000000000:5\n1000700000:1000700000\n100000:4294967294\n");
+    let owners: Vec<(u64, u64)> = ["/copy", "/x", "/w", "/w/mine"]
+        .iter()
+        .map(|path| {
+            let entry = image.entry(path);
+            (entry.uid, entry.gid)
+        })
+        .collect();
+    let expected =
+        [(100_000, 4_294_967_294), (1_000_700_000, 70_000), (70_000, 100_000), (70_000, 100_000)];
+    assert_eq!(owners, expected);
+    assert!(image.find("/f").is_none() && image.find("/y").is_none());
+}

@@ -8,11 +8,11 @@ use builder::sandbox::{IdMap, MountKind, MountSpec, NetworkMode, Security, Sourc
 
 use super::kit::Kit;
 
-/// A range that no machine gives to anybody, so that seeing it is proof.
-const MAP: IdMap = IdMap { uid: 0x7001_0000, gid: 0x7002_0000, count: 65_536 };
+/// First user and first group of a range that no machine gives to a user, so that seeing it is proof.
+const FIRST: (u32, u32) = (0x7001_0000, 0x7002_0000);
 
 fn mapped() -> Option<Kit> {
-    let kit = Kit::with(|options| options.idmap = Some(MAP))?;
+    let kit = Kit::with(|options| options.idmap = Some(IdMap::spread(FIRST, (&[], &[]))))?;
     if kit.sandbox.ids(Security::Default).unwrap().is_none() {
         println!("skipped: {:?}", kit.sandbox.take_notices());
         return None;
@@ -33,9 +33,12 @@ fn privileged_a_command_is_nobody_on_the_machine_and_root_in_its_layer() {
          chown 1000:77 /d/f; chown -h 33:44 /d/l; chown 65535:65534 /d; stat -c %u:%g / /d /d/f",
     );
     let fields: Vec<&str> = said.stdout.split_whitespace().collect();
-    let map = ["0", "1879113728", "65536", "0", "1879179264", "65536"];
-    assert_eq!(fields[..6], map, "{said:?}");
-    assert_eq!(fields[6..], ["0:0", "65535:65534", "1000:77"]);
+    assert_eq!(fields[..3], ["0", "1879113728", "65536"], "{said:?}");
+    assert!(said.stdout.contains(" 0 1879179264      65536\n"), "{said:?}");
+    // No id of the machine's own users, root's above all, is within reach.
+    let numbers: Vec<u32> = fields[..fields.len() - 3].iter().map(|f| f.parse().unwrap()).collect();
+    assert!(numbers.chunks(3).all(|extent| extent[1] >= 65_536), "{said:?}");
+    assert_eq!(fields[fields.len() - 3..], ["0:0", "65535:65534", "1000:77"]);
     for (path, ids) in
         [("d", (65_535, 65_534)), ("d/f", (1000, 77)), ("d/l", (33, 44)), ("d/p", (0, 0))]
     {
@@ -171,11 +174,80 @@ fn privileged_capabilities_reach_no_further_than_the_sandbox() {
     assert!(outcome.stdout.starts_with("mounted\nkept\n"), "{outcome:?}");
 }
 
+/// Ids beyond 65535: the first and the last, those of directory services and OpenShift, both ends of
+/// each extent.
+const LARGE: [u32; 9] = [
+    65_536,
+    70_000,
+    100_000,
+    1_000_700_000,
+    2_147_483_647,
+    2_147_483_648,
+    3_000_000_000,
+    4_294_836_223,
+    4_294_967_294,
+];
+
 #[test]
-fn privileged_a_user_beyond_the_range_is_refused() {
+fn privileged_files_of_large_ids_are_read_copied_changed_and_removed() {
     let Some(kit) = mapped() else { return };
+    for id in LARGE {
+        let path = kit.base(&format!("of/{id}"));
+        fs::create_dir_all(path.join("d")).unwrap();
+        fs::write(path.join("d/f"), "x").unwrap();
+        fs::write(path.join("gone"), "x").unwrap();
+        for name in ["d/f", "d", "gone", ""] {
+            std::os::unix::fs::lchown(path.join(name), Some(id), Some(id)).unwrap();
+        }
+    }
+    let outcome = kit.sh("cd /of; for id in *; do stat -c %u:%g $id/d/f; cp -a $id/d $id/copy; \
+         echo y >> $id/d/f; touch $id/new; chown $id:$id $id/new; chmod 600 $id/copy/f; \
+         chown 0 $id/copy/f; rm $id/gone; done");
+    assert_eq!((outcome.exit.status, outcome.stderr.as_str()), (0, ""), "{outcome:?}");
+    for id in LARGE {
+        assert!(outcome.stdout.contains(&format!("{id}:{id}\n")), "{id}: {outcome:?}");
+        let made = outcome.layer.join(format!("of/{id}"));
+        for name in ["copy", "d/f", "new"] {
+            assert_eq!(owner(&made.join(name)), (id, id), "{id} {name}");
+        }
+        assert_eq!(owner(&made.join("copy/f")), (0, id), "{id}");
+        let gone = fs::symlink_metadata(made.join("gone")).unwrap();
+        assert!(gone.file_type().is_char_device(), "{id}");
+    }
+}
+
+#[test]
+fn privileged_large_ids_are_users_groups_and_owners_of_mounts() {
+    let Some(kit) = mapped() else { return };
+    let secret = kit.dir.path().join("secret");
+    fs::write(&secret, "hush").unwrap();
+    let file = fs::File::open(&secret).unwrap();
+    let mut spec = kit.spec("id -u; id -g; cat /s; touch /tmp/mine; stat -c %u:%g /s /tmp/mine");
+    spec.user = "1000700000:2000000000".into();
+    let (mode, uid, gid) = (0o400, 1_000_700_000, 4_294_967_294);
+    let kind = MountKind::Secret { source: 0, mode, uid, gid };
+    spec.mounts = vec![MountSpec { target: "/s".into(), kind }];
+    let outcome = kit.run_with(&spec, vec![Source::File(file.as_fd())]);
+    let expected = "1000700000\n2000000000\nhush1000700000:4294967294\n1000700000:2000000000\n";
+    assert_eq!(outcome.stdout, expected, "{outcome:?}");
+    assert_eq!(owner(&outcome.layer.join("tmp/mine")), (1_000_700_000, 2_000_000_000));
+}
+
+#[test]
+fn privileged_an_id_that_cannot_be_mapped_is_refused_before_the_command() {
+    let taken = [65_536..0x7000_0000_u64];
+    let map = IdMap::spread(FIRST, (&taken, &taken));
+    let Some(kit) = Kit::with(|options| options.idmap = Some(map)) else { return };
+    if kit.sandbox.ids(Security::Default).unwrap().is_none() {
+        return;
+    }
+    let secret = kit.dir.path().join("secret");
+    fs::write(&secret, "hush").unwrap();
+    let file = fs::File::open(&secret).unwrap();
     let mut spec = kit.spec("true");
-    spec.user = "70000".into();
-    let error = kit.try_run(&spec, Vec::new(), &mut |_, _| {}).unwrap_err().to_string();
-    assert!(error.contains("70000") && error.contains("65536"), "{error}");
+    let kind = MountKind::Secret { source: 0, mode: 0o400, uid: 4_000_000_000, gid: 0 };
+    spec.mounts = vec![MountSpec { target: "/s".into(), kind }];
+    let sources = vec![Source::File(file.as_fd())];
+    let error = kit.try_run(&spec, sources, &mut |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("4000000000") && error.contains("--userns=host"), "{error}");
 }

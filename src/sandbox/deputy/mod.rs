@@ -48,7 +48,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::caps;
-use super::protocol::IdMap;
+use super::idmap::IdMap;
 use super::seccomp;
 use crate::layer::owner;
 use crate::sys::notify::{self, Answer, Call};
@@ -103,10 +103,10 @@ pub(super) enum Task {
 
 impl Task {
     /// Returns what a command needs whose ids are mapped so, or are the builder's.
-    pub(super) fn under(map: Option<IdMap>) -> Option<Self> {
+    pub(super) fn under(map: Option<&IdMap>) -> Option<Self> {
         match map {
             _ if owner::is_recorded() => Some(Self::Owners),
-            Some(IdMap { uid, gid, .. }) if (uid, gid) != (0, 0) => Some(Self::Devices),
+            Some(map) if map.translates() => Some(Self::Devices),
             // The builder may no more than the command.
             _ => None,
         }

@@ -76,7 +76,8 @@ impl Building<'_> {
             symlinkat(target, &dev, name).doing(|| format!("making /dev/{name}"))?;
         }
 
-        let tty_group = self.map.map_or(TTY_GROUP, |map| map.gid + TTY_GROUP).to_string();
+        let tty_group =
+            self.map.and_then(|map| map.gid(TTY_GROUP)).unwrap_or(TTY_GROUP).to_string();
         let shm_size = shm_size.to_string();
         let terminals = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", tty_group.as_str())];
         let shared = [("mode", "1777"), ("size", shm_size.as_str()), ("source", "shm")];

@@ -26,7 +26,8 @@ use rustix::mount::{
 };
 
 use super::fault::{Doing, Fault};
-use super::protocol::{IdMap, RunRequest, SourceFd, StdioFds, Stub};
+use super::idmap::IdMap;
+use super::protocol::{RunRequest, SourceFd, StdioFds, Stub};
 use super::spec::{MountKind, NetworkMode, Security};
 use crate::layer::owner;
 use crate::sys::mount::{MountAttributes, make_private, mount_setattr};
@@ -422,10 +423,11 @@ impl Building<'_> {
         if owner::is_recorded() {
             return Ok((uid, gid));
         }
-        if uid >= map.count || gid >= map.count {
-            return Err(Fault::Refused(format!("{uid}:{gid} is outside the sandbox's ids")));
+        match (map.uid(uid), map.gid(gid)) {
+            (Some(uid), Some(gid)) => Ok((uid, gid)),
+            (None, _) => Err(Fault::Refused(map.lacks(uid, "a mount's owner"))),
+            (_, None) => Err(Fault::Refused(map.lacks(gid, "a mount's group"))),
         }
-        Ok((map.uid + uid, map.gid + gid))
     }
 }
 
