@@ -26,7 +26,7 @@ arguments = types.SimpleNamespace(
     state_env="BUILDER_ROOT",
 )
 bd = conform.Builder(arguments)
-for case in conform.load_cases(os.path.join(suite, "cases")):
+for case in conform.load_cases(os.path.join(suite, "cases"), only=["buildah-*"]):
     # A case that needs what the recording machine lacked has no answer.
     golden = os.path.join(suite, "golden", case.name + ".json")
     if not os.path.exists(golden):

@@ -16,7 +16,8 @@ const FORMAT: u32 = 1;
 /// 2026-01-01T00:00:00Z, the time of everything in the base.
 pub const TIME: u64 = 1_767_225_600;
 
-const BUSYBOX: &str = "/bin/busybox";
+/// The static busybox of the machine.
+pub const BUSYBOX: &str = "/bin/busybox";
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
                       app:x:1000:1001:app:/home/app:/bin/sh\n\
