@@ -40,7 +40,7 @@ pub struct CopyArgs {
     pub all: bool,
     /// Platform to copy
     #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    pub platform: Vec<String>,
     /// How to show progress: auto, tty, plain, rawjson or quiet
     #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
     pub progress: Mode,
@@ -103,7 +103,7 @@ pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
         return Err(Failure::new(Class::Usage, message)
             .with_hint("choose a platform: builder copy --platform linux/amd64 …"));
     }
-    let wanted = platform(args.platform.as_deref())?;
+    let wanted = platform(&args.platform)?;
     let store = environment.store()?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);

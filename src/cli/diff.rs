@@ -28,7 +28,7 @@ pub struct DiffArgs {
     pub format: String,
     /// The platform, of images that have several
     #[arg(long)]
-    pub platform: Option<String>,
+    pub platform: Vec<String>,
 }
 
 /// Prints the differences.
@@ -39,7 +39,7 @@ pub struct DiffArgs {
 pub fn run(args: &DiffArgs, environment: &Environment, out: &mut dyn Write) -> Result<(), Failure> {
     let store = environment.store()?;
     let compare = || -> Result<Differences, ImageCommandError> {
-        let platform = super::import::platform(args.platform.as_deref())?;
+        let platform = super::import::platform(&args.platform)?;
         let a = load(&store, &args.a, &platform, environment)?;
         let b = load(&store, &args.b, &platform, environment)?;
         Ok(image::compare(&a, &b, &environment.cancel)?)

@@ -1,6 +1,7 @@
 //! `builder import`: a root filesystem's tar becomes a base image.
 
 use super::lookup::ImageCommandError;
+use super::platforms;
 use crate::image::{self, ImportOptions, Platform, Reference};
 use crate::store::{Descriptor, Store};
 use crate::sys::cancel::Cancel;
@@ -23,7 +24,7 @@ pub struct ImportArgs {
     pub message: String,
     /// What the image runs on; this machine's platform otherwise
     #[arg(long)]
-    pub platform: Option<String>,
+    pub platform: Vec<String>,
 }
 
 /// Imports a tar and prints the image's digest; `now` becomes its creation time.
@@ -44,7 +45,7 @@ pub fn run(
         return Err(ImageCommandError::TagWithDigest { name: args.name.clone() });
     }
     let options = ImportOptions {
-        platform: platform(args.platform.as_deref())?,
+        platform: platform(&args.platform)?,
         created: now.to_string(),
         message: args.message.clone(),
     };
@@ -64,15 +65,9 @@ pub fn run(
     Ok(())
 }
 
-/// Parses a `--platform`, the host's by default.
-pub(super) fn platform(text: Option<&str>) -> Result<Platform, ImageCommandError> {
-    match text {
-        None => Ok(Platform::host()),
-        Some(text) => text.parse().map_err(|_| ImageCommandError::Format {
-            text: text.to_owned(),
-            expected: "a platform as linux/arm64",
-        }),
-    }
+/// Parses the `--platform` options of a command, the host's platform by default.
+pub(super) fn platform(texts: &[String]) -> Result<Platform, ImageCommandError> {
+    Ok(platforms::parse(texts)?.unwrap_or_else(Platform::host))
 }
 
 /// Opens a file argument; `None` for `-`.

@@ -21,7 +21,7 @@ pub struct InspectArgs {
     pub raw: Option<String>,
     /// The platform, of an image that has several
     #[arg(long)]
-    pub platform: Option<String>,
+    pub platform: Vec<String>,
 }
 
 /// Prints an array with one object per image, or the raw bytes of documents.
@@ -37,13 +37,7 @@ pub fn run(
     if args.format != "json" {
         return Err(ImageCommandError::Format { text: args.format.clone(), expected: "json" });
     }
-    let platform = match &args.platform {
-        None => Platform::host(),
-        Some(text) => text.parse().map_err(|_| ImageCommandError::Format {
-            text: text.clone(),
-            expected: "a platform as linux/arm64",
-        })?,
-    };
+    let platform = super::import::platform(&args.platform)?;
     if let Some(raw) = &args.raw {
         for text in &args.images {
             let found = lookup::image(store, text)?;

@@ -19,7 +19,7 @@ pub struct LoadArgs {
     pub tag: Option<String>,
     /// The platform, of images that have several
     #[arg(long)]
-    pub platform: Option<String>,
+    pub platform: Vec<String>,
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -37,7 +37,7 @@ pub fn run(
     cancel: &Cancel,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
-    let platform = platform(args.platform.as_deref())?;
+    let platform = platform(&args.platform)?;
     let given = args.tag.as_deref().map(Reference::parse).transpose()?;
     let loaded = match open(&args.input)? {
         Some(file) => {

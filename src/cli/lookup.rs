@@ -76,6 +76,9 @@ pub enum ImageCommandError {
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+    /// A `--platform` is wrong.
+    #[error(transparent)]
+    Platform(#[from] super::platforms::PlatformError),
     /// The image room failed.
     #[error(transparent)]
     Image(#[from] ImageError),

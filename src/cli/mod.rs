@@ -30,6 +30,7 @@ pub mod load;
 pub mod login;
 pub mod lookup;
 pub mod mounts;
+pub mod platforms;
 pub mod prune;
 pub mod pull;
 pub mod push;

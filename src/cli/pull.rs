@@ -1,8 +1,8 @@
 //! `builder pull`: images of registries into the store, under their names.
 
-use super::Environment;
 use super::failure::{Class, Failure};
 use super::registry::{self, Pulls};
+use super::{Environment, platforms};
 use crate::image::{Platform, Reference, media_type};
 use crate::progress::{Mode, Output, Progress};
 use std::collections::BTreeSet;
@@ -14,8 +14,8 @@ pub struct PullArgs {
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
     /// Platform, of images that have several
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    pub platform: Vec<String>,
     /// How to show progress: auto, tty, plain, rawjson or quiet
     #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
     pub progress: Mode,
@@ -31,7 +31,7 @@ pub struct PullArgs {
 /// The failure to show; images pulled before stay.
 pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let names = names(&args.images)?;
-    let platform = platform(args.platform.as_deref())?;
+    let platform = platform(&args.platform)?;
     let store = environment.store()?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);
@@ -39,10 +39,12 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let client = registry::client(environment, &progress)?;
     let pulls = Pulls { client, progress: &progress, is_forced: true };
     let mut pulled = Vec::new();
+    let mut warnings = Vec::new();
     let result = names.iter().try_for_each(|name| {
         let (named, image) = pulls
             .pull(&store, name, &platform, &environment.cancel)
             .map_err(|error| registry::failure_of(&error.0))?;
+        warnings.extend(platforms::mismatch(&name.to_string(), &image, &platform));
         let mut descriptor = named.descriptor;
         if !media_type::is_index(&descriptor.media_type) {
             descriptor.platform = Some(image.config.platform().to_json());
@@ -58,6 +60,9 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
         Ok(())
     });
     progress.finish();
+    for warning in &warnings {
+        environment.warn(warning);
+    }
     environment.print(&pulled.concat());
     result
 }
@@ -76,10 +81,9 @@ pub(super) fn names(texts: &[String]) -> Result<Vec<Reference>, Failure> {
     Ok(names)
 }
 
-/// Parses `--platform`; this machine's where there is none.
-pub(super) fn platform(text: Option<&str>) -> Result<Platform, Failure> {
-    match text {
-        None => Ok(Platform::host()),
-        Some(text) => text.parse().map_err(|error| Failure::of(Class::Usage, &error)),
-    }
+/// Parses the `--platform` options of a command; this machine's where there are none.
+pub(super) fn platform(texts: &[String]) -> Result<Platform, Failure> {
+    let platform = platforms::parse(texts);
+    let platform = platform.map_err(|error| Failure::of(Class::Usage, &error))?;
+    Ok(platform.unwrap_or_else(Platform::host))
 }

@@ -3,7 +3,7 @@
 use super::Environment;
 use super::failure::{Class, Failure};
 use super::lookup;
-use super::pull::platform;
+use super::platforms;
 use super::registry::{self, Shown, failure_of};
 use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
 use crate::image::{
@@ -26,7 +26,7 @@ pub struct PushArgs {
     pub all_tags: bool,
     /// Platform to push, of an image that has several
     #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    pub platform: Vec<String>,
     /// How to show progress: auto, tty, plain, rawjson or quiet
     #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
     pub progress: Mode,
@@ -41,7 +41,8 @@ pub struct PushArgs {
 ///
 /// The failure to show; tags pushed before stay.
 pub fn run(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
-    let wanted = args.platform.as_deref().map(|text| platform(Some(text))).transpose()?;
+    let wanted = platforms::parse(&args.platform);
+    let wanted = wanted.map_err(|error| Failure::of(Class::Usage, &error))?;
     let store = environment.store()?;
     let images = find(args, &store)?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };

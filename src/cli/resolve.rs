@@ -4,6 +4,7 @@
 //! says otherwise. One that only builds have pulled has no name there; its registry is asked what
 //! the tag means now, which is one request when that is here already.
 
+use super::platforms::mismatch;
 use super::registry::Pulls;
 use crate::context::remote::GitUrl;
 use crate::image::{
@@ -80,6 +81,8 @@ pub struct Images<'a> {
     known: BTreeMap<(String, String), Resolved>,
     /// What was found, by the number that plans use.
     pub images: Vec<Image>,
+    /// The name of each image that is for another platform than the wanted one, and a sentence that says so.
+    pub mismatches: Vec<(String, String)>,
 }
 
 impl<'a> Images<'a> {
@@ -89,8 +92,16 @@ impl<'a> Images<'a> {
         contexts: &'a BTreeMap<String, NamedContext>,
         cancel: &'a Cancel,
     ) -> Self {
-        let (known, images) = (BTreeMap::new(), Vec::new());
-        Self { store, into: store, contexts, cancel, pulls: None, known, images }
+        Self {
+            store,
+            into: store,
+            contexts,
+            cancel,
+            pulls: None,
+            known: BTreeMap::new(),
+            images: Vec::new(),
+            mismatches: Vec::new(),
+        }
     }
 
     /// Brings what is not in the store to another one.
@@ -130,10 +141,17 @@ impl<'a> Images<'a> {
         let reference = typed.parse::<Reference>()?.or_latest();
         let name = reference.to_string();
         let is_forced = self.pulls.as_ref().is_some_and(|pulls| pulls.is_forced);
+        let mut other = None;
         if let Some(descriptor) = self.local(&reference)?.filter(|_| !is_forced) {
             // The store is itself a layout.
             let source = LayoutSource { dir: self.store.root().to_owned() };
             match self.receive(&source, &descriptor, platform) {
+                // The registry may have one for the wanted platform.
+                Ok(image)
+                    if self.pulls.is_some() && mismatch(&name, &image, platform).is_some() =>
+                {
+                    other = Some(image);
+                }
                 Ok(image) => return Ok(self.add(name, image)),
                 // Of an image for several platforms, others may be wanted than are here.
                 Err(ImageError::MissingBlob { .. }) if self.pulls.is_some() => {}
@@ -143,8 +161,16 @@ impl<'a> Images<'a> {
         match &self.pulls {
             None => Err(Box::new(NotHere { name, typed: typed.to_owned() })),
             Some(pulls) => {
-                let (named, image) = pulls.pull(self.store, &reference, platform, self.cancel)?;
-                Ok(self.add_as(name, Some(named.descriptor.digest), image))
+                let pulled = pulls.pull(self.store, &reference, platform, self.cancel);
+                match (pulled, other) {
+                    (Ok((named, image)), _) => {
+                        Ok(self.add_as(name, Some(named.descriptor.digest), image))
+                    }
+                    (Err(_), Some(image)) if !self.cancel.is_cancelled() => {
+                        Ok(self.add(name, image))
+                    }
+                    (Err(error), _) => Err(error.into()),
+                }
             }
         }
     }
@@ -207,6 +233,10 @@ impl Resolver for Images<'_> {
             }
             None => self.stored(name, platform)?,
         };
+        if let Resolved::Image { image, .. } = &resolved {
+            let found = mismatch(name, &self.images[*image], platform);
+            self.mismatches.extend(found.map(|text| (name.to_owned(), text)));
+        }
         self.known.insert(key, resolved.clone());
         Ok(resolved)
     }

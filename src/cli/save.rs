@@ -25,7 +25,7 @@ pub struct SaveArgs {
     pub format: String,
     /// The platform, of images that have several
     #[arg(long)]
-    pub platform: Option<String>,
+    pub platform: Vec<String>,
 }
 
 /// Writes the images, with the names they are given by, to a file or to `stdout`.
@@ -56,7 +56,7 @@ pub fn run(
     if args.output.is_none() && is_terminal {
         return Err(ImageCommandError::Terminal);
     }
-    let platform = super::import::platform(args.platform.as_deref())?;
+    let platform = super::import::platform(&args.platform)?;
     let vertex = Vertex::internal("[internal] saving images");
     let context = Context { store, progress, vertex: vertex.digest, cancel };
     let dest = args.output.clone().map_or(Dest::Stdout, Dest::Path);

@@ -42,7 +42,7 @@ pub use import::{ImportOptions, import_rootfs};
 pub use json::canonical_json;
 pub use layout::{CONTAINERD_NAME, LayoutRef, LayoutSource, REF_NAME, load_layout};
 pub use manifest::{Document, Index, Manifest, media_type};
-pub use platform::{Platform, PlatformParseError};
+pub use platform::{ARCHITECTURES, OSES, Platform, PlatformParseError, VARIANTS};
 pub use push::push;
 pub use receive::{BlobSource, document, receive};
 pub use reference::{DEFAULT_TAG, Reference, ReferenceError};

@@ -17,15 +17,16 @@ pub struct Platform {
     pub variant: String,
 }
 
-/// A text that names no platform.
+/// A text that does not have the form of a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid platform `{text}`: expected os/arch or os/arch/variant, as linux/arm64")]
+#[error("invalid platform `{text}`: expected os/arch or os/arch/variant, such as linux/arm64")]
 pub struct PlatformParseError {
     /// What was given.
     pub text: String,
 }
 
-const OSES: &[&str] = &[
+/// Operating systems, by Go's names.
+pub const OSES: &[&str] = &[
     "aix",
     "android",
     "darwin",
@@ -43,9 +44,23 @@ const OSES: &[&str] = &[
     "windows",
 ];
 
-const ARCHITECTURES: &[&str] = &[
+/// Architectures, by Go's names.
+pub const ARCHITECTURES: &[&str] = &[
     "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
     "ppc64le", "riscv64", "s390x", "wasm",
+];
+
+/// The variants of architectures that have any.
+pub const VARIANTS: &[(&str, &[&str])] = &[
+    ("amd64", &["v1", "v2", "v3", "v4"]),
+    ("arm", &["v5", "v6", "v7", "v8"]),
+    (
+        "arm64",
+        &[
+            "v8", "v8.0", "v8.1", "v8.2", "v8.3", "v8.4", "v8.5", "v8.6", "v8.7", "v8.8", "v8.9",
+            "v9", "v9.0", "v9.1", "v9.2", "v9.3", "v9.4", "v9.5", "v9.6",
+        ],
+    ),
 ];
 
 impl Platform {

@@ -559,7 +559,8 @@ impl Planner<'_, '_> {
         for (name, value) in &self.request.labels {
             state.config.set_label(name, value);
         }
-        if let Some(platform) = &self.request.platform {
+        // What a base of another platform holds does not become one of this by its label.
+        if let Some(platform) = self.request.platform.as_ref().filter(|_| !state.is_foreign) {
             let known = state.config.platform();
             let is_same =
                 (&known.os, &known.architecture) == (&platform.os, &platform.architecture);

@@ -20,6 +20,8 @@ pub(super) struct State {
     /// What ARG declared, in order, with the values they had.
     pub(super) args: Vec<(String, Option<String>)>,
     pub(super) platform: Platform,
+    /// Whether its base is for another platform than that, and so what is made of it.
+    pub(super) is_foreign: bool,
     /// Whether CMD came in this stage.
     pub(super) has_cmd: bool,
     /// How many names with a number progress has seen.
@@ -31,6 +33,13 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(files: Files, config: Option<Config>, platform: Option<Platform>) -> Self {
         let platform = platform.expect("reached stages have a platform");
+        let is_foreign = config.as_ref().is_some_and(|config| {
+            let actual = config.platform();
+            // An image without layers is for any platform.
+            let has_layers = config.diff_ids().is_ok_and(|ids| !ids.is_empty());
+            has_layers
+                && (&actual.os, &actual.architecture) != (&platform.os, &platform.architecture)
+        });
         let config = config.unwrap_or_else(|| {
             let mut config = Config::empty(&platform);
             config.set_working_dir("/");
@@ -43,6 +52,7 @@ impl State {
             env: Env::default(),
             args: Vec::new(),
             platform,
+            is_foreign,
             has_cmd: false,
             counted: 0,
             is_guess: false,

@@ -32,6 +32,7 @@ mod mutations;
 mod nested;
 mod on_error;
 mod page;
+mod platforms;
 mod progress;
 mod project;
 mod run;

@@ -280,6 +280,31 @@ fn an_index_gives_the_platform_that_is_wanted() {
 }
 
 #[test]
+fn a_registry_is_asked_where_the_store_has_another_platform_only() {
+    let Some((registry, kit)) = is_there(Kind::Plain) else { return };
+    let host = registry.host();
+    let amd = image_for("amd64", &[(rootfs(), Packing::Gzip), (file("amd", 10), Packing::Gzip)]);
+    amd.put(host, "multi", &fixture::digest(&amd.manifest));
+    let index = fixture::index(&[(&amd, "amd64")]);
+    fixture::put_manifest(host, "multi", "1", OCI_INDEX, &index);
+    let arm = image_for("arm64", &[(file("arm", 20), Packing::Gzip)]);
+    arm.put(host, "single", "1");
+    let [multi, single] = ["multi", "single"].map(|name| format!("{host}/{name}:1"));
+    let import = kit.builder(["import", "--platform=linux/arm64", "-", &multi]);
+    import.input(rootfs()).ok();
+    kit.dockerfile(&format!("FROM {multi}\n"));
+    let image = kit.build().arg("--platform=linux/amd64").image();
+    assert!(image.find("amd").is_some() && image.document["architecture"] == "amd64");
+    // It has none either: the one that is here is taken, and said to be another.
+    let outcome = kit.build().args(["--platform=linux/s390x", "-q"]).ok();
+    outcome.says(&["is for platform linux/arm64, not linux/s390x"]);
+    let pulled = kit.builder(["pull", "-q", "--platform=linux/amd64", &single]).ok();
+    pulled.says(&["is for platform linux/arm64, not linux/amd64"]);
+    let quiet = kit.builder(["pull", "-q", "--platform=linux/arm64", &single]).ok();
+    assert_eq!(quiet.text(), "");
+}
+
+#[test]
 fn layers_of_every_kind_and_many_of_them() {
     let Some((registry, kit)) = is_there(Kind::Plain) else { return };
     let mut layers = vec![(rootfs(), Packing::Zstd)];

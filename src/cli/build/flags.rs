@@ -29,8 +29,8 @@ pub struct BuildArgs {
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
     /// Platform to build for, as linux/arm64
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    pub platform: Vec<String>,
     /// Label of the image
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
     pub label: Vec<(String, String)>,

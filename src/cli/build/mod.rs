@@ -163,6 +163,17 @@ fn build(
         Pulls { client: registry::client(environment, progress)?, progress, is_forced: args.pull };
     let mut images = Images::new(store, &request.contexts, &environment.cancel).or_pulled(pulls);
     let (plan, findings) = request.checked_plan(args, &mut images);
+    // `-q` hides other warnings; here the result is not for the wanted platform.
+    for (name, warning) in &images.mismatches {
+        let is_found = |finding: &crate::dockerfile::lint::Finding| {
+            finding.rule.name == "InvalidBaseImagePlatform" && finding.message.contains(name)
+        };
+        match args.quiet {
+            true => environment.warn(warning),
+            false if findings.iter().any(is_found) => {}
+            false => progress.notice(warning.as_str()),
+        }
+    }
     let result = plan
         .and_then(|plan| build_plan(args, request, environment, store, progress, &plan, &images));
     let text = request.text();

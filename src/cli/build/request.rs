@@ -8,7 +8,7 @@ use super::on_error::OnError;
 use super::shared_cache::SharedCaches;
 use crate::cli::failure::{self, Class, Failure};
 use crate::cli::resolve::{Images, NamedContext, context_name};
-use crate::cli::{Environment, check, sources};
+use crate::cli::{Environment, check, platforms, sources};
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::About;
@@ -114,10 +114,8 @@ impl Request {
         store_output
             .annotate(if outputs.is_empty() { &annotations } else { &of_store })
             .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
-        let platform = match args.platform.as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(text.parse().map_err(|e| usage(failure::chain(&e)))?),
-        };
+        let platform = platforms::parse(&args.platform);
+        let platform = platform.map_err(|e| usage(failure::chain(&e)))?;
         let inputs = sources::read(path, args.file.as_deref(), keeps_git_dir, store, environment)?;
         let text = dockerfile::as_shown(&inputs.dockerfile);
         let dockerfile = dockerfile::parse(&inputs.dockerfile)

@@ -21,7 +21,7 @@ use super::limits::LimitArgs;
 use super::registry::{PullFailed, Pulls};
 use super::resolve::Images;
 use super::security::SecurityArgs;
-use super::{registry, values};
+use super::{platforms, registry, values};
 use crate::image::{Image, Platform};
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
@@ -114,8 +114,8 @@ pub struct RunArgs {
     #[arg(long)]
     pub pull: bool,
     /// Platform of the image, as linux/arm64
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    pub platform: Vec<String>,
     /// Limits
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -174,10 +174,8 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let client = registry::client(environment, &progress)?;
     let pulls = Pulls { client, progress: &progress, is_forced: args.pull };
     let mut images = Images::new(&store, &contexts, &environment.cancel).or_pulled(pulls);
-    let platform = match args.platform.as_deref() {
-        None => Platform::host(),
-        Some(text) => text.parse().map_err(|error| failed(&error))?,
-    };
+    let platform = platforms::parse(&args.platform);
+    let platform = platform.map_err(|error| failed(&error))?.unwrap_or_else(Platform::host);
     let resolved = images.resolve(&args.image, &platform);
     progress.finish();
     let resolved = resolved.map_err(|error| match error.downcast_ref() {
@@ -189,6 +187,9 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
         unreachable!("without contexts a name is an image");
     };
     let image = &images.images[image];
+    for (_, warning) in &images.mismatches {
+        environment.warn(warning);
+    }
 
     let volumes: Vec<Volume> =
         args.volume.iter().chain(&args.mount).chain(&args.tmpfs).cloned().collect();
