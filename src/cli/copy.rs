@@ -16,7 +16,7 @@ use crate::image::{
 };
 use crate::progress::{Mode, Output, Progress, Vertex};
 use crate::store::{Digest, Store};
-use std::fs::File;
+use crate::sys::foreign::Given;
 use std::path::{Path, PathBuf};
 
 /// Copy an image from one place to another.
@@ -164,7 +164,8 @@ impl Copy<'_> {
 
     /// Brings the image of an archive into the store.
     fn unpack(&self, kind: OutputKind, file: &Path, name: Option<&str>) -> Result<Whole, Failure> {
-        let input = File::open(file).map_err(|e| super::build::cannot("open", file, &e))?;
+        let input = Given::open_stream(file, self.pushes.cancel)
+            .map_err(|e| super::build::cannot("open", file, &e))?;
         let shown = file.display().to_string();
         let (store, cancel, failed) =
             (self.store(), self.pushes.cancel, |error| failure_of(&error));

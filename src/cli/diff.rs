@@ -9,8 +9,8 @@ use crate::image::{
     self, Difference, Differences, Image, LayoutRef, Platform, Presence, load_archive, load_layout,
 };
 use crate::store::Store;
+use crate::sys::foreign::Given;
 use serde_json::Value;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -66,8 +66,8 @@ fn load(
     if is_path && path.is_dir() {
         return Ok(load_layout(store, &LayoutRef::parse(text)?, platform, cancel)?);
     }
-    if is_path && path.is_file() {
-        let file = File::open(path)
+    if is_path && path.exists() {
+        let file = Given::open_stream(path, cancel)
             .map_err(|source| ImageCommandError::Open { path: path.to_owned(), source })?;
         let loaded = load_archive(store, file, text, platform, cancel)?;
         if let [one] = loaded.as_slice() {

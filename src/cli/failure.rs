@@ -4,6 +4,7 @@ use super::explain::ExplainError;
 use super::lookup::ImageCommandError;
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::errors::Error as DockerfileError;
+use crate::sys::cancel::Cancel;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use std::error::Error;
 use std::fmt::Write as _;
@@ -101,6 +102,19 @@ impl Failure {
         }
         failure.hints.extend(hint_of_owner(error));
         failure
+    }
+
+    /// Turns trouble that an interruption caused into the interruption.
+    #[must_use]
+    pub fn unless_cancelled(self, cancel: &Cancel) -> Self {
+        let may_be_caused = matches!(
+            self.class,
+            Class::Usage | Class::Dockerfile | Class::Environment | Class::Network
+        );
+        match may_be_caused && cancel.is_cancelled() {
+            true => Self::new(Class::Interrupted, "interrupted"),
+            false => self,
+        }
     }
 
     /// Makes a failure of an output that cannot be written.

@@ -5,8 +5,8 @@ use super::platforms;
 use crate::image::{self, ImportOptions, Platform, Reference};
 use crate::store::{Descriptor, Store};
 use crate::sys::cancel::Cancel;
+use crate::sys::foreign::Given;
 use jiff::Timestamp;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +49,7 @@ pub fn run(
         created: now.to_string(),
         message: args.message.clone(),
     };
-    let image = match open(&args.file)? {
+    let image = match open(&args.file, cancel)? {
         Some(file) => {
             let shown = args.file.display().to_string();
             image::import_rootfs(store, file, &shown, &options, cancel)?
@@ -71,11 +71,11 @@ pub(super) fn platform(texts: &[String]) -> Result<Platform, ImageCommandError> 
 }
 
 /// Opens a file argument; `None` for `-`.
-pub(super) fn open(path: &Path) -> Result<Option<File>, ImageCommandError> {
+pub(super) fn open(path: &Path, cancel: &Cancel) -> Result<Option<Given>, ImageCommandError> {
     if path.as_os_str() == "-" {
         return Ok(None);
     }
-    let file = File::open(path)
+    let file = Given::open_stream(path, cancel)
         .map_err(|source| ImageCommandError::Open { path: path.to_owned(), source })?;
     Ok(Some(file))
 }

@@ -14,7 +14,7 @@ pub struct LoadArgs {
     /// The archive, plain or compressed; stdin otherwise
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub input: PathBuf,
-    /// Name for an image that has none in the archive
+    /// Further name for the archive's image
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub tag: Option<String>,
     /// The platform, of images that have several
@@ -39,17 +39,21 @@ pub fn run(
 ) -> Result<(), ImageCommandError> {
     let platform = platform(&args.platform)?;
     let given = args.tag.as_deref().map(Reference::parse).transpose()?;
-    let loaded = match open(&args.input)? {
+    let loaded = match open(&args.input, cancel)? {
         Some(file) => {
             let shown = args.input.display().to_string();
             image::load_archive(store, file, &shown, &platform, cancel)?
         }
         None => image::load_archive(store, stdin, "stdin", &platform, cancel)?,
     };
+    if let (Some(name), 2..) = (&args.tag, loaded.len()) {
+        return Err(ImageCommandError::SeveralImages { name: name.clone(), count: loaded.len() });
+    }
     for Loaded { image, mut names, tag } in loaded {
         let Some(manifest) = &image.manifest else { continue };
+        names.extend(given.clone());
         if names.is_empty() {
-            let name = given.clone().or_else(|| named_after_file(args, tag.as_deref()));
+            let name = named_after_file(args, tag.as_deref());
             names.push(name.ok_or(ImageCommandError::Nameless { digest: manifest.digest })?);
         }
         let platform = Some(image.config.platform().to_json());

@@ -62,6 +62,14 @@ pub enum ImageCommandError {
         /// Its digest.
         digest: crate::store::Digest,
     },
+    /// One name for several images.
+    #[error("--tag {name} cannot name {count} images: the archive holds that many")]
+    SeveralImages {
+        /// The name.
+        name: String,
+        /// How many images there are.
+        count: usize,
+    },
     /// Binary data for a terminal.
     #[error("refusing to write an archive to the terminal: use --output FILE or redirect stdout")]
     Terminal,

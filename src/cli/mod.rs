@@ -34,6 +34,7 @@ pub mod platforms;
 pub mod prune;
 pub mod pull;
 pub mod push;
+mod recipe;
 pub mod registry;
 pub mod resolve;
 pub mod rmi;
@@ -52,6 +53,7 @@ use crate::progress::Progress;
 use crate::sandbox::Standing;
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
+use crate::sys::foreign::Given;
 use crate::sys::threads;
 use clap::{Parser, Subcommand};
 use failure::{Class, Failure};
@@ -259,6 +261,15 @@ impl Environment {
         }
     }
 
+    /// Returns standard input; reading it ends when the command is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// A failure of class environment.
+    pub fn stdin(&self) -> Result<Given, Failure> {
+        Given::stdin(&self.cancel).map_err(|error| build::cannot("read", "standard input", &error))
+    }
+
     /// Returns whether stdout takes colours.
     fn is_stdout_coloured(&self) -> bool {
         self.is_coloured && io::stdout().is_terminal()
@@ -347,6 +358,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            let failure = failure.unless_cancelled(&environment.cancel);
             let _ = io::stderr().write_all(failure.render(environment.is_coloured).as_bytes());
             failure.code()
         }
@@ -454,10 +466,19 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Tag(args) => tag::run(args, &environment.store()?),
         Command::Rmi(args) => rmi::run(args, &environment.store()?, out),
         Command::Import(args) => {
-            return import::run(args, &environment.store()?, now, io::stdin(), cancel, out)
-                .map_err(|error| Failure::of_images(&error).about(&args.file.display()));
+            return import::run(
+                args,
+                &environment.store()?,
+                now,
+                environment.stdin()?,
+                cancel,
+                out,
+            )
+            .map_err(|error| Failure::of_images(&error).about(&args.file.display()));
         }
-        Command::Load(args) => load::run(args, &environment.store()?, io::stdin(), cancel, out),
+        Command::Load(args) => {
+            load::run(args, &environment.store()?, environment.stdin()?, cancel, out)
+        }
         Command::Save(args) => {
             let progress = Progress::quiet();
             let is_terminal = io::stdout().is_terminal();

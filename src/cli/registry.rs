@@ -9,12 +9,14 @@ use crate::registry::{
 };
 use crate::store::{Digest, Store};
 use crate::sys::cancel::Cancel;
-use std::fs;
-use std::io;
+use crate::sys::foreign;
 use std::path::{Path, PathBuf};
 
 /// Settings for all users.
 const SYSTEM_SETTINGS: &str = "/etc/builder/registries.toml";
+
+/// The largest `registries.toml`, in bytes.
+const SETTINGS_MAX: u64 = 4 << 20;
 
 /// Where docker and podman keep certificates for hosts, below `/etc` and the user's configuration.
 const HOST_FOLDERS: [&str; 2] = ["docker/certs.d", "containers/certs.d"];
@@ -35,12 +37,11 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
         .collect();
     let own = config.map(|config| config.join("builder/registries.toml"));
     for path in [Some(PathBuf::from(SYSTEM_SETTINGS)), own].into_iter().flatten() {
-        match fs::read_to_string(&path) {
+        match foreign::read_at(&path, SETTINGS_MAX) {
             Ok(text) => settings
-                .add(&text, &path)
+                .add(&String::from_utf8_lossy(&text), &path)
                 .map_err(|error| Failure::new(Class::Usage, error.to_string()))?,
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(e) if foreign::is_out_of_reach(&path, &e) => {}
             Err(e) => return Err(super::build::cannot("read", &path, &e)),
         }
     }

@@ -8,7 +8,8 @@ use super::platforms::mismatch;
 use super::registry::Pulls;
 use crate::context::remote::GitUrl;
 use crate::image::{
-    self, Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, receive, remembered,
+    self, BlobSource, Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, StoreSource,
+    receive, remembered,
 };
 use crate::plan::{Resolved, Resolver};
 use crate::store::{Descriptor, Digest, Store, StoreError};
@@ -144,7 +145,7 @@ impl<'a> Images<'a> {
         let mut other = None;
         if let Some(descriptor) = self.local(&reference)?.filter(|_| !is_forced) {
             // The store is itself a layout.
-            let source = LayoutSource { dir: self.store.root().to_owned() };
+            let source = StoreSource(self.store);
             match self.receive(&source, &descriptor, platform) {
                 // The registry may have one for the wanted platform.
                 Ok(image)
@@ -178,7 +179,7 @@ impl<'a> Images<'a> {
     /// Finds an image in the store, or brings it where images are brought.
     fn receive(
         &self,
-        source: &LayoutSource,
+        source: &dyn BlobSource,
         descriptor: &Descriptor,
         platform: &Platform,
     ) -> Result<Image, ImageError> {

@@ -3,6 +3,7 @@
 use super::Environment;
 use super::build::cannot;
 use super::failure::{self, Class, Failure};
+use super::recipe;
 use super::resolve::NamedContext;
 use crate::context::Source;
 use crate::context::remote::{
@@ -10,13 +11,10 @@ use crate::context::remote::{
 };
 use crate::dockerfile::ignore::Matcher;
 use crate::store::Store;
+use crate::sys::foreign::Given;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-
-/// The largest Dockerfile read, in bytes.
-const DOCKERFILE_MAX: u64 = 16 << 20;
 
 /// What a build reads before anything is planned.
 pub(super) struct Inputs {
@@ -47,8 +45,8 @@ pub(super) enum Context {
     Fetched {
         /// The folder.
         root: OwnedFd,
-        /// What its ignore file hides.
-        ignore: Option<Matcher>,
+        /// Whether files keep the owners they have: those of an archive.
+        keeps_owners: bool,
     },
 }
 
@@ -56,8 +54,8 @@ impl Context {
     /// What the ignore file hides.
     pub(super) fn ignore(&self) -> Option<&Matcher> {
         match self {
-            Self::Nothing => None,
-            Self::Folder { ignore, .. } | Self::Fetched { ignore, .. } => ignore.as_ref(),
+            Self::Nothing | Self::Fetched { .. } => None,
+            Self::Folder { ignore, .. } => ignore.as_ref(),
         }
     }
 }
@@ -79,8 +77,13 @@ pub(super) fn read(
             ));
         }
         let dir = fresh(store)?;
-        return match remote::read_stream(io::stdin(), "standard input", &dir, &environment.cancel)
-            .map_err(|error| remote_failure(&error))?
+        return match remote::read_stream(
+            environment.stdin()?,
+            "standard input",
+            &dir,
+            &environment.cancel,
+        )
+        .map_err(|error| remote_failure(&error))?
         {
             StreamContext::Dockerfile(dockerfile) => Ok(Inputs {
                 context: Context::Nothing,
@@ -89,31 +92,25 @@ pub(super) fn read(
                 dockerfile,
                 ignore_name: None,
             }),
-            StreamContext::Tree => fetched(&dir, "-", file),
+            StreamContext::Tree => fetched(open_dir(&dir)?, "-", file, true),
         };
     }
     match NamedContext::parse(path) {
         NamedContext::Remote(address) => {
             let dir = fetch(&address, keeps_git_dir, store, environment)?;
             match dir {
-                Fetched::Tree(dir) => fetched(&dir, &address, file),
-                Fetched::Checkout(root) => {
-                    let dir = PathBuf::from(format!(
-                        "/proc/self/fd/{}",
-                        std::os::fd::AsRawFd::as_raw_fd(&root)
-                    ));
-                    fetched(&dir, &address, file)
-                }
+                Fetched::Tree(dir) => fetched(open_dir(&dir)?, &address, file, true),
+                Fetched::Checkout(root) => fetched(root, &address, file, false),
                 Fetched::Dockerfile(dockerfile) => Ok(Inputs {
                     context: Context::Nothing,
-                    context_name: address.clone(),
-                    dockerfile_name: address,
+                    context_name: remote::redact(&address),
+                    dockerfile_name: remote::redact(&address),
                     dockerfile,
                     ignore_name: None,
                 }),
             }
         }
-        _ => folder(path, file),
+        _ => folder(path, file, environment),
     }
 }
 
@@ -125,10 +122,12 @@ pub(super) fn open(context: &Context, store: &Store) -> Result<Source, Failure> 
         Context::Folder { dir, ignore } => {
             Source::dir(dir, ignore.clone(), Some(index_of(dir, store))).map_err(failed)
         }
-        Context::Fetched { root, ignore } => {
-            let path =
-                PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(root)));
-            Source::dir(&path, ignore.clone(), None).map_err(failed)
+        Context::Fetched { root, keeps_owners } => {
+            let root = root.try_clone().map_err(|e| cannot("open", "the context", &e))?;
+            Ok(match keeps_owners {
+                true => Source::extracted(root),
+                false => Source::checkout(root),
+            })
         }
     }
 }
@@ -146,17 +145,17 @@ pub(super) fn named(
             let dir = std::path::absolute(dir).map_err(|e| cannot("resolve", dir, &e))?;
             fs::metadata(&dir)
                 .map_err(|e| cannot(&format!("read build context {name},"), &dir, &e))?;
-            let ignore = ignore_file(&dir.join(".dockerignore"))?;
+            let ignore = recipe::ignore_of(&dir)?;
             Source::dir(&dir, ignore, Some(index_of(&dir, store))).map_err(failed)
         }
-        NamedContext::Remote(address) => match fetch(address, false, store, environment)? {
-            Fetched::Tree(dir) => Source::dir(&dir, None, None).map_err(failed),
-            Fetched::Checkout(root) => Ok(Source::checkout(root)),
-            Fetched::Dockerfile(_) => {
-                let message = format!("build context {name}: {address} is no archive");
-                Err(Failure::new(Class::Usage, message))
+        NamedContext::Remote(address) => {
+            if let Some(checkout) = check_out(address, false, store, environment)? {
+                return Ok(Source::checkout(checkout));
             }
-        },
+            // As BuildKit: one file, whatever it is.
+            let (dir, _) = download(address, Some("context"), store, environment)?;
+            Source::dir(&dir, None, None).map_err(failed)
+        }
         NamedContext::Image(_) | NamedContext::Layout(_) => {
             unreachable!("an image is no context")
         }
@@ -190,33 +189,61 @@ fn fetch(
     store: &Store,
     environment: &Environment,
 ) -> Result<Fetched, Failure> {
-    let failed = |error: RemoteError| remote_failure(&error);
-    let into = fresh(store)?;
-    if let Some(url) = GitUrl::parse(address).map_err(failed)? {
-        let options = GitOptions {
-            keep_git_dir: url.keep_git_dir.unwrap_or(keeps_git_dir),
-            into: &into,
-            allows_local: false,
-        };
-        let checkout = url.check_out(&options, &environment.cancel).map_err(failed)?;
-        return Ok(Fetched::Checkout(checkout.root));
+    if let Some(checkout) = check_out(address, keeps_git_dir, store, environment)? {
+        return Ok(Fetched::Checkout(checkout));
     }
-    let name = file_name_of(address);
+    let (_, path) = download(address, None, store, environment)?;
+    let stream = File::open(&path).map_err(|e| cannot("open", &path, &e))?;
+    let dir = fresh(store)?;
+    match remote::read_stream(stream, address, &dir, &environment.cancel)
+        .map_err(|error| remote_failure(&error))?
+    {
+        StreamContext::Tree => Ok(Fetched::Tree(dir)),
+        StreamContext::Dockerfile(dockerfile) => Ok(Fetched::Dockerfile(dockerfile)),
+    }
+}
+
+/// Checks a git repository out; `None` for another address.
+fn check_out(
+    address: &str,
+    keeps_git_dir: bool,
+    store: &Store,
+    environment: &Environment,
+) -> Result<Option<OwnedFd>, Failure> {
+    let failed = |error: RemoteError| remote_failure(&error);
+    let Some(url) = GitUrl::parse(address).map_err(failed)? else { return Ok(None) };
+    let into = fresh(store)?;
+    let options = GitOptions {
+        keep_git_dir: url.keep_git_dir.unwrap_or(keeps_git_dir),
+        into: &into,
+        allows_local: false,
+    };
+    Ok(Some(url.check_out(&options, &environment.cancel).map_err(failed)?.root))
+}
+
+/// Downloads a file, under the name it has in its address or another; returns its directory and its path.
+fn download(
+    address: &str,
+    name: Option<&str>,
+    store: &Store,
+    environment: &Environment,
+) -> Result<(PathBuf, PathBuf), Failure> {
+    let into = fresh(store)?;
+    let name = name.map_or_else(|| file_name_of(address), str::to_owned);
     let options = HttpOptions {
         file_name: &name,
         checksum: None,
         cache: &store.root().join("context/http"),
         into: &into,
     };
-    let file =
-        remote::download(address, &options, &mut |_, _| {}, &environment.cancel).map_err(failed)?;
+    let file = remote::download(address, &options, &mut |_, _| {}, &environment.cancel)
+        .map_err(|error| remote_failure(&error))?;
     let path = file.dir.join(&file.name);
-    let stream = File::open(&path).map_err(|e| cannot("open", &path, &e))?;
-    let dir = fresh(store)?;
-    match remote::read_stream(stream, address, &dir, &environment.cancel).map_err(failed)? {
-        StreamContext::Tree => Ok(Fetched::Tree(dir)),
-        StreamContext::Dockerfile(dockerfile) => Ok(Fetched::Dockerfile(dockerfile)),
-    }
+    Ok((file.dir, path))
+}
+
+fn open_dir(dir: &Path) -> Result<OwnedFd, Failure> {
+    Ok(File::open(dir).map_err(|e| cannot("open", dir, &e))?.into())
 }
 
 fn remote_failure(error: &RemoteError) -> Failure {
@@ -232,23 +259,26 @@ fn remote_failure(error: &RemoteError) -> Failure {
     }
 }
 
-/// A context in a folder of the session.
-fn fetched(dir: &Path, name: &str, file: Option<&str>) -> Result<Inputs, Failure> {
-    let file = file.unwrap_or("Dockerfile");
-    let (dockerfile_name, dockerfile) = read_dockerfile(file, dir)?;
-    let root = File::open(dir).map_err(|e| cannot("open", dir, &e))?.into();
-    let ignore = read_ignore(dir, &dir.join(file))?;
+/// A context in a directory of the session.
+fn fetched(
+    root: OwnedFd,
+    name: &str,
+    file: Option<&str>,
+    keeps_owners: bool,
+) -> Result<Inputs, Failure> {
+    let name = remote::redact(name);
+    let (dockerfile_name, dockerfile) = recipe::of_tree(root.as_fd(), file, &name)?;
     Ok(Inputs {
-        context: Context::Fetched { root, ignore },
-        context_name: name.to_owned(),
+        context: Context::Fetched { root, keeps_owners },
+        context_name: name,
         dockerfile_name,
         dockerfile,
-        ignore_name: Some(".dockerignore".to_owned()),
+        ignore_name: None,
     })
 }
 
-/// A context in a folder of the user's.
-fn folder(path: &str, file: Option<&str>) -> Result<Inputs, Failure> {
+/// A context in a directory of the user's.
+fn folder(path: &str, file: Option<&str>, environment: &Environment) -> Result<Inputs, Failure> {
     let dir = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
     match fs::metadata(&dir) {
         Ok(metadata) if metadata.is_dir() => {}
@@ -259,94 +289,28 @@ fn folder(path: &str, file: Option<&str>) -> Result<Inputs, Failure> {
         Err(e) => return Err(cannot("read build context", path, &e)),
     }
     fs::read_dir(&dir).map_err(|e| cannot("read build context", path, &e))?;
-    let (dockerfile_name, dockerfile, place) = match file {
-        Some("-") => ("-".to_owned(), read_stdin()?, None),
-        Some(file) => {
-            // As docker build: relative to where we are, else to the context.
-            let here = PathBuf::from(file);
-            let place = if here.exists() { here } else { dir.join(file) };
-            let (name, bytes) = read_dockerfile_at(&place, &dir)?;
-            (name, bytes, Some(place))
-        }
-        None => {
-            let place = dir.join("Dockerfile");
-            let (name, bytes) = read_dockerfile_at(&place, &dir)?;
-            (name, bytes, Some(place))
-        }
-    };
-    let own = format!("{dockerfile_name}.dockerignore");
-    let is_own = place.is_some() && (dir.join(&own).is_file() || Path::new(&own).is_file());
-    let ignore_name = Some(if is_own { own } else { ".dockerignore".to_owned() });
-    let ignore = match place {
-        Some(place) => read_ignore(&dir, &place)?,
-        None => ignore_file(&dir.join(".dockerignore"))?,
-    };
+    let recipe = recipe::of_directory(&dir, path, file, environment)?;
     let context_name = dir.display().to_string();
     Ok(Inputs {
-        context: Context::Folder { dir, ignore },
+        context: Context::Folder { dir, ignore: recipe.ignore },
         context_name,
-        dockerfile_name,
-        dockerfile,
-        ignore_name,
+        dockerfile_name: recipe.name,
+        dockerfile: recipe.bytes,
+        ignore_name: Some(recipe.ignore_name),
     })
 }
 
-fn read_stdin() -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    io::stdin()
-        .lock()
-        .take(DOCKERFILE_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| cannot("read", "standard input", &e))?;
-    checked_size("-", bytes)
-}
-
-fn read_dockerfile(file: &str, dir: &Path) -> Result<(String, Vec<u8>), Failure> {
-    let (_, bytes) = read_dockerfile_at(&dir.join(file), dir)?;
-    Ok((file.to_owned(), bytes))
-}
-
-/// Reads a Dockerfile; its name is relative to the context where it lies in it.
-fn read_dockerfile_at(path: &Path, context: &Path) -> Result<(String, Vec<u8>), Failure> {
-    let bytes = fs::read(path).map_err(|e| {
-        let mut failure = cannot("read", path, &e);
-        if failure.class == Class::Usage {
-            failure.class = Class::Dockerfile;
-            failure.hints.push("name the Dockerfile: builder build -f FILE PATH".to_owned());
-        }
-        failure
-    })?;
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let shown = absolute.strip_prefix(context).map_or(path, |inside| inside);
-    let name = shown.display().to_string();
-    let bytes = checked_size(&name, bytes)?;
-    Ok((name, bytes))
-}
-
-fn checked_size(name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
-    if bytes.len() as u64 > DOCKERFILE_MAX {
-        let message = format!("{name} is larger than {} MiB", DOCKERFILE_MAX >> 20);
-        return Err(Failure::new(Class::Dockerfile, message));
-    }
-    Ok(bytes)
-}
-
-/// Finds the ignore file: `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore`.
-fn read_ignore(context: &Path, dockerfile: &Path) -> Result<Option<Matcher>, Failure> {
-    let mut own = dockerfile.to_owned().into_os_string();
-    own.push(".dockerignore");
-    let own = PathBuf::from(own);
-    if own.is_file() { ignore_file(&own) } else { ignore_file(&context.join(".dockerignore")) }
-}
-
-fn ignore_file(path: &Path) -> Result<Option<Matcher>, Failure> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(cannot("read", path, &e)),
-    };
-    Matcher::parse(&bytes).map(Some).map_err(|error| {
-        let message = format!("{}: {}", path.display(), failure::chain(&error));
-        Failure::new(Class::Dockerfile, message)
+/// Reads a text file that the user named: links are followed, and a pipe is read to its end.
+pub(super) fn read_given(
+    path: &Path,
+    max: u64,
+    environment: &Environment,
+) -> Result<String, Failure> {
+    let bytes = Given::open(path, &environment.cancel)
+        .and_then(|given| given.read_to_limit(max))
+        .map_err(|e| cannot("read", path, &e))?;
+    String::from_utf8(bytes).map_err(|_| {
+        let message = format!("cannot read {}: it is not valid UTF-8", path.display());
+        Failure::new(Class::Usage, message)
     })
 }

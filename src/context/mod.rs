@@ -160,6 +160,12 @@ impl Source {
         Self::new(Root::Directory(root), None, Index::open(None, Trust::Stamp), false)
     }
 
+    /// Takes a directory into which this build extracted an archive: owners and capabilities are the archive's, and
+    /// are kept.
+    pub fn extracted(root: OwnedFd) -> Self {
+        Self::new(Root::Directory(root), None, Index::open(None, Trust::Stamp), true)
+    }
+
     /// Takes a mounted snapshot, of another stage or an image. Owners and capabilities are kept.
     ///
     /// `index` remembers fingerprints between builds; its name must identify the snapshot's content

@@ -2,13 +2,16 @@
 //!
 //! Source: OCI image specification 1.1, "image-layout.md".
 
-use super::receive::{BlobSource, receive};
+use super::receive::{BlobSource, check_size, receive};
 use super::{Descriptor, Document, Image, ImageError, Index, Platform, Reference};
 use crate::store::{DOCUMENT_MAX, Digest, Store};
 use crate::sys::cancel::Cancel;
+use crate::sys::foreign::{self, Links};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 /// The annotation of an index's entry that holds its tag, or its whole name.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -172,6 +175,34 @@ impl LayoutSource {
         best(&found, platform, || self.name())
     }
 
+    fn root(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(openat(CWD, &self.dir, flags, Mode::empty())?)
+    }
+
+    /// Returns where a blob is, or would be.
+    pub fn path_of(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(blob_path(digest))
+    }
+
+    /// Opens a blob: a regular file, reached through no link below the layout's directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`foreign::open`].
+    pub fn open_file(&self, digest: &Digest) -> io::Result<File> {
+        foreign::open(self.root()?.as_fd(), blob_path(digest).as_bytes(), Links::Refused)
+    }
+
+    /// Reads a blob of at most `max` bytes, without a check of its digest.
+    ///
+    /// # Errors
+    ///
+    /// As [`foreign::read`].
+    pub fn read_file(&self, digest: &Digest, max: u64) -> io::Result<Vec<u8>> {
+        foreign::whole(self.open_file(digest)?, max)
+    }
+
     /// Reads the layout's `index.json`.
     ///
     /// # Errors
@@ -179,7 +210,9 @@ impl LayoutSource {
     /// [`ImageError::NotALayout`] where the folder is none.
     pub fn index(&self) -> Result<Index, ImageError> {
         let path = self.dir.join("index.json");
-        let bytes = match read_document(&path) {
+        let bytes = match self.root().and_then(|root| {
+            foreign::read(root.as_fd(), b"index.json", Links::Refused, DOCUMENT_MAX)
+        }) {
             Ok(bytes) => bytes,
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
@@ -197,25 +230,24 @@ impl LayoutSource {
     }
 }
 
-fn read_document(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > DOCUMENT_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than any honest index"));
-    }
-    Ok(bytes)
+/// Returns the path of a blob in its layout.
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.to_hex())
 }
 
 impl BlobSource for LayoutSource {
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
-        let path = self.dir.join("blobs/sha256").join(blob.digest.to_hex());
-        match File::open(&path) {
-            Ok(file) => Ok(Box::new(file)),
+        let failed = |e| ImageError::io("open", &self.path_of(&blob.digest), e);
+        let file = match self.open_file(&blob.digest) {
+            Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(ImageError::MissingBlob { name: self.name(), digest: blob.digest })
+                return Err(ImageError::MissingBlob { name: self.name(), digest: blob.digest });
             }
-            Err(e) => Err(ImageError::io("open", &path, e)),
-        }
+            Err(e) => return Err(failed(e)),
+        };
+        // Reading a file of another size would show the same, later.
+        check_size(self, blob, file.metadata().map_err(failed)?.len())?;
+        Ok(Box::new(file.take(blob.size)))
     }
 
     fn name(&self) -> String {

@@ -20,6 +20,11 @@ pub(super) const AVERAGE: usize = 1 << 20;
 /// The largest chunk, in bytes.
 pub(super) const MAX: usize = 4 << 20;
 
+/// The largest compressed chunk, in bytes.
+pub(super) fn compressed_max() -> u64 {
+    zstd::zstd_safe::compress_bound(MAX) as u64
+}
+
 /// How many upper bits are zero at a cut: more before [`AVERAGE`] bytes, fewer after. Two bits to either side
 /// of the average's own twenty.
 const BITS_BEFORE: u32 = AVERAGE.trailing_zeros() + 2;

@@ -1,9 +1,9 @@
 //! A mount of the store goes into a layout.
 
-use super::chunks::{Chunker, MAX};
+use super::chunks::{Chunker, MAX, compressed_max};
 use super::{
-    ARTIFACT_TYPE, CONTENTS_TYPE, ChunkFacts, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, LEVEL,
-    LISTING_TYPE, MountError, tag,
+    ARTIFACT_TYPE, CONTENTS_TYPE, ChunkFacts, DOCUMENT_MAX, DOCUMENT_TYPE, DOCUMENT_VERSION,
+    Document, LEVEL, LISTING_TYPE, MountError, tag,
 };
 use crate::export::{ExportError, LayoutFolder};
 use crate::image::{Descriptor, Manifest, canonical_json, media_type};
@@ -12,7 +12,7 @@ use crate::store::{Digest, KnownMount, Store};
 use crate::sys::cancel::Cancel;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -112,7 +112,7 @@ fn known_chunks(folder: &LayoutFolder) -> BTreeMap<Digest, (u64, Digest)> {
         if entry.artifact_type.as_deref() != Some(ARTIFACT_TYPE) {
             continue;
         }
-        let read = |digest: &Digest| fs::read(folder.blob(digest)).ok();
+        let read = |digest: &Digest| folder.read(digest, DOCUMENT_MAX).ok();
         let manifest =
             read(&entry.digest).and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
         let Some(manifest) = manifest else { continue };
@@ -226,7 +226,7 @@ impl Writer<'_> {
     /// Finds a chunk in the layout. It is read, since a damaged one would be kept for ever otherwise.
     fn find(&mut self, digest: &Digest) -> Option<(u64, Digest)> {
         let (size, blob) = *self.known.get(digest)?;
-        let bytes = fs::read(self.folder.blob(&blob)).unwrap_or_default();
+        let bytes = self.folder.read(&blob, size.min(compressed_max())).unwrap_or_default();
         if bytes.len() as u64 == size && Digest::of(&bytes) == blob {
             return Some((size, blob));
         }

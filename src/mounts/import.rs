@@ -1,6 +1,6 @@
 //! A mount comes out of a layout and becomes one of the store.
 
-use super::chunks::MAX;
+use super::chunks::{MAX, compressed_max};
 use super::{
     ARTIFACT_TYPE, CONTENTS_TYPE, ChunkFacts, DOCUMENT_MAX, DOCUMENT_VERSION, Document,
     LISTING_TYPE, MountError,
@@ -9,7 +9,7 @@ use crate::image::{Descriptor, LayoutSource, Manifest};
 use crate::layer::{LayerError, Whole, owner, unpack_plain};
 use crate::store::{Digest, KnownMount, Placed, Store};
 use crate::sys::cancel::Cancel;
-use rustix::fs::{CWD, Mode, OFlags, Timespec, Timestamps, futimens, openat};
+use rustix::fs::{Timespec, Timestamps, futimens};
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -97,8 +97,7 @@ fn read_documents(
     if document.chunks.iter().any(|chunk| chunk.size > MAX as u64) {
         return Err(malformed("document speaks of a chunk that is too large"));
     }
-    let compressed_max = zstd::zstd_safe::compress_bound(MAX) as u64;
-    if manifest.layers.iter().any(|blob| blob.size > compressed_max) {
+    if manifest.layers.iter().any(|blob| blob.size > compressed_max()) {
         return Err(malformed("manifest speaks of a chunk that is too large"));
     }
     let is_known = |blob: &Descriptor| [LISTING_TYPE, CONTENTS_TYPE].contains(&&*blob.media_type);
@@ -240,14 +239,14 @@ fn read_document(dir: &Path, blob: &Descriptor) -> Result<Vec<u8>, MountError> {
     read_blob(dir, blob)
 }
 
-/// Reads a whole blob and checks its digest. No link is followed, and nothing but a file is opened for long.
+/// Reads a whole blob and checks its digest. No link is followed, and only a regular file is opened.
 fn read_blob(dir: &Path, blob: &Descriptor) -> Result<Vec<u8>, MountError> {
-    let path = dir.join("blobs/sha256").join(blob.digest.to_hex());
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let layout = LayoutSource { dir: dir.to_owned() };
+    let path = layout.path_of(&blob.digest);
     let no_blob = || MountError::NoBlob { blob: blob.clone() };
-    let file = File::from(openat(CWD, &path, flags, Mode::empty()).map_err(|_| no_blob())?);
+    let file = layout.open_file(&blob.digest).map_err(|_| no_blob())?;
     let facts = file.metadata().map_err(|e| MountError::io("read", &path, e))?;
-    if !facts.is_file() || facts.len() != blob.size {
+    if facts.len() != blob.size {
         return Err(no_blob());
     }
     let mut bytes = Vec::with_capacity(blob.size as usize);

@@ -8,6 +8,7 @@
 //! Source: Docker's CLI, "Credential stores"; containers-auth.json(5).
 
 use super::{Credentials, RegistryError};
+use crate::sys::foreign;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::io::{self, Write as _};
@@ -116,14 +117,17 @@ impl Keychain {
     }
 }
 
+/// The largest file of credentials, in bytes.
+const FILE_MAX: u64 = 4 << 20;
+
 fn file_error(path: &Path, what: impl Into<String>) -> RegistryError {
     RegistryError::File { path: path.to_owned(), what: what.into() }
 }
 
 fn read(path: &Path) -> Result<Option<Value>, RegistryError> {
-    let bytes = match fs::read(path) {
+    let bytes = match foreign::read_at(path, FILE_MAX) {
         Ok(bytes) => bytes,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(e) if foreign::is_out_of_reach(path, &e) => {
             return Ok(None);
         }
         Err(e) => return Err(file_error(path, e.to_string())),

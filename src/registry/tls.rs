@@ -2,6 +2,7 @@
 
 use super::RegistryError;
 use super::settings::HostSettings;
+use crate::sys::foreign;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -98,8 +99,11 @@ fn certificates_of(path: &Path) -> Result<Vec<Certificate<'static>>, RegistryErr
     if found.is_empty() { Err(bad_file(path, "there is no certificate in it")) } else { Ok(found) }
 }
 
+/// The largest file of certificates or a key, in bytes; a system's bundle has 220 KiB.
+const FILE_MAX: u64 = 16 << 20;
+
 fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
-    fs::read(path).map_err(|e: io::Error| bad_file(path, &e.to_string()))
+    foreign::read_at(path, FILE_MAX).map_err(|e: io::Error| bad_file(path, &e.to_string()))
 }
 
 fn bad_file(path: &Path, what: &str) -> RegistryError {

@@ -61,6 +61,7 @@ use crate::progress::Progress;
 use crate::sandbox::{Limits, NetworkMode, Oom, Sandbox, Seccomp, Ulimit, Usage};
 use crate::store::{ChainId, Digest, Key, Layer, Store};
 use crate::sys::cancel::Cancel;
+use crate::sys::foreign::Given;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -162,13 +163,30 @@ pub struct Options {
     pub downloads: PathBuf,
 }
 
-/// Where a secret's bytes are. Read when a step needs them, never before.
+/// The largest secret, in bytes, as BuildKit's.
+pub const SECRET_MAX: u64 = 500 << 10;
+
+/// Where a secret's bytes are. A file is read when a step needs it, never before.
 #[derive(Clone)]
 pub enum Secret {
     /// A file of the host.
     File(PathBuf),
-    /// The bytes themselves, from the environment.
+    /// The bytes themselves, from the environment or a pipe.
     Value(Vec<u8>),
+}
+
+impl Secret {
+    /// Returns its bytes.
+    ///
+    /// # Errors
+    ///
+    /// What reading its file says; `FileTooLarge` beyond [`SECRET_MAX`].
+    pub fn read(&self, cancel: &Cancel) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Value(bytes) => Ok(bytes.clone()),
+            Self::File(path) => Given::open(path, cancel)?.read_to_limit(SECRET_MAX),
+        }
+    }
 }
 
 impl std::fmt::Debug for Secret {

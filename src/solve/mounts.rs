@@ -315,10 +315,12 @@ fn make_cache(
 /// Reads a secret; `None` where it was not given and need not be.
 fn secret(job: &Job<'_>, id: &str, is_required: bool) -> Result<Option<Vec<u8>>, Cause> {
     match job.options.secrets.get(id) {
-        Some(Secret::Value(bytes)) => Ok(Some(bytes.clone())),
-        Some(Secret::File(path)) => fs::read(path).map(Some).map_err(|source| Cause::Secret {
+        Some(secret) => secret.read(job.cancel).map(Some).map_err(|source| Cause::Secret {
             id: id.to_owned(),
-            path: path.clone(),
+            path: match secret {
+                Secret::File(path) => path.clone(),
+                Secret::Value(_) => PathBuf::new(),
+            },
             source,
         }),
         None if is_required => Err(Cause::NotGiven { kind: "secret", id: id.to_owned() }),

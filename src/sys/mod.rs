@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod fault;
+pub mod foreign;
 pub mod mount;
 pub mod notify;
 pub mod process;

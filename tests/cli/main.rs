@@ -21,6 +21,7 @@ mod errors;
 mod explain;
 mod export;
 mod fingerprints;
+mod foreign;
 mod ignore;
 mod images;
 mod language;

@@ -19,9 +19,10 @@ use crate::image::{Image, Platform, Reference};
 use crate::plan::{self, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
-use crate::solve::{self, Job, Observer, Secret};
+use crate::solve::{self, Job, Observer, SECRET_MAX, Secret};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
+use crate::sys::foreign::Given;
 use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -309,8 +310,7 @@ fn options(
         let secret = match (&flag.src, &flag.env) {
             (Some(path), _) => {
                 let path = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
-                fs::metadata(&path).map_err(|e| cannot("read secret", &path, &e))?;
-                Secret::File(path)
+                given_secret(path, environment)?
             }
             (None, env) => {
                 let name = env.as_deref().unwrap_or(&flag.id);
@@ -365,6 +365,17 @@ fn options(
         disk_floor: 0,
         downloads: PathBuf::new(),
     })
+}
+
+/// Takes a secret's file as it is. What can be read only once, such as a pipe, is read now.
+fn given_secret(path: PathBuf, environment: &Environment) -> Result<Secret, Failure> {
+    let failed = |e: std::io::Error| cannot("read secret", &path, &e);
+    let kind = fs::metadata(&path).map_err(failed)?;
+    if kind.is_file() {
+        return Ok(Secret::File(path));
+    }
+    let given = Given::open(&path, &environment.cancel);
+    given.and_then(|given| given.read_to_limit(SECRET_MAX)).map(Secret::Value).map_err(failed)
 }
 
 /// Checks that one output at most goes to the standard output, and that nobody is to read it there.

@@ -9,8 +9,7 @@ use crate::export::guard::{Form, Guard, Leak, SHORTEST};
 use crate::image::Image;
 use crate::plan::{Files, StepId};
 use crate::snapshot;
-use crate::solve::{Job, Secret, Solved};
-use std::fs;
+use crate::solve::{Job, Solved};
 
 /// How many finds are told.
 const TOLD: usize = 10;
@@ -47,10 +46,7 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let mut guard = Guard::default();
     for (id, secret) in &job.options.secrets {
-        let value = match secret {
-            Secret::Value(bytes) => bytes.clone(),
-            Secret::File(path) => fs::read(path).map_err(|e| cannot("read secret", path, &e))?,
-        };
+        let value = secret.read(job.cancel).map_err(|e| cannot("read secret", id, &e))?;
         if !guard.add(id, &value) {
             job.progress.notice(format!(
                 "secret {id} has less than {SHORTEST} bytes: the image is not searched for it"

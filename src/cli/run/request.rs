@@ -2,12 +2,15 @@
 
 use super::RunArgs;
 use crate::cli::Environment;
-use crate::cli::build::{HOST_LOOPBACK, cannot};
+use crate::cli::build::HOST_LOOPBACK;
 use crate::cli::failure::{Class, Failure};
+use crate::cli::sources::read_given;
 use crate::image::Image;
 use crate::sandbox::{DEFAULT_SHM_SIZE, MountKind, MountSpec, NetworkMode, OsBytes, RunSpec};
 use std::fmt::Write as _;
-use std::fs;
+
+/// The largest `--env-file`, in bytes: what the kernel lets a program's environment have, and much more.
+const ENV_FILE_MAX: u64 = 8 << 20;
 
 /// Makes the spec, all but its mounts.
 ///
@@ -49,7 +52,7 @@ pub(super) fn spec(
     }
     let mut given = Vec::new();
     for path in &args.env_file {
-        let text = fs::read_to_string(path).map_err(|e| cannot("read", path, &e))?;
+        let text = read_given(path, ENV_FILE_MAX, environment)?;
         let lines = text.lines().map(str::trim_start);
         given.extend(
             lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned),

@@ -124,7 +124,7 @@ pub enum RemoteError {
 }
 
 /// Shows an address without the user name and password it may hold.
-fn redact(url: &str) -> String {
+pub fn redact(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let host_end = rest.find('/').unwrap_or(rest.len());
     match rest[..host_end].rfind('@') {

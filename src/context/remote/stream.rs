@@ -26,7 +26,7 @@ pub enum StreamContext {
 /// Reads a context from a stream; a tar is extracted into the empty folder `into`.
 ///
 /// What is compressed, or begins with the header of a tar, is a tar; all else is a Dockerfile.
-/// Extracted files belong to this process, because a context's owners do not count.
+/// Extracted files keep the owners that the archive gives them.
 ///
 /// # Errors
 ///
@@ -55,13 +55,12 @@ pub fn read_stream(
         path: into.to_owned(),
         source,
     })?;
-    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    layer::extract_archive(start.chain(stream), dir.as_fd(), Some(owner), cancel).map_err(
-        |source| match source {
+    layer::extract_archive(start.chain(stream), dir.as_fd(), None, cancel).map_err(|source| {
+        match source {
             LayerError::Cancelled => RemoteError::Cancelled,
             source => RemoteError::Extract { name: name.to_owned(), source },
-        },
-    )?;
+        }
+    })?;
     Ok(StreamContext::Tree)
 }
 
