@@ -9,6 +9,9 @@ use super::read;
 /// Version 1 controllers that we may use.
 const V1_CONTROLLERS: [&str; 6] = ["memory", "cpu", "cpuset", "pids", "blkio", "freezer"];
 
+/// Version 1 controllers whose limits say how much of the machine a program has.
+const V1_SIZING: [&str; 5] = ["memory", "cpu", "cpuacct", "cpuset", "pids"];
+
 /// Version 2 controllers that we enable for our groups.
 const V2_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 
@@ -18,6 +21,9 @@ pub(super) struct Hierarchy {
     pub v2: Option<V2>,
     /// Parent folder by controller.
     pub v1: BTreeMap<String, PathBuf>,
+    /// Version 1 hierarchies by whose files programs size themselves: the controllers of each, as
+    /// `/proc/self/cgroup` names them (`cpu,cpuacct`), whether groups can be made there or not.
+    pub v1_sizing: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -43,13 +49,18 @@ impl Hierarchy {
     fn parse(own: &str, mounts: &str) -> Self {
         // Controllers are mounted one by one or several at once; paths may differ for each.
         let mut own_paths: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut v1_sizing = Vec::new();
         for line in own.lines() {
             let mut fields = line.splitn(3, ':').skip(1);
             if let (Some(names), Some(path)) = (fields.next(), fields.next()) {
+                if names.split(',').any(|name| V1_SIZING.contains(&name)) {
+                    v1_sizing.push(names.to_owned());
+                }
                 own_paths.extend(names.split(',').map(|name| (name, path)));
             }
         }
-        let mut found = Self::default();
+        v1_sizing.sort();
+        let mut found = Self { v1_sizing, ..Self::default() };
         for line in mounts.lines() {
             let Some((before, after)) = line.split_once(" - ") else { continue };
             let before: Vec<&str> = before.split(' ').collect();

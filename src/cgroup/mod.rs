@@ -61,7 +61,13 @@ impl Cgroups {
 
     /// Says whether all controllers are version 2's, so that one mount inside shows them.
     pub fn is_v2_only(&self) -> bool {
-        self.hierarchy.v1.is_empty() && self.hierarchy.v2.is_some()
+        self.hierarchy.v1_sizing.is_empty() && self.hierarchy.v2.is_some()
+    }
+
+    /// Returns the version 1 hierarchies by whose files programs size themselves: the controllers of
+    /// each, sorted, as `cpu,cpuacct`.
+    pub fn v1_sizing(&self) -> &[String] {
+        &self.hierarchy.v1_sizing
     }
 
     /// Returns a line on what can be enforced here, for people.

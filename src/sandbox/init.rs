@@ -24,6 +24,7 @@ use super::protocol::{self, Order, Report, RunRequest, StdioFds};
 use super::seccomp::Program;
 use super::spec::{RunSpec, Security, Ulimit};
 use super::users::{self, Identity};
+use super::workdir;
 use crate::layer::owner;
 use crate::sys::notify::load_filter_with_listener;
 use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
@@ -101,18 +102,19 @@ fn prepare(
     control: BorrowedFd<'_>,
 ) -> Result<Running, Fault> {
     let spec = &request.spec;
+    let fds = Descriptors(fds.into_iter().map(Some).collect());
     die_with_parent()?;
     process::reset_signals();
     rustix::process::umask(Mode::empty());
 
     for &index in &request.cgroup1 {
-        rustix::io::write(&fds[index], b"0").doing(|| "joining a control group")?;
+        rustix::io::write(fds.get(index)?, b"0").doing(|| "joining a control group")?;
     }
     // Only now, so that the sandbox's own groups are what it sees as the tops.
     proof.unshare(libc::CLONE_NEWCGROUP).doing(|| "making a control group namespace")?;
     if let Some(index) = request.netns {
         rustix::thread::move_into_link_name_space(
-            fds[index].as_fd(),
+            fds.get(index)?,
             Some(LinkNameSpaceType::Network),
         )
         .doing(|| "joining the build's network")?;
@@ -141,6 +143,18 @@ fn prepare(
         caps::raise().doing(|| "keeping capabilities")?;
     }
     let tree = mounts::build(request, &fds, map)?;
+    let stdio = stdio(request, &fds, &tree.null, tree.terminal.as_ref())?;
+    // From here on, paths are resolved that the image, the Dockerfile or the user chose: `/etc/passwd`, the
+    // working directory, the program. Nothing is open any more that such a path could lead to.
+    let userns = fds.keep(request.userns.as_ref().map(|(index, _)| *index));
+    let mut kept: Vec<BorrowedFd<'_>> = vec![control, tree.null.as_fd()];
+    kept.extend(stdio.iter().map(AsFd::as_fd));
+    kept.extend(userns.iter().map(AsFd::as_fd));
+    kept.extend(tree.agents.iter().map(AsFd::as_fd));
+    if let Some((master, slave)) = &tree.terminal {
+        kept.extend([master.as_fd(), slave.as_fd()]);
+    }
+    process::close_others(proof, &kept).doing(|| "closing descriptors")?;
     let (uid_of, gid_of) = (
         |id: u32| map.map_or(id, |map| map.uid(id).unwrap_or(id)),
         |id: u32| map.map_or(id, |map| map.gid(id).unwrap_or(id)),
@@ -165,28 +179,24 @@ fn prepare(
             return Err(Fault::Refused(map.lacks(id, &format!("user {}", spec.user))));
         }
     }
-    let stdio = stdio(request, &fds, &tree.null, tree.terminal.as_ref())?;
     // So that /dev/stdout and similar names can be opened again by the command's user.
     for fd in &stdio {
         own_pipe(fd.as_fd(), uid_of(identity.uid), gid_of(identity.gid));
     }
 
-    if let Some((index, _)) = request.userns {
-        rustix::thread::move_into_link_name_space(
-            fds[index].as_fd(),
-            Some(LinkNameSpaceType::User),
-        )
-        .doing(|| "joining the user namespace")?;
+    if let Some(userns) = userns {
+        rustix::thread::move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))
+            .doing(|| "joining the user namespace")?;
         become_root()?;
         if capabilities(spec)? & caps::SYS_ADMIN != 0 {
             // Who may mount needs a namespace to do it in. All that is mounted so far is locked there.
             proof.unshare(libc::CLONE_NEWNS).doing(|| "making a mount namespace")?;
         }
     }
-    enter_cwd(&spec.cwd)?;
+    workdir::enter(&spec.cwd, &identity)?;
     die_with_parent()?;
 
-    let command = Command::new(request, &identity, filters)?;
+    let command = Command::new(request, &identity, filters, tree.own)?;
     let mut extra: Vec<BorrowedFd<'_>> = tree.agents.iter().map(AsFd::as_fd).collect();
     extra.extend(tree.terminal.as_ref().map(|(master, _)| master.as_fd()));
     protocol::send(control, &Report::Ready { stubs: tree.stubs, notices }, &extra)
@@ -207,7 +217,7 @@ fn prepare(
         process::exit_now(status);
     };
 
-    drop((tree.agents, tree.terminal, tree.null, stdio, fds, child.pidfd));
+    drop((tree.agents, tree.terminal, tree.null, stdio, child.pidfd));
     caps::bound(KILL).doing(|| "giving up capabilities")?;
     caps::hold(KILL).doing(|| "giving up capabilities")?;
     die_with_parent()?;
@@ -342,23 +352,43 @@ fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
         .doing(|| format!("setting the ulimit {}", limit.name))
 }
 
+/// The descriptors of a request, by index.
+pub(super) struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    /// Returns one of them.
+    pub(super) fn get(&self, index: usize) -> Result<BorrowedFd<'_>, Fault> {
+        let fd = self.0.get(index).and_then(Option::as_ref);
+        fd.map(AsFd::as_fd).ok_or_else(|| Fault::Refused("a descriptor is missing".into()))
+    }
+
+    /// Closes all but one, and returns that.
+    fn keep(mut self, index: Option<usize>) -> Option<OwnedFd> {
+        index.and_then(|index| self.0.get_mut(index)?.take())
+    }
+}
+
 /// Returns the command's input, output and error output.
 fn stdio(
     request: &RunRequest,
-    fds: &[OwnedFd],
+    fds: &Descriptors,
     null: &OwnedFd,
     terminal: Option<&(OwnedFd, OwnedFd)>,
 ) -> Result<[OwnedFd; 3], Fault> {
-    let copy = |fd: &OwnedFd| fd.try_clone().doing(|| "copying a descriptor");
+    let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().doing(|| "copying a descriptor");
     match (request.stdio, terminal) {
         (StdioFds::Pipes([input, output, error]), _) => {
-            let pipe = |index: Option<usize>| copy(index.map_or(null, |index| &fds[index]));
+            let pipe = |index: Option<usize>| match index {
+                Some(index) => copy(fds.get(index)?),
+                None => copy(null.as_fd()),
+            };
             Ok([pipe(input)?, pipe(output)?, pipe(error)?])
         }
         (StdioFds::Terminal { rows, cols }, Some((_, slave))) => {
             let size =
                 rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(slave, size).ok();
+            let slave = slave.as_fd();
             Ok([copy(slave)?, copy(slave)?, copy(slave)?])
         }
         (StdioFds::Terminal { .. }, None) => Err(Fault::Refused("no terminal was made".into())),
@@ -381,19 +411,7 @@ fn own_pipe(fd: BorrowedFd<'_>, uid: u32, gid: u32) {
     }
 }
 
-/// Enters the working directory, made where it is missing.
-fn enter_cwd(cwd: &str) -> Result<(), Fault> {
-    match rustix::process::chdir(cwd) {
-        Err(Errno::NOENT) => {}
-        result => return result.doing(|| format!("entering the working directory {cwd}")),
-    }
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o755);
-    builder.create(cwd).doing(|| format!("making the working directory {cwd}"))?;
-    rustix::process::chdir(cwd).doing(|| format!("entering the working directory {cwd}"))
-}
-
-/// A command ready to be executed: all that allocates is done.
+/// A command with its arguments and environment, and what it may do.
 struct Command<'a> {
     argv: Vec<CString>,
     env: Vec<CString>,
@@ -403,16 +421,41 @@ struct Command<'a> {
     keep: u64,
     walls: Option<&'a Program>,
     deputy: Option<&'a Program>,
+    /// Numbers of the file systems that are the sandbox's alone.
+    own: Vec<u64>,
 }
 
 /// Where programs are looked for when the environment has no `PATH`. Docker's.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Says whether a program's path leads to a file without a magic link of `/proc`, with the command's own rights.
+///
+/// The path is then executed by its name rather than by descriptor: a script's interpreter is given the name,
+/// and a program of execveat(2) sees another `AT_EXECFN` and, before Linux 6.14, another name of its process. Should
+/// the path be changed in between, by a step that shares a mount, nothing is open that it could lead to: input and output
+/// are pipes, the socket closes on exec, and the program of this process is read-only.
+fn check_program(program: &CString) -> Result<(), Errno> {
+    use rustix::fs::OFlags;
+    let path = program.as_bytes();
+    let mut absolute = Vec::new();
+    if !path.starts_with(b"/") {
+        absolute = rustix::process::getcwd(Vec::new())?.into_bytes();
+        absolute.push(b'/');
+    }
+    absolute.extend(path);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags | OFlags::DIRECTORY, Mode::empty())?;
+    open_in_root(root.as_fd(), &absolute, flags)
+        .map(drop)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOENT))
+}
 
 impl<'a> Command<'a> {
     fn new(
         request: &RunRequest,
         identity: &'a Identity,
         filters: Filters<'a>,
+        own: Vec<u64>,
     ) -> Result<Self, Fault> {
         let spec = &request.spec;
         let string = |bytes: Vec<u8>| {
@@ -448,7 +491,7 @@ impl<'a> Command<'a> {
         let keep = capabilities(spec)?;
         let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
         let deputy = filters.deputy.filter(|_| task.is_some_and(|task| task.serves(keep)));
-        Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy })
+        Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy, own })
     }
 
     /// Becomes the command. Returns the status to end with when it cannot.
@@ -462,8 +505,13 @@ impl<'a> Command<'a> {
         }
         let mut failure = Errno::NOENT;
         for program in &self.programs {
-            let Err(error) = nix::unistd::execve(program, &self.argv, &self.env);
-            let error = Errno::from_raw_os_error(error as i32);
+            let error = match check_program(program) {
+                Ok(()) => {
+                    let Err(error) = nix::unistd::execve(program, &self.argv, &self.env);
+                    Errno::from_raw_os_error(error as i32)
+                }
+                Err(error) => error,
+            };
             match error {
                 Errno::NOENT | Errno::NOTDIR => {}
                 // Go on looking, but remember it: a file that may not be run is worth more words
@@ -493,6 +541,9 @@ impl<'a> Command<'a> {
             Errno::NOENT | Errno::NOTDIR => ("no such file or directory".to_owned(), 127),
             Errno::ACCESS => ("permission denied".to_owned(), 126),
             Errno::NOEXEC => ("exec format error".to_owned(), 126),
+            Errno::LOOP => {
+                ("its path leads through a link of /proc, or in a circle".to_owned(), 126)
+            }
             other => (std::io::Error::from(other).to_string(), 126),
         };
         let text = format!("exec: \"{name}\": {what}\n");
@@ -529,7 +580,8 @@ impl<'a> Command<'a> {
                 }
                 listener => {
                     let listener = listener.doing(|| "loading a second filter")?;
-                    protocol::send(control, &Report::Deputized, &[listener.as_fd()])
+                    let report = Report::Deputized { own: self.own.clone() };
+                    protocol::send(control, &report, &[listener.as_fd()])
                         .doing(|| "reporting to the builder")?;
                 }
             }
@@ -537,10 +589,15 @@ impl<'a> Command<'a> {
         if let Some(filter) = self.walls {
             process::load_filter(filter).doing(|| "loading the system call filter")?;
         }
-        let groups: Vec<Gid> = self.identity.groups.iter().map(|&g| Gid::from_raw(g)).collect();
+        // The group is among the supplementary ones, as a login has it: else a program that drops its
+        // group would gain what a file's mode refuses to that group (CVE-2022-36109).
+        let mut groups = vec![self.identity.gid];
+        groups.extend(self.identity.groups.iter().filter(|&&gid| gid != self.identity.gid));
+        let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
         match set_thread_groups(&groups) {
             Ok(()) => {}
-            Err(Errno::PERM) if groups.is_empty() => {}
+            // A namespace of a single id does not allow it.
+            Err(Errno::PERM) if groups.len() == 1 => {}
             Err(error) => return Err(error).doing(|| "setting groups"),
         }
         let (uid, gid) = (Uid::from_raw(self.identity.uid), Gid::from_raw(self.identity.gid));

@@ -29,6 +29,7 @@ mod mounts;
 mod network;
 mod notices;
 mod options;
+mod program;
 mod protocol;
 mod relay;
 mod run;
@@ -37,6 +38,7 @@ mod session;
 mod spawner;
 mod spec;
 mod users;
+mod workdir;
 
 pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;

@@ -62,6 +62,8 @@ pub(super) struct RunRequest {
     pub cgroup2: Option<usize>,
     /// Whether control groups are version 2 throughout, and so worth showing inside.
     pub cgroup2_only: bool,
+    /// Version 1 hierarchies to show inside: the controllers of each, such as `cpu,cpuacct`.
+    pub cgroup1_shown: Vec<String>,
     /// `cgroup.procs` files of version 1 control groups to join.
     pub cgroup1: Vec<usize>,
     /// Text of `/etc/hosts`.
@@ -115,7 +117,10 @@ pub(super) enum Report {
     },
     /// The command is about to start; calls that it needs a deputy for arrive at the descriptor
     /// attached.
-    Deputized,
+    Deputized {
+        /// Numbers of the file systems that belong to the sandbox alone, where devices may be made.
+        own: Vec<u64>,
+    },
     /// Setting up failed.
     Failed {
         /// What was being done.

@@ -21,7 +21,7 @@ use super::protocol::{self, Report, Request, RunRequest, SourceFd, StdioFds};
 use super::relay::{self, Copy, Kind};
 use super::session::{Ended, Session, Streams};
 use super::spec::{Exit, NetworkMode, Oom, RunSpec, Security, Stream, Ulimit, Usage};
-use super::{Inputs, SandboxError, Source, Stdio, mounts, spawner};
+use super::{Inputs, SandboxError, Source, Stdio, mounts, program, spawner};
 use crate::cgroup::{Cgroup, Cgroups, Limits, Substitute};
 use crate::snapshot::IdMapping;
 use crate::sys::cancel::Cancel;
@@ -397,6 +397,7 @@ impl Sandbox {
             userns,
             cgroup2,
             cgroup2_only: self.cgroups().is_v2_only(),
+            cgroup1_shown: self.cgroups().v1_sizing().to_vec(),
             cgroup1,
             hosts: network::hosts(&spec, &self.options.network),
             resolv_conf: network::resolv_conf(&self.options.resolv_conf, servers),
@@ -446,7 +447,8 @@ impl Sandbox {
 
     fn start_spawner(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = protocol::pair()?;
-        let mut child = Command::new(&self.options.program)
+        let program = program::sealed(&self.options.program)?;
+        let mut child = Command::new(program.path())
             .arg0(spawner::NAME)
             .env_clear()
             .current_dir("/")

@@ -155,9 +155,9 @@ impl Session {
         match report {
             Report::Started { .. } => self.init = fds.pop(),
             Report::Made => {}
-            Report::Deputized => {
+            Report::Deputized { own } => {
                 if let Some(listener) = fds.pop() {
-                    start("deputy", move || deputy::serve(&listener).ok())?;
+                    start("deputy", move || deputy::serve(&listener, &own).ok())?;
                 }
             }
             Report::Failed { doing, errno } => {

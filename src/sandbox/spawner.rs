@@ -47,7 +47,8 @@ fn serve() -> std::io::Result<()> {
     rustix::process::setsid().ok();
     rustix::process::chdir("/")?;
     process::ignore_children();
-    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    // Whatever the builder's caller left open ends here: a sandbox knows only what a request brings.
+    let socket = process::take_stdin_and_close_others(proof)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     process::dup_to(null.as_fd(), 0)?;
 

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "clone3, wait4 and their kin have no safe wrapper")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -272,6 +272,65 @@ impl Drop for FsIds {
         set_fs_ids(self.before.0, self.before.1);
         rustix::thread::set_capabilities(None, self.capabilities).ok();
     }
+}
+
+/// Moves standard input to a descriptor of its own, closed on exec, and closes every other descriptor
+/// but the three standard ones. Meant for the first lines of a program that was started with descriptors it
+/// does not know.
+///
+/// # Errors
+///
+/// What dup3(2) says.
+pub fn take_stdin_and_close_others(proof: SingleThreaded) -> io::Result<OwnedFd> {
+    const NUMBER: i32 = 3;
+    // SAFETY: plain numbers. Should descriptor 3 be open, it is one that the caller of this program left
+    // open: nothing in this process knows it.
+    if unsafe { libc::dup3(0, NUMBER, libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, and owned by nobody else.
+    let taken = unsafe { OwnedFd::from_raw_fd(NUMBER) };
+    close_others(proof, &[taken.as_fd()])?;
+    Ok(taken)
+}
+
+/// Closes every descriptor from 3 on but `keep`.
+///
+/// Values that own one of the others must not be used afterwards: it is for a process that is about to
+/// resolve a path which an image or a user chose, and has let go of all it knows.
+///
+/// # Errors
+///
+/// When `/proc` cannot be read, before Linux 5.9.
+pub fn close_others(_proof: SingleThreaded, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    kept.push(u32::MAX);
+    kept.sort_unstable();
+    let mut first = 3_u32;
+    for number in kept {
+        if number > first {
+            close_range(first, number - 1)?;
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    Ok(())
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: plain numbers; see `close_others` for whose they are.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+        return Ok(());
+    }
+    // Linux before 5.9, or a filter that does not know the call: one by one, as `/proc` lists them.
+    let listed: Vec<u32> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    for number in listed.into_iter().filter(|number| (first..=last).contains(number)) {
+        // SAFETY: as above. The listing's own descriptor is closed already, a second time does nothing.
+        unsafe { libc::close(number as i32) };
+    }
+    Ok(())
 }
 
 /// Marks every descriptor from `first` on to be closed by exec.

@@ -82,15 +82,17 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Resu
     at.ok_or_else(|| io::Error::from(Errno::NOENT))
 }
 
-/// Opens `path` as a process would whose root directory is `root`: links are followed, and absolute
-/// ones and `..` stay inside.
+/// Opens `path` as a process would whose root directory is `root`: symbolic links are followed, and
+/// absolute ones and `..` stay inside. The magic links of a procfs (`/proc/self/fd/3`) lead anywhere, so
+/// none is followed.
 ///
 /// # Errors
 ///
-/// What openat2(2) says.
+/// `ELOOP` for a magic link, else what openat2(2) says.
 pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
     if path.len() <= PATH_STEP
-        && let Some(result) = try_openat2(root, path, flags, ResolveFlags::IN_ROOT)
+        && let Some(result) =
+            try_openat2(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
     {
         return Ok(result?);
     }

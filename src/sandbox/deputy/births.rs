@@ -29,12 +29,20 @@ const FLAGS: OFlags = OFlags::RWMODE
     .union(OFlags::NOATIME)
     .union(OFlags::DIRECT);
 
-/// Makes a device node in the caller's place.
+/// Makes a device node in the caller's place, on one of the file systems `own`.
+///
+/// A volume's file system is another one. It may be mounted on the host without `nodev`, where a
+/// node could be opened.
+///
+/// # Errors
+///
+/// `EPERM` on any other file system, as the kernel says to whoever may not make devices.
 pub(super) fn make_device(
     caller: Caller<'_>,
     name: Name,
     mode: u32,
     device: u64,
+    own: &[u64],
 ) -> Result<Answer, Errno> {
     if caller.capabilities()? & MKNOD == 0 {
         return Err(Errno::PERM);
@@ -43,6 +51,9 @@ pub(super) fn make_device(
     rustix::process::umask(Mode::from_raw_mode(caller.status()?.umask));
     let _acting = caller.act()?;
     let (parent, name) = place.parent()?;
+    if !own.contains(&rustix::fs::fstat(&parent)?.st_dev) {
+        return Err(Errno::PERM);
+    }
     make_node(&parent, name, mode, device)?;
     Ok(Answer::Value(0))
 }

@@ -59,7 +59,9 @@ use people::{Change, People, Question, Which, Width};
 
 /// Serves calls until no process is left that could make one. Meant for a thread of its own, whose
 /// root, working folder and capabilities it changes.
-pub(super) fn serve(listener: &OwnedFd) -> io::Result<()> {
+///
+/// Devices are made on the file systems with the numbers `own` only.
+pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
     // Looked up while `/proc` is still ours: it is remembered for the whole process.
     let is_single = owner::is_recorded();
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
@@ -80,7 +82,8 @@ pub(super) fn serve(listener: &OwnedFd) -> io::Result<()> {
         // One that was given up meanwhile wants no answer.
         if let Ok(call) = notify::receive(listener.as_fd()) {
             let caller = Caller { listener: listener.as_fd(), call: &call };
-            let answer = if is_single { appearance(&mut people, caller) } else { device(caller) };
+            let answer =
+                if is_single { appearance(&mut people, caller) } else { device(caller, own) };
             let answer = answer.unwrap_or_else(|error| Answer::Error(error.raw_os_error()));
             notify::answer(listener.as_fd(), &call, &answer).ok();
         }
@@ -118,14 +121,15 @@ impl Task {
     }
 }
 
-fn device(caller: Caller<'_>) -> Result<Answer, Errno> {
+fn device(caller: Caller<'_>, own: &[u64]) -> Result<Answer, Errno> {
     let [first, second, third, fourth, ..] = caller.call.arguments;
     let (folder, path, mode, device) = match seccomp::call_name(caller.call) {
         Some("mknod") => (libc::AT_FDCWD, first, second, third),
         Some("mknodat") => (first as i32, second, third, fourth),
         _ => return Err(Errno::NOSYS),
     };
-    births::make_device(caller, Name { folder, path: Some(path), flags: 0 }, mode as u32, device)
+    let name = Name { folder, path: Some(path), flags: 0 };
+    births::make_device(caller, name, mode as u32, device, own)
 }
 
 fn appearance(people: &mut People, caller: Caller<'_>) -> Result<Answer, Errno> {

@@ -44,8 +44,9 @@ impl Building<'_> {
     ) -> Result<(OwnedFd, Option<(OwnedFd, OwnedFd)>), Fault> {
         let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         let dev = make("tmpfs", &[("mode", "0755"), ("size", "64m"), ("source", "tmpfs")], quiet)?;
-        let place = self.stubs.keep_dir("/dev").doing(|| "making /dev")?;
+        let place = self.stubs.own_dir("dev")?;
         attach(dev.as_fd(), place.as_fd()).doing(|| "mounting /dev")?;
+        self.own.push(rustix::fs::fstat(&dev).doing(|| "looking at /dev")?.st_dev);
 
         for (name, major, minor) in NODES {
             let made =

@@ -4,6 +4,12 @@
 //! gets its attributes, and is then moved to its place. Places are resolved inside the new root, so
 //! no link of an image leads out of it.
 //!
+//! - `/proc`, `/sys` and `/dev` are mounted on directories of the image, never through a link: an image could
+//!   else move them to where masks do not reach. Masks are put beneath the mounts' own descriptors.
+//! - `/proc` comes last. While places that an image or a user chose are resolved there is no procfs in the tree, whose
+//!   magic links lead to whatever this process has open; and nothing can be mounted below `/proc`.
+//! - The source of a mount that is read-only everywhere is made read-only itself.
+//!
 //! Two mounts are stacked on the old root before `pivot_root` changes to the upper one: the *stage*,
 //! a tmpfs that holds what is made for this step alone (generated files, secrets, sockets, device
 //! nodes) and that is reachable from inside only where a single file of it is bound; and the root.
@@ -11,6 +17,7 @@
 //! Every mount but those of single device nodes has `nodev`, so a device node that a command makes
 //! cannot be opened, control group for devices or not.
 
+mod cgroup;
 mod dev;
 mod proc;
 mod stub;
@@ -27,6 +34,7 @@ use rustix::mount::{
 
 use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
+use super::init::Descriptors;
 use super::protocol::{RunRequest, SourceFd, StdioFds, Stub};
 use super::spec::{MountKind, NetworkMode, Security};
 use crate::layer::owner;
@@ -47,6 +55,9 @@ pub(super) struct Tree {
     pub terminal: Option<(OwnedFd, OwnedFd)>,
     /// The null device of `/dev`, opened before other mounts may cover it.
     pub null: OwnedFd,
+    /// Numbers of the file systems that belong to the sandbox alone: the root, where it is an overlay of
+    /// its own, and `/dev`.
+    pub own: Vec<u64>,
 }
 
 /// What was being done where `/` is no mount: the kernel lets nobody change such a root.
@@ -57,6 +68,9 @@ const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+
+/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
 
 /// Makes a file system of `kind`, detached.
 fn make(
@@ -117,7 +131,7 @@ fn restrict(mount: BorrowedFd<'_>, set: MountAttrFlags) -> std::io::Result<()> {
 /// namespaces, makes files as the sandbox's root and has umask 0.
 pub(super) fn build(
     request: &RunRequest,
-    fds: &[OwnedFd],
+    fds: &Descriptors,
     map: Option<&IdMap>,
 ) -> Result<Tree, Fault> {
     let spec = &request.spec;
@@ -141,33 +155,40 @@ pub(super) fn build(
         move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     };
     stack(stage.as_fd()).doing(|| "mounting the stage")?;
-    let root = fds[request.root].as_fd();
+    let root = fds.get(request.root)?;
     stack(root).doing(|| "mounting the root file system")?;
     restrict(root, MountAttrFlags::MOUNT_ATTR_NODEV).doing(|| "restricting the root")?;
 
     let mut building = Building {
-        root,
         stage: stage.as_fd(),
         map,
         stubs: stub::Maker::new(root).doing(|| "looking at the root file system")?,
         agents: Vec::new(),
         notices: Vec::new(),
+        own: Vec::new(),
     };
-    building.proc_and_sys(request)?;
+    let sys = building.sys(request)?;
     let (null, terminal) =
         building.dev(spec.shm_size, matches!(request.stdio, StdioFds::Terminal { .. }))?;
     building.generated("hosts", request.hosts.as_bytes(), "/etc/hosts")?;
     building.generated("resolv.conf", request.resolv_conf.as_bytes(), "/etc/resolv.conf")?;
     building.extra(request, fds)?;
+    let proc = building.proc()?;
+    if request.spec.network != NetworkMode::Host && request.netns.is_none() {
+        proc::own_network(proc.as_fd());
+    }
     if strict {
-        building.mask()?;
+        building.mask(proc.as_fd(), sys.as_ref().map(AsFd::as_fd))?;
     }
     if spec.readonly_root {
         // Not what is mounted in it.
         let change = MountAttributes { set: Some(READ_ONLY), ..MountAttributes::default() };
         mount_setattr(root, &change).doing(|| "making the root read-only")?;
     }
-    let Building { stubs, agents, notices, .. } = building;
+    let Building { stubs, agents, notices, mut own, .. } = building;
+    if rustix::fs::fstatfs(root).doing(|| "looking at the root")?.f_type == OVERLAY {
+        own.push(rustix::fs::fstat(root).doing(|| "looking at the root")?.st_dev);
+    }
 
     let old = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening the old root")?;
@@ -179,21 +200,21 @@ pub(super) fn build(
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the stage")?;
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the old root")?;
     rustix::process::chdir("/").doing(|| "entering the new root")?;
-    Ok(Tree { stubs: stubs.into_list(), agents, notices, terminal, null })
+    Ok(Tree { stubs: stubs.into_list(), agents, notices, terminal, null, own })
 }
 
 struct Building<'a> {
-    root: BorrowedFd<'a>,
     stage: BorrowedFd<'a>,
     map: Option<&'a IdMap>,
     stubs: stub::Maker<'a>,
     agents: Vec<OwnedFd>,
     notices: Vec<String>,
+    own: Vec<u64>,
 }
 
 impl Building<'_> {
-    /// Mounts `/proc` and `/sys`. Their folders stay where they had to be made.
-    fn proc_and_sys(&mut self, request: &RunRequest) -> Result<(), Fault> {
+    /// Mounts `/proc` and returns its mount. Its directory stays where it had to be made.
+    fn proc(&mut self) -> Result<OwnedFd, Fault> {
         let proc = match make("proc", &[], NOTHING_SPECIAL) {
             // The kernel shows nobody a /proc with more in it than the one there is, which a
             // container around us has masked in parts.
@@ -207,34 +228,35 @@ impl Building<'_> {
             }
             made => made?,
         };
-        let place = self.stubs.keep_dir("/proc").doing(|| "making /proc")?;
+        let place = self.stubs.own_dir("proc")?;
         attach(proc.as_fd(), place.as_fd()).doing(|| "mounting /proc")?;
+        Ok(proc)
+    }
 
+    /// Mounts `/sys` and returns its mount; none where the machine shows none itself. Its directory
+    /// stays where it had to be made.
+    fn sys(&mut self, request: &RunRequest) -> Result<Option<OwnedFd>, Fault> {
+        let place = self.stubs.own_dir("sys")?;
         let mut attributes = NOTHING_SPECIAL;
         if request.spec.security == Security::Default {
             attributes |= READ_ONLY;
         }
         let sys = match make("sysfs", &[], attributes) {
             // That of a network namespace which is not ours, or a masked one.
-            Err(Fault::Failed { errno: libc::EPERM, .. }) => clone_all("/sys", attributes)?,
+            Err(Fault::Failed { errno: libc::EPERM, .. }) => {
+                match clone_all("/sys", attributes) {
+                    // The root around us has no /sys, and few commands need one.
+                    Err(Fault::Failed { errno: libc::ENOENT | libc::EINVAL, .. }) => {
+                        return Ok(None);
+                    }
+                    cloned => cloned?,
+                }
+            }
             made => made?,
         };
-        let place = self.stubs.keep_dir("/sys").doing(|| "making /sys")?;
         attach(sys.as_fd(), place.as_fd()).doing(|| "mounting /sys")?;
-        if request.cgroup2_only {
-            // Programs size themselves by the limits they read there. Absent, they take the
-            // machine's; a kernel that refuses is no reason to fail.
-            if let (Ok(mount), Ok(place)) = (
-                make("cgroup2", &[], attributes),
-                open_in_root(self.root, b"sys/fs/cgroup", OFlags::PATH | OFlags::DIRECTORY),
-            ) {
-                attach(mount.as_fd(), place.as_fd()).doing(|| "mounting /sys/fs/cgroup")?;
-            }
-        }
-        if request.spec.network != NetworkMode::Host && request.netns.is_none() {
-            proc::own_network(self.root);
-        }
-        Ok(())
+        self.cgroup(request, sys.as_fd(), attributes)?;
+        Ok(Some(sys))
     }
 
     /// Binds a generated file, read-only.
@@ -273,22 +295,26 @@ impl Building<'_> {
     ) -> Result<(), Fault> {
         let mount = clone(self.stage, name).doing(|| format!("cloning {name}"))?;
         restrict(mount.as_fd(), attributes).doing(|| format!("restricting {name}"))?;
-        let place = self.stubs.file(target).doing(|| format!("making {target}"))?;
+        let place = self.stubs.file(target)?;
         attach(mount.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))
     }
 
     /// The spec's own mounts, shallow ones first, so that none hides another; of several with one
     /// target the last in the spec wins.
-    fn extra(&mut self, request: &RunRequest, fds: &[OwnedFd]) -> Result<(), Fault> {
+    fn extra(&mut self, request: &RunRequest, fds: &Descriptors) -> Result<(), Fault> {
         let mut mounts: Vec<(usize, &super::spec::MountSpec)> =
             request.spec.mounts.iter().enumerate().collect();
         mounts.sort_by_key(|(_, mount)| depth(&mount.target));
+        let only_read = only_read(request);
         let mut attached: Vec<bool> = vec![false; request.sources.len()];
         for (index, mount) in mounts {
             let target = mount.target.as_str();
             match &mount.kind {
                 MountKind::Bind { source, subpath, readonly } => {
-                    let made = self.bind_source(request, fds, *source, subpath, &mut attached)?;
+                    let made = {
+                        let only_read = only_read[*source];
+                        self.bind_source(request, fds, *source, subpath, &mut attached, only_read)?
+                    };
                     make_private(made.as_fd())
                         .doing(|| format!("making the mount of {target} private"))?;
                     let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -301,8 +327,7 @@ impl Building<'_> {
                         .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
                         .doing(|| format!("looking at the source of {target}"))?;
                     let place =
-                        if is_dir { self.stubs.dir(target) } else { self.stubs.file(target) }
-                            .doing(|| format!("making {target}"))?;
+                        if is_dir { self.stubs.dir(target) } else { self.stubs.file(target) }?;
                     attach(made.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))?;
                 }
                 MountKind::Tmpfs { size, mode } => {
@@ -313,11 +338,11 @@ impl Building<'_> {
                     let attributes =
                         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
                     let made = make("tmpfs", &options, attributes)?;
-                    let place = self.stubs.dir(target).doing(|| format!("making {target}"))?;
+                    let place = self.stubs.dir(target)?;
                     attach(made.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))?;
                 }
                 MountKind::Writable => {
-                    let place = self.stubs.dir(target).doing(|| format!("making {target}"))?;
+                    let place = self.stubs.dir(target)?;
                     let made = clone(place.as_fd(), "").doing(|| format!("cloning {target}"))?;
                     attach(made.as_fd(), place.as_fd()).doing(|| format!("mounting {target}"))?;
                 }
@@ -326,8 +351,8 @@ impl Building<'_> {
                         return Err(Fault::Refused(format!("{target} has no secret to show")));
                     };
                     let mut bytes = Vec::new();
-                    fds[*fd]
-                        .try_clone()
+                    fds.get(*fd)?
+                        .try_clone_to_owned()
                         .map(std::fs::File::from)
                         .and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut bytes))
                         .doing(|| format!("reading the secret for {target}"))?;
@@ -350,15 +375,19 @@ impl Building<'_> {
     fn bind_source(
         &self,
         request: &RunRequest,
-        fds: &[OwnedFd],
+        fds: &Descriptors,
         source: usize,
         subpath: &str,
         attached: &mut [bool],
+        only_read: bool,
     ) -> Result<OwnedFd, Fault> {
         let Some(&SourceFd::Mount(fd)) = request.sources.get(source) else {
             return Err(Fault::Refused("a bind mount has no source".into()));
         };
-        let mount = fds[fd].as_fd();
+        let mount = fds.get(fd)?;
+        if only_read && !attached[source] {
+            restrict(mount, READ_ONLY).doing(|| "restricting the source of a bind mount")?;
+        }
         // Only what is attached in this namespace can be cloned before Linux 6.15; so the source
         // is mounted on the stage, once, and what is shown are clones.
         if !attached[source] {
@@ -429,6 +458,20 @@ impl Building<'_> {
             (_, None) => Err(Fault::Refused(map.lacks(gid, "a mount's group"))),
         }
     }
+}
+
+/// Says of each source whether all mounts of it are read-only. A descriptor of such a source can write
+/// nothing either, whoever should get hold of one.
+fn only_read(request: &RunRequest) -> Vec<bool> {
+    let mut only_read = vec![true; request.sources.len()];
+    for mount in &request.spec.mounts {
+        if let MountKind::Bind { source, readonly: false, .. } = mount.kind
+            && let Some(source) = only_read.get_mut(source)
+        {
+            *source = false;
+        }
+    }
+    only_read
 }
 
 /// Lets it pass that an owner cannot be written down: memory takes attributes since Linux 6.6.

@@ -2,7 +2,7 @@
 //!
 //! Source: moby `oci/defaults.go`, `DefaultLinuxSpec`: masked and read-only paths.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
@@ -31,17 +31,37 @@ const FROZEN: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/
 
 impl Building<'_> {
     /// Hides and freezes those of the paths that this kernel has.
-    pub(super) fn mask(&mut self) -> Result<(), Fault> {
+    ///
+    /// Each is looked for beneath the mount's own descriptor, so nothing that an image holds has a say in
+    /// where it is.
+    pub(super) fn mask(
+        &mut self,
+        proc: BorrowedFd<'_>,
+        sys: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Fault> {
+        let kernel_path = |path: &'static str| -> Result<Option<OwnedFd>, Fault> {
+            let (mount, below) = match path.split_once('/') {
+                Some(("proc", below)) => (Some(proc), below),
+                Some(("sys", below)) => (sys, below),
+                _ => (None, path),
+            };
+            let Some(mount) = mount else { return Ok(None) };
+            match open_beneath(mount, below.as_bytes(), OFlags::PATH | OFlags::CLOEXEC) {
+                // This kernel lacks it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+                found => found.map(Some).doing(|| format!("opening /{path}")),
+            }
+        };
         rustix::fs::mkdirat(self.stage, "empty", Mode::from_raw_mode(0o555))
             .doing(|| "making an empty folder")?;
         for path in FROZEN {
-            let Ok(place) = self.kernel_path(path) else { continue };
+            let Some(place) = kernel_path(path)? else { continue };
             let mount = clone(place.as_fd(), "").doing(|| format!("cloning /{path}"))?;
             restrict(mount.as_fd(), READ_ONLY).doing(|| format!("freezing /{path}"))?;
             attach(mount.as_fd(), place.as_fd()).doing(|| format!("mounting /{path}"))?;
         }
         for path in MASKED {
-            let Ok(place) = self.kernel_path(path) else { continue };
+            let Some(place) = kernel_path(path)? else { continue };
             let stat = rustix::fs::fstat(&place).doing(|| format!("looking at /{path}"))?;
             let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
             let mount = clone(self.stage, if is_dir { "empty" } else { "null" })
@@ -53,20 +73,16 @@ impl Building<'_> {
         }
         Ok(())
     }
-
-    fn kernel_path(&self, path: &str) -> std::io::Result<std::os::fd::OwnedFd> {
-        open_beneath(self.root, path.as_bytes(), OFlags::PATH | OFlags::CLOEXEC)
-    }
 }
 
 /// Lets every user of a network namespace of our own bind low ports and ping, as Docker does.
 /// Nothing depends on it, so failures are passed over.
-pub(super) fn own_network(root: BorrowedFd<'_>) {
+pub(super) fn own_network(proc: BorrowedFd<'_>) {
     for (path, text) in [
-        ("proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
-        ("proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+        ("sys/net/ipv4/ip_unprivileged_port_start", "0"),
+        ("sys/net/ipv4/ping_group_range", "0 2147483647"),
     ] {
-        if let Ok(file) = open_beneath(root, path.as_bytes(), OFlags::WRONLY | OFlags::CLOEXEC) {
+        if let Ok(file) = open_beneath(proc, path.as_bytes(), OFlags::WRONLY | OFlags::CLOEXEC) {
             rustix::io::write(file, text.as_bytes()).ok();
         }
     }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
+use super::super::fault::{Doing, Fault};
 use super::super::protocol::Stub;
 use super::super::spec::OsBytes;
 use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
@@ -40,34 +41,61 @@ impl<'a> Maker<'a> {
     }
 
     /// Opens the folder at `path`, made if it is missing, to be removed later.
-    pub(super) fn dir(&mut self, path: &str) -> io::Result<OwnedFd> {
-        self.place(path, Shape::Dir, true)
+    pub(super) fn dir(&mut self, path: &str) -> Result<OwnedFd, Fault> {
+        self.place(path, Shape::Dir)
     }
 
-    /// Opens the folder at `path`, made if it is missing, to stay.
-    pub(super) fn keep_dir(&mut self, path: &str) -> io::Result<OwnedFd> {
-        self.place(path, Shape::Dir, false)
+    /// Opens a directory of the root itself, such as `proc`, made if it is missing, to stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Refused`] where the image has a link there, or anything else that is not a directory.
+    pub(super) fn own_dir(&mut self, name: &str) -> Result<OwnedFd, Fault> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut found = open_beneath(self.root, name.as_bytes(), flags);
+        if let Err(error) = &found
+            && error.raw_os_error() == Some(libc::ENOENT)
+        {
+            self.make(name.as_bytes(), true, false).doing(|| format!("making /{name}"))?;
+            found = open_beneath(self.root, name.as_bytes(), flags);
+        }
+        found.map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP | libc::ENOTDIR) => Fault::Refused(format!(
+                "/{name} of the image is not a directory; nothing can be mounted there safely"
+            )),
+            errno => Fault::Failed {
+                doing: format!("opening /{name}"),
+                errno: errno.unwrap_or(libc::EIO),
+            },
+        })
     }
 
     /// Opens what is at `path`; an empty file where nothing is, to be removed later.
-    pub(super) fn file(&mut self, path: &str) -> io::Result<OwnedFd> {
-        self.place(path, Shape::File, true)
+    pub(super) fn file(&mut self, path: &str) -> Result<OwnedFd, Fault> {
+        self.place(path, Shape::File)
     }
 
-    fn place(&mut self, path: &str, shape: Shape, remember: bool) -> io::Result<OwnedFd> {
+    fn place(&mut self, path: &str, shape: Shape) -> Result<OwnedFd, Fault> {
+        let doing = || format!("making {path}");
+        let resolved = resolve_in_root(self.root, path.as_bytes()).doing(doing)?;
+        // The sandbox's own procfs is mounted there afterwards, over all that is mounted now.
+        if resolved.path.split(|&byte| byte == b'/').next() == Some(b"proc") {
+            return Err(Fault::Refused(format!(
+                "{path} lies at or below /proc, where nothing can be mounted"
+            )));
+        }
         match open_in_root(self.root, path.as_bytes(), OFlags::PATH | OFlags::CLOEXEC) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            found => return found,
+            found => return found.doing(doing),
         }
-        let resolved = resolve_in_root(self.root, path.as_bytes())?;
         let parts: Vec<&[u8]> = resolved.path.split(|&b| b == b'/').collect();
         let existing = parts.len().saturating_sub(resolved.missing);
         for count in existing + 1..=parts.len() {
             let here = parts[..count].join(&b'/');
             let is_dir = count < parts.len() || shape == Shape::Dir;
-            self.make(&here, is_dir, remember)?;
+            self.make(&here, is_dir, true).doing(doing)?;
         }
-        open_beneath(self.root, &resolved.path, OFlags::PATH | OFlags::CLOEXEC)
+        open_beneath(self.root, &resolved.path, OFlags::PATH | OFlags::CLOEXEC).doing(doing)
     }
 
     fn make(&mut self, path: &[u8], is_dir: bool, remember: bool) -> io::Result<()> {
