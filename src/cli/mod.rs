@@ -51,7 +51,7 @@ pub mod values;
 use crate::explain::text::Colour;
 use crate::progress::Progress;
 use crate::sandbox::Standing;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys::cancel::Cancel;
 use crate::sys::foreign::Given;
 use crate::sys::threads;
@@ -312,8 +312,15 @@ fn throwaway_store() -> Result<(Store, tempfile::TempDir), Failure> {
     Ok((store, dir))
 }
 
-fn unusable(error: &crate::store::StoreError) -> Failure {
-    Failure::of(Class::Environment, error).with_hint("name another store: builder --root DIR …")
+fn unusable(error: &StoreError) -> Failure {
+    let failure = Failure::of(Class::Environment, error);
+    let failure = match error {
+        StoreError::Untrusted { path, what } if what.contains("write") => {
+            failure.with_hint(format!("take that right away: chmod o-w {}", path.display()))
+        }
+        _ => failure,
+    };
+    failure.with_hint("name another store: builder --root DIR …")
 }
 
 /// Runs the program.

@@ -50,6 +50,14 @@ impl NamedContext {
 
 /// Brings names into the form in which contexts are looked up: familiar, without `:latest`.
 pub fn context_name(name: &str) -> String {
+    // `NAME::PLATFORM` is a context for one platform.
+    if let Some((name, platform)) = name.split_once("::") {
+        let platform = match platform.parse::<Platform>() {
+            Ok(platform) => platform.to_string(),
+            Err(_) => platform.to_owned(),
+        };
+        return format!("{}::{platform}", context_name(name));
+    }
     match name.parse::<Reference>() {
         Ok(reference) => {
             let familiar = reference.familiar();
@@ -220,9 +228,15 @@ impl Resolver for Images<'_> {
             Ok(reference) => reference.or_latest().to_string(),
             Err(_) => name.to_owned(),
         };
-        let resolved = match self.contexts.get(&key.0) {
+        let exact = format!("{}::{platform}", key.0);
+        let found = self.contexts.get_key_value(&exact);
+        let found = found.or_else(|| self.contexts.get_key_value(&key.0));
+        let resolved = match found.map(|(_, context)| context) {
             Some(NamedContext::Dir(_) | NamedContext::Remote(_)) => {
-                Resolved::Context(key.0.clone())
+                Resolved::Context(found.map(|(name, _)| name.clone()).unwrap_or_default())
+            }
+            Some(NamedContext::Image(image)) if image == "scratch" => {
+                self.add_as("scratch".to_owned(), None, Image::scratch(platform))
             }
             Some(NamedContext::Image(image)) => self.stored(image, platform)?,
             Some(NamedContext::Layout(text)) => {
@@ -266,6 +280,7 @@ mod tests {
             ("busybox", "busybox"),
             ("busybox:latest", "busybox"),
             ("docker.io/library/busybox:1", "busybox:1"),
+            ("docker.io/library/busybox:latest::linux/amd64", "busybox::linux/amd64"),
             ("Not A Name", "Not A Name"),
         ] {
             assert_eq!(context_name(name), want);

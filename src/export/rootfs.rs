@@ -4,6 +4,7 @@ use super::{Context, ExportError};
 use crate::image::Image;
 use crate::layer::{self, Entry, Kind, LayerError, TarOptions, Times, Walk};
 use crate::snapshot::{self, MountOptions, Mounted, XattrSpace};
+use crate::sys::remove::remove_tree;
 use crate::sys::rooted::open_beneath;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, fchmod, fchown, futimens,
@@ -50,7 +51,8 @@ fn at_path(error: LayerError, path: &Path) -> ExportError {
 
 /// Writes the final files into a folder, beside what is there. They belong to the caller, as those
 /// that `docker build -o` writes; modes and times are kept. Files are replaced one by one, each
-/// whole.
+/// whole; what has another type than the image's entry is removed first, with all below it, and never followed.
+/// Device nodes are left out, and files that run with their owner's rights are reported.
 pub(super) fn write_local(
     context: &Context<'_>,
     image: &Image,
@@ -60,7 +62,15 @@ pub(super) fn write_local(
     fs::create_dir_all(dir).map_err(|e| ExportError::io("create", dir, e))?;
     let root: OwnedFd = File::open(dir).map_err(|e| ExportError::io("open", dir, e))?.into();
     let mount = mounted(image)?;
-    let mut local = Local { dir, root: root.as_fd(), times, folders: Vec::new(), open: None };
+    let mut local = Local {
+        dir,
+        root: root.as_fd(),
+        times,
+        folders: Vec::new(),
+        open: None,
+        devices: Noted::default(),
+        privileged: Noted::default(),
+    };
     let mut failed = None;
     let walked =
         Walk::new(XattrSpace::detect(), context.cancel).run(mount.root(), |entry, file| {
@@ -73,7 +83,10 @@ pub(super) fn write_local(
         (Some(error), _) => Err(error),
         (None, Err(LayerError::Cancelled)) => Err(ExportError::Cancelled),
         (None, Err(error)) => Err(error.into()),
-        (None, Ok(())) => local.finish(),
+        (None, Ok(())) => {
+            local.tell(context);
+            local.finish()
+        }
     }
 }
 
@@ -85,6 +98,33 @@ struct Local<'a> {
     folders: Vec<(Vec<u8>, u32, Timestamps)>,
     /// The folder of the last entry: siblings come one after the other.
     open: Option<(Vec<u8>, OwnedFd)>,
+    /// Device nodes that were left out.
+    devices: Noted,
+    /// Files with set-user-id or set-group-id bits.
+    privileged: Noted,
+}
+
+/// How many entries of a kind there are, and the first one.
+#[derive(Debug, Default)]
+struct Noted {
+    count: u64,
+    first: String,
+}
+
+impl Noted {
+    fn add(&mut self, path: &[u8]) {
+        if self.count == 0 {
+            self.first = String::from_utf8_lossy(path).escape_debug().to_string();
+        }
+        self.count += 1;
+    }
+
+    fn shown(&self, one: &str, many: &str) -> String {
+        match self.count {
+            1 => format!("{one} ({})", self.first),
+            count => format!("{count} {many} (the first is {})", self.first),
+        }
+    }
 }
 
 /// The name a file has until it is whole.
@@ -109,30 +149,56 @@ impl Local<'_> {
         let time = Timespec { tv_sec, tv_nsec };
         let times = Timestamps { last_access: time, last_modification: time };
         let mode = Mode::from_raw_mode(entry.mode);
+        if matches!(entry.kind, Kind::Char { .. } | Kind::Block { .. }) {
+            self.devices.add(entry.path);
+            return Ok(());
+        }
         if entry.kind == Kind::Dir {
-            match mkdirat(folder, &name, Mode::from_raw_mode(0o700)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(self.error("create", entry, e.into())),
-            }
-            // A link or file of that name is no folder: nothing is written through it.
-            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-            let made = openat(folder, &name, flags, Mode::empty())
-                .map_err(|e| self.error("create", entry, e.into()))?;
+            let made =
+                make_dir(folder.as_fd(), &name).map_err(|e| self.error("create", entry, e))?;
             own(&made).map_err(|e| self.error("change the owner of", entry, e))?;
             self.folders.push((entry.path.to_vec(), entry.mode, times));
             return Ok(());
         }
-        let _ = unlinkat(folder, TEMPORARY, AtFlags::empty());
-        let result =
-            make(folder.as_fd(), self.root, entry, file, mode, &times).and_then(
-                |()| match renameat(folder, TEMPORARY, folder, &name) {
-                    Err(e) => Err(("create", e.into())),
-                    Ok(()) => Ok(()),
-                },
-            );
+        if is_privileged(entry) {
+            self.privileged.add(entry.path);
+        }
+        remove(folder.as_fd(), c".builder-export.tmp")
+            .map_err(|e| self.error("create", entry, e))?;
+        let result = make(folder.as_fd(), self.root, entry, file, mode, &times).and_then(|()| {
+            let rename = || renameat(folder, TEMPORARY, folder, &name);
+            let renamed = match rename() {
+                // A directory is in the way.
+                Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                    remove(folder.as_fd(), &name).and_then(|()| Ok(rename()?))
+                }
+                other => other.map_err(io::Error::from),
+            };
+            renamed.map_err(|e| ("create", e))
+        });
         // Renaming onto another name of the same file leaves both.
         let _ = unlinkat(folder, TEMPORARY, AtFlags::empty());
         result.map_err(|(doing, e)| self.error(doing, entry, e))
+    }
+
+    /// Says what is special about the files.
+    fn tell(&self, context: &Context<'_>) {
+        if self.devices.count > 0 {
+            context.progress.notice(format!(
+                "left out of {}: {}; outside of an image a device node gives access to the device, \
+                 and -o type=tar keeps it",
+                self.dir.display(),
+                self.devices.shown("a device node", "device nodes")
+            ));
+        }
+        if self.privileged.count > 0 {
+            context.progress.notice(format!(
+                "{} has {} with set-user-id or set-group-id bits: whoever can reach it runs it with the rights \
+                 of its owner",
+                self.dir.display(),
+                self.privileged.shown("a file", "files")
+            ));
+        }
     }
 
     fn finish(self) -> Result<(), ExportError> {
@@ -161,6 +227,48 @@ impl Local<'_> {
             source,
         }
     }
+}
+
+/// Says whether a program runs with the rights of its owner or group.
+fn is_privileged(entry: &Entry<'_>) -> bool {
+    matches!(entry.kind, Kind::File { .. })
+        && (entry.mode & 0o4000 != 0 || entry.mode & 0o2010 == 0o2010)
+}
+
+/// Removes what has a name, and all below it; nothing is followed.
+fn remove(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<()> {
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => remove_tree(folder, name),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes a directory, or takes one that is there; a link or file of that name is replaced.
+fn make_dir(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    let make = || mkdirat(folder, name, Mode::from_raw_mode(0o700));
+    let open = || openat(folder, name, flags, Mode::empty());
+    let made = match make() {
+        Err(Errno::EXIST) => match open() {
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                remove(folder, name)?;
+                make()?;
+                open()?
+            }
+            other => other?,
+        },
+        other => {
+            other?;
+            open()?
+        }
+    };
+    // One of an export before may not let us write; its mode is set at the end.
+    let mode = rustix::fs::fstat(&made)?.st_mode;
+    if mode & 0o700 != 0o700 {
+        fchmod(&made, Mode::from_raw_mode(mode & 0o7777 | 0o700))?;
+    }
+    Ok(made)
 }
 
 /// Gives a folder to the caller, where the kernel gave it to somebody else (a setgid parent).
@@ -207,11 +315,7 @@ fn make(
                 .map_err(on("set the times of"));
         }
         Kind::Fifo => (FileType::Fifo, 0),
-        Kind::Char { major, minor } => {
-            (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
-        }
-        Kind::Block { major, minor } => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
-        Kind::Dir | Kind::Whiteout | Kind::Opaque => {
+        Kind::Char { .. } | Kind::Block { .. } | Kind::Dir | Kind::Whiteout | Kind::Opaque => {
             return Err(("create", io::ErrorKind::Unsupported.into()));
         }
     };

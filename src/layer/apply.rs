@@ -3,7 +3,10 @@
 mod links;
 
 use super::contents::Contents;
-use super::marks::{Whiteout, announce_whiteout_files, is_whiteout_at, make_opaque, make_whiteout};
+use super::marks::{
+    FolderMark, Whiteout, announce_whiteout_files, folder_mark, is_whiteout_at, make_opaque,
+    make_whiteout,
+};
 use super::stack::{Found, Stack, StackDir};
 use super::untar::{Member, MemberKind, TarReader};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace, owner};
@@ -251,6 +254,13 @@ impl<'a> Applier<'a> {
         }
         match self.target {
             Target::Tree { .. } | Target::Plain => self.remove(parent, path, hidden),
+            // Below an opaque directory there is nothing to hide.
+            Target::Layer { xattrs, .. }
+                if folder_mark(parent, xattrs).map_err(fail)? == FolderMark::Opaque
+                    && !is_there(parent, hidden) =>
+            {
+                Ok(())
+            }
             Target::Layer { xattrs, .. } => {
                 match make_whiteout(parent, hidden, xattrs) {
                     // This layer's own file of that name stays, by the specification; where it is a
@@ -482,6 +492,10 @@ pub(super) fn clean(name: &[u8]) -> Vec<u8> {
         }
     }
     parts.join(&b'/')
+}
+
+fn is_there(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

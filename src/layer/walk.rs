@@ -232,9 +232,12 @@ impl<'c> Walk<'c> {
             match entry.file_type() {
                 FileType::RegularFile if mark == FolderMark::WhiteoutFiles => {
                     let fail = |e| LayerError::io("read", &[path.as_slice(), name].concat(), e);
-                    match is_whiteout_at(fd.as_fd(), name, self.xattrs).map_err(fail)? {
-                        true => level.push(WHITEOUT_PREFIX, name, Role::Whiteout),
-                        false => level.push(b"", name, Role::File),
+                    match is_whiteout_at(fd.as_fd(), name, self.xattrs) {
+                        Ok(true) => level.push(WHITEOUT_PREFIX, name, Role::Whiteout),
+                        Ok(false) => level.push(b"", name, Role::File),
+                        // As below.
+                        Err(Errno::NOENT) => continue,
+                        Err(e) => return Err(fail(e)),
                     }
                 }
                 FileType::RegularFile => level.push(b"", name, Role::File),
@@ -246,10 +249,16 @@ impl<'c> Walk<'c> {
                     item
                 }
                 FileType::CharacterDevice => {
-                    let stat =
-                        statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| {
-                            LayerError::io("read", &[path.as_slice(), name].concat(), e)
-                        })?;
+                    let stat = match statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                        Ok(stat) => stat,
+                        // A whiteout of nothing, in a directory that one layer alone has: overlay lists the name
+                        // and has no such file.
+                        Err(Errno::NOENT) => continue,
+                        Err(e) => {
+                            let path = [path.as_slice(), name].concat();
+                            return Err(LayerError::io("read", &path, e));
+                        }
+                    };
                     if stat.st_rdev == 0 {
                         level.push(WHITEOUT_PREFIX, name, Role::Whiteout)
                     } else {

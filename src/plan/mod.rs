@@ -71,6 +71,19 @@ pub struct Request<'a> {
     pub no_cache: NoCache,
 }
 
+impl Request<'_> {
+    /// Says whether a name is a named context for a platform: `NAME::PLATFORM`, or `NAME` for any.
+    fn has_context(&self, name: &str, platform: &Platform) -> bool {
+        self.named_contexts.contains(name)
+            || self.named_contexts.contains(&format!("{name}::{platform}"))
+    }
+
+    /// Returns the platform of a stage, which may have one of its own.
+    fn platform_of<'p>(&'p self, own: Option<&'p Platform>) -> &'p Platform {
+        own.or(self.platform.as_ref()).unwrap_or(&self.build_platform)
+    }
+}
+
 /// Which steps must not come out of the cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum NoCache {

@@ -140,8 +140,9 @@ impl<'a> Stages<'a> {
                 None => None,
             };
             let given_name = ast.name.as_ref().map(|name| name.text.to_lowercase());
-            let is_overridden =
-                given_name.as_ref().is_some_and(|name| request.named_contexts.contains(name));
+            let is_overridden = given_name.as_ref().is_some_and(|name| {
+                request.has_context(name, request.platform_of(platform.as_ref()))
+            });
             let base = if is_overridden {
                 Base::Name(given_name.clone().unwrap_or_default(), None)
             } else if let Some(&earlier) = by_name.get(&base_name) {
@@ -362,7 +363,7 @@ impl<'a> Stages<'a> {
             .unwrap_or_else(|| request.build_platform.clone());
         match &mut stage.base {
             Base::Name(name, resolved) => {
-                let is_context = request.named_contexts.contains(&*name);
+                let is_context = request.has_context(name, &platform);
                 if !is_context && let Err(error) = name.parse::<Reference>() {
                     let message = format!("failed to parse stage name {name:?}: {error}");
                     return Err(stage.place.error(message).into());
@@ -428,8 +429,9 @@ impl<'a> Stages<'a> {
 
 impl Stage<'_> {
     fn base_facts(&self, request: &Request<'_>) -> lint::Base {
-        let is_replaced =
-            self.given_name.as_ref().is_some_and(|name| request.named_contexts.contains(name));
+        let is_replaced = self.given_name.as_ref().is_some_and(|name| {
+            request.has_context(name, request.platform_of(self.platform.as_ref()))
+        });
         match &self.base {
             Base::Name(..) if is_replaced => lint::Base::Replaced,
             Base::Stage(index) => lint::Base::Stage(*index),
@@ -442,7 +444,10 @@ impl Stage<'_> {
                 let expected = self.platform.clone().filter(|_| has_layers);
                 lint::Base::Image(ImageFacts {
                     name: name.clone(),
-                    is_given: request.named_contexts.contains(&context_name(name)),
+                    is_given: request.has_context(
+                        &context_name(name),
+                        request.platform_of(self.platform.as_ref()),
+                    ),
                     env: config.env(),
                     shell: config.shell(),
                     expected: expected.unwrap_or_else(|| actual.clone()),

@@ -221,11 +221,8 @@ impl Remote {
                 _ => return Err(host.refusal(answer, path, &what, &doing)),
             }
             let (bytes, media_type) = self.get(host, path, &url, accept, &what, &doing)?;
-            let media_type = media_type.ok_or_else(|| RegistryError::BadAnswer {
-                doing: doing.clone(),
-                host: host.authority.clone(),
-                what: "a manifest without a media type".to_owned(),
-            })?;
+            // Without a type the document itself says what it is.
+            let media_type = media_type.unwrap_or_default();
             Ok(Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64))
         })
     }

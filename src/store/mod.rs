@@ -65,7 +65,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -112,6 +112,14 @@ pub enum StoreError {
         path: PathBuf,
         /// Its format number.
         found: u32,
+    },
+    /// Another user could put anything into the store.
+    #[error("the store {} cannot be trusted: {what}", path.display())]
+    Untrusted {
+        /// The store, or the part of it that others may write.
+        path: PathBuf,
+        /// Who may.
+        what: &'static str,
     },
     /// A blob's bytes are not those its name promises.
     #[error("blob {digest} is damaged: its bytes hash to {actual}")]
@@ -196,6 +204,7 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).context("resolve", root)?;
         let version = root.join("version");
+        check_owner(&root)?;
         match fs::read_to_string(&version) {
             Ok(text) => check_version(&root, &text)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => create(&root)?,
@@ -214,6 +223,7 @@ impl Store {
     pub fn open_to_look(root: &Path) -> Result<Option<Self>, StoreError> {
         let root = std::path::absolute(root).context("resolve", root)?;
         let version = root.join("version");
+        check_owner(&root)?;
         match fs::read_to_string(&version) {
             Ok(text) => check_version(&root, &text)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -329,6 +339,41 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 
 fn open_lock(path: &Path) -> Result<File, StoreError> {
     OpenOptions::new().create(true).append(true).open(path).context("open", path)
+}
+
+/// Refuses a store into which another user may put files: what is in it runs, and becomes images.
+fn check_owner(root: &Path) -> Result<(), StoreError> {
+    let own = rustix::process::geteuid().as_raw();
+    let parts = [
+        "",
+        "blobs",
+        "blobs/sha256",
+        "layers",
+        "diffs",
+        "chains",
+        "records",
+        "trees",
+        "tmp",
+        "mounts",
+    ];
+    for part in parts {
+        let path = if part.is_empty() { root.to_owned() } else { root.join(part) };
+        // Links to the store, and of its parts, lead where their owner wants.
+        let facts = match fs::metadata(&path) {
+            Ok(facts) => facts,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).context("read", &path),
+        };
+        let what = if facts.uid() != own {
+            "another user owns it"
+        } else if facts.mode() & 0o002 != 0 {
+            "all users may write there"
+        } else {
+            continue;
+        };
+        return Err(StoreError::Untrusted { path, what });
+    }
+    Ok(())
 }
 
 fn check_version(root: &Path, text: &str) -> Result<(), StoreError> {

@@ -76,6 +76,25 @@ fn an_address_is_a_tar_or_a_dockerfile() {
 }
 
 #[test]
+fn a_named_address_is_one_file_whatever_it_is() {
+    let kit = Kit::new();
+    let web = serve(BTreeMap::from([("/context.tgz", tar(&kit, "Dockerfile", "-czf"))]));
+    kit.dockerfile("FROM scratch\nCOPY --from=it . /it/\n");
+    let image = kit.build().arg(format!("--build-context=it={web}/context.tgz")).image();
+    assert_eq!(image.list("it"), ["context"]);
+    let entry = image.entry("it/context");
+    assert_eq!((entry.mode, &entry.content[..2]), (0o600, &b"\x1f\x8b"[..]));
+}
+
+#[test]
+fn a_fetched_context_without_a_dockerfile_is_named() {
+    let kit = Kit::new();
+    let web = serve(BTreeMap::from([("/c.tgz", tar(&kit, "Other", "-czf"))]));
+    let address = format!("{web}/c.tgz");
+    kit.build_of(address.as_ref()).fails(3).says(&["Dockerfile", &address]);
+}
+
+#[test]
 fn what_add_downloads_is_checked_and_unpacked_where_asked() {
     let kit = Kit::new();
     let web = serve(BTreeMap::from([

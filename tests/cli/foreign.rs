@@ -214,3 +214,171 @@ fn a_named_archive_that_is_loaded_with_a_tag_has_both_names() {
     assert!(loaded.stdout().contains("known:1") && loaded.stdout().contains("mine:2"));
     other.builder(["inspect", "mine:2"]).ok();
 }
+
+#[test]
+fn a_store_that_others_may_write_is_refused() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    let kit = Kit::new();
+    kit.dockerfile("FROM scratch\n");
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let refused = |says: &str| {
+        for run in [kit.build(), kit.builder(["images"]), kit.explain()] {
+            run.fails(5).says(&["cannot be trusted", says, "hint"]);
+        }
+    };
+    fs::create_dir(kit.store()).unwrap();
+    mode(kit.store(), 0o1777);
+    refused("all users may write there");
+    assert_eq!(fs::read_dir(kit.store()).unwrap().count(), 0, "nothing was made there");
+    mode(kit.store(), 0o755);
+    chown(kit.store(), Some(4321), None).unwrap();
+    refused("another user owns it");
+    chown(kit.store(), Some(0), None).unwrap();
+    kit.build().ok();
+    mode(&kit.store().join("layers"), 0o777);
+    refused("chmod o-w");
+    mode(&kit.store().join("layers"), 0o700);
+    kit.build().ok();
+}
+
+#[test]
+fn owners_of_an_archive_are_kept_and_its_ignore_file_does_not_count() {
+    let kit = Kit::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut put = |name: &str, owner: u64, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o640);
+        header.set_uid(owner);
+        header.set_gid(owner + 1);
+        tar.append_data(&mut header, name, content).unwrap();
+    };
+    put("Dockerfile", 0, b"FROM scratch\nCOPY . /all/\nCOPY --chown=5:6 f /chosen\n");
+    put(".dockerignore", 0, b"f\n");
+    put("f", 1234, b"x");
+    let image = kit.build_of("-".as_ref()).input(tar.into_inner().unwrap()).image();
+    let owner = |path: &str| (image.entry(path).uid, image.entry(path).gid);
+    assert_eq!((owner("all/f"), owner("chosen")), ((1234, 1235), (5, 6)));
+}
+
+#[test]
+fn a_named_context_may_be_scratch_or_for_one_platform() {
+    let kit = Kit::new();
+    kit.file("one/f", "one").file("other/f", "other");
+    let host = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    let context =
+        |name: &str, dir: &str| format!("--build-context={name}={}", kit.path(dir).display());
+    kit.dockerfile("FROM scratch\nCOPY --from=it /f /f\n");
+    let image = kit
+        .build()
+        .args([
+            context("it", "one"),
+            context(&format!("it::{host}"), "other"),
+            context("it::linux/s390x", "one"),
+        ])
+        .image();
+    assert_eq!(image.text("f"), "other");
+    kit.build().arg(context("it::linux/s390x", "one")).run();
+    let scratch = "--build-context=it=docker-image://scratch";
+    kit.dockerfile("FROM it\nCOPY one/f /f\n");
+    let image = kit.build().arg(scratch).image();
+    assert_eq!((image.text("f").as_str(), image.layers.len()), ("one", 1));
+    kit.dockerfile("FROM scratch\nCOPY --from=it /f /f\n");
+    kit.build().arg(scratch).fails(3).says(&["not found"]);
+}
+
+#[test]
+fn a_local_export_replaces_what_has_another_type_and_follows_nothing() {
+    let kit = Kit::new();
+    let away = kit.beside("away");
+    fs::create_dir(&away).unwrap();
+    fs::write(away.join("kept"), "").unwrap();
+    let tree = kit.out("tree");
+    let makers: [(&str, &str); 5] = [
+        ("file", "echo x > /t/it"),
+        ("directory", "mkdir /t/it && echo x > /t/it/f"),
+        ("link", &format!("ln -s {} /t/it", away.display())),
+        ("fifo", "mkfifo /t/it"),
+        ("hard link", "echo x > /t/first && ln /t/first /t/it"),
+    ];
+    for (before, _) in makers {
+        for (after, make) in makers {
+            let _ = fs::remove_dir_all(&tree);
+            fs::create_dir_all(tree.join("t")).unwrap();
+            let it = tree.join("t/it");
+            match before {
+                "file" | "hard link" => fs::write(&it, "old").unwrap(),
+                "directory" => fs::create_dir_all(it.join("deep/down")).unwrap(),
+                "link" => symlink(&away, &it).unwrap(),
+                _ => fifo(&it),
+            }
+            kit.dockerfile(&format!(
+                "FROM fixture/base AS made\nRUN mkdir /t && {make}\nFROM scratch\nCOPY --from=made /t /t\n"
+            ));
+            kit.build().arg(format!("-otype=local,dest={}", tree.display())).ok();
+            let kind = fs::symlink_metadata(&it).unwrap().file_type();
+            let is_right = match after {
+                "file" | "hard link" => kind.is_file() && fs::read_to_string(&it).unwrap() == "x\n",
+                "directory" => kind.is_dir() && fs::read_to_string(it.join("f")).unwrap() == "x\n",
+                "link" => fs::read_link(&it).unwrap() == away,
+                _ => std::os::unix::fs::FileTypeExt::is_fifo(&kind),
+            };
+            assert!(is_right, "{before} to {after}");
+            assert_eq!(fs::read_dir(&away).unwrap().count(), 1, "{before} to {after}");
+        }
+    }
+}
+
+#[test]
+fn a_local_export_leaves_devices_out_and_reports_files_with_rights() {
+    let kit = Kit::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Block);
+    header.set_mode(0o666);
+    header.set_size(0);
+    header.set_device_major(8).unwrap();
+    header.set_device_minor(0).unwrap();
+    tar.append_data(&mut header, "disk", std::io::empty()).unwrap();
+    base::append(&mut tar, tar::EntryType::Regular, "su", 0o4755, None, b"x");
+    base::append(&mut tar, tar::EntryType::Regular, "only/.wh.gone", 0o644, None, b"");
+    base::append(&mut tar, tar::EntryType::Regular, ".wh.old", 0o644, None, b"");
+    base::append(&mut tar, tar::EntryType::Regular, "old/f", 0o644, None, b"x");
+    base::append(&mut tar, tar::EntryType::Regular, "old/.wh.f2", 0o644, None, b"");
+    let layout = kit.beside("layout");
+    base::Layout::of(&tar.into_inner().unwrap()).write(&layout);
+    kit.dockerfile("FROM it\n");
+    let tree = kit.out("tree");
+    let context = format!("--build-context=it=oci-layout://{}", layout.display());
+    let build = || kit.build_showing("plain").arg(&context);
+    let said = build().arg(format!("-otype=local,dest={}", tree.display())).ok();
+    said.says(&["a device node (disk)", "a file (su)", "set-user-id"]);
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&tree), ["old", "only", "su"]);
+    assert!(names(&tree.join("only")).is_empty(), "a whiteout of nothing is nothing");
+    assert_eq!(names(&tree.join("old")), ["f"]);
+    let tar = kit.out("tree.tar");
+    build().arg(format!("-otype=tar,dest={}", tar.display())).ok();
+    let listed = host::tool(&["tar", "-tf", tar.to_str().unwrap()]);
+    assert!(listed.contains("disk") && !listed.contains("gone"), "{listed}");
+    kit.dockerfile("FROM scratch\nCOPY --from=it /only /only/\nCOPY --from=it /old /old/\n");
+    assert_eq!(kit.build().arg(&context).image().list("old"), ["f"]);
+}
+
+#[test]
+fn a_home_that_cannot_be_searched_is_no_error_where_nothing_there_is_needed() {
+    let kit = Kit::of(crate::kit::users::with_ranges());
+    kit.dockerfile("FROM scratch\nCOPY f /f\n").file("f", "");
+    let closed = kit.beside("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    kit.build().env("HOME", &closed).ok();
+}

@@ -244,6 +244,25 @@ fn docker_s_first_format_is_refused_by_name() {
 }
 
 #[test]
+fn a_manifest_without_a_content_type_is_what_it_says_itself() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let kit = Kit::new();
+    let made = busybox();
+    made.put(registry.host(), "x", "1");
+    let manifest = made.manifest.clone();
+    let proxy = proxy::before(registry.host(), move |request, _| {
+        match (request.path.contains("/manifests/"), request.method.as_str()) {
+            (true, "HEAD") => Do::Answer(Answer::new(405)),
+            (true, _) => Do::Answer(Answer::new(200).body(manifest.clone())),
+            _ => Do::Carry,
+        }
+    });
+    let name = format!("{}/x:1", proxy.host());
+    kit.builder(["pull", "--progress=quiet", &name]).ok();
+    kit.builder(["run", &name, "true"]).ok();
+}
+
+#[test]
 fn a_killed_pull_goes_on_with_what_had_arrived() {
     let Some(registry) = Registry::start(Kind::Plain) else { return };
     let kit = Kit::new();
