@@ -74,7 +74,12 @@ impl Request {
         };
         let text = self.text();
         let excerpt = failure::lines_excerpt(&self.inputs.dockerfile_name, &text, error.lines);
-        let (class, mut message, hints) = explain_cause(&error.name, &error.cause);
+        let name = match (&error.cause, &excerpt) {
+            // The excerpt shows the command.
+            (Cause::Exit { .. }, Some(_)) => place_of(&error.name),
+            _ => &error.name,
+        };
+        let (class, mut message, hints) = explain_cause(name, &error.cause);
         if let Some(name) = &self.inputs.ignore_name {
             message = message.replace("the ignore file", name);
         }
@@ -108,6 +113,13 @@ impl Request {
         }
         failure
     }
+}
+
+/// Returns the part of a step's name before its command: `[build 2/4] RUN`.
+fn place_of(name: &str) -> &str {
+    let after = name.find("] ").map_or(0, |at| at + 2);
+    let end = name[after..].find(' ').map_or(name.len(), |at| after + at);
+    &name[..end]
 }
 
 /// The class, the fact and the hints of a step's failure.

@@ -223,7 +223,9 @@ impl Environment {
     ///
     /// A failure that says how to get at another one.
     pub fn store(&self) -> Result<Store, Failure> {
-        Store::open(&self.store_root()?).map_err(|error| unusable(&error))
+        let store = Store::open(&self.store_root()?).map_err(|error| unusable(&error))?;
+        store.stop_waiting_with(&self.cancel);
+        Ok(store)
     }
 
     /// Opens the store for a command that leaves it as it is; where there is none, an empty one that goes
@@ -337,6 +339,7 @@ pub fn main() -> ExitCode {
     };
     // Before anything starts a thread. As root of nothing, files could have no owner but the user.
     let is_root = rustix::process::geteuid().is_root();
+    signals::Signals::hold();
     let standing = match cli.command {
         Command::Dev { .. } => Ok(Standing::Machine),
         _ => crate::sandbox::enter(),
@@ -366,6 +369,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let failure = failure.unless_cancelled(&environment.cancel);
+            // What a stopped thread reports is a consequence of the signal, whatever it says.
+            let failure = match environment.signals.status() {
+                Some(status) => Failure::new(Class::Status(status), "interrupted"),
+                None => failure,
+            };
             let _ = io::stderr().write_all(failure.render(environment.is_coloured).as_bytes());
             failure.code()
         }

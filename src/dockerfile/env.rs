@@ -17,30 +17,37 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 /// Names and values, each name once, in the order in which the names came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Env(Vec<(String, String)>);
+pub struct Env {
+    pairs: Vec<(String, String)>,
+    /// Where each name is, so that a Dockerfile of hundreds of thousands costs what its lines cost.
+    places: BTreeMap<String, usize>,
+}
 
 impl Env {
     /// Sets a variable; a known name keeps its place.
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+        match self.places.get(name) {
+            Some(&place) => value.clone_into(&mut self.pairs[place].1),
+            None => {
+                self.places.insert(name.to_owned(), self.pairs.len());
+                self.pairs.push((name.to_owned(), value.to_owned()));
+            }
         }
     }
 
     /// Looks a variable up.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.places.get(name).map(|&place| self.pairs[place].1.as_str())
     }
 
     /// Returns all in their order.
     pub fn pairs(&self) -> &[(String, String)] {
-        &self.0
+        &self.pairs
     }
 
     /// Returns the names in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.pairs.iter().map(|(name, _)| name.as_str())
     }
 }
 

@@ -3,14 +3,14 @@
 //! ```text
 //! builds/<id>/build.jsonl     a finished build: its head, then one line a step
 //! builds/<id>/running.jsonl   the same of a build that runs, locked while its process lives
-//! builds/<id>/logs/<number>   what a step wrote
+//! builds/<id>/logs/<number>   what a step wrote, a zstd stream
 //! ```
 //!
 //! An id is the time of the build's start, so names sort by time and age is known without opening
 //! anything; the head is a line of its own, so lists read one block a build.
 
 use super::BuildLog;
-use super::log::{FINISHED, LOGS, RUNNING};
+use super::log::{FINISHED, LOGS, LogReader, RUNNING};
 use super::record::{About, BuildRecord, Head, Outcome, RECORD_VERSION, StepRecord};
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
@@ -366,13 +366,13 @@ impl History {
     /// # Errors
     ///
     /// [`HistoryError::NoLog`] where it wrote nothing.
-    pub fn log(&self, id: BuildId, number: usize) -> Result<File, HistoryError> {
+    pub fn log(&self, id: BuildId, number: usize) -> Result<LogReader, HistoryError> {
         let path = self.folder(id).join(LOGS).join(number.to_string());
         match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(HistoryError::NoLog { id, number })
             }
-            other => other.context("open", &path),
+            other => other.and_then(LogReader::new).context("open", &path),
         }
     }
 

@@ -7,13 +7,17 @@
 use super::history::{BuildId, HistoryError, IoContext as _};
 use super::record::{About, BuildRecord, Finish, Head, Outcome, RECORD_VERSION, StepRecord};
 use crate::sys::fault;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// The most bytes that are kept of one step's output. A step that writes more is read by nobody,
-/// and the history is no place to fill a disk.
+/// Most compressed bytes that are kept of one step's output, so that the history does not fill a disk.
+/// Ordinary logs are ten to thirty times as long as that.
 pub(super) const LOG_MAX: u64 = 16 * 1024 * 1024;
+
+/// Compression level: several hundred megabytes a second, so that a step does not wait for its log.
+const LEVEL: i32 = 1;
 
 pub(super) const FINISHED: &str = "build.jsonl";
 pub(super) const RUNNING: &str = "running.jsonl";
@@ -100,12 +104,7 @@ impl BuildLog {
 
     /// Returns where the output of step `number` goes. Its file is made at the first byte.
     pub fn log(&self, number: usize) -> StepLog {
-        StepLog {
-            path: self.dir.join(LOGS).join(number.to_string()),
-            file: None,
-            written: 0,
-            is_full: false,
-        }
+        StepLog { path: self.dir.join(LOGS).join(number.to_string()), stream: None, is_full: false }
     }
 
     /// Ends the build's history: one file, put in place by one rename.
@@ -159,13 +158,35 @@ fn push_line(bytes: &mut Vec<u8>, value: &impl serde::Serialize) {
     bytes.push(b'\n');
 }
 
-/// The kept output of one step, up to 16 MiB.
-#[derive(Debug)]
+/// The kept output of one step: a zstd stream of at most [`LOG_MAX`] bytes, readable while it grows.
 pub struct StepLog {
     path: PathBuf,
-    file: Option<File>,
-    written: u64,
+    stream: Option<zstd::stream::write::Encoder<'static, Counted>>,
     is_full: bool,
+}
+
+impl fmt::Debug for StepLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepLog").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A file, and how many bytes it got.
+struct Counted {
+    file: File,
+    written: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.written += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl StepLog {
@@ -180,6 +201,13 @@ impl StepLog {
             other => other,
         }
     }
+
+    fn end(&mut self) -> io::Result<()> {
+        match self.stream.take() {
+            Some(stream) => stream.finish().map(drop),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Write for StepLog {
@@ -187,22 +215,63 @@ impl Write for StepLog {
         if bytes.is_empty() || self.is_full {
             return Ok(bytes.len());
         }
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(Self::open(&self.path)?),
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let file = Counted { file: Self::open(&self.path)?, written: 0 };
+                self.stream.insert(zstd::stream::write::Encoder::new(file, LEVEL)?)
+            }
         };
-        let room = usize::try_from(LOG_MAX - self.written).unwrap_or(usize::MAX);
-        let kept = &bytes[..bytes.len().min(room)];
-        file.write_all(kept)?;
-        self.written += kept.len() as u64;
-        if kept.len() < bytes.len() {
+        stream.write_all(bytes)?;
+        // Pieces come as the step writes them, and a reader of a running step wants all of them.
+        stream.flush()?;
+        if stream.get_ref().written >= LOG_MAX {
             self.is_full = true;
-            file.write_all(b"\n[the rest of this output was not kept]\n")?;
+            stream.write_all(b"\n[the rest of this output was not kept]\n")?;
+            self.end()?;
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Drop for StepLog {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Reads what a step wrote, also of a step that still runs or whose builder was killed.
+pub struct LogReader {
+    input: Box<dyn Read + Send>,
+}
+
+impl fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogReader")
+    }
+}
+
+impl LogReader {
+    /// Takes a log, compressed or, from older versions, not.
+    ///
+    /// # Errors
+    ///
+    /// Whatever reading its first bytes gives.
+    pub(super) fn new(file: File) -> io::Result<Self> {
+        Ok(Self { input: crate::layer::decompress(file)? })
+    }
+}
+
+impl Read for LogReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.input.read(buffer) {
+            // The stream has no end yet.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
     }
 }

@@ -14,8 +14,21 @@ use std::collections::BTreeMap;
 pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// An image config. Getters take a malformed field for an absent one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config(Value);
+#[derive(Debug, Clone)]
+pub struct Config {
+    value: Value,
+    /// Where the variables are in `Env`, once one was set: the first entry of each name. A Dockerfile may
+    /// set hundreds of thousands.
+    env_places: Option<BTreeMap<String, usize>>,
+}
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl Eq for Config {}
 
 /// One entry of a config's history.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +51,10 @@ pub struct History {
 }
 
 impl Config {
+    fn of(value: Value) -> Self {
+        Self { value, env_places: None }
+    }
+
     /// Makes the config of an image without layers.
     pub fn empty(platform: &Platform) -> Self {
         let mut value = platform.to_json();
@@ -45,7 +62,7 @@ impl Config {
         fields.insert("config".to_owned(), json!({}));
         fields.insert("history".to_owned(), json!([]));
         fields.insert("rootfs".to_owned(), json!({"type": "layers", "diff_ids": []}));
-        Self(value)
+        Self::of(value)
     }
 
     /// Parses a config whose digest was verified as `digest`.
@@ -59,34 +76,34 @@ impl Config {
         if !value.is_object() {
             return Err(bad("a config is a JSON object".to_owned()));
         }
-        Ok(Self(value))
+        Ok(Self::of(value))
     }
 
     /// Takes an object for a config.
     pub fn from_json(value: Value) -> Self {
         let mut value = value;
         object(&mut value);
-        Self(value)
+        Self::of(value)
     }
 
     /// Returns the whole document.
     pub fn as_json(&self) -> &Value {
-        &self.0
+        &self.value
     }
 
     /// Returns the bytes to store.
     pub fn to_bytes(&self) -> Vec<u8> {
-        canonical_json(&self.0)
+        canonical_json(&self.value)
     }
 
     /// Returns what the image runs on; the host's where the config is silent.
     pub fn platform(&self) -> Platform {
-        Platform::of_json(&self.0).unwrap_or_else(Platform::host)
+        Platform::of_json(&self.value).unwrap_or_else(Platform::host)
     }
 
     /// Sets what the image runs on.
     pub fn set_platform(&mut self, platform: &Platform) {
-        let fields = object(&mut self.0);
+        let fields = object(&mut self.value);
         fields.remove("variant");
         if let Value::Object(new) = platform.to_json() {
             fields.extend(new);
@@ -95,7 +112,7 @@ impl Config {
 
     /// Returns a field of the inner `config`, which is what a container is started with.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get("config")?.get(key).filter(|value| !value.is_null())
+        self.value.get("config")?.get(key).filter(|value| !value.is_null())
     }
 
     /// Sets a field of the inner `config`.
@@ -109,7 +126,13 @@ impl Config {
     }
 
     fn inner(&mut self) -> &mut Map<String, Value> {
-        object(object(&mut self.0).entry("config").or_insert_with(|| json!({})))
+        self.env_places = None;
+        self.inner_but_env()
+    }
+
+    /// The inner `config`, for changes that leave `Env` as it is.
+    fn inner_but_env(&mut self) -> &mut Map<String, Value> {
+        object(object(&mut self.value).entry("config").or_insert_with(|| json!({})))
     }
 
     fn text(&self, key: &str) -> &str {
@@ -144,7 +167,7 @@ impl Config {
     }
 
     fn add_key(&mut self, key: &str, item: &str) {
-        let map = object(self.inner().entry(key).or_insert_with(|| json!({})));
+        let map = object(self.inner_but_env().entry(key).or_insert_with(|| json!({})));
         map.entry(item).or_insert_with(|| json!({}));
     }
 
@@ -163,24 +186,39 @@ impl Config {
     /// Returns a variable's value.
     pub fn env_var(&self, name: &str) -> Option<String> {
         // The last one wins, as execve's readers see it through libc's first-match is not portable.
-        self.env().into_iter().rev().find(|(n, _)| n == name).map(|(_, value)| value)
+        let entries = self.get("Env")?.as_array()?;
+        entries.iter().rev().filter_map(Value::as_str).find_map(|entry| {
+            let (known, value) = entry.split_once('=').unwrap_or((entry, ""));
+            (known == name).then(|| value.to_owned())
+        })
     }
 
     /// Sets a variable, in its old place where it has one.
     pub fn set_env(&mut self, name: &str, value: &str) {
         let entry = json!(format!("{name}={value}"));
-        let list = self.inner().entry("Env").or_insert_with(|| json!([]));
+        let known = self.env_places.take();
+        let list = self.inner_but_env().entry("Env").or_insert_with(|| json!([]));
         if !list.is_array() {
             *list = json!([]);
         }
         let items = list.as_array_mut().expect("made an array above");
-        let is_it = |item: &Value| {
-            item.as_str().is_some_and(|s| s.split_once('=').map_or(s, |(n, _)| n) == name)
-        };
-        match items.iter().position(is_it) {
-            Some(i) => items[i] = entry,
-            None => items.push(entry),
+        let mut places = known.unwrap_or_else(|| {
+            let mut places = BTreeMap::new();
+            for (place, item) in items.iter().enumerate() {
+                let Some(text) = item.as_str() else { continue };
+                let name = text.split_once('=').map_or(text, |(name, _)| name);
+                places.entry(name.to_owned()).or_insert(place);
+            }
+            places
+        });
+        match places.get(name) {
+            Some(&place) => items[place] = entry,
+            None => {
+                places.insert(name.to_owned(), items.len());
+                items.push(entry);
+            }
         }
+        self.env_places = Some(places);
     }
 
     /// Returns CMD.
@@ -254,7 +292,7 @@ impl Config {
 
     /// Sets a label.
     pub fn set_label(&mut self, name: &str, value: &str) {
-        let map = object(self.inner().entry("Labels").or_insert_with(|| json!({})));
+        let map = object(self.inner_but_env().entry("Labels").or_insert_with(|| json!({})));
         map.insert(name.to_owned(), json!(value));
     }
 
@@ -301,29 +339,38 @@ impl Config {
         self.set_list("OnBuild", (!triggers.is_empty()).then_some(triggers));
     }
 
+    /// Adds an ONBUILD trigger.
+    pub fn add_on_build(&mut self, trigger: &str) {
+        let list = self.inner_but_env().entry("OnBuild").or_insert_with(|| json!([]));
+        match list.as_array_mut() {
+            Some(items) => items.push(json!(trigger)),
+            None => *list = json!([trigger]),
+        }
+    }
+
     /// Returns MAINTAINER; empty where none was set.
     pub fn author(&self) -> &str {
-        self.0.get("author").and_then(Value::as_str).unwrap_or("")
+        self.value.get("author").and_then(Value::as_str).unwrap_or("")
     }
 
     /// Sets MAINTAINER.
     pub fn set_author(&mut self, author: &str) {
-        object(&mut self.0).insert("author".to_owned(), json!(author));
+        object(&mut self.value).insert("author".to_owned(), json!(author));
     }
 
     /// Returns when the image was made, in RFC 3339.
     pub fn created(&self) -> Option<&str> {
-        self.0.get("created").and_then(Value::as_str)
+        self.value.get("created").and_then(Value::as_str)
     }
 
     /// Sets when the image was made, in RFC 3339.
     pub fn set_created(&mut self, created: &str) {
-        object(&mut self.0).insert("created".to_owned(), json!(created));
+        object(&mut self.value).insert("created".to_owned(), json!(created));
     }
 
     /// Returns the history, oldest first.
     pub fn history(&self) -> Vec<History> {
-        let entries = self.0.get("history").and_then(Value::as_array);
+        let entries = self.value.get("history").and_then(Value::as_array);
         entries
             .into_iter()
             .flatten()
@@ -333,7 +380,7 @@ impl Config {
 
     /// Adds an entry to the history.
     pub fn push_history(&mut self, entry: &History) {
-        let list = object(&mut self.0).entry("history").or_insert_with(|| json!([]));
+        let list = object(&mut self.value).entry("history").or_insert_with(|| json!([]));
         if !list.is_array() {
             *list = json!([]);
         }
@@ -344,7 +391,7 @@ impl Config {
     /// Sets the times of all entries of the history, in RFC 3339 and in their order; entries beyond
     /// `times` keep theirs.
     pub fn set_history_times(&mut self, times: &[String]) {
-        let list = object(&mut self.0).get_mut("history").and_then(Value::as_array_mut);
+        let list = object(&mut self.value).get_mut("history").and_then(Value::as_array_mut);
         for (entry, time) in list.into_iter().flatten().zip(times) {
             object(entry).insert("created".to_owned(), json!(time));
         }
@@ -356,13 +403,14 @@ impl Config {
     ///
     /// The first text that is no sha256 digest.
     pub fn diff_ids(&self) -> Result<Vec<Digest>, crate::store::DigestParseError> {
-        let ids = self.0.get("rootfs").and_then(|r| r.get("diff_ids")).and_then(Value::as_array);
+        let ids =
+            self.value.get("rootfs").and_then(|r| r.get("diff_ids")).and_then(Value::as_array);
         ids.into_iter().flatten().map(|id| id.as_str().unwrap_or("").parse()).collect()
     }
 
     /// Sets the diff_ids of the layers, from the bottom up.
     pub fn set_diff_ids(&mut self, ids: &[Digest]) {
-        let rootfs = object(object(&mut self.0).entry("rootfs").or_insert_with(|| json!({})));
+        let rootfs = object(object(&mut self.value).entry("rootfs").or_insert_with(|| json!({})));
         rootfs.insert("type".to_owned(), json!("layers"));
         rootfs.insert("diff_ids".to_owned(), json!(ids));
     }
@@ -377,7 +425,7 @@ impl Config {
         if full == layers {
             return;
         }
-        let list = object(&mut self.0).entry("history").or_insert_with(|| json!([]));
+        let list = object(&mut self.value).entry("history").or_insert_with(|| json!([]));
         if !list.is_array() {
             *list = json!([]);
         }
@@ -424,6 +472,24 @@ mod tests {
         assert_eq!(config.as_json(), &expected);
         assert_eq!(config.env_var("B").as_deref(), Some("x=y"));
         assert_eq!(config.env_var("Z"), None);
+    }
+
+    #[test]
+    fn variables_are_found_after_any_other_change() {
+        let mut config = Config::empty(&Platform::host());
+        for round in ["1", "2"] {
+            for number in 0..50_000 {
+                config.set_env(&format!("N{number}"), round);
+                config.set_label(&format!("L{number}"), round);
+            }
+            config.set("Env", json!(["N7=0", "X", "N7=9"]));
+            config.set_env("N7", round);
+            config.set_env("X", "y");
+        }
+        let env: Vec<_> = config.env();
+        let expected = [("N7", "2"), ("X", "y"), ("N7", "9")];
+        assert_eq!(env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(config.env_var("N7").as_deref(), Some("9"));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Putting members of a tar into a tree, each path resolved beneath its root by the kernel.
 
 mod links;
+mod nodes;
+mod way;
 
+use self::nodes::Nodes;
+use self::way::{Below, Next, Way};
 use super::contents::Contents;
 use super::marks::{
     FolderMark, Whiteout, announce_whiteout_files, folder_mark, is_whiteout_at, make_opaque,
@@ -11,13 +15,12 @@ use super::stack::{Found, Stack, StackDir};
 use super::untar::{Member, MemberKind, TarReader};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace, owner};
 use crate::sys::remove::remove_tree;
-use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
+use crate::sys::rooted::{open_beneath, resolve_in_root};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, chmodat, fchmod,
     fsetxattr, futimens, mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io::BufRead;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -43,21 +46,30 @@ pub(super) struct Applied {
     pub(super) refused: u64,
     /// Folders and files that the tar takes from the layers below, there or not.
     pub(super) borrowed: u64,
+    /// Directories that were opened to find members and their links.
+    pub(super) opened: u64,
 }
 
 pub(super) struct Applier<'a> {
     root: BorrowedFd<'a>,
     target: Target<'a>,
-    /// The folder of the member before, which most members share.
-    parent: Option<(Vec<u8>, OwnedFd)>,
-    /// Times of folders, set when nothing more is put into them.
-    times: BTreeMap<Vec<u8>, Timespec>,
-    /// Folders that no member has described so far.
-    implied: BTreeSet<Vec<u8>>,
+    /// The way to the directory of the member before, which most members share.
+    way: Way<'a>,
+    /// The same for the target of a hard link.
+    link_way: Way<'a>,
+    /// Directories with their times, which are set when nothing more is put into them.
+    nodes: Nodes,
     /// What the files of a layer hold.
     contents: Contents,
     applied: Applied,
 }
+
+/// Longest path of a member, in bytes. Paths beyond `PATH_MAX` (4096) can be made, entered and removed, and
+/// no build makes longer ones than this.
+pub(super) const PATH_MAX: usize = 256 << 10;
+
+/// Deepest path of a member, in components.
+pub(super) const DEPTH_MAX: usize = 16_384;
 
 /// A time far enough from the ends of every filesystem's range to be storable by some.
 const TIME_MAX: i64 = 1 << 34;
@@ -67,9 +79,9 @@ impl<'a> Applier<'a> {
         Self {
             root,
             target,
-            parent: None,
-            times: BTreeMap::new(),
-            implied: BTreeSet::new(),
+            way: Way::new(root),
+            link_way: Way::new(root),
+            nodes: Nodes::new(),
             contents: Contents::default(),
             applied: Applied::default(),
         }
@@ -89,59 +101,117 @@ impl<'a> Applier<'a> {
         let folder = &path[..path.len() - name.len()];
         let folder = folder.strip_suffix(b"/").unwrap_or(folder);
         self.applied.entries += 1;
+        check_path(&path)?;
 
-        if name.starts_with(WHITEOUT_PREFIX) && !matches!(self.target, Target::Plain) {
-            let parent = self.open_parent(folder)?;
-            let result = self.whiteout(parent.as_fd(), &path, name);
-            self.parent = Some((folder.to_vec(), parent));
-            return result;
-        }
         let parent = self.open_parent(folder)?;
-        let result = self.put(parent.as_fd(), member, &path, name, tar);
-        if member.kind == MemberKind::Dir {
-            self.implied.remove(&path);
-        }
-        // A removal on the way has dropped what may be stale; this one is what was just used.
-        self.parent = Some((folder.to_vec(), parent));
+        let result = if name.starts_with(WHITEOUT_PREFIX) && !matches!(self.target, Target::Plain) {
+            self.whiteout(parent.as_fd(), &path, name)
+        } else {
+            self.put(parent.as_fd(), member, &path, name, tar)
+        };
+        self.way.give_back(parent);
         result
     }
 
     /// Sets the times of folders. Returns what was applied, and of a layer what its files hold.
     pub(super) fn finish(mut self) -> Result<(Applied, Contents), LayerError> {
-        for (path, time) in std::mem::take(&mut self.times) {
-            let (folder, name) = split(&path);
-            let parent = self.open_parent(folder)?;
-            set_times(parent.as_fd(), name, time)
-                .map_err(|e| LayerError::io("set the time of", &path, e))?;
-            self.parent = Some((folder.to_vec(), parent));
+        self.way.forget();
+        self.way.rejoin(b"").map_err(|e| LayerError::io("open", b"", e))?;
+        // Directories on the way down, each with those of its children that are still to be visited.
+        let mut open = vec![self.children(nodes::ROOT)];
+        while let Some(todo) = open.last_mut() {
+            let Some((name, number)) = todo.pop() else {
+                open.pop();
+                if !open.is_empty() {
+                    self.way.pop().map_err(|e| LayerError::io("open", self.way.path(), e))?;
+                }
+                continue;
+            };
+            let path = |way: &Way<'_>| way.path_of(&name);
+            if let (Some(time), Some(here)) = (self.nodes.at(number).time, self.way.here()) {
+                match set_times(here, &name, time) {
+                    // Removed under another name, which leads through a link.
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(e) => return Err(LayerError::io("set the time of", &path(&self.way), e)),
+                }
+            }
+            if self.nodes.children(number).next().is_none() {
+                continue;
+            }
+            let next = self.way.next(&name);
+            let next = match next.map_err(|e| LayerError::io("open", &path(&self.way), e))? {
+                Next::Dir(fd) => Some(fd),
+                Next::Link => self.way.follow(&name).ok(),
+                Next::Other | Next::Missing => None,
+            };
+            let Some(fd) = next else { continue };
+            self.way
+                .push(&name, fd, number)
+                .map_err(|e| LayerError::io("open", self.way.path(), e))?;
+            open.push(self.children(number));
         }
-        self.applied.borrowed += self.implied.len() as u64;
+        self.applied.borrowed += self.nodes.implied() as u64;
+        self.applied.opened = self.way.opened() + self.link_way.opened();
         Ok((self.applied, self.contents))
     }
 
-    /// Takes the cached folder if it is `path`, or opens it, making what is missing.
+    fn children(&self, number: u32) -> Vec<(Vec<u8>, u32)> {
+        self.nodes.children(number).map(|(name, number)| (name.to_vec(), number)).collect()
+    }
+
+    /// Goes to the directory `path`, making what is missing, and takes its descriptor from the way.
     fn open_parent(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
-        if let Some((cached, fd)) = self.parent.take()
-            && cached == path
-        {
-            return Ok(fd);
+        let fail = |e: std::io::Error| LayerError::io("open", path, e);
+        let walked = self.way.rejoin(path).map_err(fail)?;
+        let rest = &path[walked..];
+        for name in rest.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            let number = self.nodes.number(self.way.node(), name);
+            let next = self.way.next(name).map_err(fail)?;
+            let (fd, is_new) = match next {
+                Next::Dir(fd) => (fd, false),
+                Next::Missing => (self.make_dir(name).map_err(fail)?, true),
+                Next::Link => match self.way.follow(name) {
+                    Ok(fd) => (fd, false),
+                    Err(e) if e.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                        let what = "a path through a symbolic link is longer than 4000 bytes";
+                        return Err(LayerError::malformed(what, path));
+                    }
+                    Err(e) if is_absent(&e) => {
+                        let link = self.way.path_of_link(name).map_err(fail)?;
+                        (self.make_target(&link)?, false)
+                    }
+                    Err(e) => return Err(fail(e)),
+                },
+                Next::Other => {
+                    let here = self.way.here().ok_or(Errno::BADF).map_err(|e| fail(e.into()))?;
+                    (self.make_over_whiteout(here, name).map_err(fail)?, true)
+                }
+            };
+            let attributes = is_new.then(|| self.attributes(name)).transpose()?;
+            self.way.push(name, fd, number).map_err(fail)?;
+            if let Some((attributes, below)) = attributes {
+                let dir = self.way.lend().ok_or(Errno::BADF).map_err(|e| fail(e.into()))?;
+                let time = describe(&dir, attributes, self.way.path())?;
+                self.way.give_back(dir);
+                self.way.set_below(below);
+                if attributes.is_some() {
+                    *self.nodes.at(number) = nodes::Node { time, is_implied: true };
+                }
+            }
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let absent = |e: &std::io::Error| {
-            matches!(
-                e.raw_os_error().map(Errno::from_raw_os_error),
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::NXIO)
-            )
-        };
-        match open_in_root(self.root, if path.is_empty() { b"." } else { path }, flags) {
-            Ok(fd) => Ok(fd),
-            Err(e) if absent(&e) => self.make_parents(path),
-            Err(e) => Err(LayerError::io("open", path, e)),
+        self.way.lend().ok_or(Errno::BADF).map_err(|e| fail(e.into()))
+    }
+
+    fn make_dir(&self, name: &[u8]) -> std::io::Result<OwnedFd> {
+        let here = self.way.here().ok_or(Errno::BADF)?;
+        match mkdirat(here, name, Mode::from(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => Ok(open_dir(here, name)?),
+            Err(e) => Err(e.into()),
         }
     }
 
-    /// Makes the missing part of a path that no member of its own describes.
-    fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+    /// Makes what a link leads to, where that is missing.
+    fn make_target(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
         let fail = |e: std::io::Error| LayerError::io("make", path, e);
         let resolved = resolve_in_root(self.root, path).map_err(fail)?;
         let parts: Vec<&[u8]> = resolved.path.split(|&b| b == b'/').collect();
@@ -165,7 +235,12 @@ impl<'a> Applier<'a> {
             }
         })
         .map_err(fail)?;
+        let mut number = nodes::ROOT;
+        for &part in &parts[..known] {
+            number = self.nodes.number(number, part);
+        }
         for (i, &part) in parts.iter().enumerate().skip(known) {
+            number = self.nodes.number(number, part);
             let here = parts[..=i].join(&b'/');
             let fail = |e: Errno| LayerError::io("make", &here, e);
             let next = match mkdirat(&at, part, Mode::from(0o755)) {
@@ -178,10 +253,45 @@ impl<'a> Applier<'a> {
                 },
                 Err(e) => return Err(fail(e)),
             };
-            self.describe_parent(&next, &here)?;
+            let attributes = match self.target {
+                Target::Layer { below, .. } => Some(match below.map(|stack| find(stack, &here)) {
+                    Some(found) => attributes_of(found?.map(|(_, found)| found.stat)),
+                    None => attributes_of(None),
+                }),
+                Target::Tree { .. } | Target::Plain => None,
+            };
+            let time = describe(&next, attributes, &here)?;
+            if attributes.is_some() {
+                *self.nodes.at(number) = nodes::Node { time, is_implied: true };
+            }
             at = next;
         }
         Ok(at)
+    }
+
+    /// Returns the attributes that a directory `name`, which no member describes, gets in the current one:
+    /// those it has in the layers below. `None` where it is no layer that is made.
+    fn attributes(&mut self, name: &[u8]) -> Result<(Option<Attributes>, Below), LayerError> {
+        let Target::Layer { below, .. } = self.target else { return Ok((None, Below::Unknown)) };
+        let Some(stack) = below else { return Ok((Some(attributes_of(None)), Below::Nothing)) };
+        let here = match self.way.below() {
+            Below::Unknown => {
+                let mut dir = Some(stack.root());
+                for part in self.way.path().split(|&b| b == b'/').filter(|part| !part.is_empty()) {
+                    let Some(above) = &dir else { break };
+                    dir = stack.dir(above, part)?;
+                }
+                dir.map_or(Below::Nothing, Below::Dir)
+            }
+            known => known,
+        };
+        self.way.set_below(here.clone());
+        let Below::Dir(here) = here else {
+            return Ok((Some(attributes_of(None)), Below::Nothing));
+        };
+        let stat = stack.lookup(&here, name)?.map(|found| found.stat);
+        let inside = stack.dir(&here, name)?.map_or(Below::Nothing, Below::Dir);
+        Ok((Some(attributes_of(stat)), inside))
     }
 
     /// Replaces this layer's own whiteout by a folder that goes on hiding what is below.
@@ -197,33 +307,6 @@ impl<'a> Applier<'a> {
         let fd = open_dir(above, name)?;
         make_opaque(fd.as_fd(), xattrs)?;
         Ok(fd)
-    }
-
-    /// Gives a folder that no member describes the attributes it has in the layers below, else 0755
-    /// root.
-    fn describe_parent(&mut self, dir: &OwnedFd, path: &[u8]) -> Result<(), LayerError> {
-        let fail = |e: Errno| LayerError::io("set the attributes of", path, e);
-        let (mode, uid, gid, time) = match self.target {
-            // ADD's implied folders are root's whatever `--chown` says, and new.
-            Target::Tree { .. } | Target::Plain => {
-                fchmod(dir, Mode::from(0o755)).map_err(fail)?;
-                return Ok(());
-            }
-            Target::Layer { below, .. } => {
-                self.implied.insert(path.to_vec());
-                match below.map(|stack| find(stack, path)).transpose()? {
-                    Some(Some((_, found))) if is_dir(&found.stat) => {
-                        let stat = found.stat;
-                        (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, stat_time(&stat))
-                    }
-                    _ => (0o755, 0, 0, Timespec { tv_sec: 0, tv_nsec: 0 }),
-                }
-            }
-        };
-        chown_fd(dir, uid, gid).map_err(fail)?;
-        fchmod(dir, Mode::from(mode)).map_err(fail)?;
-        self.times.insert(path.to_vec(), time);
-        Ok(())
     }
 
     fn whiteout(
@@ -287,17 +370,8 @@ impl<'a> Applier<'a> {
     ) -> Result<(), LayerError> {
         let name = CString::new(name).map_err(|_| LayerError::io("remove", path, Errno::INVAL))?;
         remove_tree(parent, &name).map_err(|e| LayerError::io("replace", path, e))?;
-        let below = [path, b"/"].concat();
-        self.times.remove(path);
-        let gone: Vec<_> = self
-            .times
-            .range(below.clone()..)
-            .take_while(|(key, _)| key.starts_with(&below))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            self.times.remove(&key);
-        }
+        self.nodes.remove(self.way.node(), name.to_bytes());
+        self.link_way.forget();
         Ok(())
     }
 
@@ -395,7 +469,8 @@ impl<'a> Applier<'a> {
                 };
                 chown_fd(&dir, uid, gid).map_err(fail("change the owner of"))?;
                 fchmod(&dir, mode).map_err(fail("change the mode of"))?;
-                self.times.insert(path.to_vec(), time);
+                let number = self.nodes.number(self.way.node(), name);
+                *self.nodes.at(number) = nodes::Node { time: Some(time), is_implied: false };
                 return Ok(());
             }
             MemberKind::HardLink => {
@@ -517,6 +592,52 @@ fn find(stack: &Stack, path: &[u8]) -> Result<Option<(StackDir, Found)>, LayerEr
         }
     }
     Ok(stack.lookup(&dir, name)?.map(|found| (dir, found)))
+}
+
+/// Mode, owner, group and time of a directory.
+type Attributes = (u32, u32, u32, Timespec);
+
+/// The attributes of a directory that no member describes: those of `below`, else 0755 and root's.
+fn attributes_of(below: Option<Stat>) -> Attributes {
+    match below.filter(is_dir) {
+        Some(stat) => (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, stat_time(&stat)),
+        None => (0o755, 0, 0, Timespec { tv_sec: 0, tv_nsec: 0 }),
+    }
+}
+
+/// Sets the attributes of a directory that was just made. Without any, it gets 0755 and stays ours: ADD's
+/// implied directories are root's whatever `--chown` says, and new. Returns the time to set at the end.
+fn describe(
+    dir: &OwnedFd,
+    attributes: Option<Attributes>,
+    path: &[u8],
+) -> Result<Option<Timespec>, LayerError> {
+    let fail = |e: Errno| LayerError::io("set the attributes of", path, e);
+    let Some((mode, uid, gid, time)) = attributes else {
+        fchmod(dir, Mode::from(0o755)).map_err(fail)?;
+        return Ok(None);
+    };
+    chown_fd(dir, uid, gid).map_err(fail)?;
+    fchmod(dir, Mode::from(mode)).map_err(fail)?;
+    Ok(Some(time))
+}
+
+/// Refuses paths beyond the documented limits.
+fn check_path(path: &[u8]) -> Result<(), LayerError> {
+    if path.len() > PATH_MAX {
+        return Err(LayerError::malformed("a path is longer than 256 KiB", path));
+    }
+    if path.iter().filter(|&&byte| byte == b'/').count() >= DEPTH_MAX {
+        return Err(LayerError::malformed("a path is deeper than 16384 directories", path));
+    }
+    Ok(())
+}
+
+fn is_absent(e: &std::io::Error) -> bool {
+    matches!(
+        e.raw_os_error().map(Errno::from_raw_os_error),
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::NXIO)
+    )
 }
 
 fn is_dir(stat: &Stat) -> bool {

@@ -82,9 +82,29 @@ fn after(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!(", at `{path}`") }
 }
 
+/// Longest path that an error quotes whole, in bytes.
+const QUOTED_MAX: usize = 300;
+
+/// Returns a path as errors quote it: of a long one the beginning and the end.
+fn quoted(path: &[u8]) -> String {
+    if path.len() <= QUOTED_MAX {
+        return String::from_utf8_lossy(path).into();
+    }
+    let (start, end) = (&path[..QUOTED_MAX / 2], &path[path.len() - QUOTED_MAX / 2..]);
+    format!("{}…{}", String::from_utf8_lossy(start), String::from_utf8_lossy(end))
+}
+
 impl LayerError {
     pub(crate) fn io(doing: &'static str, path: &[u8], source: impl Into<io::Error>) -> Self {
-        let path = if path.is_empty() { "/".into() } else { String::from_utf8_lossy(path).into() };
+        let path = if path.is_empty() { "/".into() } else { quoted(path) };
         Self::Io { doing, path, source: source.into() }
+    }
+
+    pub(crate) fn truncated(path: &[u8]) -> Self {
+        Self::Truncated { path: quoted(path) }
+    }
+
+    pub(crate) fn malformed(what: &'static str, path: &[u8]) -> Self {
+        Self::Malformed { what, path: quoted(path) }
     }
 }

@@ -6,7 +6,7 @@ use super::stack::Stack;
 use super::untar::TarReader;
 use super::{Contents, LayerError, XattrSpace};
 use crate::store::{Digest, TarFacts};
-use crate::sys::cancel::Cancel;
+use crate::sys::cancel::{Cancel, Stoppable};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::{Mode, fchmod};
 use sha2::{Digest as _, Sha256};
@@ -155,17 +155,29 @@ fn apply(
     target: Target<'_>,
     cancel: &Cancel,
 ) -> Result<(Applied, Contents), LayerError> {
-    let mut tar = TarReader::new(input);
+    let mut tar = TarReader::new(Stoppable::new(input, cancel));
     let mut applier = Applier::new(root, target);
-    while let Some(member) = tar.next()? {
-        if cancel.is_cancelled() {
-            return Err(LayerError::Cancelled);
+    let mut members = || {
+        let mut count = 0;
+        while let Some(member) = tar.next()? {
+            count += 1;
+            if count > MEMBERS_MAX {
+                return Err(LayerError::malformed("more than 16 million members", &member.path));
+            }
+            applier.member(&member, &mut tar)?;
         }
-        applier.member(&member, &mut tar)?;
+        tar.drain()
+    };
+    match members() {
+        // Whatever the reader says: it was stopped.
+        Err(_) if cancel.is_cancelled() => return Err(LayerError::Cancelled),
+        result => result?,
     }
-    tar.drain()?;
     applier.finish()
 }
+
+/// The most members of one tar: each costs memory until the tar is read, and no image has as many files.
+const MEMBERS_MAX: u64 = 16 << 20;
 
 /// How many bytes go from thread to thread at a time, and how many such pieces may wait.
 const CHUNK: usize = 256 * 1024;
@@ -293,5 +305,7 @@ impl BufRead for ChunkReader {
     }
 }
 
+#[cfg(test)]
+mod flood_tests;
 #[cfg(test)]
 mod tests;

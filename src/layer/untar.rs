@@ -338,11 +338,11 @@ impl<R: BufRead> TarReader<R> {
     }
 
     fn truncated(&self) -> LayerError {
-        LayerError::Truncated { path: String::from_utf8_lossy(&self.path).into() }
+        LayerError::truncated(&self.path)
     }
 
     fn malformed(&self, what: &'static str) -> LayerError {
-        LayerError::Malformed { what, path: String::from_utf8_lossy(&self.path).into() }
+        LayerError::malformed(what, &self.path)
     }
 }
 

@@ -388,10 +388,7 @@ impl Planner<'_, '_> {
                 state.config.set_shell(&shell);
             }
             Command::Onbuild(onbuild) => {
-                let config = &mut self.state(index).config;
-                let mut triggers = config.on_build();
-                triggers.push(onbuild.expression.clone());
-                config.set_on_build(&triggers);
+                self.state(index).config.add_on_build(&onbuild.expression);
             }
             Command::Workdir(word) => self.workdir(index, number, command, word)?,
             Command::Run(run) => self.run(index, number, command, run)?,

@@ -5,6 +5,7 @@ use crate::dockerfile::ast::{self, CommandLine};
 use crate::dockerfile::env::Env;
 use crate::dockerfile::golang;
 use crate::image::{Config, HISTORY_COMMENT, History, Platform};
+use std::collections::BTreeMap;
 
 /// The shell of shell forms where SHELL says nothing.
 const DEFAULT_SHELL: &[&str] = &["/bin/sh", "-c"];
@@ -89,9 +90,11 @@ impl State {
     /// `|2 A=1 B=2 /bin/sh -c make`: the arguments a RUN could see come first.
     pub(super) fn run_message(&self, argv: &[String]) -> String {
         let mut shown: Vec<(&str, &str)> = Vec::new();
+        let mut places = BTreeMap::new();
         for (name, value) in &self.args {
             let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
-            match shown.iter_mut().find(|(known, _)| known == name) {
+            let place = *places.entry(name.as_str()).or_insert(shown.len());
+            match shown.get_mut(place) {
                 Some((_, old)) => *old = value,
                 None => shown.push((name, value)),
             }

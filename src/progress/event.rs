@@ -42,11 +42,33 @@ pub enum Event {
     },
     /// Something in the Dockerfile deserves attention.
     Warning(Warning),
-    /// Something to know that belongs to no step.
+    /// Something to know.
     Notice {
+        /// The step it is about; `None` for the build as a whole.
+        vertex: Option<Digest>,
         /// One line.
         text: String,
     },
+    /// How many steps there will be.
+    Expected {
+        /// Instructions of the Dockerfile that are to be cached or run.
+        steps: usize,
+    },
+    /// What was made, for the end of the output.
+    Made {
+        /// One line: the image, its digest and where it is.
+        text: String,
+    },
+}
+
+impl Event {
+    /// Returns how many bytes of a log it carries.
+    pub(super) fn log_bytes(&self) -> usize {
+        match self {
+            Self::Log { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// One node of the graph, as it is shown.

@@ -4,6 +4,13 @@
 //! The emitter stamps each event, keeps the last lines of every running step's log (so that an
 //! error can show them in any mode) and counts steps.
 //!
+//! # Bounds
+//!
+//! Memory does not depend on what steps print, nor on how slowly the output is read: at most [`QUEUE`]
+//! events wait for the renderer, which writes after [`BATCH`] bytes of logs, and each renderer keeps a
+//! bounded part of each running step's output. What is shown of a step is bounded by [`LogLimits`]; the
+//! history has all of it, see [`crate::explain`].
+//!
 //! # Cost
 //!
 //! The rendering thread starts with the first event, and never in quiet mode. It takes all events
@@ -16,6 +23,8 @@
 
 mod clean;
 mod event;
+mod limit;
+mod pace;
 mod plain;
 mod rawjson;
 mod tail;
@@ -34,11 +43,19 @@ use std::time::{Duration, Instant};
 
 pub use clean::clean_line;
 pub use event::{Event, Outcome, Source, Stream, Vertex, Warning, base64};
+pub use limit::LogLimits;
+use limit::Shown;
 use tail::Tail;
 
-/// Events waiting for the renderer before emitters wait for it. Log events carry up to 64 KiB, so
-/// this bounds memory at some 16 MiB when a terminal is slower than a step.
-const QUEUE: usize = 256;
+/// Events waiting for the renderer before emitters wait for it. Log events carry up to [`PIECE`], so this
+/// bounds memory at 2 MiB when a terminal is slower than a step.
+const QUEUE: usize = 128;
+
+/// The most bytes of one log event.
+const PIECE: usize = 16 << 10;
+
+/// The most bytes of logs that a renderer takes before it writes.
+const BATCH: usize = 256 << 10;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -161,7 +178,11 @@ impl Counts {
         .filter(|(n, _)| *n > 0)
         .map(|(n, what)| format!("{n} {what}"))
         .collect();
-        let parts = if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") };
+        if parts.is_empty() {
+            // A push or pull has no steps, and may have done a lot.
+            return format!("done in {:.1}s", wall.as_secs_f64());
+        }
+        let parts = parts.join(", ");
         let plural = if steps == 1 { "" } else { "s" };
         format!("{steps} step{plural}: {parts} in {:.1}s", wall.as_secs_f64())
     }
@@ -185,6 +206,9 @@ struct State {
     tails: BTreeMap<Digest, Tail>,
     steps: BTreeMap<Digest, bool>,
     counts: Counts,
+    limits: LogLimits,
+    /// How much of each running step's output was shown.
+    shown: BTreeMap<Digest, Shown>,
 }
 
 /// The way to the renderer.
@@ -258,8 +282,17 @@ impl Progress {
             tails: BTreeMap::new(),
             steps: BTreeMap::new(),
             counts: Counts::default(),
+            limits: LogLimits::default(),
+            shown: BTreeMap::new(),
         };
         Self { inner: Arc::new(Inner { clock, state: Mutex::new(state) }) }
+    }
+
+    /// Sets how much of the output of a step is shown.
+    #[must_use]
+    pub fn with_log_limits(self, limits: LogLimits) -> Self {
+        self.lock().limits = limits;
+        self
     }
 
     /// Makes an emitter that shows nothing and still keeps the last lines of logs.
@@ -271,6 +304,10 @@ impl Progress {
     pub fn emit(&self, event: Event) {
         let mut state = self.lock();
         state.note(&event);
+        self.send(&mut state, event);
+    }
+
+    fn send(&self, state: &mut State, event: Event) {
         if matches!(state.lane, Lane::Quiet) {
             return;
         }
@@ -298,16 +335,47 @@ impl Progress {
         self.emit(Event::VertexDone { vertex: digest, outcome: Outcome::Cached });
     }
 
-    /// Reports output of a step.
+    /// Reports output of a step. What is over the limits is not shown, but is among the
+    /// [`last_lines`](Self::last_lines).
     pub fn log(&self, vertex: Digest, stream: Stream, data: &[u8]) {
-        for part in data.chunks(64 << 10) {
-            self.emit(Event::Log { vertex, stream, data: part.to_vec() });
+        for part in data.chunks(PIECE) {
+            let mut state = self.lock();
+            state.tails.entry(vertex).or_default().push(part);
+            if matches!(state.lane, Lane::Quiet) {
+                continue;
+            }
+            let (limits, now) = (state.limits, self.inner.clock.instant.elapsed());
+            let shown = state.shown.entry(vertex).or_insert_with(|| Shown::from(now));
+            let (count, notice) = shown.admit(part.len(), limits, now);
+            if count > 0 {
+                let data = part[..count].to_vec();
+                self.send(&mut state, Event::Log { vertex, stream, data });
+            }
+            if let Some(notice) = notice {
+                let data = format!("\n{notice}\n").into_bytes();
+                self.send(&mut state, Event::Log { vertex, stream: Stream::Stderr, data });
+            }
         }
     }
 
-    /// Reports something that belongs to no step.
+    /// Reports something that is about the build as a whole.
     pub fn notice(&self, text: impl Into<String>) {
-        self.emit(Event::Notice { text: text.into() });
+        self.emit(Event::Notice { vertex: None, text: text.into() });
+    }
+
+    /// Reports something that is about one step.
+    pub fn notice_of(&self, vertex: Digest, text: impl Into<String>) {
+        self.emit(Event::Notice { vertex: Some(vertex), text: text.into() });
+    }
+
+    /// Says how many steps there will be.
+    pub fn expect(&self, steps: usize) {
+        self.emit(Event::Expected { steps });
+    }
+
+    /// Says what was made, for the end of the output.
+    pub fn made(&self, text: impl Into<String>) {
+        self.emit(Event::Made { text: text.into() });
     }
 
     /// Returns at most the `n` last lines that a running or failed vertex wrote, oldest first, fit
@@ -351,6 +419,7 @@ impl State {
                 self.steps.insert(vertex.digest, vertex.is_step);
             }
             Event::VertexDone { vertex, outcome } => {
+                self.shown.remove(vertex);
                 if !matches!(outcome, Outcome::Failed(_)) {
                     self.tails.remove(vertex);
                 }
@@ -364,8 +433,13 @@ impl State {
                     *count += 1;
                 }
             }
-            Event::Log { vertex, data, .. } => self.tails.entry(*vertex).or_default().push(data),
-            Event::Status { .. } | Event::Warning(_) | Event::Notice { .. } => {}
+            // A log is noted before it is cut.
+            Event::Log { .. }
+            | Event::Status { .. }
+            | Event::Warning(_)
+            | Event::Notice { .. }
+            | Event::Expected { .. }
+            | Event::Made { .. } => {}
         }
     }
 }
@@ -409,8 +483,13 @@ fn render(
         };
         match first {
             Ok(Stamped { at, event }) => {
+                let mut taken = event.log_bytes();
                 renderer.take(at, event);
-                while let Ok(Stamped { at, event }) = events.try_recv() {
+                // Not for ever: a step may print faster than this.
+                while taken < BATCH
+                    && let Ok(Stamped { at, event }) = events.try_recv()
+                {
+                    taken += event.log_bytes() + 1;
                     renderer.take(at, event);
                 }
             }

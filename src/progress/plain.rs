@@ -12,6 +12,7 @@
 //! Source: BuildKit, `util/progress/progressui/printer.go`, for the form of the lines.
 
 use super::clean::clean_line;
+use super::pace::{Pace, short};
 use super::{Event, Outcome, Quietly, Renderer, Vertex, Warning, seconds};
 use crate::store::Digest;
 use jiff::Timestamp;
@@ -42,6 +43,8 @@ pub(super) struct Plain {
     /// The vertex that prints, and since when.
     current: Option<(Digest, Timestamp)>,
     is_first: bool,
+    /// Lines for the end.
+    made: Vec<String>,
 }
 
 /// One vertex that runs.
@@ -53,13 +56,16 @@ struct Lane {
     held: Vec<u8>,
     partial: Vec<u8>,
     partial_since: Timestamp,
+    /// Whether the beginning of the current line was printed already.
+    is_cut: bool,
     parts: BTreeMap<String, Part>,
 }
 
 struct Part {
-    started: Timestamp,
+    pace: Pace,
     printed: Timestamp,
-    current: u64,
+    /// What was printed last.
+    shown: u64,
 }
 
 impl Plain {
@@ -71,6 +77,7 @@ impl Plain {
             lanes: BTreeMap::new(),
             current: None,
             is_first: true,
+            made: Vec::new(),
         }
     }
 
@@ -146,7 +153,7 @@ impl Plain {
                 let digest = lane.vertex.digest;
                 self.settle(digest, at);
             }
-            None => self.outside(&format!("warning: {short}")),
+            None => self.outside(&format!("WARN: {short}")),
         }
     }
 
@@ -180,20 +187,38 @@ impl Lane {
             match piece.strip_suffix(b"\n") {
                 Some(rest) => {
                     self.partial.extend_from_slice(rest);
-                    self.close_line();
+                    // The end of a line that was printed before it ended.
+                    let is_over = std::mem::take(&mut self.is_cut)
+                        && self.partial.iter().all(|byte| *byte == b'\r');
+                    match is_over {
+                        true => self.partial.clear(),
+                        false => self.close_line(),
+                    }
                 }
-                None => self.partial.extend_from_slice(piece),
+                None => self.overwrite(piece),
             }
             if self.partial.len() > LINE_MAX {
                 self.close_line();
+                self.is_cut = true;
             }
         }
     }
 
-    /// Takes the unfinished line for finished, if there is one.
+    /// Adds to the unfinished line. Of one that overwrites itself only the last two versions are kept, so
+    /// that what is printed of it is the last whole one.
+    fn overwrite(&mut self, piece: &[u8]) {
+        self.partial.extend_from_slice(piece);
+        let mut ends = self.partial.iter().enumerate().rev().filter(|(_, b)| **b == b'\r');
+        if let Some((at, _)) = ends.nth(2) {
+            self.partial.drain(..=at);
+        }
+    }
+
+    /// Prints the unfinished line as it is, if there is one.
     fn end_line(&mut self, _at: Timestamp) {
         if !self.partial.is_empty() {
             self.close_line();
+            self.is_cut = true;
         }
     }
 
@@ -217,49 +242,36 @@ impl Lane {
         total: Option<u64>,
         is_done: bool,
     ) {
-        let part = self.parts.get(&id);
-        let is_due = part.is_none_or(|part| {
-            let moved = current.saturating_sub(part.current) as f64;
-            let is_far = total.is_some_and(|total| total > 0 && moved / total as f64 >= 0.05);
-            is_far || seconds(part.printed, at) >= STATUS_EVERY
+        let part = self.parts.entry(id.clone());
+        let is_new = matches!(part, std::collections::btree_map::Entry::Vacant(_));
+        let part = part.or_insert_with(|| Part {
+            pace: Pace::new(at, current, total),
+            printed: at,
+            shown: current,
         });
-        if !is_due && !is_done {
+        part.pace.advance(current, total);
+        let moved = current.saturating_sub(part.shown) as f64;
+        let is_far = total.is_some_and(|total| total > 0 && moved / total as f64 >= 0.05);
+        let is_late = seconds(part.printed, at) >= STATUS_EVERY;
+        if !(is_new || is_done || is_late || is_far) {
             return;
         }
-        let started = part.map_or(at, |part| part.started);
-        let amount = match total {
-            Some(total) => format!(" {} / {}", bytes(current), bytes(total)),
-            None if current > 0 => format!(" {}", bytes(current)),
-            None => String::new(),
-        };
-        let took = match seconds(started, at) {
+        (part.printed, part.shown) = (at, current);
+        let took = match seconds(part.pace.started, at) {
             time if time > 0.01 => format!(" {time:.1}s"),
             _ => String::new(),
         };
-        let mut line = format!("{}{amount}{took}", clean_line(id.as_bytes()));
+        let name = short(&clean_line(id.as_bytes()));
+        let (amount, rate) = (part.pace.amount(), part.pace.rate(at));
+        let line = match is_done {
+            true => format!("{name}{amount}{took} done"),
+            false => format!("{name}{amount}{took}{rate}"),
+        };
         if is_done {
-            line.push_str(" done");
             self.parts.remove(&id);
-        } else {
-            self.parts.insert(id, Part { started, printed: at, current });
         }
         self.hold(&line);
     }
-}
-
-/// Prints a number of bytes in the decimal units of Docker: `3.15MB`.
-pub(super) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if n < 1000 {
-        return format!("{n}B");
-    }
-    let mut value = n as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    format!("{value:.2}{}", UNITS[unit])
 }
 
 impl Renderer for Plain {
@@ -274,6 +286,7 @@ impl Renderer for Plain {
                     held: Vec::new(),
                     partial: Vec::new(),
                     partial_since: at,
+                    is_cut: false,
                     parts: BTreeMap::new(),
                 };
                 self.lanes.insert(digest, lane);
@@ -295,7 +308,19 @@ impl Renderer for Plain {
                 }
             }
             Event::Warning(warning) => self.warning(at, &warning),
-            Event::Notice { text } => self.outside(&clean_line(text.as_bytes())),
+            Event::Notice { vertex, text } => {
+                let line = format!("WARN: {}", clean_line(text.as_bytes()));
+                match vertex.and_then(|digest| self.lanes.get_mut(&digest)) {
+                    Some(lane) => {
+                        lane.hold(&line);
+                        let digest = lane.vertex.digest;
+                        self.settle(digest, at);
+                    }
+                    None => self.outside(&line),
+                }
+            }
+            Event::Expected { .. } => {}
+            Event::Made { text } => self.made.push(clean_line(text.as_bytes())),
         }
     }
 
@@ -338,6 +363,9 @@ impl Renderer for Plain {
                     self.turn_to(digest, now);
                 }
             }
+        }
+        for line in std::mem::take(&mut self.made) {
+            self.outside(&line);
         }
         self.out.write(&self.buffer);
         self.buffer.clear();

@@ -52,6 +52,24 @@ impl RawJson {
         self.buffer.extend_from_slice(b"]}\n");
     }
 
+    /// Writes a notice as a log, since a warning is a finding of a check. A log names a vertex: one of its
+    /// own where it is about no other.
+    fn notice(&mut self, at: Timestamp, vertex: Option<Digest>, text: &str) {
+        let own = vertex.is_none().then(|| Vertex::internal("[internal] notice"));
+        let log = |digest: Digest| {
+            let data = base64(format!("WARN: {text}\n").as_bytes());
+            json!({"vertex": digest, "stream": 2, "data": data, "timestamp": at.to_string()})
+        };
+        if let Some(own) = own {
+            let digest = own.digest;
+            self.take(at, Event::VertexStarted(own));
+            self.line("logs", &log(digest));
+            self.take(at, Event::VertexDone { vertex: digest, outcome: Outcome::Ran });
+        } else if let Some(digest) = vertex {
+            self.line("logs", &log(digest));
+        }
+    }
+
     fn warning(&mut self, warning: &Warning) {
         let mut value = json!({
             "level": warning.level,
@@ -127,7 +145,9 @@ impl Renderer for RawJson {
                 );
             }
             Event::Status { vertex, id, current, total, is_done } => {
-                let started = *self.parts.entry((vertex, id.clone())).or_insert(at);
+                let part = (vertex, id);
+                let started = *self.parts.entry(part.clone()).or_insert(at);
+                let id = &part.1;
                 let mut value = json!({
                     "id": id, "vertex": vertex, "current": current,
                     "timestamp": at.to_string(), "started": started.to_string(),
@@ -137,6 +157,7 @@ impl Renderer for RawJson {
                     fields.insert("total".to_owned(), json!(total));
                 }
                 if is_done {
+                    self.parts.remove(&part);
                     fields.insert("completed".to_owned(), json!(at.to_string()));
                 }
                 self.line("statuses", &value);
@@ -153,10 +174,9 @@ impl Renderer for RawJson {
                 );
             }
             Event::Warning(warning) => self.warning(&warning),
-            Event::Notice { text } => {
-                let data = base64(format!("{text}\n").as_bytes());
-                self.line("logs", &json!({"stream": 2, "data": data, "timestamp": at.to_string()}));
-            }
+            Event::Notice { vertex, text } => self.notice(at, vertex, &text),
+            // BuildKit's clients count vertexes themselves, and find what was made among the statuses.
+            Event::Expected { .. } | Event::Made { .. } => {}
         }
     }
 

@@ -67,7 +67,7 @@ fn plain_lines_are_those_of_buildkit() {
         (1.4, Event::VertexStarted(fail.clone())),
         (16.4, log(&fail, "no newline")),
         (16.4, done(&fail, Outcome::Failed("exit code: 1".to_owned()))),
-        (16.5, Event::Notice { text: "using the host's network".to_owned() }),
+        (16.5, Event::Notice { vertex: None, text: "using the host's network".to_owned() }),
     ]);
     assert_eq!(
         text,
@@ -88,7 +88,7 @@ fn plain_lines_are_those_of_buildkit() {
 #4 15.00 no newline
 #4 ERROR: exit code: 1
 
-using the host's network
+WARN: using the host's network
 "
     );
 }
@@ -300,6 +300,7 @@ fn a_tty_shows_running_steps_in_a_window_that_goes_away() {
     let size: TerminalSize = Box::new(|| (12, 60));
     let mut tty = tty::Tty::new(Box::new(out.clone()), size, true, at(0.0));
     let (a, b) = (step("[1/2] RUN a"), step("[2/2] RUN b"));
+    tty.take(at(0.0), Event::Expected { steps: 2 });
     tty.take(at(0.0), Event::VertexStarted(a.clone()));
     assert!(tty.flush(at(0.0)).is_some());
     assert_eq!(out.text(), "");
@@ -308,7 +309,7 @@ fn a_tty_shows_running_steps_in_a_window_that_goes_away() {
     }
     tty.flush(at(1.0));
     let lines = screen(&out.text(), 60);
-    assert_eq!(lines[0].trim_end(), "[+] 1.0s, 0 done");
+    assert_eq!(lines[0].trim_end(), "[+] 1.0s, 0/2");
     assert!(lines[1].starts_with("=> [1/2] RUN a") && lines[1].trim_end().ends_with("1.0s"));
     assert_eq!(lines[2].trim_end(), "   line 94");
     assert_eq!(lines[7].trim_end(), "   line 99");
@@ -317,7 +318,7 @@ fn a_tty_shows_running_steps_in_a_window_that_goes_away() {
     tty.flush(at(1.6));
     let lines = screen(&out.text(), 60);
     assert!(lines[0].starts_with("=> [1/2] RUN a") && lines[0].trim_end().ends_with("1.5s"));
-    assert_eq!(lines[1].trim_end(), "[+] 1.6s, 1 done");
+    assert_eq!(lines[1].trim_end(), "[+] 1.6s, 1/2");
     tty.take(at(2.0), done(&b, Outcome::Failed("x".to_owned())));
     tty.finish(at(2.0));
     let lines: Vec<_> =
@@ -370,4 +371,136 @@ fn a_closed_pipe_does_not_disturb_the_build() {
     }
     progress.finish();
     assert_eq!(progress.counts().cached, 1000);
+}
+
+#[test]
+fn a_tty_shows_what_a_step_overwrites_and_names_the_step_of_a_notice() {
+    let out = Shared::default();
+    let size: TerminalSize = Box::new(|| (12, 80));
+    let mut tty = tty::Tty::new(Box::new(out.clone()), size, false, at(0.0));
+    let a = step("[1/2] RUN pip install");
+    tty.take(at(0.0), Event::VertexStarted(a.clone()));
+    tty.take(at(0.1), log(&a, "Downloading\n10%\r20%\r30%\r"));
+    tty.flush(at(1.0));
+    let lines = screen(&out.text(), 80);
+    assert_eq!(lines[2].trim_end(), "   Downloading");
+    assert_eq!(lines[3].trim_end(), "   30%");
+    let text = "no limits here".to_owned();
+    tty.take(at(1.0), Event::Notice { vertex: Some(a.digest), text });
+    let id = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    let status = |current| Event::Status {
+        vertex: a.digest,
+        id: id.clone(),
+        current,
+        total: Some(200_000_000),
+        is_done: false,
+    };
+    tty.take(at(1.0), status(0));
+    tty.take(at(3.0), status(40_000_000));
+    tty.flush(at(3.0));
+    let lines = screen(&out.text(), 80);
+    assert_eq!(lines[0].trim_end(), "WARN: [1/2] no limits here");
+    let amounts = "   sha256:0123456789ab 40.00MB / 200.00MB 20.00MB/s 8s left";
+    assert_eq!(lines[3].trim_end(), amounts);
+    tty.take(at(4.0), Event::Made { text: "image x in the store".to_owned() });
+    tty.take(at(4.0), done(&a, Outcome::Ran));
+    tty.finish(at(4.0));
+    assert!(out.text().ends_with("1 step: 1 ran in 4.0s\nimage x in the store\n"));
+}
+
+#[test]
+fn plain_shows_a_line_that_overwrites_itself_once_a_second_and_its_end_once() {
+    let pip = step("[1/1] RUN pip");
+    let text = plain(vec![
+        (0.0, Event::VertexStarted(pip.clone())),
+        (0.1, log(&pip, "10%\r")),
+        (0.9, log(&pip, "50%\r60%")),
+        (1.2, log(&pip, "\r")),
+        (1.5, log(&pip, "70%\r")),
+        (2.6, log(&pip, "100%\r")),
+        (2.7, log(&pip, "\n")),
+        (2.8, log(&pip, "installed\r\n")),
+        (2.9, Event::Notice { vertex: Some(pip.digest), text: "a notice".to_owned() }),
+        (3.0, done(&pip, Outcome::Ran)),
+        (3.0, Event::Made { text: "image x in the store".to_owned() }),
+    ]);
+    assert_eq!(
+        text,
+        "\
+#1 [1/1] RUN pip
+#1 0.100 60%
+#1 1.500 100%
+#1 2.800 installed
+#1 WARN: a notice
+#1 DONE 3.0s
+
+image x in the store
+"
+    );
+}
+
+/// Takes what is written, slowly: every write waits until all emitters have begun.
+#[derive(Clone, Default)]
+struct Largest(Arc<Mutex<(usize, u64)>>);
+
+impl Write for Largest {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::thread::yield_now();
+        let mut seen = self.0.lock().unwrap();
+        seen.0 = seen.0.max(bytes.len());
+        seen.1 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints 3 × 3 MiB at once, with lines of `line` bytes; returns the largest write and the sum.
+fn flood(mode: Mode, limits: LogLimits, line: usize) -> (usize, u64) {
+    let out = Largest::default();
+    let is_tty = matches!(mode, Mode::Tty);
+    let output = Output {
+        writer: Box::new(out.clone()),
+        size: is_tty.then(|| Box::new(|| (24_u16, 80_u16)) as TerminalSize),
+        is_coloured: false,
+    };
+    let progress = Progress::new(mode, output, at(0.0)).with_log_limits(limits);
+    std::thread::scope(|scope| {
+        for number in 0..3 {
+            let progress = progress.clone();
+            scope.spawn(move || {
+                let vertex = step(&format!("[{number}/3] RUN yes"));
+                progress.started(vertex.clone());
+                let mut piece = vec![b'y'; 64 << 10];
+                piece.iter_mut().skip(line - 1).step_by(line).for_each(|byte| *byte = b'\n');
+                for _ in 0..48 {
+                    progress.log(vertex.digest, Stream::Stdout, &piece);
+                }
+                progress.done(vertex.digest, Outcome::Ran);
+            });
+        }
+    });
+    progress.finish();
+    let seen = out.0.lock().unwrap();
+    *seen
+}
+
+#[test]
+fn a_flood_of_output_is_written_in_pieces_whose_size_does_not_depend_on_it() {
+    const MIB: usize = 1 << 20;
+    for mode in [Mode::Plain, Mode::RawJson, Mode::Tty] {
+        for line in [80, 64 << 10] {
+            let (largest, _) = flood(mode, LogLimits::UNLIMITED, line);
+            // A waiting step holds back a mebibyte.
+            assert!(largest < 4 * MIB, "{mode:?} wrote {largest} bytes at once");
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_output_is_shown_up_to_its_limit() {
+    let limits = LogLimits { size: Some(2 << 20), speed: None };
+    let (_, sum) = flood(Mode::Plain, limits, 4096);
+    assert!((6 << 20..7 << 20).contains(&sum), "{sum}");
 }

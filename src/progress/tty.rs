@@ -4,7 +4,7 @@
 //! line wraps: a wrapped line makes the cursor arithmetic wrong, and the window walks up the screen.
 
 use super::clean::{clean_line, fit, width};
-use super::plain::bytes;
+use super::pace::{Pace, short};
 use super::{Counts, Event, Outcome, Quietly, Renderer, TerminalSize, Vertex, Warning, seconds};
 use crate::store::Digest;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
@@ -38,6 +38,10 @@ pub(super) struct Tty {
     /// Lines to print above the window.
     finished: Vec<String>,
     counts: Counts,
+    /// How many steps there will be, where that is known.
+    expected: Option<usize>,
+    /// Lines for the end.
+    made: Vec<String>,
 }
 
 struct Running {
@@ -47,7 +51,7 @@ struct Running {
     lines: Vec<String>,
     /// The line that has no end yet.
     partial: Vec<u8>,
-    parts: BTreeMap<String, String>,
+    parts: BTreeMap<String, Pace>,
 }
 
 /// Colours, or none.
@@ -89,6 +93,8 @@ impl Tty {
             running: Vec::new(),
             finished: Vec::new(),
             counts: Counts::default(),
+            expected: None,
+            made: Vec::new(),
         }
     }
 
@@ -131,7 +137,7 @@ impl Tty {
     }
 
     fn warning(&mut self, warning: &Warning) {
-        let text = format!("warning: {}", clean_line(warning.short.as_bytes()));
+        let text = format!("WARN: {}", clean_line(warning.short.as_bytes()));
         self.finished.push(self.paint.yellow(&text));
     }
 
@@ -149,13 +155,25 @@ impl Tty {
         let spare = height.saturating_sub(shown + usize::from(hidden > 0));
         let per_step = (spare / shown.max(1)).min(LOG_LINES);
         let done = self.counts.steps();
-        let head = format!("[+] {:.1}s, {done} done", seconds(self.started, now));
+        // Steps that a failure left out may be missing, never too many.
+        let done = match (self.expected, self.running.iter().any(|running| running.vertex.is_step))
+        {
+            (Some(steps), _) if steps >= done => format!(", {done}/{steps}"),
+            (_, false) if done == 0 => String::new(),
+            _ => format!(", {done} done"),
+        };
+        let head = format!("[+] {:.1}s{done}", seconds(self.started, now));
         let mut lines = vec![fit(&head, columns)];
         for running in self.running.iter().take(shown) {
             let took = format!("{:.1}s", seconds(running.started, now));
             lines.push(row("=> ", &running.vertex.name, &took, columns));
-            let mut below: Vec<&str> = running.parts.values().map(String::as_str).collect();
-            below.extend(running.lines.iter().map(String::as_str));
+            let part = |(id, pace): (&String, &Pace)| {
+                format!("{}{}{}", short(&clean_line(id.as_bytes())), pace.amount(), pace.rate(now))
+            };
+            let mut below: Vec<String> = running.parts.iter().map(part).collect();
+            below.extend(running.lines.iter().cloned());
+            // A prompt, or a line that overwrites itself, has no end yet.
+            below.extend(Some(clean_line(&running.partial)).filter(|line| !line.trim().is_empty()));
             for line in &below[below.len().saturating_sub(per_step)..] {
                 lines.push(self.paint.dim(&fit(&format!("   {line}"), columns)));
             }
@@ -187,6 +205,7 @@ impl Tty {
 
 /// Lays out a head, a name cut to fit, and a time at the right edge.
 fn row(head: &str, name: &str, time: &str, columns: usize) -> String {
+    let name = short(name);
     let name = clean_line(name.replace('\n', " ").as_bytes());
     // One column stays free: some terminals wrap when the last one is filled.
     let room = columns.saturating_sub(1);
@@ -245,21 +264,32 @@ impl Renderer for Tty {
             }
             Event::Status { vertex, id, current, total, is_done } => {
                 if let Some(running) = self.find(&vertex) {
-                    let amount = match total {
-                        Some(total) => format!(" {} / {}", bytes(current), bytes(total)),
-                        None if current > 0 => format!(" {}", bytes(current)),
-                        None => String::new(),
-                    };
                     if is_done {
                         running.parts.remove(&id);
                     } else {
-                        let text = format!("{}{amount}", clean_line(id.as_bytes()));
-                        running.parts.insert(id, text);
+                        running
+                            .parts
+                            .entry(id)
+                            .or_insert_with(|| Pace::new(at, current, total))
+                            .advance(current, total);
                     }
                 }
             }
             Event::Warning(warning) => self.warning(&warning),
-            Event::Notice { text } => self.finished.push(clean_line(text.as_bytes())),
+            Event::Notice { vertex, text } => {
+                let step = vertex.and_then(|digest| self.find(&digest));
+                let step = step.map(|running| {
+                    // Its place in the file says which it is: `[2/3]`.
+                    let name = &running.vertex.name;
+                    let place = name.find(']').map_or(name.as_str(), |end| &name[..=end]);
+                    format!("{} ", clean_line(place.as_bytes()))
+                });
+                let text = clean_line(text.as_bytes());
+                let line = format!("WARN: {}{text}", step.unwrap_or_default());
+                self.finished.push(self.paint.yellow(&line));
+            }
+            Event::Expected { steps } => self.expected = Some(steps),
+            Event::Made { text } => self.made.push(clean_line(text.as_bytes())),
         }
     }
 
@@ -294,6 +324,10 @@ impl Renderer for Tty {
         let wall = Duration::from_secs_f64(seconds(self.started, now));
         text.push_str(&self.counts.summary(wall));
         text.push('\n');
+        for line in self.made.drain(..) {
+            text.push_str(&line);
+            text.push('\n');
+        }
         self.screen.write_now(text.as_bytes());
     }
 }

@@ -116,7 +116,7 @@ pub(super) fn execute(
         Op::Run(run) => job.sandbox.ids(security_of(job, run)?)?,
         Op::Copy(_) | Op::Workdir(_) => None,
     };
-    tell(job);
+    tell(job, vertex);
     let mounted = below.mount_for(Some(&scratch.upper()), ids.as_deref())?;
     let root = mounted.root();
 
@@ -131,11 +131,13 @@ pub(super) fn execute(
             let stats = copies::perform(job, copy, chosen, root, None)?;
             if let Some(path) = stats.changed.first() {
                 is_unsound = true;
-                job.progress.notice(format!(
-                    "{} changed while it was copied; {} is not kept in the cache",
-                    path.display(),
-                    step.name
-                ));
+                job.progress.notice_of(
+                    vertex,
+                    format!(
+                        "{} changed while it was copied; the step is not kept in the cache",
+                        path.display()
+                    ),
+                );
             }
         }
         Op::Run(run) => {
@@ -206,7 +208,7 @@ fn command(
     let exit = room::guarded(job.store.root(), job.options.disk_floor, &control, || {
         Ok(job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut show)?)
     })?;
-    tell(job);
+    tell(job, vertex);
     if job.cancel.is_cancelled() {
         return Err(Cause::Cancelled);
     }
@@ -288,9 +290,9 @@ pub(super) fn security_of(job: &Job<'_>, run: &Run) -> Result<sandbox::Security,
 }
 
 /// Tells the user what this machine lacks.
-fn tell(job: &Job<'_>) {
+fn tell(job: &Job<'_>, vertex: Digest) {
     for notice in job.sandbox.take_notices() {
-        job.progress.notice(notice);
+        job.progress.notice_of(vertex, notice);
     }
 }
 

@@ -404,6 +404,7 @@ impl Cause {
                 | Self::Snapshot(crate::snapshot::SnapshotError::Cancelled)
                 | Self::Layer(crate::layer::LayerError::Cancelled)
                 | Self::Sandbox(crate::sandbox::SandboxError::Cancelled)
+                | Self::Store(crate::store::StoreError::Cancelled)
         )
     }
 }

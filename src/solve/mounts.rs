@@ -228,7 +228,7 @@ fn cache(
             let waiting = || {
                 job.progress.notice(format!("waiting for another step that uses cache mount {id}"));
             };
-            (name, vec![job.store.lock(&lock, waiting)?])
+            (name, vec![job.store.lock_unless(&lock, Some(job.cancel), waiting)?])
         }
         Sharing::Private => {
             let mut copy = 0;

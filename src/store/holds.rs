@@ -63,10 +63,7 @@ impl Store {
                 }
                 Err(e) => return Err(e).context("open", path),
             };
-            if file.try_lock_shared().is_err() {
-                waiting();
-                file.lock_shared().context("lock", path)?;
-            }
+            self.wait_for(path, None, || file.try_lock_shared(), waiting)?;
             if is_at(&file, path)? {
                 if self.inner.is_user {
                     touch(&file);

@@ -45,12 +45,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] where the lock file cannot be made.
+    /// [`StoreError::Io`] where the lock file cannot be made, [`StoreError::Cancelled`].
     pub fn lock_step(&self, step: &str, holder: &str) -> Result<StepLock, StoreError> {
         let path = self.step_path(step);
         loop {
             let file = open(&path)?;
-            file.lock().context("lock", &path)?;
+            self.wait_for(&path, None, || file.try_lock(), || {})?;
             if let Some(lock) = claim(&path, file, holder)? {
                 return Ok(lock);
             }

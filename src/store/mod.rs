@@ -59,6 +59,7 @@ mod mounts;
 mod refs;
 mod session;
 
+use crate::sys::cancel::Cancel;
 use crate::sys::fault;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -67,7 +68,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use blocks::{Block, KnownBlocks, Sum};
@@ -82,6 +84,9 @@ pub use session::Session;
 
 /// The number of the on-disk format. A store of a larger number is refused.
 pub const VERSION: u32 = 1;
+
+/// How often a lock that another process has is tried: a wait in the kernel could not be interrupted.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 const VERSION_PREFIX: &str = "builder store ";
 
@@ -192,6 +197,8 @@ struct Inner {
     holds: Mutex<holds::Holds>,
     /// Whether looking at a thing counts as using it.
     is_user: bool,
+    /// Ends the wait for a lock.
+    cancel: OnceLock<Cancel>,
 }
 
 impl Store {
@@ -234,7 +241,40 @@ impl Store {
 
     fn at(root: PathBuf, is_user: bool) -> Self {
         let (session, holds) = (Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { root, session, holds, is_user }) }
+        let cancel = OnceLock::new();
+        Self { inner: Arc::new(Inner { root, session, holds, is_user, cancel }) }
+    }
+
+    /// Lets `cancel` end the wait for a lock. Has no effect after the first call.
+    pub fn stop_waiting_with(&self, cancel: &Cancel) {
+        let _ = self.inner.cancel.set(cancel.clone());
+    }
+
+    /// Waits for a lock, which `try_lock` takes, until it is had or the wait is ended. `waiting` is called
+    /// once, before the first pause.
+    fn wait_for(
+        &self,
+        path: &Path,
+        cancel: Option<&Cancel>,
+        mut try_lock: impl FnMut() -> Result<(), fs::TryLockError>,
+        waiting: impl FnOnce(),
+    ) -> Result<(), StoreError> {
+        let mut waiting = Some(waiting);
+        loop {
+            match try_lock() {
+                Ok(()) => return Ok(()),
+                Err(fs::TryLockError::WouldBlock) => {}
+                Err(fs::TryLockError::Error(e)) => return Err(e).context("lock", path),
+            }
+            let mut tokens = self.inner.cancel.get().into_iter().chain(cancel);
+            if tokens.any(Cancel::is_cancelled) {
+                return Err(StoreError::Cancelled);
+            }
+            if let Some(waiting) = waiting.take() {
+                waiting();
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Returns the absolute path of the store.
@@ -293,18 +333,25 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] where the lock file cannot be made.
+    /// [`StoreError::Io`] where the lock file cannot be made, [`StoreError::Cancelled`].
     pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<File, StoreError> {
+        self.lock_unless(name, None, waiting)
+    }
+
+    /// As [`lock`](Self::lock), unless `cancel` ends the wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn lock_unless(
+        &self,
+        name: &str,
+        cancel: Option<&Cancel>,
+        waiting: impl FnOnce(),
+    ) -> Result<File, StoreError> {
         let path = self.root().join("locks").join(name);
         let file = open_lock(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                waiting();
-                file.lock().context("lock", &path)?;
-            }
-            Err(fs::TryLockError::Error(e)) => return Err(e).context("lock", &path),
-        }
+        self.wait_for(&path, cancel, || file.try_lock(), waiting)?;
         Ok(file)
     }
 

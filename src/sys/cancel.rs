@@ -1,5 +1,6 @@
 //! One flag that asks every loop of a build to stop.
 
+use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,9 +39,73 @@ impl Cancel {
     }
 }
 
+/// Reader or writer that fails as soon as its token is cancelled, so that a loop over it, a decoder or
+/// [`io::copy`] stops after at most one buffer, whatever the length of the stream.
+///
+/// The error is of no kind of its own: callers ask the token first.
+#[derive(Debug)]
+pub struct Stoppable<'c, S> {
+    stream: S,
+    cancel: &'c Cancel,
+}
+
+impl<'c, S> Stoppable<'c, S> {
+    /// Wraps a stream.
+    pub fn new(stream: S, cancel: &'c Cancel) -> Self {
+        Self { stream, cancel }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.cancel.is_cancelled() {
+            true => Err(io::Error::other("interrupted")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<S: Read> Read for Stoppable<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.stream.read(buffer)
+    }
+}
+
+impl<S: BufRead> BufRead for Stoppable<'_, S> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.check()?;
+        self.stream.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.stream.consume(length);
+    }
+}
+
+impl<S: Write> Write for Stoppable<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_ends_with_an_error_once_its_token_is_cancelled() {
+        let cancel = Cancel::new();
+        let mut read = Stoppable::new(io::repeat(1), &cancel);
+        read.read_exact(&mut [0; 100]).unwrap();
+        cancel.cancel();
+        assert!(read.read(&mut [0]).is_err());
+        assert!(Stoppable::new(io::sink(), &cancel).write(&[0]).is_err());
+        assert!(Stoppable::new(&b"x"[..], &cancel).fill_buf().is_err());
+    }
 
     #[test]
     fn a_child_stops_with_its_parent_and_not_the_other_way_round() {

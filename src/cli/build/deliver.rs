@@ -5,7 +5,7 @@ use super::request::Request;
 use crate::cli::failure::{Class, Failure};
 use crate::cli::push::Pushes;
 use crate::cli::{Environment, registry};
-use crate::export::{self, ExportError, OutputKind, OutputSpec, Packed, Push};
+use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Push};
 use crate::image::{self, DEFAULT_TAG, Image, Reference, StoreSource, Which, canonical_json};
 use crate::plan::Plan;
 use crate::progress::Vertex;
@@ -59,6 +59,11 @@ pub(super) fn deliver(
         });
     registry::ended(job.progress, shown, &result);
     let packed = result?;
+    for spec in request.all_outputs() {
+        for line in made(spec, packed.as_ref(), request, job) {
+            job.progress.made(line);
+        }
+    }
     if let Some(path) = &args.metadata_file {
         let mut metadata = export::metadata(packed.as_ref(), &request.tags);
         metadata["builder.usage"] = usage(job.plan, &solved.steps);
@@ -72,6 +77,45 @@ pub(super) fn deliver(
             .map_err(|e| Failure::of(Class::Environment, &e))?;
     }
     Ok(id)
+}
+
+/// Returns what an output made, for the end of the progress: names, digest, and where it is.
+fn made(
+    spec: &OutputSpec,
+    packed: Option<&Packed>,
+    request: &Request,
+    job: &Job<'_>,
+) -> Vec<String> {
+    let names: Vec<_> = request.tags.iter().chain(&spec.names).map(Reference::familiar).collect();
+    let image = match (names.as_slice(), packed) {
+        ([], Some(packed)) => format!("image {}", packed.manifest.digest),
+        (names, Some(packed)) => format!("image {} {}", names.join(", "), packed.manifest.digest),
+        (_, None) => "image".to_owned(),
+    };
+    let to = match &spec.dest {
+        Some(Dest::Stdout) => "written to the standard output".to_owned(),
+        Some(Dest::Path(path)) => format!("written to {}", path.display()),
+        None => format!("loaded into {}", spec.kind.name()),
+    };
+    match spec.kind {
+        OutputKind::CacheOnly => Vec::new(),
+        OutputKind::Local | OutputKind::Tar => vec![format!("files {to}")],
+        OutputKind::Oci | OutputKind::Docker => vec![format!("{image} {to}")],
+        OutputKind::Image => {
+            let root = job.store.root().display();
+            let pushed = spec.push.is_wanted.then(|| match (names.as_slice(), packed) {
+                (names, Some(packed)) if spec.push.by_digest => {
+                    format!("pushed {} by its digest {}", names.join(", "), packed.manifest.digest)
+                }
+                (names, _) => format!("pushed {}", names.join(", ")),
+            });
+            let name_hint = if names.is_empty() { "; give it a name with -t" } else { "" };
+            [Some(format!("{image} in the store {root}{name_hint}")), pushed]
+                .into_iter()
+                .flatten()
+                .collect()
+        }
+    }
 }
 
 /// What each step that ran used, for the metadata file.

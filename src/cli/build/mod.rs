@@ -29,7 +29,7 @@ use crate::explain::{Audit, AuditVerdict, AuditedStep, BuildId, BuildRecord, His
 use crate::export::OutputSpec;
 use crate::image::Image;
 use crate::plan::Plan;
-use crate::progress::{Mode, Output, Progress};
+use crate::progress::{LogLimits, Mode, Output, Progress};
 use crate::sandbox::Sandbox;
 use crate::solve::{self, Audited, Job, SolveError};
 use crate::store::{Digest, Store};
@@ -56,7 +56,8 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
     let request = Request::new(&command.path, args, &store, environment)?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let progress =
-        Progress::new(mode, Output::stderr(environment.is_coloured), environment.started);
+        Progress::new(mode, Output::stderr(environment.is_coloured), environment.started)
+            .with_log_limits(log_limits(environment)?);
     let result = build(args, &request, environment, &store, &progress);
     progress.finish();
     let digest = result?;
@@ -201,6 +202,7 @@ fn build_plan(
                 .to_owned(),
         );
     }
+    progress.expect(plan.steps.len());
     let history = History::new(store);
     let log = history
         .begin(request.about(args, plan, environment))
@@ -266,6 +268,21 @@ fn build_plan(
     housekeeping::after_build(environment, store, progress, added);
     Ok(digest)
 }
+
+/// Reads how much of a step's output is shown, by BuildKit's names.
+fn log_limits(environment: &Environment) -> Result<LogLimits, Failure> {
+    let defaults = LogLimits::default();
+    let read = |name: &str, default| match environment.variable(name) {
+        Some(text) if !text.is_empty() => LogLimits::parse(&text)
+            .map_err(|error| Failure::new(Class::Usage, format!("{name}: {error}"))),
+        _ => Ok(default),
+    };
+    Ok(LogLimits {
+        size: read("BUILDKIT_STEP_LOG_MAX_SIZE", defaults.size)?,
+        speed: read("BUILDKIT_STEP_LOG_MAX_SPEED", defaults.speed)?,
+    })
+}
+
 /// Makes what runs commands. Limits that nothing here can enforce are refused before anything runs;
 /// ones that are enforced in part are told of.
 fn sandbox(

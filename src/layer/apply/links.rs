@@ -1,16 +1,15 @@
 //! Hard links: a second name for an earlier member, or for a file of a layer below, which is copied up.
 
-use super::{Applier, MakeError, NOFOLLOW, Target, clean, find, set_times, split};
+use super::{Applier, MakeError, NOFOLLOW, Target, check_path, clean, find, set_times, split};
 use crate::layer::marks::is_whiteout_at;
 use crate::layer::stack::{Found, Stack, StackDir};
 use crate::layer::untar::Member;
 use crate::layer::{LayerError, owner};
-use crate::sys::rooted::open_in_root;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, chmodat, linkat, openat, statat, symlinkat,
 };
 use rustix::io::Errno;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 impl Applier<'_> {
     /// Links to an earlier member, or to a file of a layer below, which is copied up.
@@ -43,12 +42,15 @@ impl Applier<'_> {
                 Err(e) => Err(missing(e)),
             };
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let from = open_in_root(self.root, if folder.is_empty() { b"." } else { folder }, flags);
-        let linked = match &from {
+        check_path(&target).map_err(other)?;
+        let from = self
+            .link_way
+            .go(folder)
+            .and_then(|()| self.link_way.here().ok_or_else(|| Errno::BADF.into()));
+        let linked = match from {
             Ok(from) => {
                 let hides = match self.target {
-                    Target::Layer { xattrs, .. } => is_whiteout_at(from.as_fd(), base, xattrs),
+                    Target::Layer { xattrs, .. } => is_whiteout_at(from, base, xattrs),
                     Target::Tree { .. } | Target::Plain => Ok(false),
                 };
                 match hides {
