@@ -221,6 +221,6 @@ fn a_long_log_is_kept_whole_in_few_bytes_and_can_be_read_before_its_end() {
     drop(out);
     assert_eq!(count(&history), 32 << 20);
     let path = history.folder(log.id()).join("logs/0");
-    let kept = std::fs::metadata(path).unwrap().len();
+    let kept = fs::metadata(path).unwrap().len();
     assert!(kept < 1 << 20, "{kept} bytes");
 }

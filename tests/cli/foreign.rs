@@ -199,7 +199,7 @@ fn waiting_for_a_pipe_ends_with_the_first_signal() {
         let output = child.wait_with_output().unwrap();
         drop(writer);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(130), "{shown}\n{said}");
+        assert_eq!(output.status.code(), Some(143), "{shown}\n{said}");
     }
 }
 

@@ -232,7 +232,7 @@ fn privileged_a_stopped_build_can_be_killed() {
     eventually("the command is frozen", || is_frozen(pid));
     running.signal(Signal::TERM);
     running.signal(Signal::CONT);
-    assert_eq!(running.end().code(), Some(130));
+    assert_eq!(running.end().code(), Some(143));
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
