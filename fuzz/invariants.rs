@@ -2,12 +2,19 @@
 // compiler, and by `tests/fuzz_smoke.rs`, which does not.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 
+use builder::cache::Copied;
+use builder::context::remote::{Address, GitUrl, file_name_of};
 use builder::dockerfile::ast::{Escape, Span};
 use builder::dockerfile::expand::{self, Lexer};
 use builder::dockerfile::ignore::Matcher;
 use builder::dockerfile::parse::{Arguments, Statement, syntax};
 use builder::dockerfile::{parse, parse_instruction, print};
+use builder::image::{Config, Document, Index, LayoutRef, Manifest, Reference};
+use builder::store::Digest;
+use builder::sys::cancel::Cancel;
 
 /// A Dockerfile: places lie in it, and what is printed parses to the same tree.
 pub(crate) fn dockerfile(data: &[u8]) {
@@ -99,4 +106,87 @@ pub(crate) fn ignore(data: &[u8]) {
     if let Ok(matcher) = Matcher::parse_leniently(file) {
         let _ = matcher.matches_or_parent(path);
     }
+}
+
+/// A document of an image: config, manifest, index. What was read can be written and read again.
+pub(crate) fn document(data: &[u8]) {
+    let digest = Digest::of(data);
+    if let Ok(config) = Config::parse(data, &digest) {
+        let _ = (config.env(), config.history(), config.user(), config.working_dir());
+        let _ = config.platform();
+    }
+    let _ = serde_json::from_slice::<Manifest>(data);
+    let _ = serde_json::from_slice::<Index>(data);
+    let _ = Document::parse(data, &digest);
+    let _ = Document::parse_any(data, &digest);
+}
+
+/// An archive: it is unpacked or refused, and nothing beside the directory changes.
+pub(crate) fn archive(data: &[u8]) {
+    let outer = tempfile::tempdir().expect("a directory for the test");
+    let inner = outer.path().join("inner");
+    fs::create_dir(&inner).expect("a directory for the test");
+    fs::write(outer.path().join("canary"), "alive").expect("a file for the test");
+    let dir = File::open(&inner).expect("the directory was made");
+    let me = fs::metadata(&inner).expect("the directory was made");
+    let owner = {
+        use std::os::unix::fs::MetadataExt as _;
+        (me.uid(), me.gid())
+    };
+    let _ = builder::layer::extract_archive(data, dir.as_fd(), Some(owner), &Cancel::new());
+    let canary = fs::read(outer.path().join("canary")).expect("nothing outside is removed");
+    assert_eq!(canary, b"alive");
+    let beside = fs::read_dir(outer.path()).expect("the directory is there").count();
+    assert_eq!(beside, 2, "nothing is made outside");
+}
+
+/// What an OCI layout has at its top, and how one is named.
+pub(crate) fn layout(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = LayoutRef::parse(text);
+        let _ = text.parse::<Digest>();
+    }
+    let _ = serde_json::from_slice::<Index>(data);
+}
+
+/// Addresses and names: of repositories, downloads, images. Credentials do not survive.
+pub(crate) fn address(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let address = Address::parse(&text);
+    if address.login.is_some() {
+        assert!(Address::parse(&address.text).login.is_none() || address.text.contains("://"));
+    }
+    if let Ok(Some(url)) = GitUrl::parse(&text) {
+        assert!(!url.remote.starts_with('-') && !url.remote.contains(char::is_control));
+        assert!(!url.subdir.split('/').any(|part| part == ".."));
+    }
+    let name = file_name_of(&text);
+    assert!(!name.contains('/') && !["", ".", ".."].contains(&&*name), "{name:?}");
+    let _ = Reference::parse(&text);
+}
+
+/// What is kept of a copy between builds, and the document of an exported cache.
+pub(crate) fn record(data: &[u8]) {
+    let _ = Copied::parse(data);
+    let _ = serde_json::from_slice::<builder::cache::Document>(data);
+    let mut whole = data.to_vec();
+    whole.extend(blake3::hash(data).as_bytes());
+    let _ = Copied::parse(&whole);
+}
+
+/// The header with which a registry asks for credentials.
+pub(crate) fn challenge(data: &[u8]) {
+    let _ = builder::registry::is_challenge(&String::from_utf8_lossy(data));
+}
+
+/// Text from outside, as it is shown.
+pub(crate) fn shown(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let is_bad = |c: char| c.is_control() || "\u{202e}\u{2066}\u{200f}".contains(c);
+    assert!(!builder::show::text(&text).contains(is_bad));
+    assert!(!builder::show::bytes(data).contains(is_bad));
+    let kept = |c: char| is_bad(c) && !matches!(c, '\n' | '\t');
+    assert!(!builder::show::lines(&text).contains(kept));
+    assert_eq!(builder::show::in_place(&text).len(), text.len());
+    let _ = builder::show::addresses(&text);
 }

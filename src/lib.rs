@@ -23,6 +23,7 @@
 //! | [`snapshot`] | overlay stacks: mount, copy into, commit, unpack |
 //! | [`layer`] | tar in, tar out, compression, digests |
 //! | [`store`] | content-addressed blobs, layers, tags, locks |
+//! | [`show`] | text from outside, made fit for a terminal |
 //! | [`sys`] | the only unsafe code: system calls the libraries lack |
 
 pub mod cache;
@@ -39,6 +40,7 @@ pub mod plan;
 pub mod progress;
 pub mod registry;
 pub mod sandbox;
+pub mod show;
 pub mod snapshot;
 pub mod solve;
 pub mod store;

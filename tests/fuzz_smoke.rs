@@ -164,6 +164,10 @@ fn try_all(samples: &[Vec<u8>], check: fn(&[u8])) {
         let is_kept = catch_unwind(|| check(&input)).is_ok();
         assert!(is_kept, "round {round}: {:?}\n{input:?}", String::from_utf8_lossy(&input));
     }
+    for sample in samples {
+        let is_kept = catch_unwind(|| check(sample)).is_ok();
+        assert!(is_kept, "sample: {:?}\n{sample:?}", String::from_utf8_lossy(sample));
+    }
     println!("{rounds} inputs of {} samples", samples.len());
 }
 
@@ -184,4 +188,39 @@ fn any_ignore_file_is_read_or_refused() {
     let files =
         ["# c\n*.log\n!a/**/b[a-z]\n/x/\n", "**\n!src\nsrc/**/*.o\n\0src/a.o", "a\\*\n[^x]?\n"];
     try_all(&files.map(|file| file.as_bytes().to_vec()), invariants::ignore);
+}
+
+#[test]
+fn any_document_of_an_image_is_read_or_refused() {
+    try_all(&samples("fuzz/document"), invariants::document);
+}
+
+#[test]
+fn any_archive_is_read_or_refused() {
+    try_all(&samples("fuzz/archive"), invariants::archive);
+}
+
+#[test]
+fn any_layout_is_read_or_refused() {
+    try_all(&samples("fuzz/layout"), invariants::layout);
+}
+
+#[test]
+fn any_address_is_read_or_refused() {
+    try_all(&samples("fuzz/address"), invariants::address);
+}
+
+#[test]
+fn any_record_of_a_copy_is_read_or_refused() {
+    try_all(&samples("fuzz/record"), invariants::record);
+}
+
+#[test]
+fn any_challenge_of_a_registry_is_read_or_refused() {
+    try_all(&samples("fuzz/challenge"), invariants::challenge);
+}
+
+#[test]
+fn any_text_is_shown_without_commands_to_the_terminal() {
+    try_all(&samples("fuzz/shown"), invariants::shown);
 }

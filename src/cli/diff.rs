@@ -8,6 +8,7 @@ use super::lookup::{self, ImageCommandError};
 use crate::image::{
     self, Difference, Differences, Image, LayoutRef, Platform, Presence, load_archive, load_layout,
 };
+use crate::show;
 use crate::store::Store;
 use crate::sys::foreign::Given;
 use serde_json::Value;
@@ -88,10 +89,10 @@ fn write_text(found: &Differences, out: &mut dyn Write) -> io::Result<()> {
     }
     for file in &found.files {
         match file.presence {
-            Presence::OnlyA => writeln!(out, "- {}", file.path)?,
-            Presence::OnlyB => writeln!(out, "+ {}", file.path)?,
+            Presence::OnlyA => writeln!(out, "- {}", show::text(&file.path))?,
+            Presence::OnlyB => writeln!(out, "+ {}", show::text(&file.path))?,
             Presence::Both => {
-                writeln!(out, "  {}", file.path)?;
+                writeln!(out, "  {}", show::text(&file.path))?;
                 for difference in &file.attributes {
                     writeln!(out, "      {}", line(difference))?;
                 }
@@ -108,9 +109,8 @@ fn line(difference: &Difference) -> String {
         Some(Value::String(text)) if difference.what == "content" => {
             text.chars().take(12).collect()
         }
-        Some(Value::String(text)) if text.chars().any(char::is_control) => format!("{text:?}"),
-        Some(Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
+        Some(Value::String(text)) => show::text(text).into_owned(),
+        Some(value) => show::text(&value.to_string()).into_owned(),
     };
-    format!("{}: {} -> {}", difference.what, side(&difference.a), side(&difference.b))
+    format!("{}: {} -> {}", show::text(&difference.what), side(&difference.a), side(&difference.b))
 }

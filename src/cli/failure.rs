@@ -4,6 +4,7 @@ use super::explain::ExplainError;
 use super::lookup::ImageCommandError;
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::errors::Error as DockerfileError;
+use crate::show;
 use crate::sys::cancel::Cancel;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use std::error::Error;
@@ -192,8 +193,20 @@ impl Failure {
             return String::new();
         }
         let renderer = if is_coloured { Renderer::styled() } else { Renderer::plain() };
-        let mut group = Level::ERROR.primary_title(self.message.as_str()).elements(
-            self.excerpts.iter().map(|excerpt| {
+        let shown = |text: &str| show::lines(&show::addresses(text)).into_owned();
+        let excerpts: Vec<_> = self
+            .excerpts
+            .iter()
+            .map(|excerpt| Excerpt {
+                path: show::text(&excerpt.path).into_owned(),
+                source: show::in_place(&excerpt.source),
+                span: excerpt.span.clone(),
+                label: excerpt.label.as_deref().map(shown),
+            })
+            .collect();
+        let message = shown(&self.message);
+        let mut group =
+            Level::ERROR.primary_title(message.as_str()).elements(excerpts.iter().map(|excerpt| {
                 let mut annotation = AnnotationKind::Primary.span(excerpt.span.clone());
                 if let Some(label) = &excerpt.label {
                     annotation = annotation.label(label.as_str());
@@ -201,16 +214,15 @@ impl Failure {
                 Snippet::source(excerpt.source.as_str())
                     .path(excerpt.path.as_str())
                     .annotation(annotation)
-            }),
-        );
+            }));
         group = group.elements(std::iter::empty::<annotate_snippets::Padding>());
         let mut text = renderer.render(&[group]);
         text.push('\n');
         for line in &self.output {
-            let _ = writeln!(text, "  | {line}");
+            let _ = writeln!(text, "  | {}", shown(line));
         }
         for hint in &self.hints {
-            let _ = writeln!(text, "hint: {hint}");
+            let _ = writeln!(text, "hint: {}", shown(hint));
         }
         for other in &self.others {
             text.push('\n');

@@ -269,11 +269,13 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// Prints columns three spaces apart.
 pub(super) fn write_table(rows: &[Vec<String>], out: &mut dyn Write) -> std::io::Result<()> {
+    let shown = |cell: &String| crate::show::text(cell).into_owned();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(shown).collect()).collect();
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0))
         .collect();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(cell);

@@ -284,7 +284,11 @@ impl Environment {
 
     /// Tells the user something on stderr.
     pub fn warn(&self, text: &str) {
-        let _ = writeln!(io::stderr(), "warning: {text}");
+        let _ = writeln!(
+            io::stderr(),
+            "warning: {}",
+            crate::show::lines(&crate::show::addresses(text))
+        );
     }
 
     /// Writes data to stdout. A reader that went away is no error.

@@ -304,12 +304,13 @@ fn chosen<T>(
 }
 
 fn say(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Result<(), Failure> {
-    writeln!(out, "{text}").map_err(|error| Failure::output(&error))
+    writeln!(out, "{}", crate::show::text(&text.to_string()))
+        .map_err(|error| Failure::output(&error))
 }
 
 /// Tells the user something on stderr.
 fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", crate::show::lines(text));
 }
 
 fn failure(error: &MountError) -> Failure {

@@ -73,15 +73,21 @@ fn proxies(environment: &Environment) -> Proxies {
     }
 }
 
+/// Returns the path of docker's configuration.
+pub(super) fn docker_config(environment: &Environment) -> Option<PathBuf> {
+    let given = environment.variable("DOCKER_CONFIG").filter(|path| !path.is_empty());
+    let dir = match given {
+        Some(dir) => Some(PathBuf::from(dir)),
+        None => environment.folder("HOME").map(|home| home.join(".docker")),
+    };
+    dir.map(|dir| dir.join("config.json"))
+}
+
 /// Finds the files with credentials: what `REGISTRY_AUTH_FILE` names, docker's, podman's.
 pub(super) fn keychain(environment: &Environment) -> Keychain {
     let given = environment.variable("REGISTRY_AUTH_FILE").filter(|path| !path.is_empty());
     let given = given.map(PathBuf::from);
-    let docker = match environment.variable("DOCKER_CONFIG").filter(|path| !path.is_empty()) {
-        Some(folder) => Some(PathBuf::from(folder)),
-        None => environment.folder("HOME").map(|home| home.join(".docker")),
-    };
-    let docker = docker.map(|folder| folder.join("config.json"));
+    let docker = docker_config(environment);
     let runtime = environment.folder("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
     let config = environment
         .folder("XDG_CONFIG_HOME")

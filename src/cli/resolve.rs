@@ -6,7 +6,7 @@
 
 use super::platforms::mismatch;
 use super::registry::Pulls;
-use crate::context::remote::GitUrl;
+use crate::context::remote::{Address, GitUrl};
 use crate::image::{
     self, BlobSource, Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, StoreSource,
     receive, remembered,
@@ -28,7 +28,7 @@ pub enum NamedContext {
     /// An image of an OCI layout, as `DIR[:TAG|@DIGEST]`.
     Layout(String),
     /// An address to fetch: a tar or a git repository.
-    Remote(String),
+    Remote(Address),
 }
 
 impl NamedContext {
@@ -40,9 +40,10 @@ impl NamedContext {
         if let Some(path) = value.strip_prefix("oci-layout://") {
             return Self::Layout(path.to_owned());
         }
-        let is_git = matches!(GitUrl::parse(value), Ok(Some(_)));
+        // A repository with a query that is not known is one, too: its fetch says what is wrong.
+        let is_git = !matches!(GitUrl::parse(value), Ok(None));
         if is_git || value.starts_with("http://") || value.starts_with("https://") {
-            return Self::Remote(value.to_owned());
+            return Self::Remote(Address::parse(value));
         }
         Self::Dir(PathBuf::from(value))
     }

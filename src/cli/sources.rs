@@ -7,7 +7,8 @@ use super::recipe;
 use super::resolve::NamedContext;
 use crate::context::Source;
 use crate::context::remote::{
-    self, GitOptions, GitUrl, HttpOptions, RemoteError, StreamContext, file_name_of,
+    self, Access, Address, GitOptions, GitUrl, HttpOptions, RemoteError, StreamContext,
+    file_name_of,
 };
 use crate::dockerfile::ignore::Matcher;
 use crate::store::Store;
@@ -66,6 +67,7 @@ pub(super) fn read(
     path: &str,
     file: Option<&str>,
     keeps_git_dir: bool,
+    access: &Access,
     store: &Store,
     environment: &Environment,
 ) -> Result<Inputs, Failure> {
@@ -97,14 +99,14 @@ pub(super) fn read(
     }
     match NamedContext::parse(path) {
         NamedContext::Remote(address) => {
-            let dir = fetch(&address, keeps_git_dir, store, environment)?;
+            let dir = fetch(&address, keeps_git_dir, access, store, environment)?;
             match dir {
-                Fetched::Tree(dir) => fetched(open_dir(&dir)?, &address, file, true),
-                Fetched::Checkout(root) => fetched(root, &address, file, false),
+                Fetched::Tree(dir) => fetched(open_dir(&dir)?, &address.text, file, true),
+                Fetched::Checkout(root) => fetched(root, &address.text, file, false),
                 Fetched::Dockerfile(dockerfile) => Ok(Inputs {
                     context: Context::Nothing,
-                    context_name: remote::redact(&address),
-                    dockerfile_name: remote::redact(&address),
+                    context_name: address.text.clone(),
+                    dockerfile_name: address.text,
                     dockerfile,
                     ignore_name: None,
                 }),
@@ -136,6 +138,7 @@ pub(super) fn open(context: &Context, store: &Store) -> Result<Source, Failure> 
 pub(super) fn named(
     name: &str,
     context: &NamedContext,
+    access: &Access,
     store: &Store,
     environment: &Environment,
 ) -> Result<Source, Failure> {
@@ -149,11 +152,11 @@ pub(super) fn named(
             Source::dir(&dir, ignore, Some(index_of(&dir, store))).map_err(failed)
         }
         NamedContext::Remote(address) => {
-            if let Some(checkout) = check_out(address, false, store, environment)? {
+            if let Some(checkout) = check_out(address, false, access, store, environment)? {
                 return Ok(Source::checkout(checkout));
             }
             // As BuildKit: one file, whatever it is.
-            let (dir, _) = download(address, Some("context"), store, environment)?;
+            let (dir, _) = download(address, Some("context"), access, store, environment)?;
             Source::dir(&dir, None, None).map_err(failed)
         }
         NamedContext::Image(_) | NamedContext::Layout(_) => {
@@ -184,18 +187,19 @@ enum Fetched {
 
 /// Brings a git repository, a tar or a Dockerfile here.
 fn fetch(
-    address: &str,
+    address: &Address,
     keeps_git_dir: bool,
+    access: &Access,
     store: &Store,
     environment: &Environment,
 ) -> Result<Fetched, Failure> {
-    if let Some(checkout) = check_out(address, keeps_git_dir, store, environment)? {
+    if let Some(checkout) = check_out(address, keeps_git_dir, access, store, environment)? {
         return Ok(Fetched::Checkout(checkout));
     }
-    let (_, path) = download(address, None, store, environment)?;
+    let (_, path) = download(address, None, access, store, environment)?;
     let stream = File::open(&path).map_err(|e| cannot("open", &path, &e))?;
     let dir = fresh(store)?;
-    match remote::read_stream(stream, address, &dir, &environment.cancel)
+    match remote::read_stream(stream, &address.text, &dir, &environment.cancel)
         .map_err(|error| remote_failure(&error))?
     {
         StreamContext::Tree => Ok(Fetched::Tree(dir)),
@@ -205,17 +209,20 @@ fn fetch(
 
 /// Checks a git repository out; `None` for another address.
 fn check_out(
-    address: &str,
+    address: &Address,
     keeps_git_dir: bool,
+    access: &Access,
     store: &Store,
     environment: &Environment,
 ) -> Result<Option<OwnedFd>, Failure> {
     let failed = |error: RemoteError| remote_failure(&error);
-    let Some(url) = GitUrl::parse(address).map_err(failed)? else { return Ok(None) };
+    let Some(mut url) = GitUrl::parse(&address.text).map_err(failed)? else { return Ok(None) };
+    url.login.clone_from(&address.login);
     let into = fresh(store)?;
     let options = GitOptions {
         keep_git_dir: url.keep_git_dir.unwrap_or(keeps_git_dir),
         into: &into,
+        access,
         allows_local: false,
     };
     Ok(Some(url.check_out(&options, &environment.cancel).map_err(failed)?.root))
@@ -223,15 +230,17 @@ fn check_out(
 
 /// Downloads a file, under the name it has in its address or another; returns its directory and its path.
 fn download(
-    address: &str,
+    address: &Address,
     name: Option<&str>,
+    access: &Access,
     store: &Store,
     environment: &Environment,
 ) -> Result<(PathBuf, PathBuf), Failure> {
     let into = fresh(store)?;
-    let name = name.map_or_else(|| file_name_of(address), str::to_owned);
+    let name = name.map_or_else(|| file_name_of(&address.text), str::to_owned);
     let options = HttpOptions {
         file_name: &name,
+        access,
         checksum: None,
         cache: &store.root().join("context/http"),
         into: &into,

@@ -252,6 +252,9 @@ pub fn secret(text: &str) -> Result<SecretFlag, String> {
         }
     }
     if flag.id.is_empty() {
+        flag.id = flag.src.clone().unwrap_or_default();
+    }
+    if flag.id.is_empty() {
         return Err("a secret needs an id: id=NAME,src=PATH".to_owned());
     }
     if flag.env.as_deref() == Some("") {
@@ -331,7 +334,8 @@ mod tests {
             ("id=a,env=T", Some(flag("a", None, Some("T")))),
             ("type=env,id=T", Some(flag("T", None, Some("T")))),
             ("id=a", Some(flag("a", None, None))),
-            ("src=/f", None),
+            ("src=/f", Some(flag("/f", Some("/f"), None))),
+            ("env=T", None),
             ("id=a,foo=b", None),
         ] {
             assert_eq!(secret(text).ok(), want, "{text}");

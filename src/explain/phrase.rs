@@ -5,7 +5,6 @@ use super::diff::{Op, Piece};
 use super::listing::{Attribute, Change, FileChange, FileChanges};
 use super::report::Report;
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 /// How much of what did not change is shown on each side of what did, in characters.
 const CONTEXT: usize = 24;
@@ -285,21 +284,11 @@ pub(super) fn shortened(text: &str, room: usize) -> String {
     text.chars().take(room.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Makes control characters visible, so that no file name moves a cursor; line breaks become `⏎`.
+/// Escapes what could steer a terminal, as [`show::text`](crate::show::text) does; line breaks become `⏎`.
 pub fn clean(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(char::is_control) {
-        return Cow::Borrowed(text);
+    if !text.contains(['\n', '\t']) {
+        return crate::show::text(text);
     }
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => out.push_str("⏎ "),
-            '\t' => out.push(' '),
-            c if c.is_control() => {
-                let _ = write!(out, "\\x{:02x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    Cow::Owned(out)
+    let text = text.replace('\n', "⏎ ").replace('\t', " ");
+    Cow::Owned(crate::show::text(&text).into_owned())
 }

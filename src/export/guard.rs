@@ -33,7 +33,7 @@ pub const SHORTEST: usize = 8;
 const PIECE: usize = 1 << 20;
 
 /// The alphabets of base64: of files, and of addresses.
-const ALPHABETS: [&[u8; 64]; 2] = [
+pub(crate) const ALPHABETS: [&[u8; 64]; 2] = [
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
 ];
@@ -206,7 +206,7 @@ impl Guard {
 
 /// Returns the letters that base64 has for `value`, and for nothing else, where it begins `offset`
 /// bytes after a group of three.
-fn base64_within(value: &[u8], offset: usize, alphabet: &[u8; 64]) -> Vec<u8> {
+pub(crate) fn base64_within(value: &[u8], offset: usize, alphabet: &[u8; 64]) -> Vec<u8> {
     let bits = |at: usize| -> Option<u8> {
         let bit = at.checked_sub(offset * 8)?;
         value.get(bit / 8).map(|byte| byte >> (7 - bit % 8) & 1)

@@ -5,6 +5,7 @@ use super::stages::{Index, StageCommand, place_of};
 use super::step::{ContextId, Copy, CopySource, Op, Tree};
 use super::{PlanError, paths, words};
 use crate::dockerfile::ast::{self, Word};
+use crate::show;
 
 impl Planner<'_, '_> {
     pub(super) fn copy(
@@ -93,7 +94,7 @@ impl Planner<'_, '_> {
         }));
         let shown = words::show(&instruction.origin.original, &state.env, escape);
         let id = self.step(index, number, command, &shown, op);
-        self.state(index).commit(format!("{message} # buildkit"), Some(id));
+        self.state(index).commit(format!("{} # buildkit", show::addresses(&message)), Some(id));
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use crate::dockerfile::ast::{self, Command, Escape, Pair, Word};
 use crate::dockerfile::env::is_scan_argument;
 use crate::dockerfile::errors::Error;
 use crate::dockerfile::golang;
+use crate::show;
 use std::collections::BTreeMap;
 
 /// Walks the reached stages.
@@ -528,8 +529,12 @@ impl Planner<'_, '_> {
         let text = format!("{} {rest}", keyword.to_uppercase());
         let lines = command.instruction.origin.lines;
         let step = Step {
-            name: format!("{}{mark}{}", stage.prefix(state.counted), text.trim_end()),
-            instruction: command.instruction.origin.original.clone(),
+            name: format!(
+                "{}{mark}{}",
+                stage.prefix(state.counted),
+                show::addresses(text.trim_end())
+            ),
+            instruction: show::addresses(&command.instruction.origin.original).into_owned(),
             stage: stage.given_name.clone().unwrap_or_else(|| index.to_string()),
             index: number,
             lines: (lines.first, lines.last),

@@ -50,6 +50,25 @@ pub use step::{
     Security, Sharing, Step, StepId, Target, Tree, Workdir,
 };
 
+impl Plan {
+    /// Returns the credentials that stood in addresses of ADD: the address without them, and the secret.
+    pub fn credentials(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for step in &self.steps {
+            let Op::Copy(copy) = &step.op else { continue };
+            for source in &copy.sources {
+                if let CopySource::Url(address) | CopySource::Git(address) = source
+                    && let Some(login) = &address.login
+                {
+                    let secrets = login.secrets().into_iter();
+                    all.extend(secrets.map(|secret| (address.text.clone(), secret)));
+                }
+            }
+        }
+        all
+    }
+}
+
 /// What is to be planned.
 #[derive(Debug)]
 pub struct Request<'a> {

@@ -1,5 +1,6 @@
 //! What a plan is made of: steps, what each reads, and the image at the end.
 
+use crate::context::remote::Address;
 use crate::image::{Config, Platform};
 
 /// The index of a step in [`Plan::steps`].
@@ -304,9 +305,9 @@ pub enum CopySource {
         data: Vec<u8>,
     },
     /// An http(s) address.
-    Url(String),
+    Url(Address),
     /// A git repository, with `#ref:subdir`.
-    Git(String),
+    Git(Address),
 }
 
 /// The working directory to make.

@@ -3,7 +3,7 @@
 use super::stages::Place;
 use super::step::CopySource;
 use super::{PlanError, Request, paths};
-use crate::context::remote::GitUrl;
+use crate::context::remote::{Address, GitUrl};
 use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{Escape, Heredoc, Instruction, Word};
 use crate::dockerfile::env::{self, Env};
@@ -175,13 +175,13 @@ pub(super) fn copy_source(
     let repository = GitUrl::parse(&text).map_err(|error| place.error(error.to_string()))?;
     if repository.is_some() {
         return match is_add {
-            true => Ok(CopySource::Git(text)),
+            true => Ok(CopySource::Git(Address::parse(&text))),
             false => Err(place.error("source can't be a git ref for COPY").into()),
         };
     }
     if text.starts_with("http://") || text.starts_with("https://") {
         return match is_add {
-            true => Ok(CopySource::Url(text)),
+            true => Ok(CopySource::Url(Address::parse(&text))),
             false => Err(place
                 .error("source can't be a URL for COPY")
                 .with_hint("use ADD for remote sources")

@@ -40,9 +40,8 @@ pub fn clean_line(line: &[u8]) -> String {
 }
 
 fn is_unwanted(c: char) -> bool {
-    (c.is_control() && c != '\t')
-        // Bidirectional overrides and isolates, line and paragraph separators.
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    // Joiners are part of emoji and of many languages' words, and change nothing else.
+    c != '\t' && !matches!(c, '\u{200c}' | '\u{200d}') && crate::show::is_active(c)
 }
 
 fn skip_csi(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {

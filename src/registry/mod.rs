@@ -89,3 +89,10 @@ mod tests {
         }
     }
 }
+
+/// Says whether the value of a `WWW-Authenticate` header asks for credentials that we could give. For
+/// fuzzing: requests use the parser itself.
+#[doc(hidden)]
+pub fn is_challenge(header: &str) -> bool {
+    challenge::Challenge::choose(std::iter::once(header)).is_some()
+}

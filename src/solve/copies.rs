@@ -37,8 +37,8 @@ impl Chosen {
                 inputs.tree(format!("files {path}"), *id);
             }
             (Self::Files { id, .. }, CopySource::Url(address) | CopySource::Git(address)) => {
-                inputs.text("source", address);
-                inputs.tree(format!("files {address}"), *id);
+                inputs.text("source", &address.text);
+                inputs.tree(format!("files {}", address.text), *id);
             }
             (_, CopySource::Inline { name, data }) => {
                 inputs.list(format!("heredoc {name}"), document(name, data));

@@ -6,6 +6,7 @@
 
 use super::copies::{self, Chosen};
 use super::deltas::Delta;
+use super::mask::{self, Mask};
 use super::mounts::{self, Prepared};
 use super::trees::{Lower, Stack, Trees};
 use super::{Cause, FailedStep, Job, room};
@@ -23,6 +24,9 @@ use std::time::{Duration, Instant};
 
 /// Where a RUN heredoc with a `#!` line is mounted.
 const SCRIPT_MODE: u32 = 0o755;
+
+/// The variable that names the socket of an agent.
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 /// The files that a step made, not hashed yet.
 #[derive(Debug)]
@@ -197,17 +201,39 @@ fn command(
     let (spec, prepared) = prepare(job, trees, run, ids, files)?;
     let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
     let control = sandbox::Control::default();
-    let mut show = |stream, bytes: &[u8]| {
-        let stream = match stream {
-            Stream::Stdout => progress::Stream::Stdout,
-            Stream::Stderr => progress::Stream::Stderr,
-        };
+    let mask = Mask::of(job);
+    let mut streams = [mask::Stream::default(), mask::Stream::default()];
+    let emit = |number: usize, bytes: &[u8]| {
+        if bytes.is_empty() {
+            return;
+        }
+        let stream = [progress::Stream::Stdout, progress::Stream::Stderr][number];
         job.progress.log(vertex, stream, bytes);
         job.observer.output(index, bytes);
     };
+    let mut show = |stream, bytes: &[u8]| {
+        let number = match stream {
+            Stream::Stdout => 0,
+            Stream::Stderr => 1,
+        };
+        match &mask {
+            Some(mask) => emit(number, &streams[number].push(mask, bytes)),
+            None => emit(number, bytes),
+        }
+    };
     let exit = room::guarded(job.store.root(), job.options.disk_floor, &control, || {
         Ok(job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut show)?)
-    })?;
+    });
+    if let Some(mask) = &mask {
+        for (number, stream) in streams.iter_mut().enumerate() {
+            emit(number, &stream.finish(mask));
+        }
+        if streams.iter().any(|stream| stream.has_masked) {
+            let name = &job.plan.steps[index].name;
+            job.progress.notice(format!("{name} wrote a secret: it is shown and kept as ***"));
+        }
+    }
+    let exit = exit?;
     tell(job, vertex);
     if job.cancel.is_cancelled() {
         return Err(Cause::Cancelled);
@@ -246,6 +272,8 @@ pub(super) fn prepare(
         match env.iter_mut().find(|(known, _)| known == name) {
             // A proxy that ENV or ARG set wins over the build's.
             Some(_) if run.proxy.iter().any(|(proxy, _)| proxy == name) => {}
+            // So does the socket of another agent.
+            Some(_) if name == SSH_AUTH_SOCK => {}
             Some((_, old)) => old.clone_from(value),
             None => env.push((name.clone(), value.clone())),
         }

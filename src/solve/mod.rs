@@ -45,6 +45,7 @@ mod exec;
 mod failed;
 mod image;
 mod inputs;
+mod mask;
 mod mounts;
 mod remote;
 mod room;
@@ -139,6 +140,10 @@ pub struct Options {
     pub seccomp: Seccomp,
     /// Secrets by their ids.
     pub secrets: BTreeMap<String, Secret>,
+    /// Credentials that stood in addresses: where, and the secret text.
+    pub credentials: Vec<(String, String)>,
+    /// Credentials of git and http sources.
+    pub access: context::remote::Access,
     /// Sockets of ssh agents by their ids.
     pub ssh: BTreeMap<String, PathBuf>,
     /// What steps may ask for: `network.host`, `security.insecure`.

@@ -95,6 +95,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, Cause> {
     let mut prepared = Prepared::default();
     let mut sockets = 0;
+    let mut has_agent = false;
     for mount in mounts {
         let target = &mount.target;
         match &mount.kind {
@@ -119,6 +120,11 @@ pub(super) fn prepare(
                 }
             }
             MountKind::Ssh { id, is_required, mode, uid, gid } => {
+                // With or without an agent the first mount's socket is the one that ssh looks for.
+                if !has_agent {
+                    prepared.env.push(("SSH_AUTH_SOCK".to_owned(), target.clone()));
+                    has_agent = true;
+                }
                 let Some(socket) = job.options.ssh.get(id) else {
                     if *is_required {
                         return Err(Cause::NotGiven { kind: "ssh agent", id: id.clone() });
@@ -128,9 +134,6 @@ pub(super) fn prepare(
                 let target = target
                     .strip_suffix("ssh_agent.0")
                     .map_or_else(|| target.clone(), |dir| format!("{dir}ssh_agent.{sockets}"));
-                if sockets == 0 {
-                    prepared.env.push(("SSH_AUTH_SOCK".to_owned(), target.clone()));
-                }
                 sockets += 1;
                 let source = prepared.hold(Held::Agent(socket.clone()));
                 let (mode, uid, gid) = (*mode, *uid, *gid);

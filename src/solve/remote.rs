@@ -2,7 +2,9 @@
 //! any other files. What came is identified by its content, so an address alone hits nothing.
 
 use super::{Cause, Job};
-use crate::context::remote::{self, GitOptions, GitUrl, HttpOptions, RemoteError, file_name_of};
+use crate::context::remote::{
+    self, Address, GitOptions, GitUrl, HttpOptions, RemoteError, file_name_of,
+};
 use crate::context::{SelectOptions, Source};
 use crate::plan::Copy;
 use crate::snapshot::copy::Selection;
@@ -12,7 +14,7 @@ use crate::store::Digest;
 pub(super) fn download(
     job: &Job<'_>,
     copy: &Copy,
-    address: &str,
+    address: &Address,
     options: &SelectOptions,
 ) -> Result<(Source, Selection), Cause> {
     let checksum = copy
@@ -20,15 +22,16 @@ pub(super) fn download(
         .as_deref()
         .map(|text| {
             text.parse::<Digest>().map_err(|error| RemoteError::BadUrl {
-                url: address.to_owned(),
+                url: address.text.clone(),
                 reason: error.to_string(),
             })
         })
         .transpose()?;
     let into = job.store.session()?.new_work()?;
-    let name = file_name_of(address);
+    let name = file_name_of(&address.text);
     let options_http = HttpOptions {
         file_name: &name,
+        access: &job.options.access,
         checksum,
         cache: &job.options.downloads.join("http"),
         into: &into,
@@ -44,12 +47,13 @@ pub(super) fn download(
 pub(super) fn clone(
     job: &Job<'_>,
     copy: &Copy,
-    address: &str,
+    address: &Address,
     options: &SelectOptions,
 ) -> Result<(Source, Selection), Cause> {
-    let Some(mut url) = GitUrl::parse(address)? else {
+    let Some(mut url) = GitUrl::parse(&address.text)? else {
         unreachable!("the planner knows a repository by the same rules");
     };
+    url.login.clone_from(&address.login);
     if let Some(checksum) = &copy.checksum {
         url.checksum = Some(checksum.clone());
     }
@@ -57,6 +61,7 @@ pub(super) fn clone(
     let options_git = GitOptions {
         keep_git_dir: copy.keep_git_dir.unwrap_or(false),
         into: &into,
+        access: &job.options.access,
         allows_local: false,
     };
     let checkout = url.check_out(&options_git, job.cancel)?;

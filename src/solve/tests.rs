@@ -103,6 +103,8 @@ impl Kit {
 
 fn options(root: &Path) -> Options {
     Options {
+        access: crate::context::remote::Access::default(),
+        credentials: Vec::new(),
         network: NetworkMode::None,
         hostname: "test".to_owned(),
         extra_hosts: Vec::new(),

@@ -120,3 +120,101 @@ fn what_add_downloads_is_checked_and_unpacked_where_asked() {
         ("plain", 0o600, 1_577_836_800)
     );
 }
+
+/// Serves one body to requests with an `Authorization` header, 401 to others; compressed where asked.
+fn serve_guarded(authorization: &'static str, body: Vec<u8>, headers: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+            let is_known = authorization.is_empty()
+                || head.iter().any(|line| {
+                    line.split_once(": ").is_some_and(|(name, value)| {
+                        name.eq_ignore_ascii_case("authorization") && value == authorization
+                    })
+                });
+            let (status, body) =
+                if is_known { ("200 OK", body.as_slice()) } else { ("401 Unauthorized", &b""[..]) };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}Connection: close\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn credentials_of_an_address_reach_the_server_and_nothing_else() {
+    let kit = Kit::new();
+    // user:pass%40word, in base64.
+    let web = serve_guarded("Basic dXNlcjpwYXNzQHdvcmQ=", b"plain".to_vec(), "");
+    let address = web.replace("//", "//user:pass%40word@");
+    kit.dockerfile(&format!("FROM fixture/base\nADD {address}/f /f\n"));
+    let archive = kit.out("i.tar");
+    let output = format!("--output=type=oci,dest={},compression=uncompressed", archive.display());
+    let outcome = kit.build_showing("plain").args([output]).ok();
+    let bytes = std::fs::read(&archive).unwrap();
+    let list = kit.builder(["history", "builds", "--format", "json"]).ok().stdout();
+    let id = list.split("\"build\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let record = kit.builder(["history", "inspect", id, "--format", "json"]).ok().stdout();
+    for text in [outcome.text(), &String::from_utf8_lossy(&bytes), &list, &record] {
+        assert!(!text.contains("pass%40word") && !text.contains("pass@word"), "{text}");
+    }
+    let wrong = web.replace("//", "//user:other-word@");
+    kit.dockerfile(&format!("FROM scratch\nADD {wrong}/g /f\nADD {wrong}/g\n"));
+    let failed = kit.build().fails(3);
+    assert!(!failed.text().contains("other-word"), "{}", failed.text());
+    let failed = kit.build_of(format!("{wrong}/Dockerfile").as_ref()).fails(6);
+    assert!(!failed.text().contains("other-word"), "{}", failed.text());
+}
+
+#[test]
+fn secrets_authenticate_downloads_by_host() {
+    let kit = Kit::new();
+    let web = serve_guarded("Bearer a-token-of-mine", b"plain".to_vec(), "");
+    kit.dockerfile(&format!("FROM scratch\nADD {web}/f /f\n"));
+    kit.build().fails(6).says(&["401"]);
+    let build = kit.build().env("T", "a-token-of-mine");
+    let image = build.args(["--secret", "id=HTTP_AUTH_TOKEN_127.0.0.1,env=T"]).image();
+    assert_eq!(image.text("f"), "plain");
+}
+
+#[test]
+fn an_encoded_download_is_decoded_before_it_is_checked() {
+    let kit = Kit::new();
+    let gzip = |bytes: &[u8]| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        out.write_all(bytes).unwrap();
+        out.finish().unwrap()
+    };
+    let web = serve_guarded("", gzip(b"plain"), "Content-Encoding: gzip\r\n");
+    let digest = "a116c9a4d33a4bcfa3ab7a5d8cb5d8e5c4d0b27bb94ee8a7b7ad9fdfc8d30b01";
+    kit.dockerfile(&format!("FROM scratch\nADD --checksum=sha256:{digest} {web}/f /f\n"));
+    let wrong = kit.build().fails(6);
+    let said = wrong.text().split("has the digest ").nth(1).unwrap();
+    let digest = said.split([',', ' ']).next().unwrap();
+    kit.dockerfile(&format!("FROM scratch\nADD --checksum={digest} {web}/f /f\n"));
+    assert_eq!(kit.build().image().text("f"), "plain");
+    let bomb = serve_guarded("", gzip(&vec![0; 400 << 20]), "Content-Encoding: gzip\r\n");
+    kit.dockerfile(&format!("FROM scratch\nADD {bomb}/f /f\n"));
+    kit.build().fails(6).says(&["decodes to more than"]);
+}
+
+#[test]
+fn proxies_of_dockers_configuration_are_build_arguments() {
+    let kit = Kit::new();
+    let config = kit.beside("docker");
+    std::fs::create_dir(&config).unwrap();
+    let json = r#"{"proxies":{"default":{"httpProxy":"http://p:1","noProxy":"h"}}}"#;
+    std::fs::write(config.join("config.json"), json).unwrap();
+    kit.dockerfile("FROM fixture/base\nRUN echo $http_proxy $HTTP_PROXY $NO_PROXY > /p\n");
+    let build = || kit.build().env("DOCKER_CONFIG", config.as_os_str());
+    assert_eq!(build().image().text("p"), "http://p:1 http://p:1 h\n");
+    let given = build().args(["--no-cache", "--build-arg", "HTTP_PROXY=http://o:2"]).image();
+    assert_eq!(given.text("p"), "http://o:2 http://o:2 h\n");
+}

@@ -14,8 +14,13 @@
 
 use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure};
+use crate::cli::registry::docker_config;
 use crate::dockerfile;
+use crate::sys::foreign::Given;
 use std::collections::BTreeMap;
+
+/// Largest configuration of docker's that is read, in bytes.
+const CONFIG_MAX: u64 = 16 << 20;
 
 /// The arguments of a build.
 #[derive(Debug)]
@@ -52,6 +57,13 @@ impl BuildArguments {
                 all.insert(name.to_owned(), value);
             }
         }
+        let given: Vec<String> = all.keys().map(|name| name.to_ascii_lowercase()).collect();
+        for (name, value) in proxies(environment) {
+            // What the command line says counts for both cases of a name.
+            if !given.contains(&name.to_ascii_lowercase()) {
+                all.insert(name, value);
+            }
+        }
         if let Some(image) = all.get("BUILDKIT_SYNTAX")
             && !dockerfile::is_dockerfile_frontend(image)
         {
@@ -75,6 +87,32 @@ impl BuildArguments {
             all,
         })
     }
+}
+
+/// Returns the build arguments that `proxies` of docker's configuration stands for, as docker's command
+/// line makes them. A file that cannot be read has none: what needs it for logins reports it.
+fn proxies(environment: &Environment) -> Vec<(String, String)> {
+    const NAMES: [(&str, &str); 5] = [
+        ("httpProxy", "HTTP_PROXY"),
+        ("httpsProxy", "HTTPS_PROXY"),
+        ("ftpProxy", "FTP_PROXY"),
+        ("noProxy", "NO_PROXY"),
+        ("allProxy", "ALL_PROXY"),
+    ];
+    let config = docker_config(environment).and_then(|path| {
+        let given = Given::open(&path, &environment.cancel).ok()?;
+        let bytes = given.read_to_limit(CONFIG_MAX).ok()?;
+        serde_json::from_slice::<serde_json::Value>(&bytes).ok()
+    });
+    let Some(config) = config else { return Vec::new() };
+    let values = &config["proxies"]["default"];
+    let given = NAMES.iter().filter_map(|(key, name)| Some((name, values[key].as_str()?)));
+    given
+        .filter(|(_, value)| !value.is_empty())
+        .flat_map(|(name, value)| {
+            [(*name).to_owned(), name.to_ascii_lowercase()].map(|name| (name, value.to_owned()))
+        })
+        .collect()
 }
 
 /// A truth value as Go reads it; false where it is not given or empty.

@@ -6,6 +6,7 @@
 mod arguments;
 mod deliver;
 mod flags;
+mod given;
 mod housekeeping;
 pub mod on_error;
 mod recorder;
@@ -312,7 +313,7 @@ fn guarded(
     build: BuildId,
     recorder: &Recorder<'_>,
 ) -> Result<(), Failure> {
-    if !job.options.wants_image || job.options.secrets.is_empty() {
+    if !job.options.wants_image || secrets::is_nothing(job) {
         return Ok(());
     }
     let image = solve::image_of(job, solved);

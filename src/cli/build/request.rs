@@ -9,6 +9,7 @@ use super::shared_cache::SharedCaches;
 use crate::cli::failure::{self, Class, Failure};
 use crate::cli::resolve::{Images, NamedContext, context_name};
 use crate::cli::{Environment, check, platforms, sources};
+use crate::context::remote::Access;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::explain::About;
@@ -19,13 +20,11 @@ use crate::image::{Image, Platform, Reference};
 use crate::plan::{self, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
-use crate::solve::{self, Job, Observer, SECRET_MAX, Secret};
+use crate::solve::{self, Job, Observer};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
-use crate::sys::foreign::Given;
 use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -117,11 +116,16 @@ impl Request {
             .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
         let platform = platforms::parse(&args.platform);
         let platform = platform.map_err(|e| usage(failure::chain(&e)))?;
-        let inputs = sources::read(path, args.file.as_deref(), keeps_git_dir, store, environment)?;
+        let (secrets, access) = super::given::secrets(args, environment)?;
+        let inputs =
+            sources::read(path, args.file.as_deref(), keeps_git_dir, &access, store, environment)?;
         let text = dockerfile::as_shown(&inputs.dockerfile);
         let dockerfile = dockerfile::parse(&inputs.dockerfile)
             .map_err(|errors| Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text))?;
         let mut options = options(args, environment, epoch)?;
+        options.secrets = secrets;
+        options.access = access;
+        options.credentials = super::given::credentials(path, &contexts, &build_args);
         if let Some(hostname) = hostname {
             options.hostname = hostname;
         }
@@ -240,7 +244,7 @@ impl Request {
                 None => sources::open(&self.inputs.context, store)?,
                 Some(name) => {
                     let known = self.contexts.get(name).expect("the resolver knew it");
-                    sources::named(name, known, store, environment)?
+                    sources::named(name, known, &self.options.access, store, environment)?
                 }
             };
             contexts.push(match self.normalizes_modes {
@@ -305,44 +309,7 @@ fn options(
     if network == NetworkMode::Host {
         allow.insert("network.host".to_owned());
     }
-    let mut secrets = BTreeMap::new();
-    for flag in &args.secret {
-        let secret = match (&flag.src, &flag.env) {
-            (Some(path), _) => {
-                let path = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
-                given_secret(path, environment)?
-            }
-            (None, env) => {
-                let name = env.as_deref().unwrap_or(&flag.id);
-                match environment.variable(name) {
-                    Some(value) => Secret::Value(value.into_bytes()),
-                    None if env.is_some() => {
-                        return Err(usage(format!(
-                            "secret {}: environment variable {name} is not set",
-                            flag.id
-                        )));
-                    }
-                    None => {
-                        return Err(usage(format!(
-                            "secret {0} names no file, and environment variable {0} is not set",
-                            flag.id
-                        ))
-                        .with_hint(format!("name its file: --secret id={},src=FILE", flag.id)));
-                    }
-                }
-            }
-        };
-        secrets.insert(flag.id.clone(), secret);
-    }
-    let mut ssh = BTreeMap::new();
-    for (id, socket) in &args.ssh {
-        let socket = socket.clone().or_else(|| environment.variable("SSH_AUTH_SOCK"));
-        let Some(socket) = socket else {
-            return Err(usage(format!("ssh agent {id}: SSH_AUTH_SOCK is not set"))
-                .with_hint(format!("start an agent, or name its socket: --ssh {id}=SOCKET")));
-        };
-        ssh.insert(id.clone(), PathBuf::from(socket));
-    }
+    let ssh = super::given::agents(args, environment)?;
     Ok(solve::Options {
         network,
         hostname: args.hostname.clone().unwrap_or_else(|| DEFAULT_HOSTNAME.to_owned()),
@@ -353,7 +320,9 @@ fn options(
         cap_add: args.security.cap_add.clone(),
         cap_drop: args.security.cap_drop.clone(),
         seccomp: args.security.seccomp()?,
-        secrets,
+        secrets: BTreeMap::new(),
+        access: Access::default(),
+        credentials: Vec::new(),
         ssh,
         allow,
         memory_budget: args.build_memory,
@@ -365,17 +334,6 @@ fn options(
         disk_floor: 0,
         downloads: PathBuf::new(),
     })
-}
-
-/// Takes a secret's file as it is. What can be read only once, such as a pipe, is read now.
-fn given_secret(path: PathBuf, environment: &Environment) -> Result<Secret, Failure> {
-    let failed = |e: std::io::Error| cannot("read secret", &path, &e);
-    let kind = fs::metadata(&path).map_err(failed)?;
-    if kind.is_file() {
-        return Ok(Secret::File(path));
-    }
-    let given = Given::open(&path, &environment.cancel);
-    given.and_then(|given| given.read_to_limit(SECRET_MAX)).map(Secret::Value).map_err(failed)
 }
 
 /// Checks that one output at most goes to the standard output, and that nobody is to read it there.

@@ -53,6 +53,9 @@ pub(super) fn check(
             ));
         }
     }
+    for (place, value) in &credentials(job) {
+        guard.add(&format!("of {place}"), value.as_bytes());
+    }
     if guard.is_empty() {
         return Ok(());
     }
@@ -99,6 +102,18 @@ pub(super) fn check(
     Err(failure
         .with_hint("mount it only while a command runs: RUN --mount=type=secret,id=…")
         .with_hint("or, if it is meant to be there: --allow-secret-in-image"))
+}
+
+/// Says whether a build has nothing secret.
+pub(super) fn is_nothing(job: &Job<'_>) -> bool {
+    job.options.secrets.is_empty() && credentials(job).is_empty()
+}
+
+/// Returns the credentials that stood in addresses: those of the command line, and those of ADD.
+fn credentials(job: &Job<'_>) -> Vec<(String, String)> {
+    let mut all = job.options.credentials.clone();
+    all.extend(job.plan.credentials());
+    all
 }
 
 fn finds(

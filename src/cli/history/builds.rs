@@ -261,7 +261,8 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
         return Ok(());
     }
     let about = &build.about;
-    let mut row = |name: &str, value: &str| writeln!(out, "{name:<11} {value}");
+    let mut row =
+        |name: &str, value: &str| writeln!(out, "{name:<11} {}", crate::show::text(value));
     row("build", &build.id.to_string())?;
     row("context", &clean(&redact::addresses(&about.context)))?;
     row("Dockerfile", &clean(&about.dockerfile))?;

@@ -5,12 +5,13 @@
 //!
 //! Source: BuildKit, frontend/dockerfile/dfgitutil and source/git; git(1), "Environment variables".
 
-use super::{RemoteError, redact};
+use super::{Access, Address, Login, RemoteError, redact};
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -25,17 +26,30 @@ const STALL_SECONDS: u32 = 60;
 /// Bytes of git's messages that an error quotes.
 const SAID_MAX: usize = 2_000;
 
+/// Starts git. Standard input is the file with credentials, if there are any; git and what it starts have
+/// it as another descriptor, because a command line or an environment can be read by others.
+const SCRIPT: &str = "umask 022 && exec 9<&0 </dev/null && exec git \"$@\"";
+
+/// Makes git read the credentials.
+const INCLUDE: &str = "include.path=/proc/self/fd/9";
+
 /// An address of a repository, a place in its history, and a folder of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GitUrl {
-    /// What git is given: no query and no fragment.
+    /// What git is given: no query, no fragment, no credentials.
     pub remote: String,
+    /// The credentials that stood in the address.
+    pub login: Option<Login>,
     /// Branch, tag, full reference or commit; `None` is the server's default branch.
     pub reference: Option<String>,
     /// Folder of the repository, without outer slashes; empty is all of it.
     pub subdir: String,
     /// `?checksum=`: what the commit must begin with.
     pub checksum: Option<String>,
+    /// `?fetch-by-commit=`: the commit of `checksum` is fetched, and not what the reference names.
+    pub by_commit: bool,
+    /// `?mtime=commit`: files have the time of the commit, and not that of the checkout.
+    pub commit_time: bool,
     /// `?keep-git-dir=`.
     pub keep_git_dir: Option<bool>,
     /// `?submodules=`; they are fetched unless it is false.
@@ -54,6 +68,8 @@ impl GitUrl {
     /// [`RemoteError::BadUrl`] for a repository with a query that cannot be understood.
     pub fn parse(text: &str) -> Result<Option<Self>, RemoteError> {
         let bad = |reason: String| RemoteError::BadUrl { url: redact(text), reason };
+        let Address { text: clean_text, login } = Address::parse(text);
+        let text = clean_text.as_str();
         let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
         let (remote, query) = rest.split_once('?').unwrap_or((rest, ""));
         let scheme = remote.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
@@ -74,6 +90,7 @@ impl GitUrl {
         let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
         let mut url = Self {
             remote: remote.to_owned(),
+            login,
             reference: (!reference.is_empty()).then(|| reference.to_owned()),
             subdir: clean(subdir),
             ..Self::default()
@@ -126,12 +143,35 @@ impl GitUrl {
                 "checksum" | "commit" if !value.is_empty() => {
                     self.checksum = Some(value.to_owned());
                 }
+                "fetch-by-commit" => self.by_commit = truth(key, value)?,
+                "mtime" => {
+                    self.commit_time = match value {
+                        "checkout" => false,
+                        "commit" => true,
+                        _ => {
+                            return Err(format!("mtime is {value:?}: expected checkout or commit"));
+                        }
+                    }
+                }
                 "keep-git-dir" => self.keep_git_dir = Some(truth(key, value)?),
                 "submodules" => self.submodules = Some(truth(key, value)?),
                 "ref" | "tag" | "branch" | "subdir" | "checksum" | "commit" => {
                     return Err(format!("{key} has no value"));
                 }
-                _ => return Err(format!("unknown query {key:?}")),
+                _ => {
+                    return Err(format!(
+                        "unknown query {key:?}: expected ref, tag, branch, subdir, checksum, commit, \
+                         fetch-by-commit, keep-git-dir, mtime or submodules"
+                    ));
+                }
+            }
+        }
+        if self.by_commit {
+            let is_whole = |commit: &String| {
+                matches!(commit.len(), 40 | 64) && commit.bytes().all(|b| b.is_ascii_hexdigit())
+            };
+            if !self.checksum.as_ref().is_some_and(is_whole) {
+                return Err("fetch-by-commit needs commit= with a full commit".to_owned());
             }
         }
         Ok(())
@@ -162,6 +202,39 @@ fn clean(path: &str) -> String {
     parts.join("/")
 }
 
+/// Removes the entries of that name in a directory for git and in those of its submodules.
+fn remove_each(dir: &Path, name: &str) -> std::io::Result<()> {
+    for entry in walkdir::WalkDir::new(dir).contents_first(true) {
+        let entry = entry.map_err(std::io::Error::from)?;
+        let is_ref = entry.path().strip_prefix(dir).is_ok_and(|path| path.starts_with("refs"));
+        if entry.file_name() != name || is_ref {
+            continue;
+        }
+        if entry.file_type().is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives everything in a checkout, git's own files excepted, one time.
+fn set_times(dir: &Path, seconds: i64) -> std::io::Result<()> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let tree = walkdir::WalkDir::new(dir).contents_first(true).into_iter();
+    for entry in tree {
+        let entry = entry.map_err(std::io::Error::from)?;
+        if entry.path().strip_prefix(dir).is_ok_and(|path| path.starts_with(".git")) {
+            continue;
+        }
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(rustix::fs::CWD, entry.path(), &times, flags)?;
+    }
+    Ok(())
+}
+
 /// How to check a repository out.
 #[derive(Debug, Clone, Copy)]
 pub struct GitOptions<'a> {
@@ -169,6 +242,8 @@ pub struct GitOptions<'a> {
     pub keep_git_dir: bool,
     /// An existing empty folder of the session.
     pub into: &'a Path,
+    /// Credentials of the build.
+    pub access: &'a Access,
     /// True lets repositories be folders of this machine: for tests.
     pub allows_local: bool,
 }
@@ -232,10 +307,21 @@ impl Git<'_> {
             let update = ["submodule", "update", "-q", "--init", "--recursive", "--depth=1"];
             self.git("fetch the submodules of", &update)?;
         }
+        if self.url.commit_time {
+            let seconds = self.git("read the time of", &["show", "-s", "--format=%ct", &commit])?;
+            let seconds = seconds.trim().parse().unwrap_or(0);
+            set_times(&self.dir, seconds).map_err(io("set the times in", &self.dir))?;
+        }
         let keeps = self.url.keep_git_dir.unwrap_or(self.options.keep_git_dir);
         if !keeps || !self.url.subdir.is_empty() {
             let metadata = self.dir.join(".git");
             fs::remove_dir_all(&metadata).map_err(io("remove", &metadata))?;
+        } else {
+            // Where and when this was fetched: nothing of the repository's own.
+            for name in ["FETCH_HEAD", "ORIG_HEAD", "logs"] {
+                remove_each(&self.dir.join(".git"), name)
+                    .map_err(io("remove the logs in", &self.dir))?;
+            }
         }
         let dir = File::open(&self.dir).map_err(io("open", &self.dir))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
@@ -252,7 +338,10 @@ impl Git<'_> {
 
     /// Fetches as little as the server allows, and returns the name that the commit then has.
     fn fetch(&self) -> Result<String, RemoteError> {
-        let reference = self.url.reference.as_deref().unwrap_or("HEAD");
+        let reference = match &self.url.checksum {
+            Some(commit) if self.url.by_commit => commit,
+            _ => self.url.reference.as_deref().unwrap_or("HEAD"),
+        };
         let shallow = ["fetch", "-q", "--no-tags", "--depth=1", "--", "origin", reference];
         let fetched = "FETCH_HEAD".to_owned();
         let Err(error) = self.git("fetch", &shallow) else { return Ok(fetched) };
@@ -272,6 +361,24 @@ impl Git<'_> {
         Ok(reference.to_owned())
     }
 
+    /// A file in memory with git's configuration that authenticates us to the one server; `None` where
+    /// there are no credentials.
+    fn credentials(&self) -> std::io::Result<Option<File>> {
+        let address = Address { text: self.url.remote.clone(), login: self.url.login.clone() };
+        let Some(header) = self.options.access.git_header(&address) else { return Ok(None) };
+        let server = address.text.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let text = format!(
+            "[http \"{}/\"]\n\textraHeader = \"Authorization: {}\"\n",
+            quoted(&server),
+            quoted(&header)
+        );
+        let file = rustix::fs::memfd_create("git", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let mut file = File::from(file);
+        file.write_all(text.as_bytes())?;
+        Ok(Some(file))
+    }
+
     /// Runs one git command and returns its output.
     fn git(&self, doing: &'static str, arguments: &[&str]) -> Result<String, RemoteError> {
         let url = redact(&self.url.remote);
@@ -284,10 +391,12 @@ impl Git<'_> {
         let err = File::create(&err_path).map_err(io("create", &err_path))?;
         let protocols =
             if self.options.allows_local { "file:http:https:ssh:git" } else { PROTOCOLS };
+        let credentials = self.credentials().map_err(io("write the credentials for", &self.dir))?;
         // Modes of what is checked out must not depend on who builds; a child's umask can only be
         // set by the child.
         let mut child = Command::new("/bin/sh")
-            .args(["-c", "umask 022 && exec git \"$@\"", "git"])
+            .args(["-c", SCRIPT, "git"])
+            .args(credentials.iter().flat_map(|_| ["-c", INCLUDE]))
             .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
             .args(["-c", "init.defaultBranch=master", "-c", "advice.detachedHead=false"])
             .args([
@@ -315,7 +424,7 @@ impl Git<'_> {
             .env_remove("GIT_ALTERNATE_OBJECT_DIRECTORIES")
             .env_remove("GIT_CONFIG_PARAMETERS")
             .env_remove("GIT_CONFIG_COUNT")
-            .stdin(Stdio::null())
+            .stdin(credentials.map_or_else(Stdio::null, Stdio::from))
             .stdout(out)
             .stderr(err)
             .process_group(0)

@@ -108,7 +108,9 @@ fn check_out(
         GitUrl { remote: format!("file://{}", repository.display()), ..GitUrl::default() };
     change(&mut url);
     let into = tempfile::tempdir().unwrap();
-    let options = GitOptions { keep_git_dir: false, into: into.path(), allows_local: true };
+    let access = Access::default();
+    let options =
+        GitOptions { keep_git_dir: false, into: into.path(), access: &access, allows_local: true };
     let checkout = url.check_out(&options, &Cancel::new())?;
     let (_, names) = super::super::super::walk::read_names(checkout.root.as_fd(), b"").unwrap();
     let names = names.into_iter().map(|(name, _)| String::from_utf8_lossy(&name).into_owned());

@@ -13,12 +13,13 @@
 //!
 //! Source: BuildKit, source/http; RFC 9110, "Conditional Requests".
 
-use super::{RemoteError, redact};
+use super::{Access, Address, RemoteError};
 use crate::snapshot::copy::FileTime;
 use crate::store::Digest;
 use crate::sys::cancel::Cancel;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -33,11 +34,19 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// Redirects followed; Go's client follows as many.
 const REDIRECTS: u32 = 10;
 
+/// Decoded bytes that any encoded body may have.
+const DECODED_MAX: u64 = 256 << 20;
+
+/// Decoded bytes beyond that for each byte received.
+const DECODED_RATIO: u64 = 100;
+
 /// How to download.
 #[derive(Debug, Clone)]
 pub struct HttpOptions<'a> {
     /// Name of the file; see [`file_name_of`].
     pub file_name: &'a str,
+    /// Credentials of the build.
+    pub access: &'a Access,
     /// `--checksum`.
     pub checksum: Option<Digest>,
     /// Folder for downloads that later builds may revalidate; made if missing.
@@ -119,17 +128,19 @@ fn parse_date(text: Option<&str>) -> FileTime {
 /// Downloads `url`, unless what is here already is asked for or is still current.
 ///
 /// With a checksum that is here, the server is not asked. `progress` hears the bytes so far and the
-/// total, where the server told it. Nothing is decoded and no redirect carries credentials on.
+/// total, where the server told it. `Content-Encoding: gzip` is undone, as Go's client does, and digests are
+/// of the decoded bytes. No redirect carries credentials on.
 ///
 /// # Errors
 ///
 /// [`RemoteError`]; then nothing is in [`HttpOptions::into`].
 pub fn download(
-    url: &str,
+    address: &Address,
     options: &HttpOptions<'_>,
     progress: &mut dyn FnMut(u64, Option<u64>),
     cancel: &Cancel,
 ) -> Result<Download, RemoteError> {
+    let url = address.text.as_str();
     fs::create_dir_all(options.cache).map_err(failed("create", options.cache))?;
     let cache = Cache { dir: options.cache };
     let known = cache.known(url).filter(|known| options.checksum.is_none_or(|c| c == known.digest));
@@ -144,10 +155,13 @@ pub fn download(
         .timeout_per_read(Some(STALL))
         .timeout_recv_response(Some(STALL))
         .user_agent(concat!("builder/", env!("CARGO_PKG_VERSION")))
-        .accept_encoding("identity")
+        .accept_encoding("gzip")
         .build();
     let agent = ureq::Agent::new_with_config(config);
     let mut request = agent.get(url);
+    if let Some(header) = options.access.http_header(address) {
+        request = request.header("Authorization", header);
+    }
     if let Some((known, _)) = &body {
         if let Some(etag) = &known.etag {
             request = request.header("If-None-Match", etag);
@@ -155,28 +169,44 @@ pub fn download(
             request = request.header("If-Modified-Since", time);
         }
     }
-    let mut response =
-        request.call().map_err(|e| RemoteError::Http { url: redact(url), source: Box::new(e) })?;
+    let mut response = request
+        .call()
+        .map_err(|e| RemoteError::Http { url: url.to_owned(), source: Box::new(e) })?;
     let status = response.status().as_u16();
     if let (304, Some((known, body))) = (status, &body) {
         return place(body, known, options, true);
     }
     if !(200..300).contains(&status) {
-        return Err(RemoteError::Status { url: redact(url), status });
+        return Err(RemoteError::Status { url: url.to_owned(), status });
     }
     let header = |name| {
         response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
     };
     let (etag, last_modified) = (header("etag"), header("last-modified"));
     let total = header("content-length").and_then(|length| length.parse().ok());
-    let (digest, file) =
-        cache.receive(url, &mut response.body_mut().as_reader(), total, progress, cancel)?;
+    let is_gzip = header("content-encoding").is_some_and(|it| it.eq_ignore_ascii_case("gzip"));
+    let received = Cell::new(0);
+    let body = Counted { inner: response.body_mut().as_reader(), count: &received };
+    let limit = || match is_gzip {
+        true => DECODED_MAX.saturating_add(received.get().saturating_mul(DECODED_RATIO)),
+        false => u64::MAX,
+    };
+    let (digest, file) = match is_gzip {
+        true => {
+            let mut body = flate2::read::MultiGzDecoder::new(body);
+            cache.receive(url, &mut body, &limit, None, progress, cancel)?
+        }
+        false => {
+            let mut body = body;
+            cache.receive(url, &mut body, &limit, total, progress, cancel)?
+        }
+    };
     if let Some(expected) = options.checksum
         && expected != digest
     {
-        return Err(RemoteError::Checksum { url: redact(url), expected, actual: digest });
+        return Err(RemoteError::Checksum { url: url.to_owned(), expected, actual: digest });
     }
-    let known = Known { url: redact(url), etag, last_modified, digest };
+    let known = Known { url: url.to_owned(), etag, last_modified, digest };
     let body = cache.keep(url, &known, file)?;
     place(&body, &known, options, false)
 }
@@ -209,6 +239,20 @@ fn place(
         mtime,
         is_cached,
     })
+}
+
+/// Counts the bytes that were read.
+struct Counted<'a, R> {
+    inner: R,
+    count: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + count as u64);
+        Ok(count)
+    }
 }
 
 struct Cache<'a> {
@@ -247,6 +291,7 @@ impl Cache<'_> {
         &self,
         url: &str,
         body: &mut dyn Read,
+        limit: &dyn Fn() -> u64,
         total: Option<u64>,
         progress: &mut dyn FnMut(u64, Option<u64>),
         cancel: &Cancel,
@@ -268,12 +313,16 @@ impl Cache<'_> {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => {
                     let source = Box::new(ureq::Error::Io(e));
-                    return Err(RemoteError::Http { url: redact(url), source });
+                    return Err(RemoteError::Http { url: url.to_owned(), source });
                 }
             };
             hasher.update(&buffer[..count]);
             file.write_all(&buffer[..count]).map_err(failed("write to", self.dir))?;
             done += count as u64;
+            let limit = limit();
+            if done > limit {
+                return Err(RemoteError::TooLarge { url: url.to_owned(), limit });
+            }
             progress(done, total);
         }
         Ok((Digest::from_bytes(hasher.finalize().into()), file))
@@ -344,8 +393,14 @@ mod tests {
         checksum: Option<Digest>,
     ) -> (Result<Download, RemoteError>, tempfile::TempDir) {
         let into = tempfile::tempdir().unwrap();
-        let options = HttpOptions { file_name: "f", checksum, cache, into: into.path() };
-        let result = download(url, &options, &mut |_, _| {}, &Cancel::new());
+        let options = HttpOptions {
+            file_name: "f",
+            access: &Access::default(),
+            checksum,
+            cache,
+            into: into.path(),
+        };
+        let result = download(&url.into(), &options, &mut |_, _| {}, &Cancel::new());
         (result, into)
     }
 

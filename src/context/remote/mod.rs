@@ -7,10 +7,12 @@
 //!
 //! Registries and their protocol.
 
+mod access;
 mod git;
 mod http;
 mod stream;
 
+pub use access::{Access, Address, Login};
 pub use git::{GitCheckout, GitOptions, GitUrl};
 pub use http::{Download, HttpOptions, download, file_name_of};
 pub use stream::{DOCKERFILE_MAX, StreamContext, read_stream};
@@ -47,6 +49,14 @@ pub enum RemoteError {
         url: String,
         /// Status code.
         status: u16,
+    },
+    /// The body is compressed, and much larger than what was sent.
+    #[error("{url} decodes to more than {limit} bytes")]
+    TooLarge {
+        /// The address.
+        url: String,
+        /// The limit, in bytes.
+        limit: u64,
     },
     /// The bytes are not those that were asked for.
     #[error("{url} has the digest {actual}, but {expected} was asked for")]
@@ -125,10 +135,5 @@ pub enum RemoteError {
 
 /// Shows an address without the user name and password it may hold.
 pub fn redact(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let host_end = rest.find('/').unwrap_or(rest.len());
-    match rest[..host_end].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => url.to_owned(),
-    }
+    Address::parse(url).text
 }

@@ -1,0 +1,137 @@
+//! Secrets and agents that the command line gives a build.
+
+use super::flags::BuildArgs;
+use super::request::cannot;
+use crate::cli::Environment;
+use crate::cli::failure::{Class, Failure};
+use crate::cli::resolve::NamedContext;
+use crate::context::remote::{Access, Address, Login};
+use crate::solve::{SECRET_MAX, Secret};
+use crate::sys::foreign::Given;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+
+/// Reads `--secret`s: those of the build by id, and what authenticates its sources.
+///
+/// An id without `src` and `env` is the name of an environment variable or, if that is not set, of a file,
+/// as in BuildKit.
+///
+/// # Errors
+///
+/// A failure of class usage for a secret that is not there.
+pub(super) fn secrets(
+    args: &BuildArgs,
+    environment: &Environment,
+) -> Result<(BTreeMap<String, Secret>, Access), Failure> {
+    let usage = |message: String| Failure::new(Class::Usage, message);
+    let mut secrets = BTreeMap::new();
+    let mut access = Access::default();
+    for flag in &args.secret {
+        let id = &flag.id;
+        let file = |path: &str| {
+            let path = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
+            given_secret(path, environment)
+        };
+        let secret = match (&flag.src, &flag.env) {
+            (Some(path), _) => file(path)?,
+            (None, Some(name)) => match environment.variable(name) {
+                Some(value) => Secret::Value(value.into_bytes()),
+                None => {
+                    let message = format!("secret {id}: environment variable {name} is not set");
+                    return Err(usage(message));
+                }
+            },
+            (None, None) => match environment.variable(id) {
+                Some(value) => Secret::Value(value.into_bytes()),
+                None => file(id).map_err(|failure| {
+                    let message = format!(
+                        "secret {id}: environment variable {id} is not set, and {}",
+                        failure.message
+                    );
+                    usage(message).with_hint(format!("name its file: --secret id={id},src=FILE"))
+                })?,
+            },
+        };
+        if Access::concerns(id) {
+            let value =
+                secret.read(&environment.cancel).map_err(|e| cannot("read secret", id, &e))?;
+            access.add(id, &value);
+        }
+        // Without an id the file's path is the id, and its name is one, too.
+        if flag.src.as_ref() == Some(id)
+            && let Some(name) = Path::new(id).file_name().and_then(|name| name.to_str())
+            && args.secret.iter().all(|other| other.id != name)
+        {
+            secrets.insert(name.to_owned(), secret.clone());
+        }
+        secrets.insert(id.clone(), secret);
+    }
+    Ok((secrets, access))
+}
+
+/// Takes a secret's file as it is. What can be read only once, such as a pipe, is read now.
+fn given_secret(path: PathBuf, environment: &Environment) -> Result<Secret, Failure> {
+    let failed = |e: std::io::Error| cannot("read secret", &path, &e);
+    let kind = fs::metadata(&path).map_err(failed)?;
+    if kind.is_file() {
+        return Ok(Secret::File(path));
+    }
+    let given = Given::open(&path, &environment.cancel);
+    given.and_then(|given| given.read_to_limit(SECRET_MAX)).map(Secret::Value).map_err(failed)
+}
+
+/// Finds the agents of `--ssh`.
+///
+/// # Errors
+///
+/// A failure of class usage for an agent that is not there.
+pub(super) fn agents(
+    args: &BuildArgs,
+    environment: &Environment,
+) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut agents = BTreeMap::new();
+    for (id, socket) in &args.ssh {
+        let socket = socket.clone().or_else(|| environment.variable("SSH_AUTH_SOCK"));
+        let Some(socket) = socket else {
+            let message = format!("ssh agent {id}: SSH_AUTH_SOCK is not set");
+            return Err(Failure::new(Class::Usage, message)
+                .with_hint(format!("start an agent, or name its socket: --ssh {id}=SOCKET")));
+        };
+        let path = PathBuf::from(socket);
+        let facts =
+            fs::metadata(&path).map_err(|e| cannot(&format!("use ssh agent {id},"), &path, &e))?;
+        if !facts.file_type().is_socket() {
+            let message = format!("ssh agent {id}: {} is not a socket", path.display());
+            return Err(Failure::new(Class::Usage, message).with_hint(format!(
+                "give a key to an agent: eval $(ssh-agent) && ssh-add {}, then --ssh {id}",
+                path.display()
+            )));
+        }
+        agents.insert(id.clone(), path);
+    }
+    Ok(agents)
+}
+
+/// Returns the credentials that stand in the addresses of contexts and proxies: where, and the secret.
+pub(super) fn credentials(
+    path: &str,
+    contexts: &BTreeMap<String, NamedContext>,
+    build_args: &BTreeMap<String, String>,
+) -> Vec<(String, String)> {
+    let mut addresses = vec![Address::parse(path)];
+    addresses.extend(contexts.values().filter_map(|context| match context {
+        NamedContext::Remote(address) => Some(address.clone()),
+        _ => None,
+    }));
+    let is_proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy");
+    let proxies = build_args.iter().filter(|(name, _)| is_proxy(name));
+    addresses.extend(proxies.map(|(_, value)| Address::parse(value)));
+    let mut all = Vec::new();
+    for Address { text, login } in addresses {
+        let secrets = login.iter().flat_map(Login::secrets);
+        all.extend(secrets.map(|secret| (text.clone(), secret)));
+    }
+    all
+}
