@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
 
 mod kit;
+#[path = "escape/paths.rs"]
+mod paths;
 #[path = "escape/races.rs"]
 mod races;
 

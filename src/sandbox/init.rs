@@ -4,8 +4,15 @@
 //! is not dumpable (so nothing inside can trace it or read its `/proc` entries), and once the
 //! command runs it holds no descriptor but its socket and its signals, and no capability but the one
 //! to send signals.
+//!
+//! # Paths that an image chose
+//!
+//! Each descriptor is closed once it has served its purpose. Sources of mounts are closed before the
+//! first mount target is resolved ([`mounts`]); all but the socket, the command's input and output and
+//! the file of its user namespace before `/etc/passwd` and `/etc/group` are read; that file too before
+//! the working directory ([`workdir`]) and the program ([`super::command`]) are looked for. So a path
+//! that leads through `/proc/self/fd` finds nothing there, besides being refused.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -17,18 +24,18 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::LinkNameSpaceType;
 
 use super::caps;
-use super::deputy::Task;
+use super::command::Command;
+use super::descriptors::Descriptors;
 use super::fault::{Doing, Fault};
 use super::mounts;
-use super::protocol::{self, Order, Report, RunRequest, StdioFds};
+use super::protocol::{self, Order, Report, RunRequest, StdioFds, Stub};
 use super::seccomp::Program;
 use super::spec::{RunSpec, Security, Ulimit};
 use super::users::{self, Identity};
 use super::workdir;
 use crate::layer::owner;
-use crate::sys::notify::load_filter_with_listener;
 use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
-use crate::sys::rooted::open_in_root;
+use crate::sys::rooted::{is_procfs, open_in_root};
 
 /// The filters that a command may get.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +77,7 @@ fn run(
             return Err((control, Fault::Refused(format!("no descriptors left: {error}"))));
         }
     };
-    match prepare(proof, request, filters, fds, control.as_fd()) {
+    match prepare(proof, request, filters, Descriptors::new(fds), control.as_fd()) {
         Ok(running) => {
             supervise(&running, &control);
             Ok(())
@@ -98,23 +105,25 @@ fn prepare(
     proof: SingleThreaded,
     request: &RunRequest,
     filters: Filters<'_>,
-    fds: Vec<OwnedFd>,
+    mut fds: Descriptors,
     control: BorrowedFd<'_>,
 ) -> Result<Running, Fault> {
     let spec = &request.spec;
-    let fds = Descriptors(fds.into_iter().map(Some).collect());
     die_with_parent()?;
     process::reset_signals();
     rustix::process::umask(Mode::empty());
 
     for &index in &request.cgroup1 {
-        rustix::io::write(fds.get(index)?, b"0").doing(|| "joining a control group")?;
+        rustix::io::write(fds.take(index)?, b"0").doing(|| "joining a control group")?;
+    }
+    if let Some(index) = request.cgroup2 {
+        fds.close(index);
     }
     // Only now, so that the sandbox's own groups are what it sees as the tops.
     proof.unshare(libc::CLONE_NEWCGROUP).doing(|| "making a control group namespace")?;
     if let Some(index) = request.netns {
         rustix::thread::move_into_link_name_space(
-            fds.get(index)?,
+            fds.take(index)?.as_fd(),
             Some(LinkNameSpaceType::Network),
         )
         .doing(|| "joining the build's network")?;
@@ -142,33 +151,28 @@ fn prepare(
         process::set_fs_ids(uid, gid);
         caps::raise().doing(|| "keeping capabilities")?;
     }
-    let tree = mounts::build(request, &fds, map)?;
+    let tree = mounts::build(request, &mut fds, map)?;
     let stdio = stdio(request, &fds, &tree.null, tree.terminal.as_ref())?;
-    // From here on, paths are resolved that the image, the Dockerfile or the user chose: `/etc/passwd`, the
-    // working directory, the program. Nothing is open any more that such a path could lead to.
-    let userns = fds.keep(request.userns.as_ref().map(|(index, _)| *index));
-    let mut kept: Vec<BorrowedFd<'_>> = vec![control, tree.null.as_fd()];
-    kept.extend(stdio.iter().map(AsFd::as_fd));
-    kept.extend(userns.iter().map(AsFd::as_fd));
-    kept.extend(tree.agents.iter().map(AsFd::as_fd));
-    if let Some((master, slave)) = &tree.terminal {
-        kept.extend([master.as_fd(), slave.as_fd()]);
-    }
-    process::close_others(proof, &kept).doing(|| "closing descriptors")?;
+    let terminal = tree.terminal.is_some();
+    report(control, tree.stubs, tree.notices, tree.agents, tree.terminal)?;
+    let userns = request.userns.as_ref().map(|(index, _)| fds.take(*index)).transpose()?;
+    // From here on paths of the image are resolved: with nothing open that could lead out of it.
+    drop((fds, tree.null));
+    let open = stdio.iter().chain(&userns).map(AsFd::as_fd).chain([control]);
+    process::close_others(proof, &open.collect::<Vec<_>>()).doing(|| "closing descriptors")?;
+
     let (uid_of, gid_of) = (
         |id: u32| map.map_or(id, |map| map.uid(id).unwrap_or(id)),
         |id: u32| map.map_or(id, |map| map.gid(id).unwrap_or(id)),
     );
     let identity = identity(&spec.user)?;
-    let mut notices = tree.notices;
     // The deputy shows such a command any ids, see there.
     let is_single = owner::is_recorded();
     if is_single && identity.uid != 0 {
-        notices.push(
-            "without subordinate ids (/etc/subuid) other users are names: commands of theirs may write \
-             what is root's"
-                .to_owned(),
-        );
+        let text = "without subordinate ids (/etc/subuid) other users are names: commands of theirs \
+                    may write what is root's";
+        protocol::send(control, &Report::Notice { text: text.to_owned() }, &[])
+            .doing(|| "reporting to the builder")?;
     }
     if let (Some(map), false) = (map, is_single) {
         let unknown = map.uid(identity.uid).is_none().then_some(identity.uid).or_else(|| {
@@ -187,6 +191,7 @@ fn prepare(
     if let Some(userns) = userns {
         rustix::thread::move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))
             .doing(|| "joining the user namespace")?;
+        drop(userns);
         become_root()?;
         if capabilities(spec)? & caps::SYS_ADMIN != 0 {
             // Who may mount needs a namespace to do it in. All that is mounted so far is locked there.
@@ -197,11 +202,6 @@ fn prepare(
     die_with_parent()?;
 
     let command = Command::new(request, &identity, filters, tree.own)?;
-    let mut extra: Vec<BorrowedFd<'_>> = tree.agents.iter().map(AsFd::as_fd).collect();
-    extra.extend(tree.terminal.as_ref().map(|(master, _)| master.as_fd()));
-    protocol::send(control, &Report::Ready { stubs: tree.stubs, notices }, &extra)
-        .doing(|| "reporting to the builder")?;
-
     let mut handled = SigSet::all();
     for fatal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE] {
         handled.remove(fatal);
@@ -210,18 +210,32 @@ fn prepare(
     let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .doing(|| "watching signals")?;
 
-    let terminal = tree.terminal.is_some();
     let forked = proof.clone_process(0, None).doing(|| "starting the command's process")?;
     let Forked::Parent(child) = forked else {
         let status = command.execute(control, &stdio, terminal);
         process::exit_now(status);
     };
 
-    drop((tree.agents, tree.terminal, tree.null, stdio, child.pidfd));
+    drop((stdio, child.pidfd));
     caps::bound(KILL).doing(|| "giving up capabilities")?;
     caps::hold(KILL).doing(|| "giving up capabilities")?;
     die_with_parent()?;
     Ok(Running { pid: child.pid, signals })
+}
+
+/// Reports that the tree stands, and hands over what the builder serves: sockets of agents, then the
+/// master side of the terminal.
+fn report(
+    control: BorrowedFd<'_>,
+    stubs: Vec<Stub>,
+    notices: Vec<String>,
+    agents: Vec<OwnedFd>,
+    terminal: Option<(OwnedFd, OwnedFd)>,
+) -> Result<(), Fault> {
+    let mut extra: Vec<BorrowedFd<'_>> = agents.iter().map(AsFd::as_fd).collect();
+    extra.extend(terminal.as_ref().map(|(master, _)| master.as_fd()));
+    protocol::send(control, &Report::Ready { stubs, notices }, &extra)
+        .doing(|| "reporting to the builder")
 }
 
 /// The one capability init needs: commands change their user.
@@ -304,7 +318,7 @@ fn become_root() -> Result<(), Fault> {
 }
 
 /// Which capabilities the command's root has.
-fn capabilities(spec: &RunSpec) -> Result<u64, Fault> {
+pub(super) fn capabilities(spec: &RunSpec) -> Result<u64, Fault> {
     let base = match spec.security {
         Security::Default => caps::DEFAULT,
         Security::Insecure => caps::ALL,
@@ -320,7 +334,8 @@ fn image_text(path: &str) -> String {
         let file = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let file = open_in_root(file.as_fd(), path.as_bytes(), flags)?;
         let stat = rustix::fs::fstat(&file)?;
-        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        // A link may lead to a file of /proc, which is regular and not the image's.
+        if !FileType::from_raw_mode(stat.st_mode).is_file() || is_procfs(file.as_fd())? {
             return Ok(String::new());
         }
         let mut bytes = Vec::new();
@@ -335,8 +350,8 @@ fn image_text(path: &str) -> String {
 const USERS_MAX: u64 = 8 << 20;
 
 fn identity(user: &str) -> Result<Identity, Fault> {
-    users::look_up(user, &image_text("/etc/passwd"), &image_text("/etc/group"))
-        .map_err(Fault::Refused)
+    let (passwd, group) = (image_text("/etc/passwd"), image_text("/etc/group"));
+    users::look_up(user, &passwd, &group).map_err(Fault::Refused)
 }
 
 fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
@@ -352,22 +367,6 @@ fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
         .doing(|| format!("setting the ulimit {}", limit.name))
 }
 
-/// The descriptors of a request, by index.
-pub(super) struct Descriptors(Vec<Option<OwnedFd>>);
-
-impl Descriptors {
-    /// Returns one of them.
-    pub(super) fn get(&self, index: usize) -> Result<BorrowedFd<'_>, Fault> {
-        let fd = self.0.get(index).and_then(Option::as_ref);
-        fd.map(AsFd::as_fd).ok_or_else(|| Fault::Refused("a descriptor is missing".into()))
-    }
-
-    /// Closes all but one, and returns that.
-    fn keep(mut self, index: Option<usize>) -> Option<OwnedFd> {
-        index.and_then(|index| self.0.get_mut(index)?.take())
-    }
-}
-
 /// Returns the command's input, output and error output.
 fn stdio(
     request: &RunRequest,
@@ -378,10 +377,7 @@ fn stdio(
     let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().doing(|| "copying a descriptor");
     match (request.stdio, terminal) {
         (StdioFds::Pipes([input, output, error]), _) => {
-            let pipe = |index: Option<usize>| match index {
-                Some(index) => copy(fds.get(index)?),
-                None => copy(null.as_fd()),
-            };
+            let pipe = |index: Option<usize>| copy(index.map_or(Ok(null.as_fd()), |i| fds.get(i))?);
             Ok([pipe(input)?, pipe(output)?, pipe(error)?])
         }
         (StdioFds::Terminal { rows, cols }, Some((_, slave))) => {
@@ -408,207 +404,5 @@ fn own_pipe(fd: BorrowedFd<'_>, uid: u32, gid: u32) {
             rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None).ok();
         }
         _ => {}
-    }
-}
-
-/// A command with its arguments and environment, and what it may do.
-struct Command<'a> {
-    argv: Vec<CString>,
-    env: Vec<CString>,
-    /// Files to try in turn.
-    programs: Vec<CString>,
-    identity: &'a Identity,
-    keep: u64,
-    walls: Option<&'a Program>,
-    deputy: Option<&'a Program>,
-    /// Numbers of the file systems that are the sandbox's alone.
-    own: Vec<u64>,
-}
-
-/// Where programs are looked for when the environment has no `PATH`. Docker's.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Says whether a program's path leads to a file without a magic link of `/proc`, with the command's own rights.
-///
-/// The path is then executed by its name rather than by descriptor: a script's interpreter is given the name,
-/// and a program of execveat(2) sees another `AT_EXECFN` and, before Linux 6.14, another name of its process. Should
-/// the path be changed in between, by a step that shares a mount, nothing is open that it could lead to: input and output
-/// are pipes, the socket closes on exec, and the program of this process is read-only.
-fn check_program(program: &CString) -> Result<(), Errno> {
-    use rustix::fs::OFlags;
-    let path = program.as_bytes();
-    let mut absolute = Vec::new();
-    if !path.starts_with(b"/") {
-        absolute = rustix::process::getcwd(Vec::new())?.into_bytes();
-        absolute.push(b'/');
-    }
-    absolute.extend(path);
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = rustix::fs::open("/", flags | OFlags::DIRECTORY, Mode::empty())?;
-    open_in_root(root.as_fd(), &absolute, flags)
-        .map(drop)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOENT))
-}
-
-impl<'a> Command<'a> {
-    fn new(
-        request: &RunRequest,
-        identity: &'a Identity,
-        filters: Filters<'a>,
-        own: Vec<u64>,
-    ) -> Result<Self, Fault> {
-        let spec = &request.spec;
-        let string = |bytes: Vec<u8>| {
-            CString::new(bytes)
-                .map_err(|_| Fault::Refused("an argument contains a NUL byte".into()))
-        };
-        let argv = spec
-            .argv
-            .iter()
-            .map(|argument| string(argument.0.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let Some(program) = spec.argv.first() else {
-            return Err(Fault::Refused("no command was given".into()));
-        };
-        let mut env = spec
-            .env
-            .iter()
-            .map(|(name, value)| string(format!("{name}={value}").into_bytes()))
-            .collect::<Result<Vec<_>, _>>()?;
-        if !spec.env.iter().any(|(name, _)| name == "HOME") {
-            env.push(string(format!("HOME={}", identity.home).into_bytes())?);
-        }
-        let programs = if program.0.contains(&b'/') || program.0.is_empty() {
-            vec![string(program.0.clone())?]
-        } else {
-            let path = spec.env.iter().rev().find(|(name, _)| name == "PATH");
-            let path = path.map_or(DEFAULT_PATH, |(_, value)| value.as_str());
-            path.split(':')
-                .filter(|dir| !dir.is_empty())
-                .map(|dir| string([dir.as_bytes(), b"/", program.0.as_slice()].concat()))
-                .collect::<Result<_, _>>()?
-        };
-        let keep = capabilities(spec)?;
-        let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
-        let deputy = filters.deputy.filter(|_| task.is_some_and(|task| task.serves(keep)));
-        Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy, own })
-    }
-
-    /// Becomes the command. Returns the status to end with when it cannot.
-    fn execute(&self, control: BorrowedFd<'_>, stdio: &[OwnedFd; 3], terminal: bool) -> i32 {
-        match self.become_user(control, stdio, terminal) {
-            Ok(()) => {}
-            Err(fault) => {
-                protocol::send(control, &Report::from(fault), &[]).ok();
-                return 1;
-            }
-        }
-        let mut failure = Errno::NOENT;
-        for program in &self.programs {
-            let error = match check_program(program) {
-                Ok(()) => {
-                    let Err(error) = nix::unistd::execve(program, &self.argv, &self.env);
-                    Errno::from_raw_os_error(error as i32)
-                }
-                Err(error) => error,
-            };
-            match error {
-                Errno::NOENT | Errno::NOTDIR => {}
-                // Go on looking, but remember it: a file that may not be run is worth more words
-                // than one that is not there.
-                Errno::ACCESS => failure = error,
-                _ => {
-                    failure = error;
-                    break;
-                }
-            }
-        }
-        self.explain(failure)
-    }
-
-    /// Says on the command's own error output why it cannot start.
-    fn explain(&self, error: Errno) -> i32 {
-        let name = self.argv[0].to_string_lossy();
-        let looked_up = !self.argv[0].as_bytes().contains(&b'/');
-        let (what, status) = match error {
-            Errno::NOENT | Errno::NOTDIR if looked_up => {
-                ("executable file not found in $PATH".to_owned(), 127)
-            }
-            // The file may be there and its interpreter missing.
-            Errno::NOENT if std::fs::symlink_metadata(&*name).is_ok() => {
-                ("its interpreter was not found in the image".to_owned(), 127)
-            }
-            Errno::NOENT | Errno::NOTDIR => ("no such file or directory".to_owned(), 127),
-            Errno::ACCESS => ("permission denied".to_owned(), 126),
-            Errno::NOEXEC => ("exec format error".to_owned(), 126),
-            Errno::LOOP => {
-                ("its path leads through a link of /proc, or in a circle".to_owned(), 126)
-            }
-            other => (std::io::Error::from(other).to_string(), 126),
-        };
-        let text = format!("exec: \"{name}\": {what}\n");
-        rustix::io::write(rustix::stdio::stderr(), text.as_bytes()).ok();
-        status
-    }
-
-    fn become_user(
-        &self,
-        control: BorrowedFd<'_>,
-        stdio: &[OwnedFd; 3],
-        terminal: bool,
-    ) -> Result<(), Fault> {
-        use rustix::fs::{Gid, Uid};
-        use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-        process::reset_signals();
-        rustix::process::setsid().doing(|| "starting a session")?;
-        for (number, fd) in stdio.iter().enumerate() {
-            process::dup_to(fd.as_fd(), number as i32).doing(|| "connecting input and output")?;
-        }
-        if terminal {
-            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
-                .doing(|| "taking the terminal")?;
-        }
-        rustix::process::umask(Mode::from_raw_mode(0o022));
-
-        caps::bound(self.keep).doing(|| "limiting capabilities")?;
-        // Before the ids change, while CAP_SYS_ADMIN is held: the other way to be allowed, to give
-        // up gaining privileges for good, breaks sudo and su inside.
-        if let Some(filter) = self.deputy {
-            match load_filter_with_listener(filter) {
-                // A builder around this one keeps up the same appearances, for us too.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && owner::is_recorded() => {
-                }
-                listener => {
-                    let listener = listener.doing(|| "loading a second filter")?;
-                    let report = Report::Deputized { own: self.own.clone() };
-                    protocol::send(control, &report, &[listener.as_fd()])
-                        .doing(|| "reporting to the builder")?;
-                }
-            }
-        }
-        if let Some(filter) = self.walls {
-            process::load_filter(filter).doing(|| "loading the system call filter")?;
-        }
-        // The group is among the supplementary ones, as a login has it: else a program that drops its
-        // group would gain what a file's mode refuses to that group (CVE-2022-36109).
-        let mut groups = vec![self.identity.gid];
-        groups.extend(self.identity.groups.iter().filter(|&&gid| gid != self.identity.gid));
-        let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
-        match set_thread_groups(&groups) {
-            Ok(()) => {}
-            // A namespace of a single id does not allow it.
-            Err(Errno::PERM) if groups.len() == 1 => {}
-            Err(error) => return Err(error).doing(|| "setting groups"),
-        }
-        let (uid, gid) = (Uid::from_raw(self.identity.uid), Gid::from_raw(self.identity.gid));
-        set_thread_res_gid(gid, gid, gid).doing(|| "setting the group")?;
-        set_thread_res_uid(uid, uid, uid).doing(|| "setting the user")?;
-        caps::hold(if self.identity.uid == 0 { self.keep } else { 0 })
-            .doing(|| "setting capabilities")?;
-        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
-            .doing(|| "becoming an ordinary process")?;
-        // Marked rather than closed: an error between here and the program still needs the socket.
-        process::close_on_exec_from(3).doing(|| "closing descriptors")?;
-        Ok(())
     }
 }

@@ -17,7 +17,9 @@
 
 mod agent;
 mod caps;
+mod command;
 mod deputy;
+mod descriptors;
 mod enter;
 mod error;
 mod fault;

@@ -107,13 +107,18 @@ pub(super) enum Report {
     },
     /// A namespace is made; its descriptor is attached.
     Made,
-    /// The sandbox stands and the command is about to start. Attached: the listening socket of
-    /// each agent mount in order, then the terminal's master side if there is one.
+    /// The sandbox's tree stands. Attached: the listening socket of each agent mount in order, then the
+    /// terminal's master side if there is one.
     Ready {
         /// Mount points made for the step, parents before children.
         stubs: Vec<Stub>,
         /// Walls that are lower here than elsewhere.
         notices: Vec<String>,
+    },
+    /// One more wall that is lower here than elsewhere.
+    Notice {
+        /// What the user is to know.
+        text: String,
     },
     /// The command is about to start; calls that it needs a deputy for arrive at the descriptor
     /// attached.

@@ -155,6 +155,7 @@ impl Session {
         match report {
             Report::Started { .. } => self.init = fds.pop(),
             Report::Made => {}
+            Report::Notice { text } => self.notices.push(text),
             Report::Deputized { own } => {
                 if let Some(listener) = fds.pop() {
                     start("deputy", move || deputy::serve(&listener, &own).ok())?;

@@ -75,7 +75,7 @@ pub struct RunSpec {
     pub argv: Vec<OsBytes>,
     /// The whole environment in order; nothing of ours is added but `HOME`, when it is missing.
     pub env: Vec<(String, String)>,
-    /// Absolute working directory; made with mode 0755, owned by root, where it is missing.
+    /// Absolute working directory; made with mode 0755, owned by the user and group, where it is missing.
     pub cwd: String,
     /// `USER` as an image has it: empty, or a name or number, then perhaps `:` and a group.
     pub user: String,

@@ -1,13 +1,12 @@
-//! The working directory of a command: resolved inside the sandbox, made where it is missing.
+//! The working directory of a command: resolved inside the sandbox's root, made where it is missing.
 //!
-//! The path comes from a Dockerfile, an image's configuration or a flag. A path such as `/proc/self/fd/7` once
-//! put commands outside of their sandbox (CVE-2024-21626), so three things hold, each of which is enough: the init
-//! has nothing open that a path could lead to; no magic link of a procfs is followed; and the place that was
-//! entered must be the one that the kernel names below the root.
+//! An image, a Dockerfile or a user chose the path. It is resolved without the links of procfs that lead
+//! to what a process has open, used by descriptor, and checked afterwards: a directory that cannot be
+//! reached from the root by its own name is refused (CVE-2024-21626).
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::fault::{Doing, Fault};
@@ -15,70 +14,95 @@ use super::users::Identity;
 use crate::layer::owner;
 use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
 
-const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Enters the working directory. What is missing of it is made, mode 0755, owned by the command's user and
-/// group.
+/// Enters the working directory. Missing parts of it are made with mode 0755 and belong to the
+/// command's user and group.
 ///
-/// # Errors
-///
-/// [`Fault::Failed`] where it cannot be opened or made; [`Fault::Refused`] where it lies outside.
-///
-/// Source: moby/buildkit `executor/runcexecutor`, for the owner.
-pub(super) fn enter(cwd: &str, user: &Identity) -> Result<(), Fault> {
-    let doing = || format!("entering the working directory {cwd}");
-    let root = rustix::fs::open("/", DIR, Mode::empty()).doing(|| "opening the root")?;
-    let dir = match open_in_root(root.as_fd(), cwd.as_bytes(), DIR) {
+/// Source: moby/buildkit `executor/runcexecutor`, which makes it so.
+pub(super) fn enter(cwd: &str, identity: &Identity) -> Result<(), Fault> {
+    let root = rustix::fs::open("/", DIRECTORY, Mode::empty()).doing(|| "opening the root")?;
+    let dir = match open_in_root(root.as_fd(), cwd.as_bytes(), DIRECTORY) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            make(root.as_fd(), cwd.as_bytes(), user)
-                .doing(|| format!("making the working directory {cwd}"))?
+            make(root.as_fd(), cwd, identity)?
         }
-        found => found.doing(doing)?,
+        found => found.map_err(|error| refused(cwd, "entering", &error))?,
     };
-    rustix::process::fchdir(&dir).doing(doing)?;
-    if is_inside(root.as_fd()).doing(doing)? {
-        Ok(())
-    } else {
-        Err(Fault::Refused(format!("the working directory {cwd} lies outside of the sandbox")))
+    rustix::process::fchdir(&dir).doing(|| format!("entering the working directory {cwd}"))?;
+    confirm(root.as_fd(), dir.as_fd(), cwd)
+}
+
+fn refused(cwd: &str, doing: &str, error: &std::io::Error) -> Fault {
+    match error.raw_os_error() {
+        Some(libc::ELOOP) => Fault::Refused(format!(
+            "the working directory {cwd} is refused: its path has a loop of links, or a link of /proc \
+             that could lead out of the sandbox"
+        )),
+        errno => Fault::Failed {
+            doing: format!("{doing} the working directory {cwd}"),
+            errno: errno.unwrap_or(libc::EIO),
+        },
     }
 }
 
-/// Makes the parts of a path that are missing.
-fn make(root: BorrowedFd<'_>, path: &[u8], user: &Identity) -> std::io::Result<OwnedFd> {
-    let resolved = resolve_in_root(root, path)?;
-    let parts: Vec<&[u8]> = resolved.path.split(|&byte| byte == b'/').collect();
-    let existing = parts.len().saturating_sub(resolved.missing);
-    let mut parent = open_beneath(root, &parts[..existing].join(&b'/'), DIR)?;
-    for name in &parts[existing..] {
-        match rustix::fs::mkdirat(&parent, *name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => owner::set(parent.as_fd(), name, user.uid, user.gid)?,
-            // Another step made it in a mount that both have.
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
+fn make(root: BorrowedFd<'_>, cwd: &str, identity: &Identity) -> Result<OwnedFd, Fault> {
+    let resolved =
+        resolve_in_root(root, cwd.as_bytes()).map_err(|error| refused(cwd, "resolving", &error))?;
+    let parts: Vec<&[u8]> = resolved.path.split(|&b| b == b'/').collect();
+    let run = || -> std::io::Result<OwnedFd> {
+        let existing = parts.len().saturating_sub(resolved.missing);
+        let mut parent = open_beneath(root, &parts[..existing].join(&b'/'), DIRECTORY)?;
+        for &name in &parts[existing..] {
+            let is_new = match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
+                Err(error) => return Err(error.into()),
+            };
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = open_beneath(parent.as_fd(), name, flags)?;
+            if is_new {
+                give(&dir, identity)?;
+            }
+            parent = dir;
         }
-        parent = open_beneath(parent.as_fd(), name, DIR)?;
-    }
-    Ok(parent)
+        Ok(parent)
+    };
+    run().map_err(|error| refused(cwd, "making", &error))
 }
 
-/// Says whether the current directory is what its name below the root leads to, on the same mount.
-fn is_inside(root: BorrowedFd<'_>) -> std::io::Result<bool> {
-    let name = match rustix::process::getcwd(Vec::new()) {
-        Ok(name) => name.into_bytes(),
-        // It has no name, or one that does not begin at the root.
-        Err(Errno::NOENT) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    // The kernel writes "(unreachable)" in front of a place that is not below the root.
-    if !name.starts_with(b"/") {
-        return Ok(false);
+/// Gives a directory that was just made to the command's user.
+fn give(dir: &OwnedFd, identity: &Identity) -> std::io::Result<()> {
+    let (uid, gid) = (identity.uid, identity.gid);
+    let stat = rustix::fs::fstat(dir)?;
+    // Where only one owner is possible, root's is what a new directory has.
+    let is_so = if owner::is_recorded() { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+    if is_so != (uid, gid) {
+        owner::set_open(dir, uid, gid)?;
     }
-    let named = open_in_root(root, &name, DIR)?;
-    let identity = |dir: BorrowedFd<'_>, path: &str, flags: AtFlags| -> std::io::Result<_> {
-        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
-        let stat = rustix::fs::statx(dir, path, flags, wanted)?;
-        let mount = (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id);
-        Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino, mount))
+    Ok(())
+}
+
+/// Checks that this process's working directory lies in the sandbox's root: that its own name, followed
+/// from the root without any link, leads to the same directory of the same mount.
+fn confirm(root: BorrowedFd<'_>, dir: BorrowedFd<'_>, cwd: &str) -> Result<(), Fault> {
+    let outside = || {
+        Fault::Refused(format!("the working directory {cwd} is refused: it is outside the sandbox"))
     };
-    Ok(identity(CWD, ".", AtFlags::empty())? == identity(named.as_fd(), "", AtFlags::EMPTY_PATH)?)
+    let name = rustix::process::getcwd(Vec::new()).map_err(|_| outside())?.into_bytes();
+    let Some(name) = name.strip_prefix(b"/") else { return Err(outside()) };
+    let again = open_beneath(root, name, DIRECTORY).map_err(|_| outside())?;
+    let identity = |fd: BorrowedFd<'_>| -> std::io::Result<(u64, u64, Option<u64>)> {
+        let stat = rustix::fs::fstat(fd)?;
+        Ok((stat.st_dev, stat.st_ino, mount_of(fd)))
+    };
+    match (identity(dir), identity(again.as_fd())) {
+        (Ok(one), Ok(other)) if one == other => Ok(()),
+        _ => Err(outside()),
+    }
+}
+
+/// Returns the number of the mount that a file was opened by; `None` before Linux 5.8.
+fn mount_of(file: BorrowedFd<'_>) -> Option<u64> {
+    let found = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }

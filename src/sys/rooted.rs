@@ -5,7 +5,7 @@
 //!
 //! Source: openat2(2).
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,6 +70,7 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Resu
     if let Some(result) = try_openat2(dir, path, flags | OFlags::NOFOLLOW, resolve) {
         return Ok(result?);
     }
+    let wants_link_itself = flags.contains(OFlags::PATH);
     let mut parts = path.split(|&b| b == b'/').peekable();
     let mut at: Option<OwnedFd> = None;
     while let Some(part) = parts.next() {
@@ -79,16 +80,25 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Resu
         let how = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         at = Some(rustix::fs::openat(from, part, how, Mode::empty())?);
     }
-    at.ok_or_else(|| io::Error::from(Errno::NOENT))
+    let file = at.ok_or_else(|| io::Error::from(Errno::NOENT))?;
+    // With O_PATH a link at the end is opened itself, which openat2 refuses.
+    if wants_link_itself && is_link(&file)? {
+        return Err(Errno::LOOP.into());
+    }
+    Ok(file)
 }
 
-/// Opens `path` as a process would whose root directory is `root`: symbolic links are followed, and
-/// absolute ones and `..` stay inside. The magic links of a procfs (`/proc/self/fd/3`) lead anywhere, so
-/// none is followed.
+fn is_link(file: &OwnedFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode).is_symlink())
+}
+
+/// Opens `path` as a process would whose root directory is `root`: links are followed, and absolute
+/// ones and `..` stay inside. The links of procfs that lead to whatever a process has open
+/// (`/proc/PID/fd/N`, `exe`, `cwd`, `root`) are not followed.
 ///
 /// # Errors
 ///
-/// `ELOOP` for a magic link, else what openat2(2) says.
+/// `ELOOP` for a link of procfs and for a loop, else what openat2(2) says.
 pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
     if path.len() <= PATH_STEP
         && let Some(result) =
@@ -118,7 +128,7 @@ pub struct Resolved {
 ///
 /// # Errors
 ///
-/// `ELOOP` after 40 links; `EACCES` and the like from readlinkat(2). A file where a directory should
+/// `ELOOP` after 40 links, and at a link of procfs that leads to what a process has open; `EACCES` and the like from readlinkat(2). A file where a directory should
 /// be is no error: what follows it counts as missing.
 pub fn resolve_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Resolved> {
     let mut todo: Vec<Vec<u8>> = path.split(|&b| b == b'/').rev().map(<[u8]>::to_vec).collect();
@@ -145,7 +155,7 @@ pub fn resolve_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Resolved
         }
         match readlink_at(root, &out.path) {
             Ok(target) => {
-                if out.links.len() as u32 >= LINKS_MAX {
+                if out.links.len() as u32 >= LINKS_MAX || is_magic(root, &out.path, &target)? {
                     return Err(Errno::LOOP.into());
                 }
                 out.links.push(out.path.clone());
@@ -169,6 +179,37 @@ fn readlink_at(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Vec<u8>>
         return Ok(rustix::fs::readlinkat(dir, &path[cut + 1..], Vec::new())?.into_bytes());
     }
     Ok(rustix::fs::readlinkat(root, path, Vec::new())?.into_bytes())
+}
+
+/// Says whether a link leads to an object of a process rather than to a name: in procfs all links do
+/// but those that name another entry of procfs (`self`, `mounts`, `net`).
+fn is_magic(root: BorrowedFd<'_>, path: &[u8], target: &[u8]) -> io::Result<bool> {
+    const NAMES: [&[u8]; 4] = [b"self", b"thread-self", b"mounts", b"net"];
+    let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    // What a link of an ordinary filesystem says may look the same; so the filesystem is asked, where
+    // the text can be that of an object at all.
+    let is_object = target.starts_with(b"/")
+        || target.starts_with(b"(unreachable)")
+        || (target.contains(&b':') && target.ends_with(b"]"))
+        || target.starts_with(b"anon_inode:");
+    if !is_object || NAMES.contains(&name) {
+        return Ok(false);
+    }
+    let (parent, _) = path.split_at(path.len() - name.len());
+    let parent = parent.strip_suffix(b"/").unwrap_or(parent);
+    let parent = open_beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
+    is_procfs(parent.as_fd())
+}
+
+/// Says whether a file is one of procfs.
+///
+/// # Errors
+///
+/// What fstatfs(2) says.
+pub fn is_procfs(file: BorrowedFd<'_>) -> io::Result<bool> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    #[expect(clippy::unnecessary_cast, reason = "the type of the field differs by target")]
+    Ok(rustix::fs::fstatfs(file)?.f_type as i64 == PROC_SUPER_MAGIC)
 }
 
 /// Says whether `path`, of which no part is a link, is there, and what it is.
@@ -235,6 +276,33 @@ mod tests {
         }
         let error = resolve_in_root(root.as_fd(), b"loop").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn links_of_procfs_are_not_followed() {
+        let file = std::fs::File::open("/etc/passwd").unwrap();
+        let proc = std::fs::File::open("/proc").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+        for lacks in [false, true] {
+            LACKS_OPENAT2.store(lacks, Ordering::Relaxed);
+            for path in [
+                format!("self/fd/{number}"),
+                format!("thread-self/fd/{number}"),
+                "self/exe".to_owned(),
+                "self/cwd".to_owned(),
+                "self/root/etc/passwd".to_owned(),
+                "self/ns/mnt".to_owned(),
+            ] {
+                for flags in [OFlags::PATH, OFlags::RDONLY] {
+                    let opened = open_in_root(proc.as_fd(), path.as_bytes(), flags);
+                    let error = opened.expect_err(&path).raw_os_error();
+                    assert_eq!(error, Some(libc::ELOOP), "{path}");
+                }
+            }
+            assert!(open_in_root(proc.as_fd(), b"self/status", OFlags::RDONLY).is_ok());
+            assert!(open_in_root(proc.as_fd(), b"mounts", OFlags::RDONLY).is_ok());
+        }
+        LACKS_OPENAT2.store(false, Ordering::Relaxed);
     }
 
     #[test]

@@ -30,6 +30,31 @@ fn privileged_kill_that_was_not_the_kernels_is_not_blamed_on_memory() {
     assert!(!outcome.text().contains("memory limit"), "{}", outcome.text());
 }
 
+/// Programs size themselves by it: the JVM, Go's and .NET's runtimes.
+#[test]
+fn privileged_a_command_sees_its_own_limits_and_cannot_change_them() {
+    let kit = Kit::new();
+    let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let (memory, cpus) = if is_v2 {
+        ("memory.max", "cpu.max")
+    } else {
+        ("memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us")
+    };
+    kit.dockerfile(&format!(
+        "FROM fixture/base\nWORKDIR /sys/fs/cgroup\n\
+         RUN echo \"sees $(cat {memory}) and $(cat {cpus})\"; ! echo 1 > {memory} && ! mkdir {memory}.d\n"
+    ));
+    let outcome = kit.build().args(["--memory", "64m", "--cpus", "0.5"]).ok();
+    assert!(outcome.log().contains("sees 67108864 and 50000"), "{}", outcome.log());
+    if !is_v2 {
+        kit.dockerfile(
+            "FROM fixture/base\nRUN for c in memory cpu cpuacct cpuset pids; do \
+             grep -q \" /sys/fs/cgroup/.* cgroup ro,.*,$c[, ]\" /proc/mounts && test -e /sys/fs/cgroup/$c/cgroup.procs || exit 1; done\n",
+        );
+        kit.build().ok();
+    }
+}
+
 #[test]
 fn privileged_process_limit_stops_a_fork_bomb() {
     let kit = Kit::new();

@@ -206,7 +206,7 @@ fn privileged_three_hundred_kills_at_any_moment() {
 #[test]
 fn privileged_small_disks_of_many_sizes() {
     let case = Case::new();
-    let script = "mkdir \"$BUILDER_ROOT\" && mount -t tmpfs -o size=\"$0\" small \"$BUILDER_ROOT\" || exit 9\n\
+    let script = "mkdir \"$BUILDER_ROOT\" && mount -t tmpfs -o mode=755,size=\"$0\" small \"$BUILDER_ROOT\" || exit 9\n\
                   \"$@\" >&2; status=$?\n\
                   \"$BUILDER\" store verify >&2 || exit 8\n\
                   mount -o remount,size=100m small \"$BUILDER_ROOT\" || exit 9\n\

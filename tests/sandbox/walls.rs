@@ -119,7 +119,7 @@ fn privileged_users_come_from_the_image() {
     let Some(kit) = Kit::new() else { return };
     for (user, says) in [
         ("", "uid=0(root) gid=0(root) groups=0(root) /root"),
-        ("app", "uid=1000(app) gid=1000(app) groups=1000(app),77(extra) /home/app"),
+        ("app", "uid=1000(app) gid=1000(app) groups=77(extra),1000(app) /home/app"),
         ("app:extra", "uid=1000(app) gid=77(extra) groups=77(extra) /home/app"),
         ("4242", "uid=4242 gid=0(root) groups=0(root) /"),
     ] {

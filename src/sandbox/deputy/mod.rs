@@ -8,6 +8,8 @@
 //! **As root** these are calls that make device nodes. The kernel lets nobody make one in a user
 //! namespace, though no harm can come of one here: every mount that a command can reach has
 //! `nodev`, so nothing opens it. Docker's commands can make them, and base images are made that way.
+//! They are made in file systems of the step's own only: on a volume the node would be one of the
+//! machine's, which may open it.
 //!
 //! **Where the user has one id** (no subordinate ones) the kernel refuses every other owner and every
 //! change of users. There the deputy keeps up appearances:

@@ -38,6 +38,8 @@ impl Building<'_> {
         }
         let options = [("mode", "0755"), ("size", "64k"), ("source", "tmpfs")];
         let Ok(top) = make("tmpfs", &options, MountAttrFlags::empty()) else { return Ok(()) };
+        // First: before Linux 6.15 nothing can be mounted on what has no place itself.
+        attach(top.as_fd(), place.as_fd()).doing(|| "mounting /sys/fs/cgroup")?;
         for names in &request.cgroup1_shown {
             let Ok(mount) = hierarchy(names, attributes) else { continue };
             let made = || -> rustix::io::Result<()> {
@@ -52,8 +54,7 @@ impl Building<'_> {
             };
             made().doing(|| format!("mounting /sys/fs/cgroup/{names}"))?;
         }
-        super::restrict(top.as_fd(), attributes).doing(|| "restricting /sys/fs/cgroup")?;
-        attach(top.as_fd(), place.as_fd()).doing(|| "mounting /sys/fs/cgroup")
+        super::restrict(top.as_fd(), attributes).doing(|| "restricting /sys/fs/cgroup")
     }
 }
 

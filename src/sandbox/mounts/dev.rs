@@ -44,9 +44,9 @@ impl Building<'_> {
     ) -> Result<(OwnedFd, Option<(OwnedFd, OwnedFd)>), Fault> {
         let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         let dev = make("tmpfs", &[("mode", "0755"), ("size", "64m"), ("source", "tmpfs")], quiet)?;
-        let place = self.stubs.own_dir("dev")?;
+        self.own(dev.as_fd())?;
+        let place = self.stubs.own("dev")?;
         attach(dev.as_fd(), place.as_fd()).doing(|| "mounting /dev")?;
-        self.own.push(rustix::fs::fstat(&dev).doing(|| "looking at /dev")?.st_dev);
 
         for (name, major, minor) in NODES {
             let made =
@@ -86,9 +86,11 @@ impl Building<'_> {
         // Where the group is not mapped (a single id), terminals keep their owner's.
         let pts = make("devpts", &terminals, exec_free)
             .or_else(|_| make("devpts", &terminals[..2], exec_free))?;
+        let shm = make("tmpfs", &shared, NOTHING_SPECIAL)?;
+        self.own(shm.as_fd())?;
         for (name, mount) in [
             ("pts", pts.as_fd()),
-            ("shm", make("tmpfs", &shared, NOTHING_SPECIAL)?.as_fd()),
+            ("shm", shm.as_fd()),
             ("mqueue", make("mqueue", &[], NOTHING_SPECIAL)?.as_fd()),
         ] {
             rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))

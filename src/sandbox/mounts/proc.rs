@@ -4,74 +4,67 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::mount::MountAttrFlags;
 
 use super::super::fault::{Doing, Fault};
-use super::{Building, READ_ONLY, attach, clone, restrict};
+use super::{Building, EMPTY, READ_ONLY, attach, clone, restrict};
 use crate::sys::rooted::open_beneath;
 
-/// Shown as an empty folder, or as the null device.
-const MASKED: [&str; 12] = [
-    "proc/asound",
-    "proc/acpi",
-    "proc/interrupts",
-    "proc/kcore",
-    "proc/keys",
-    "proc/latency_stats",
-    "proc/timer_list",
-    "proc/timer_stats",
-    "proc/sched_debug",
-    "proc/scsi",
-    "sys/firmware",
-    "sys/devices/virtual/powercap",
+/// Paths in `/proc` shown as an empty directory, or as the null device.
+const MASKED_PROC: [&str; 10] = [
+    "asound",
+    "acpi",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "timer_list",
+    "timer_stats",
+    "sched_debug",
+    "scsi",
 ];
 
-const FROZEN: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+/// The same in `/sys`.
+const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+
+/// Paths in `/proc` that are read-only.
+const FROZEN_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 impl Building<'_> {
-    /// Hides and freezes those of the paths that this kernel has.
-    ///
-    /// Each is looked for beneath the mount's own descriptor, so nothing that an image holds has a say in
-    /// where it is.
-    pub(super) fn mask(
-        &mut self,
-        proc: BorrowedFd<'_>,
-        sys: Option<BorrowedFd<'_>>,
-    ) -> Result<(), Fault> {
-        let kernel_path = |path: &'static str| -> Result<Option<OwnedFd>, Fault> {
-            let (mount, below) = match path.split_once('/') {
-                Some(("proc", below)) => (Some(proc), below),
-                Some(("sys", below)) => (sys, below),
-                _ => (None, path),
-            };
-            let Some(mount) = mount else { return Ok(None) };
-            match open_beneath(mount, below.as_bytes(), OFlags::PATH | OFlags::CLOEXEC) {
-                // This kernel lacks it.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-                found => found.map(Some).doing(|| format!("opening /{path}")),
-            }
-        };
-        rustix::fs::mkdirat(self.stage, "empty", Mode::from_raw_mode(0o555))
-            .doing(|| "making an empty folder")?;
-        for path in FROZEN {
-            let Some(place) = kernel_path(path)? else { continue };
-            let mount = clone(place.as_fd(), "").doing(|| format!("cloning /{path}"))?;
-            restrict(mount.as_fd(), READ_ONLY).doing(|| format!("freezing /{path}"))?;
-            attach(mount.as_fd(), place.as_fd()).doing(|| format!("mounting /{path}"))?;
+    /// Hides and freezes those of the paths that this kernel has, beneath the mounts themselves.
+    pub(super) fn mask(&self, proc: BorrowedFd<'_>, sys: BorrowedFd<'_>) -> Result<(), Fault> {
+        for path in FROZEN_PROC {
+            let Some(place) = kernel_path(proc, path)? else { continue };
+            let mount = clone(place.as_fd(), "").doing(|| format!("cloning /proc/{path}"))?;
+            restrict(mount.as_fd(), READ_ONLY).doing(|| format!("freezing /proc/{path}"))?;
+            attach(mount.as_fd(), place.as_fd()).doing(|| format!("mounting /proc/{path}"))?;
         }
-        for path in MASKED {
-            let Some(place) = kernel_path(path)? else { continue };
-            let stat = rustix::fs::fstat(&place).doing(|| format!("looking at /{path}"))?;
+        let masked = MASKED_PROC.iter().map(|path| (proc, path));
+        for (top, path) in masked.chain(MASKED_SYS.iter().map(|path| (sys, path))) {
+            let Some(place) = kernel_path(top, path)? else { continue };
+            let stat = rustix::fs::fstat(&place).doing(|| format!("looking at {path}"))?;
             let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
-            let mount = clone(self.stage, if is_dir { "empty" } else { "null" })
-                .doing(|| format!("making a mask for /{path}"))?;
+            let mount = clone(self.stage, if is_dir { EMPTY } else { "null" })
+                .doing(|| format!("making a mask for {path}"))?;
             let attributes =
                 if is_dir { READ_ONLY | MountAttrFlags::MOUNT_ATTR_NODEV } else { READ_ONLY };
-            restrict(mount.as_fd(), attributes).doing(|| format!("making a mask for /{path}"))?;
-            attach(mount.as_fd(), place.as_fd()).doing(|| format!("masking /{path}"))?;
+            restrict(mount.as_fd(), attributes).doing(|| format!("making a mask for {path}"))?;
+            attach(mount.as_fd(), place.as_fd()).doing(|| format!("masking {path}"))?;
         }
         Ok(())
+    }
+}
+
+/// Opens a path of the kernel's beneath one of our mounts; `None` where this kernel lacks it.
+///
+/// # Errors
+///
+/// Any other reason: a path that is there and cannot be hidden must not be left as it is.
+fn kernel_path(top: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, Fault> {
+    match open_beneath(top, path.as_bytes(), OFlags::PATH | OFlags::CLOEXEC) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        opened => opened.map(Some).doing(|| format!("opening {path} to restrict it")),
     }
 }
 

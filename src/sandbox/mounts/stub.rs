@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::super::fault::{Doing, Fault};
 use super::super::protocol::Stub;
 use super::super::spec::OsBytes;
-use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
+use crate::sys::rooted::{open_beneath, resolve_in_root};
 
 /// Makes mount points inside a root and remembers which.
 pub(super) struct Maker<'a> {
@@ -45,23 +45,27 @@ impl<'a> Maker<'a> {
         self.place(path, Shape::Dir)
     }
 
-    /// Opens a directory of the root itself, such as `proc`, made if it is missing, to stay.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Refused`] where the image has a link there, or anything else that is not a directory.
-    pub(super) fn own_dir(&mut self, name: &str) -> Result<OwnedFd, Fault> {
+    /// Opens what is at `path`; an empty file where nothing is, to be removed later.
+    pub(super) fn file(&mut self, path: &str) -> Result<OwnedFd, Fault> {
+        self.place(path, Shape::File)
+    }
+
+    /// Opens a directory of the root in which we mount a file system of our own, made if it is missing, to
+    /// stay. A link is an error: it would put the mount where the image says, and leave a directory of the
+    /// image's in its place.
+    pub(super) fn own(&mut self, name: &str) -> Result<OwnedFd, Fault> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut found = open_beneath(self.root, name.as_bytes(), flags);
-        if let Err(error) = &found
-            && error.raw_os_error() == Some(libc::ENOENT)
-        {
-            self.make(name.as_bytes(), true, false).doing(|| format!("making /{name}"))?;
-            found = open_beneath(self.root, name.as_bytes(), flags);
-        }
-        found.map_err(|error| match error.raw_os_error() {
+        let open = || open_beneath(self.root, name.as_bytes(), flags);
+        let opened = match open() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.make(name.as_bytes(), true, false).doing(|| format!("making /{name}"))?;
+                open_beneath(self.root, name.as_bytes(), flags)
+            }
+            opened => opened,
+        };
+        opened.map_err(|error| match error.raw_os_error() {
             Some(libc::ELOOP | libc::ENOTDIR) => Fault::Refused(format!(
-                "/{name} of the image is not a directory; nothing can be mounted there safely"
+                "/{name} of the image is a link or a file: a command can run only where it is a directory"
             )),
             errno => Fault::Failed {
                 doing: format!("opening /{name}"),
@@ -70,32 +74,23 @@ impl<'a> Maker<'a> {
         })
     }
 
-    /// Opens what is at `path`; an empty file where nothing is, to be removed later.
-    pub(super) fn file(&mut self, path: &str) -> Result<OwnedFd, Fault> {
-        self.place(path, Shape::File)
-    }
-
+    /// The path is resolved link by link, by their texts: so its end is known by name, and no link of
+    /// procfs is ever followed. What is opened then has no link in its path.
     fn place(&mut self, path: &str, shape: Shape) -> Result<OwnedFd, Fault> {
-        let doing = || format!("making {path}");
-        let resolved = resolve_in_root(self.root, path.as_bytes()).doing(doing)?;
-        // The sandbox's own procfs is mounted there afterwards, over all that is mounted now.
-        if resolved.path.split(|&byte| byte == b'/').next() == Some(b"proc") {
-            return Err(Fault::Refused(format!(
-                "{path} lies at or below /proc, where nothing can be mounted"
-            )));
-        }
-        match open_in_root(self.root, path.as_bytes(), OFlags::PATH | OFlags::CLOEXEC) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            found => return found.doing(doing),
-        }
-        let parts: Vec<&[u8]> = resolved.path.split(|&b| b == b'/').collect();
-        let existing = parts.len().saturating_sub(resolved.missing);
-        for count in existing + 1..=parts.len() {
-            let here = parts[..count].join(&b'/');
-            let is_dir = count < parts.len() || shape == Shape::Dir;
-            self.make(&here, is_dir, true).doing(doing)?;
-        }
-        open_beneath(self.root, &resolved.path, OFlags::PATH | OFlags::CLOEXEC).doing(doing)
+        let resolved =
+            resolve_in_root(self.root, path.as_bytes()).doing(|| format!("resolving {path}"))?;
+        check_place(path, &resolved.path)?;
+        let mut run = || -> io::Result<OwnedFd> {
+            let parts: Vec<&[u8]> = resolved.path.split(|&b| b == b'/').collect();
+            let existing = parts.len().saturating_sub(resolved.missing);
+            for count in existing + 1..=parts.len() {
+                let here = parts[..count].join(&b'/');
+                let is_dir = count < parts.len() || shape == Shape::Dir;
+                self.make(&here, is_dir, true)?;
+            }
+            open_beneath(self.root, &resolved.path, OFlags::PATH | OFlags::CLOEXEC)
+        };
+        run().doing(|| format!("making {path}"))
     }
 
     fn make(&mut self, path: &[u8], is_dir: bool, remember: bool) -> io::Result<()> {
@@ -119,6 +114,36 @@ impl<'a> Maker<'a> {
         }
         Ok(())
     }
+}
+
+/// Checks where a mount would be. `/proc` takes none. `/sys` and `/dev` are ours: a mount there is meant
+/// only where its target says so, and not where a link of the image leads there.
+fn check_place(path: &str, resolved: &[u8]) -> Result<(), Fault> {
+    let top = resolved.split(|&b| b == b'/').next().unwrap_or_default();
+    match top {
+        b"" => Err(Fault::Refused(format!("{path} cannot be a mount point: it is the root"))),
+        b"proc" => {
+            Err(Fault::Refused(format!("{path} cannot be a mount point: it is inside /proc")))
+        }
+        b"sys" | b"dev" if top_of(path).as_bytes() != top => Err(Fault::Refused(format!(
+            "{path} cannot be a mount point: a link of the image leads to /{}",
+            String::from_utf8_lossy(resolved)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the first part of a path, by its text alone.
+fn top_of(path: &str) -> &str {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    parts.first().copied().unwrap_or_default()
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
@@ -228,6 +253,56 @@ mod tests {
             assert!(path.join("run/x").is_dir() && path.join("run/target").is_file());
             remove(root, &maker.into_list());
             assert_eq!(fs::read_dir(path.join("run")).unwrap().count(), 0);
+        });
+    }
+
+    #[test]
+    fn places_that_are_ours_take_no_mount_through_a_link() {
+        with_root(|path, root| {
+            for name in ["proc", "sys", "dev"] {
+                fs::create_dir(path.join(name)).unwrap();
+            }
+            std::os::unix::fs::symlink("/proc/sys", path.join("to-proc")).unwrap();
+            std::os::unix::fs::symlink("sys/kernel", path.join("to-sys")).unwrap();
+            std::os::unix::fs::symlink("../../dev/shm", path.join("to-dev")).unwrap();
+            let mut maker = Maker::new(root).unwrap();
+            for target in [
+                "/",
+                "/x/..",
+                "/proc",
+                "/proc/x",
+                "/x/../proc/y",
+                "/to-proc",
+                "/to-proc/kernel",
+                "/to-sys",
+                "/to-dev/x",
+            ] {
+                assert!(matches!(maker.dir(target), Err(Fault::Refused(_))), "{target}");
+                assert!(matches!(maker.file(target), Err(Fault::Refused(_))), "{target}");
+            }
+            maker.dir("/dev/shm").unwrap();
+            maker.file("/x/../sys/one").unwrap();
+            remove(root, &maker.into_list());
+            for name in ["proc", "sys", "dev"] {
+                assert_eq!(fs::read_dir(path.join(name)).unwrap().count(), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn our_own_places_are_directories_and_not_links() {
+        with_root(|path, root| {
+            fs::create_dir(path.join("real")).unwrap();
+            std::os::unix::fs::symlink("real", path.join("proc")).unwrap();
+            std::os::unix::fs::symlink("nowhere", path.join("sys")).unwrap();
+            fs::write(path.join("dev"), "").unwrap();
+            let mut maker = Maker::new(root).unwrap();
+            for name in ["proc", "sys", "dev"] {
+                assert!(matches!(maker.own(name), Err(Fault::Refused(_))), "{name}");
+            }
+            fs::remove_file(path.join("proc")).unwrap();
+            maker.own("proc").unwrap();
+            assert!(path.join("proc").is_dir() && maker.into_list().is_empty());
         });
     }
 
