@@ -229,8 +229,8 @@ fn command(
             emit(number, &stream.finish(mask));
         }
         if streams.iter().any(|stream| stream.has_masked) {
-            let name = &job.plan.steps[index].name;
-            job.progress.notice(format!("{name} wrote a secret: it is shown and kept as ***"));
+            let text = "the command wrote a secret: it is shown and kept as ***";
+            job.progress.notice_of(vertex, text);
         }
     }
     let exit = exit?;

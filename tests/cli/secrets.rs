@@ -71,7 +71,7 @@ fn a_secret_that_a_command_writes_is_masked_as_it_is_and_in_base64() {
          printf 'correct-%s\\n' horse\n"
     ));
     let outcome = kit.build_showing("plain").arg(flag(&kit)).args(["-t", "x"]).ok();
-    outcome.says(&["a-***-b", "wrote a secret: it is shown and kept as ***"]);
+    outcome.says(&["a-***-b", "the command wrote a secret: it is shown and kept as ***"]);
     let encoded = "aHVudGVyMi1jb3JyZWN0LWhvcnNl";
     let list = kit.builder(["history", "builds", "--format", "json"]).ok().stdout();
     let id = list.split("\"build\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
