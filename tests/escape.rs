@@ -14,6 +14,7 @@ mod races;
 
 use kit::{Kit, host};
 use std::fs;
+use std::io::Read as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -286,6 +287,22 @@ fn privileged_a_step_is_ended_before_the_disk_is_full() {
     let outcome = kit.build().env("BUILDER_MIN_FREE", "200m").on_disk_of("80m").exits(5);
     outcome.says(&["RUN while", "was ended", "of the disk free", "BUILDER_MIN_FREE"]);
     assert!(!outcome.log().contains("full"), "{}", outcome.log());
+}
+
+#[test]
+fn privileged_what_is_unpacked_or_downloaded_stops_before_the_disk_is_full() {
+    let kit = Kit::new();
+    let big = fs::File::create(kit.path("big")).unwrap();
+    std::io::copy(&mut std::io::repeat(7).take(400 << 20), &mut &big).unwrap();
+    let tar =
+        Command::new("tar").args(["-cf", "big.tar", "big"]).current_dir(kit.path("")).status();
+    assert!(tar.unwrap().success());
+    let import = kit.builder(["import", kit.path("big.tar").to_str().unwrap(), "x"]);
+    let import = import.env("BUILDER_MIN_FREE", "3g").on_disk_of("300m");
+    import.exits(5).says(&["stopped before the disk is full", "BUILDER_MIN_FREE"]);
+    kit.dockerfile("FROM scratch\nCOPY big /\n").file(".dockerignore", "*.tar");
+    let build = kit.build().env("BUILDER_MIN_FREE", "3g").on_disk_of("300m");
+    build.exits(5).says(&["stopped before the disk is full", "BUILDER_MIN_FREE"]);
 }
 
 #[test]

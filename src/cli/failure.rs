@@ -118,6 +118,20 @@ impl Failure {
         }
     }
 
+    /// Turns a stop because of a full disk into an error that says so.
+    #[must_use]
+    pub fn unless_full(self, cancel: &Cancel) -> Self {
+        match (self.class, cancel.room_left()) {
+            (Class::Interrupted, Some(left)) => Self::new(
+                Class::Environment,
+                format!("stopped before the disk is full: {} MiB are free", left >> 20),
+            )
+            .with_hint("free some space: builder prune")
+            .with_hint("or lower what is to stay free: BUILDER_MIN_FREE=0 lifts it"),
+            _ => self,
+        }
+    }
+
     /// Makes a failure of an output that cannot be written.
     pub fn output(error: &io::Error) -> Self {
         Self::new(Class::Environment, format!("cannot write the output: {error}"))

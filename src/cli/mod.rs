@@ -376,7 +376,7 @@ pub fn main() -> ExitCode {
             // What a stopped thread reports is a consequence of the signal, whatever it says.
             let failure = match environment.signals.status() {
                 Some(status) => Failure::new(Class::Status(status), "interrupted"),
-                None => failure,
+                None => failure.unless_full(&environment.cancel),
             };
             let _ = io::stderr().write_all(failure.render(environment.is_coloured).as_bytes());
             failure.code()
@@ -432,6 +432,17 @@ fn set_threads(environment: &Environment) -> Result<(), Failure> {
 fn run_command(command: &Command, environment: &Environment) -> Result<(), Failure> {
     let cancel = &environment.cancel;
     let now = environment.started;
+    // Builds watch the disks of their outputs too.
+    let fills_store = matches!(
+        command,
+        Command::Pull(_)
+            | Command::Push(_)
+            | Command::Copy(_)
+            | Command::Import(_)
+            | Command::Load(_)
+    );
+    let root = if fills_store { environment.store_root().ok() } else { None };
+    let _room = root.map(|root| build::watch_room(environment, &root));
     let out = &mut io::stdout();
     let on_images = match command {
         Command::Build(args) => return build::run(args, environment),

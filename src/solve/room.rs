@@ -2,6 +2,7 @@
 
 use super::Cause;
 use crate::sandbox::Control;
+use crate::sys::room::{Step, free};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -25,6 +26,7 @@ pub(super) fn guarded<T>(
     let Some(before) = free(dir).filter(|_| floor > 0) else { return command() };
     let floor = floor.min(before / 2);
     let fallen_to = OnceLock::new();
+    let step = Step::begin();
     let result = std::thread::scope(|scope| {
         let (at_end, end) = channel::<()>();
         scope.spawn(|| {
@@ -41,16 +43,11 @@ pub(super) fn guarded<T>(
     });
     match fallen_to.into_inner() {
         Some(left) if !matches!(&result, Err(cause) if cause.is_cancelled()) => {
+            step.has_failed();
             Err(Cause::DiskFull { left })
         }
         _ => result,
     }
-}
-
-/// Bytes that are free for others than root on the disk of `dir`.
-fn free(dir: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(dir).ok()?;
-    Some(disk.f_bavail * disk.f_frsize)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! One flag that asks every loop of a build to stop.
 
 use std::io::{self, BufRead, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A request to stop, shared by all that work for one build; clones see the same flag.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +11,8 @@ pub struct Cancel(Arc<Flag>);
 #[derive(Debug, Default)]
 struct Flag {
     is_set: AtomicBool,
+    /// Bytes that were left on a disk when that was the reason.
+    room_left: OnceLock<u64>,
     /// Whose request is ours too.
     parent: Option<Cancel>,
 }
@@ -24,12 +26,24 @@ impl Cancel {
     /// Returns a token of its own, cancelled also when this one is.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self(Arc::new(Flag { is_set: AtomicBool::new(false), parent: Some(self.clone()) }))
+        Self(Arc::new(Flag { parent: Some(self.clone()), ..Flag::default() }))
     }
 
     /// Asks all holders to stop. Never blocks; safe in a signal handler.
     pub fn cancel(&self) {
         self.0.is_set.store(true, Ordering::Release);
+    }
+
+    /// Asks all holders to stop because a disk has only `left` bytes free.
+    pub fn fill(&self, left: u64) {
+        let _ = self.0.room_left.set(left);
+        self.cancel();
+    }
+
+    /// Returns how many bytes were free on a disk, if that was the reason to stop.
+    pub fn room_left(&self) -> Option<u64> {
+        let own = self.0.room_left.get().copied();
+        own.or_else(|| self.0.parent.as_ref().and_then(Self::room_left))
     }
 
     /// Says whether somebody asked to stop.

@@ -7,6 +7,7 @@ pub mod mount;
 pub mod notify;
 pub mod process;
 pub mod remove;
+pub mod room;
 pub mod rooted;
 pub mod stat;
 pub mod threads;

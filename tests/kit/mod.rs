@@ -239,7 +239,7 @@ impl Run {
     /// Gives the store a disk of this size (`24m`), which goes when the run ends. Standard output
     /// has what `builder images` and `ls` show afterwards.
     pub fn on_disk_of(self, size: &str) -> Self {
-        let script = "mkdir \"$BUILDER_ROOT\" && mount -t tmpfs -o mode=755,size=\"$0\" small \"$BUILDER_ROOT\" || exit\n\
+        let script = "mkdir \"$BUILDER_ROOT\" && mount -t tmpfs -o size=\"$0\",mode=700 small \"$BUILDER_ROOT\" || exit\n\
                       \"$@\"; status=$?; \"$1\" images; ls \"$BUILDER_ROOT\"; exit $status";
         self.behind(script, size)
     }

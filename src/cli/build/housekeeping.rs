@@ -8,6 +8,7 @@ use crate::cli::values;
 use crate::explain::{History, KEEP_BUILDS};
 use crate::progress::Progress;
 use crate::store::Store;
+use crate::sys::room::Watch;
 use crate::upkeep::{Includes, Inventory, Policy, UpkeepError, collect};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -133,7 +134,18 @@ fn tidy(
 
 /// How many bytes of the disk the steps of a build leave free.
 pub(super) fn step_floor(environment: &Environment, store: &Store, progress: &Progress) -> u64 {
-    let Ok(disk) = rustix::fs::statvfs(store.root()) else { return 0 };
+    floor_of(environment, store.root(), progress)
+}
+
+/// Watches the disk of `dir` while a command writes there.
+pub(crate) fn watch_room(environment: &Environment, dir: &Path) -> Watch {
+    Watch::start(dir, floor_of(environment, dir, &Progress::quiet()), &environment.cancel)
+}
+
+/// How many bytes of the disk of `dir` are to stay free.
+fn floor_of(environment: &Environment, dir: &Path, progress: &Progress) -> u64 {
+    let disk = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
+    let Some(disk) = disk else { return 0 };
     floor(environment, disk.f_blocks * disk.f_frsize, progress).0 / STEP_SHARE
 }
 

@@ -15,6 +15,7 @@ mod secrets;
 mod shared_cache;
 
 pub use flags::{BuildArgs, BuildCommand};
+pub(super) use housekeeping::watch_room;
 pub(super) use request::{HOST_LOOPBACK, Request, cannot};
 
 use self::deliver::deliver;
@@ -27,7 +28,7 @@ use crate::cli::registry::Pulls;
 use crate::cli::resolve::Images;
 use crate::cli::{Environment, check, registry, targets, throwaway_store};
 use crate::explain::{Audit, AuditVerdict, AuditedStep, BuildId, BuildRecord, History, Outcome};
-use crate::export::OutputSpec;
+use crate::export::{Dest, OutputSpec};
 use crate::image::Image;
 use crate::plan::Plan;
 use crate::progress::{LogLimits, Mode, Output, Progress};
@@ -54,7 +55,14 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
     }
     args.on_error.check()?;
     let store = environment.store()?;
+    let _room = watch_room(environment, store.root());
     let request = Request::new(&command.path, args, &store, environment)?;
+    // An output may be on another disk than the store.
+    let dests = request.all_outputs().filter_map(|spec| match &spec.dest {
+        Some(Dest::Path(path)) => Some(watch_room(environment, path)),
+        Some(Dest::Stdout) | None => None,
+    });
+    let _rooms: Vec<_> = dests.collect();
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let progress =
         Progress::new(mode, Output::stderr(environment.is_coloured), environment.started)

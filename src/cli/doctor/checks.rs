@@ -1,6 +1,6 @@
 //! The checks of `builder doctor`, each of one part of the machine.
 
-use super::{Check, State};
+use super::{Check, State, emulators, place};
 use crate::cgroup::{Cgroups, Limits};
 use crate::cli::Environment;
 use crate::cli::failure;
@@ -8,9 +8,10 @@ use crate::cli::security::SecurityArgs;
 use crate::sandbox::{Control, Ids, Inputs, OsBytes, RunSpec, Sandbox, Security, Standing, Stdio};
 use crate::snapshot::{self, MountOptions, Scratch};
 use crate::store::Store;
-use rustix::fs::{Access, CWD, Mode, OFlags, openat, statvfs};
+use rustix::fs::statvfs;
 use rustix::system::uname;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// `mount_setattr`, without which nothing of a sandbox can be restricted.
@@ -36,7 +37,6 @@ pub(super) fn all(environment: &Environment) -> Vec<Check> {
     }
     checks.push(subordinate_ids(environment));
     checks.push(seccomp());
-    checks.push(emulators());
     checks
 }
 
@@ -124,9 +124,13 @@ fn clones_files(store: &Store) -> bool {
 /// What can be seen only by trying: overlays, ids, control groups, networks, and a whole sandbox.
 fn inside(store: &Store, environment: &Environment) -> Vec<Check> {
     let sandbox = Sandbox::new(SecurityArgs::default().sandbox(store));
-    let mut checks = vec![overlay(store), ids(&sandbox), control_groups(store)];
+    let standing = environment.standing;
+    let mut checks = vec![overlay(store), ids(&sandbox, standing), control_groups(store)];
     checks.push(network(&sandbox));
     checks.push(whole(store, &sandbox, environment));
+    checks.push(emulators::check(|program| {
+        run_in_sandbox(store, &sandbox, environment, Some(program))
+    }));
     checks
 }
 
@@ -142,25 +146,51 @@ fn overlay(store: &Store) -> Check {
         Ok(_) => Check::new("overlay", State::Ok, "mounted", "layers are shared, never copied"),
         Err(error) => {
             let means = "steps have no file system to run in";
-            Check::new("overlay", State::Missing, error, means).mended_by("modprobe overlay")
+            let check = Check::new("overlay", State::Missing, error, means);
+            let has_overlay = fs::read_to_string("/proc/filesystems")
+                .is_ok_and(|text| text.lines().any(|line| line.ends_with("\toverlay")));
+            match has_overlay {
+                // Something forbids the mount: loading the module again changes nothing.
+                true => check.mended_by("builder --root DIR … on ext4, xfs or btrfs"),
+                false => check.mended_by(place::as_root_of_the_machine("modprobe overlay")),
+            }
         }
     }
 }
 
-fn ids(sandbox: &Sandbox) -> Check {
+fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
     let setting = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    let mend = if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
-        "sysctl -w user.max_user_namespaces=15000"
+    let sysctl = if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
+        Some("sysctl -w user.max_user_namespaces=15000")
     } else if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        "sysctl -w kernel.unprivileged_userns_clone=1"
+        Some("sysctl -w kernel.unprivileged_userns_clone=1")
     } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref()
         == Some("1")
     {
-        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        Some("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
     } else {
-        "builder --root DIR … on a file system whose mounts can map ids: ext4, xfs, btrfs"
+        None
+    };
+    let mend = match sysctl {
+        Some(command) => place::as_root_of_the_machine(command),
+        None => "builder --root DIR … on a file system whose mounts can map ids: ext4, xfs, btrfs"
+            .to_owned(),
     };
     match sandbox.ids(Security::Default) {
+        Ok(_) if standing == Standing::Single => Check::new(
+            "users",
+            State::Degraded,
+            "one id: that of your user",
+            "all users of RUN steps are your user on this machine; owners of files are written down",
+        )
+        .mended_by(place::more_ids()),
+        // What we are root of is a namespace of the user's own ids already.
+        Ok(_) if standing == Standing::Ranges => Check::new(
+            "users",
+            State::Ok,
+            "a user namespace with your subordinate ids",
+            "users in RUN steps are ids of yours, and no other user of this machine",
+        ),
         Ok(Some(_)) => Check::new(
             "users",
             State::Ok,
@@ -199,7 +229,10 @@ fn control_groups(store: &Store) -> Check {
             Check::new("limits", State::Degraded, found, &means)
         }
     };
-    check.mended_by("systemd-run --user --scope -p Delegate=yes builder build …")
+    match place::delegation() {
+        Some(command) => check.mended_by(command),
+        None => check,
+    }
 }
 
 fn network(sandbox: &Sandbox) -> Check {
@@ -212,12 +245,17 @@ fn network(sandbox: &Sandbox) -> Check {
         ),
         Err(error) => {
             let found = failure::chain(&error);
-            let mend = if found.contains("/dev/net/tun: No such") {
-                "modprobe tun"
+            let has_helper = ["slirp4netns", "pasta"].iter().any(|name| place::has_program(name));
+            let mend = if !has_helper {
+                place::install("slirp4netns")
+            } else if place::is_container() {
+                "start the container with --device /dev/net/tun".to_owned()
+            } else if found.contains("/dev/net/tun: No such") {
+                place::as_root_of_the_machine("modprobe tun")
             } else if found.contains("/dev/net/tun") {
-                "chmod 0666 /dev/net/tun"
+                place::as_root_of_the_machine("chmod 0666 /dev/net/tun")
             } else {
-                "apt-get install slirp4netns"
+                "builder build --network=host …".to_owned()
             };
             let means = "RUN steps use this machine's own network";
             Check::new("network", State::Degraded, found, means).mended_by(mend)
@@ -229,23 +267,7 @@ fn network(sandbox: &Sandbox) -> Check {
 fn whole(store: &Store, sandbox: &Sandbox, environment: &Environment) -> Check {
     /// What init says of a program that is not there.
     const NOT_FOUND: i32 = 127;
-    let run = || -> Result<i32, String> {
-        let work = store.session().and_then(|s| s.new_work()).map_err(|e| failure::chain(&e))?;
-        let scratch = Scratch::new(&work).map_err(|e| failure::chain(&e))?;
-        let ids = sandbox.ids(Security::Default).map_err(|e| failure::chain(&e))?;
-        let idmap = ids.as_deref().and_then(Ids::mapping);
-        let options = MountOptions { idmap, ..MountOptions::detect() };
-        let root = snapshot::mount(&[], Some(&scratch.upper()), &options)
-            .map_err(|e| failure::chain(&e))?;
-        let spec = RunSpec::new(vec![OsBytes::from("/nothing")]);
-        let inputs = Inputs { root: root.root(), sources: Vec::new(), stdio: Stdio::Capture };
-        let cancel = &environment.cancel;
-        sandbox
-            .run(&spec, &inputs, cancel, &Control::default(), &mut |_, _| {})
-            .map(|exit| exit.status)
-            .map_err(|e| failure::chain(&e))
-    };
-    match run() {
+    match run_in_sandbox(store, sandbox, environment, None) {
         Ok(NOT_FOUND) => {
             Check::new("sandbox", State::Ok, "a whole one was made", "RUN steps can run")
         }
@@ -259,13 +281,45 @@ fn whole(store: &Store, sandbox: &Sandbox, environment: &Environment) -> Check {
     }
 }
 
+/// Runs `program`, the bytes of a file, in a sandbox; without one, a program that is not there. Returns its
+/// status.
+fn run_in_sandbox(
+    store: &Store,
+    sandbox: &Sandbox,
+    environment: &Environment,
+    program: Option<&[u8]>,
+) -> Result<i32, String> {
+    let work = store.session().and_then(|s| s.new_work()).map_err(|e| failure::chain(&e))?;
+    let scratch = Scratch::new(&work).map_err(|e| failure::chain(&e))?;
+    if let Some(program) = program {
+        // Not through the mount, which may have no id for us.
+        let path = scratch.written().join("program");
+        fs::write(&path, program)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .map_err(|e| e.to_string())?;
+    }
+    let ids = sandbox.ids(Security::Default).map_err(|e| failure::chain(&e))?;
+    let idmap = ids.as_deref().and_then(Ids::mapping);
+    let options = MountOptions { idmap, ..MountOptions::detect() };
+    let root =
+        snapshot::mount(&[], Some(&scratch.upper()), &options).map_err(|e| failure::chain(&e))?;
+    let spec = RunSpec::new(vec![OsBytes::from("/program")]);
+    let inputs = Inputs { root: root.root(), sources: Vec::new(), stdio: Stdio::Capture };
+    let cancel = &environment.cancel;
+    sandbox
+        .run(&spec, &inputs, cancel, &Control::default(), &mut |_, _| {})
+        .map(|exit| exit.status)
+        .map_err(|e| failure::chain(&e))
+}
+
 fn subordinate_ids(environment: &Environment) -> Check {
-    let helper = ["/usr/bin/newuidmap", "/usr/local/bin/newuidmap", "/bin/newuidmap"]
-        .iter()
-        .any(|path| rustix::fs::access(*path, Access::EXEC_OK).is_ok());
-    let name = environment.variable("USER").unwrap_or_else(|| "root".to_owned());
+    let helper = place::has_program("newuidmap");
+    let (uid, name) = place::user();
     let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
-    let range = text.lines().find(|line| line.split(':').next() == Some(name.as_str()));
+    let number = uid.to_string();
+    let range = text
+        .lines()
+        .find(|line| line.split(':').next().is_some_and(|owner| owner == name || owner == number));
     let found = format!(
         "{} in /etc/subuid, {}newuidmap",
         range.map_or_else(|| format!("nothing for {name}"), str::to_owned),
@@ -279,12 +333,7 @@ fn subordinate_ids(environment: &Environment) -> Check {
             "owners of files are written down; other users of RUN steps are names, and may do what root may",
         ),
     };
-    let mend = if helper {
-        format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}")
-    } else {
-        "apt-get install uidmap".to_owned()
-    };
-    Check::new("subuids", state, found, means).mended_by(mend)
+    Check::new("subuids", state, found, means).mended_by(place::more_ids())
 }
 
 fn seccomp() -> Check {
@@ -304,29 +353,6 @@ fn seccomp() -> Check {
         )
         .mended_by("builder build --security-opt seccomp=unconfined …"),
     }
-}
-
-/// Emulators that the kernel starts for programs of other machines.
-fn emulators() -> Check {
-    let folder = openat(
-        CWD,
-        "/proc/sys/fs/binfmt_misc",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
-    let mut names: Vec<String> = Vec::new();
-    if folder.is_ok() {
-        for entry in fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            names.extend(name.strip_prefix("qemu-").map(str::to_owned));
-        }
-    }
-    names.sort();
-    let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    // Nothing that a build for this machine needs.
-    let means = "RUN steps for other platforms need an emulator: apt-get install qemu-user-static";
-    let means = if names.is_empty() { means } else { "RUN steps can run programs of these too" };
-    Check::new("emulators", State::Ok, found, means)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! The checks themselves are in [`checks`]; this file runs them and shows what they found.
 
 mod checks;
+mod emulators;
+mod place;
 
 use super::Environment;
 use super::failure::{Class, Failure};
