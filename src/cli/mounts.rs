@@ -118,6 +118,7 @@ fn list(args: &LsArgs, store: &Store, now: Timestamp, out: &mut dyn Write) -> Re
                 let items = mounts.iter().map(|(mount, bytes, used)| {
                     json!({
                         "id": mount.id,
+                        "start": mount.start,
                         "copy": mount.copy,
                         "bytes": bytes,
                         "last_used": used.to_string(),
@@ -150,9 +151,13 @@ fn id_of_found(found: &FoundMount) -> &str {
 
 /// A mount as people read it.
 fn shown(mount: &KnownMount) -> String {
+    let start = match mount.start.as_str() {
+        "" => String::new(),
+        start => format!(" (of {})", clean(start)),
+    };
     match mount.copy {
-        0 => clean(&mount.id).into_owned(),
-        copy => format!("{} (copy {copy})", clean(&mount.id)),
+        0 => format!("{}{start}", clean(&mount.id)),
+        copy => format!("{}{start} (copy {copy})", clean(&mount.id)),
     }
 }
 

@@ -210,6 +210,11 @@ impl Source {
         self.0.keeps_owner
     }
 
+    /// Returns the permission bits that copies of a file or directory of this mode have.
+    pub fn mode_of(&self, mode: u32) -> u32 {
+        mode & self.0.mode_mask
+    }
+
     /// Returns how many directories were read so far.
     pub fn directories_read(&self) -> u64 {
         self.0.directories.load(Ordering::Relaxed)

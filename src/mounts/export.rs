@@ -79,6 +79,7 @@ pub fn export_mount(
     let document = Document {
         version: DOCUMENT_VERSION,
         id: mount.id.clone(),
+        start: mount.start.clone(),
         copy: mount.copy,
         uid: root.st_uid,
         gid: root.st_gid,

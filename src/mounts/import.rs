@@ -51,13 +51,14 @@ pub fn found_mounts(dir: &Path) -> Result<Vec<FoundMount>, MountError> {
     let found = index.manifests.iter().filter(|entry| is_mount(dir, entry)).map(|entry| {
         let mut found = FoundMount {
             dir: dir.to_owned(),
-            mount: Ok(KnownMount { id: String::new(), copy: 0 }),
+            mount: Ok(KnownMount { id: String::new(), start: String::new(), copy: 0 }),
             digest: entry.digest,
             document: None,
             blobs: Vec::new(),
         };
         found.mount = read_documents(dir, entry).map(|(document, blobs)| {
-            let mount = KnownMount { id: document.id.clone(), copy: document.copy };
+            let (id, start) = (document.id.clone(), document.start.clone());
+            let mount = KnownMount { id, start, copy: document.copy };
             (found.document, found.blobs) = (Some(document), blobs);
             mount
         });
@@ -176,8 +177,13 @@ fn unpack(
     let time = Timespec { tv_sec: document.mtime, tv_nsec: i64::from(document.mtime_nsec) };
     let times = Timestamps { last_access: time, last_modification: time };
     futimens(&root, &times).map_err(|e| MountError::io("set the time of", &made, e))?;
-    let label = work.join("id");
-    fs::write(&label, &document.id).map_err(|e| MountError::io("write", &label, e))
+    for (name, text) in [("id", &document.id), ("start", &document.start)] {
+        if name == "id" || !text.is_empty() {
+            let label = work.join(name);
+            fs::write(&label, text).map_err(|e| MountError::io("write", &label, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes our own error out of the one that reading the tar failed with.

@@ -71,6 +71,9 @@ struct Document {
     version: u32,
     /// What steps call the mount.
     id: String,
+    /// What it was made of; empty for nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    start: String,
     /// Which of several copies it is.
     copy: u32,
     /// Owner, group, permissions and time of its root, which the listing does not have.

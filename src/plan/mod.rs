@@ -46,8 +46,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use crate::dockerfile::env::DEFAULT_PATH;
 pub use signals::signal_number;
 pub use step::{
-    Base, BaseId, ContextId, Copy, CopySource, Files, Mount, MountKind, Network, Op, Plan, Run,
-    Security, Sharing, Step, StepId, Target, Tree, Workdir,
+    Base, BaseId, CacheStart, ContextId, Copy, CopySource, Files, Mount, MountKind, Network, Op,
+    Plan, Run, Security, Sharing, Step, StepId, Target, Tree, Workdir,
 };
 
 impl Plan {

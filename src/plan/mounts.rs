@@ -3,7 +3,7 @@
 //! Source: BuildKit, `dockerfile2llb/convert_runmount.go`, `convert_secrets.go`, `convert_ssh.go`.
 
 use super::stages::Place;
-use super::step::{ContextId, Mount, MountKind, Sharing, Tree};
+use super::step::{CacheStart, ContextId, Files, Mount, MountKind, Sharing, Tree};
 use super::{PlanError, paths, words};
 use crate::dockerfile::ast::{self, Escape, MountType};
 use crate::dockerfile::env::Env;
@@ -13,6 +13,9 @@ const SECRETS: &str = "/run/secrets";
 
 /// Where agent sockets are put that name no target.
 const SSH_SOCKETS: &str = "/run/buildkit";
+
+/// Permission bits of a cache mount's root.
+const CACHE_MODE: u32 = 0o755;
 
 /// Expands and checks the options of all mounts of a RUN.
 pub(super) fn resolve(
@@ -76,16 +79,24 @@ pub(super) fn plan(
                 Some(ast::Sharing::Private) => Sharing::Private,
                 Some(ast::Sharing::Locked) => Sharing::Locked,
             };
-            let kind = MountKind::Cache {
-                id,
-                sharing,
-                seed: tree,
-                source,
-                mode: mount.mode,
-                uid: mount.uid,
-                gid: mount.gid,
-                is_read_only: mount.readonly,
+            let has_owner = mount.uid.is_some() || mount.gid.is_some() || mount.mode.is_some();
+            // `from=scratch` has nothing in it.
+            let start = match tree.filter(|tree| *tree != Tree::Files(Files::Nothing)) {
+                None if source != "/" => {
+                    return Err(place
+                        .error("a cache mount with source= needs from=: without it there is nothing to take")
+                        .into());
+                }
+                tree if source == "/" && has_owner => CacheStart::Owned {
+                    tree,
+                    uid: mount.uid.unwrap_or(0),
+                    gid: mount.gid.unwrap_or(0),
+                    mode: mount.mode.unwrap_or(CACHE_MODE),
+                },
+                Some(tree) => CacheStart::Files { tree, source },
+                None => CacheStart::Empty,
             };
+            let kind = MountKind::Cache { id, sharing, start, is_read_only: mount.readonly };
             (target, kind)
         }
         MountType::Tmpfs => {

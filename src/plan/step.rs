@@ -113,7 +113,7 @@ impl Step {
                 .iter()
                 .filter_map(|mount| match &mount.kind {
                     MountKind::Bind { tree, .. } => Some(*tree),
-                    MountKind::Cache { seed, .. } => *seed,
+                    MountKind::Cache { start, .. } => start.tree(),
                     _ => None,
                 })
                 .collect(),
@@ -204,16 +204,8 @@ pub enum MountKind {
         id: String,
         /// What happens when two commands want it.
         sharing: Sharing,
-        /// What it holds at first; nothing where none.
-        seed: Option<Tree>,
-        /// The absolute path in the seed.
-        source: String,
-        /// Permission bits, owner and group of its root, where given.
-        mode: Option<u32>,
-        /// Owner of its root.
-        uid: Option<u32>,
-        /// Group of its root.
-        gid: Option<u32>,
+        /// What it starts from.
+        start: CacheStart,
         /// Whether writing fails.
         is_read_only: bool,
     },
@@ -250,6 +242,43 @@ pub enum MountKind {
         /// Group of the socket.
         gid: u32,
     },
+}
+
+/// What a cache mount starts from, which is part of what makes it the same mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheStart {
+    /// Nothing: an empty directory of root's.
+    Empty,
+    /// An empty directory of this owner, group and mode; of a mount that names a tree, one for each content
+    /// of that.
+    Owned {
+        /// The tree.
+        tree: Option<Tree>,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// The files of a tree, of which the mount shows a part.
+    Files {
+        /// The tree.
+        tree: Tree,
+        /// The absolute path of the part.
+        source: String,
+    },
+}
+
+impl CacheStart {
+    /// Returns the tree whose content makes a difference.
+    pub fn tree(&self) -> Option<Tree> {
+        match self {
+            Self::Empty => None,
+            Self::Owned { tree, .. } => *tree,
+            Self::Files { tree, .. } => Some(*tree),
+        }
+    }
 }
 
 /// What happens when two commands want one cache mount.

@@ -304,7 +304,9 @@ fn mounts_have_absolute_targets_and_defaults() {
     assert!(
         matches!(&mounts[0].kind, MountKind::Bind { source, is_read_only: true, .. } if source == "/y")
     );
-    assert!(matches!(&mounts[1].kind, MountKind::Cache { id, seed: None, .. } if id == "/c"));
+    assert!(
+        matches!(&mounts[1].kind, MountKind::Cache { id, start: CacheStart::Empty, .. } if id == "/c")
+    );
     assert!(matches!(mounts[2].kind, MountKind::Secret { mode: 0o400, .. }));
 }
 

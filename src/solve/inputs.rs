@@ -4,10 +4,12 @@
 
 use super::copies::{Chosen, choose};
 use super::trees::{Stack, Trees};
-use super::{Cause, Job};
+use super::{Cause, Job, cache_mounts};
 use crate::cache::{Cache, Inputs, TreeEntry, TreeId};
 use crate::context::SelectOptions;
-use crate::plan::{Copy, CopySource, MountKind, Network, Op, Run, Security, Sharing, Step, Tree};
+use crate::plan::{
+    CacheStart, Copy, CopySource, MountKind, Network, Op, Run, Security, Sharing, Step, Tree,
+};
 use crate::snapshot::copy::{Entry, Kind, Selection};
 use crate::store::{ChainId, Key};
 use std::collections::BTreeMap;
@@ -229,24 +231,27 @@ fn describe_run(
                 inputs.tree(format!("files of {name}"), id);
                 listings.push((id, selection, from.keeps_owner()));
             }
-            MountKind::Cache { id, sharing, seed, source, mode, uid, gid, is_read_only } => {
+            MountKind::Cache { id, sharing, start, is_read_only } => {
                 let sharing = match sharing {
                     Sharing::Shared => "shared",
                     Sharing::Private => "private",
                     Sharing::Locked => "locked",
                 };
-                let number = |n: &Option<u32>| n.map_or_else(String::new, |n| n.to_string());
-                let words = vec![
-                    "cache".into(),
-                    id.clone(),
-                    sharing.into(),
-                    seed.map_or_else(String::new, |_| source.clone()),
-                    mode.map_or_else(String::new, |mode| format!("{mode:o}")),
-                    number(uid),
-                    number(gid),
-                    is_read_only.to_string(),
-                ];
+                let mut words = vec!["cache".into(), id.clone(), sharing.into()];
+                words.push(is_read_only.to_string());
+                match start {
+                    CacheStart::Empty => {}
+                    CacheStart::Owned { uid, gid, mode, .. } => {
+                        words.extend([uid.to_string(), gid.to_string(), format!("{mode:o}")]);
+                    }
+                    CacheStart::Files { source, .. } => words.push(source.clone()),
+                }
                 inputs.list(&name, words);
+                if let Some(tree) = start.tree() {
+                    let (from, selection, id) = cache_mounts::files_of(job, trees, tree, files)?;
+                    inputs.tree(format!("files of {name}"), id);
+                    listings.push((id, selection, from.keeps_owner()));
+                }
             }
             MountKind::Tmpfs { size } => {
                 inputs.list(&name, vec!["tmpfs".into(), size.to_string()]);

@@ -38,6 +38,7 @@
 //! missed: [`crate::explain`].
 
 mod audit;
+mod cache_mounts;
 mod coordinator;
 mod copies;
 mod deltas;
@@ -156,6 +157,8 @@ pub struct Options {
     /// How much memory the commands that run at one time may use together, in bytes. Each reserves
     /// its own limit; one without a limit all of it.
     pub memory_budget: Option<u64>,
+    /// Whether cache mounts of steps that must not be taken from the cache keep their contents.
+    pub keeps_cache_mounts: bool,
     /// Bytes of the store's disk that commands leave free.
     pub disk_floor: u64,
     /// Whether the files of a command that failed are wanted.

@@ -1,24 +1,22 @@
 //! RUN's mounts: from plan to what the sandbox takes.
 
 use super::trees::{Stack, Trees};
-use super::{Cause, Job, Secret};
-use crate::context::SelectOptions;
+use super::{Cause, Job, Secret, cache_mounts};
+use crate::context::{SelectOptions, Source as FileSource};
 use crate::layer::owner;
-use crate::plan::{Mount, MountKind, Sharing, Tree};
+use crate::plan::{Mount, MountKind, Tree};
 use crate::sandbox::{self, Ids, MountSpec, Source};
-use crate::snapshot::copy::{self as engine, CopyRequest, CopySource};
+use crate::snapshot::copy::{self as engine, CopyRequest, CopySource, Selection};
 use crate::snapshot::{Mounted, Scratch};
-use crate::store::{ChainId, MountName};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use crate::store::ChainId;
+use crate::sys::rooted::open_in_root;
+use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec, Timestamps, openat};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-
-/// The mode of a cache mount's root where none is given, as BuildKit's.
-const CACHE_MODE: u32 = 0o755;
 
 /// Mounts of a step, with what keeps them alive.
 #[derive(Debug, Default)]
@@ -102,7 +100,13 @@ pub(super) fn prepare(
             MountKind::Bind { tree, source, is_read_only } => {
                 bind(job, trees, &mut prepared, target, *tree, source, *is_read_only, ids, files)?;
             }
-            MountKind::Cache { .. } => cache(job, trees, &mut prepared, mount, files)?,
+            MountKind::Cache { .. } => {
+                let (dir, part, is_read_only) =
+                    cache_mounts::open(job, trees, &mut prepared.locks, mount, files)?;
+                let source = prepared.hold(Held::Tree(open_dir(&dir)?));
+                let (subpath, readonly) = (part, is_read_only);
+                prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
+            }
             MountKind::Tmpfs { size } => {
                 let size = (*size > 0).then_some(*size);
                 prepared.add(target, sandbox::MountKind::Tmpfs { size, mode: 0o1777 });
@@ -188,19 +192,32 @@ fn copy_of_context(
     chain: Option<&ChainId>,
 ) -> Result<(PathBuf, String), Cause> {
     let source = trees.source(job, tree, stack, chain)?;
-    let selection = source.select(&[path], &SelectOptions::default(), job.cancel)?;
     let dir = job.store.session()?.new_work()?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
         .map_err(|source| io("change", &dir, source))?;
-    let root = open_dir(&dir)?;
+    copy_part(job, &source, path, &dir, "/mount")?;
+    Ok((dir, "/mount".to_owned()))
+}
+
+/// Copies a file or a directory of a tree to `dest` in `dir`. The directory itself has the owner, the mode and
+/// the time it has in the tree.
+pub(super) fn copy_part(
+    job: &Job<'_>,
+    from: &FileSource,
+    part: &str,
+    dir: &Path,
+    dest: &str,
+) -> Result<Selection, Cause> {
+    let selection = from.select(&[part], &SelectOptions::default(), job.cancel)?;
+    let root = open_dir(dir)?;
     let request = CopyRequest {
         sources: vec![CopySource::Tree {
-            root: source.root(),
+            root: from.root(),
             selection: &selection,
-            keep_owner: false,
+            keep_owner: from.keeps_owner(),
             unpack: false,
         }],
-        dest: b"/mount",
+        dest: dest.as_bytes(),
         workdir: b"/",
         owner: None,
         mode: None,
@@ -208,111 +225,27 @@ fn copy_of_context(
         before: None,
     };
     engine::copy_into(root.as_fd(), &request, job.cancel)?;
-    Ok((dir, "/mount".to_owned()))
-}
-
-/// Gives a folder of the store that lasts.
-fn cache(
-    job: &Job<'_>,
-    trees: &Trees,
-    prepared: &mut Prepared,
-    mount: &Mount,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<(), Cause> {
-    let MountKind::Cache { id, sharing, seed, source, mode, uid, gid, is_read_only } = &mount.kind
-    else {
-        unreachable!("called for cache mounts");
-    };
-    let name = MountName::new(id, 0);
-    let (name, locks) = match sharing {
-        Sharing::Shared => (name, Vec::new()),
-        Sharing::Locked => {
-            let lock = format!("mount-{name}");
-            let waiting = || {
-                job.progress.notice(format!("waiting for another step that uses cache mount {id}"));
-            };
-            (name, vec![job.store.lock_unless(&lock, Some(job.cancel), waiting)?])
-        }
-        Sharing::Private => {
-            let mut copy = 0;
-            loop {
-                let name = MountName::new(id, copy);
-                if let Some(lock) = job.store.try_lock(&format!("mount-{name}"))? {
-                    break (name, vec![lock]);
-                }
-                copy += 1;
-            }
-        }
-    };
-    let dir = job.store.root().join(name.path()).join("fs");
-    let seized = || {
-        job.progress.notice(format!("waiting for a command that copies cache mount {id}"));
-    };
-    // Held, so that nobody collects it while the command runs, nor before it starts.
-    while !job.store.hold_mount(&name, seized)? {
-        let _making = job.store.lock("mounts", || {})?;
-        if !dir.is_dir() {
-            make_cache(job, trees, &dir, id, *seed, source, (*mode, *uid, *gid), files)?;
-        }
+    // A copy of a directory is one of what is in it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let failed = |error: std::io::Error| io("copy", Path::new(part), error);
+    let original = open_in_root(from.root(), part.as_bytes(), OFlags::PATH | OFlags::CLOEXEC)
+        .map_err(failed)?;
+    let mut stat = rustix::fs::fstat(&original).map_err(|e| failed(e.into()))?;
+    if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+        return Ok(selection);
     }
-    prepared.locks.extend(locks);
-    let source = prepared.hold(Held::Tree(open_dir(&dir)?));
-    let kind = sandbox::MountKind::Bind { source, subpath: String::new(), readonly: *is_read_only };
-    prepared.add(&mount.target, kind);
-    Ok(())
-}
-
-/// Makes the folder of a cache mount under another name and renames it in.
-#[expect(clippy::too_many_arguments, reason = "one mount's fields, used here only")]
-fn make_cache(
-    job: &Job<'_>,
-    trees: &Trees,
-    dir: &Path,
-    id: &str,
-    seed: Option<Tree>,
-    source: &str,
-    (mode, uid, gid): (Option<u32>, Option<u32>, Option<u32>),
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<(), Cause> {
-    let work = job.store.session()?.new_work()?;
-    let made = work.join("fs");
-    fs::DirBuilder::new().mode(0o700).create(&made).map_err(|e| io("create", &made, e))?;
-    if let Some(tree) = seed {
-        let (stack, chain) = files(tree);
-        let from = trees.source(job, tree, &stack, chain.as_ref())?;
-        let selection = from.select(&[source], &SelectOptions::default(), job.cancel)?;
-        let root = open_dir(&made)?;
-        let request = CopyRequest {
-            sources: vec![CopySource::Tree {
-                root: from.root(),
-                selection: &selection,
-                keep_owner: from.keeps_owner(),
-                unpack: false,
-            }],
-            dest: b"/",
-            workdir: b"/",
-            owner: None,
-            mode: None,
-            created: None,
-            before: None,
-        };
-        engine::copy_into(root.as_fd(), &request, job.cancel)?;
+    let original = open_in_root(from.root(), part.as_bytes(), flags).map_err(failed)?;
+    owner::amend_open(&original, &mut stat);
+    let made = open_in_root(root.as_fd(), dest.as_bytes(), flags).map_err(failed)?;
+    if from.keeps_owner() {
+        owner::set_open(&made, stat.st_uid, stat.st_gid).map_err(|e| failed(e.into()))?;
     }
-    owner::set_open(open_dir(&made)?, uid.unwrap_or(0), gid.unwrap_or(0))
-        .map_err(std::io::Error::from)
-        .and_then(|()| {
-            let mode = fs::Permissions::from_mode(mode.unwrap_or(CACHE_MODE));
-            fs::set_permissions(&made, mode)
-        })
-        .map_err(|e| io("change", &made, e))?;
-    let label = work.join("id");
-    fs::write(&label, id).map_err(|e| io("write", &label, e))?;
-    let parent = dir.parent().unwrap_or(dir);
-    crate::sys::fault::at("mount.made").map_err(|e| io("create", parent, e))?;
-    match fs::rename(&work, parent) {
-        Err(e) if !dir.is_dir() => Err(io("create", parent, e)),
-        _ => Ok(()),
-    }
+    let mode = Mode::from_raw_mode(from.mode_of(stat.st_mode));
+    rustix::fs::fchmod(&made, mode).map_err(|e| failed(e.into()))?;
+    let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::futimens(&made, &times).map_err(|e| failed(e.into()))?;
+    Ok(selection)
 }
 
 /// Reads a secret; `None` where it was not given and need not be.
@@ -341,11 +274,11 @@ fn in_memory(bytes: &[u8]) -> Result<File, Cause> {
     Ok(file)
 }
 
-fn open_dir(path: &Path) -> Result<OwnedFd, Cause> {
+pub(super) fn open_dir(path: &Path) -> Result<OwnedFd, Cause> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).map_err(|e| io("open", path, e.into()))
 }
 
-fn io(doing: &'static str, path: impl AsRef<OsStr>, source: std::io::Error) -> Cause {
+pub(super) fn io(doing: &'static str, path: impl AsRef<OsStr>, source: std::io::Error) -> Cause {
     Cause::Io { doing, path: PathBuf::from(path.as_ref()), source }
 }

@@ -120,6 +120,7 @@ fn options(root: &Path) -> Options {
         allow: BTreeSet::new(),
         parallelism: 4,
         memory_budget: None,
+        keeps_cache_mounts: false,
         keeps_failed: false,
         wants_image: false,
         disk_floor: 0,

@@ -1,9 +1,12 @@
 //! The folders of RUN's cache mounts.
 //!
 //! ```text
-//! mounts/<name>/fs/   what the steps see
-//! mounts/<name>/id    what they call it
+//! mounts/<name>/fs/     what the steps see
+//! mounts/<name>/id      what they call it
+//! mounts/<name>/start   what it was made of; absent where that is nothing
 //! ```
+//!
+//! The name is a hash of id and start: a mount that starts from other files is another one.
 //!
 //! A build holds a mount shared until it ends. Whoever wants all of it as it is at one moment, or wants to
 //! put another in its place, [seizes](Store::seize_mount) it, which waits for those builds and lets others
@@ -29,22 +32,24 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub struct MountName(String);
 
 impl MountName {
-    /// The mount that steps call `id`. Private ones that are used at the same time have further copies.
-    pub fn new(id: &str, copy: u32) -> Self {
-        let hash = blake3::hash(id.as_bytes()).to_hex();
+    /// The mount that steps call `id` and that was made of `start`. Private ones that are used at the same
+    /// time have further copies.
+    pub fn new(id: &str, start: &str, copy: u32) -> Self {
+        let text = if start.is_empty() { id.to_owned() } else { format!("{id}\0{start}") };
+        let hash = blake3::hash(text.as_bytes()).to_hex();
         match copy {
             0 => Self(hash[..32].to_owned()),
             _ => Self(format!("{}-{copy}", &hash[..32])),
         }
     }
 
-    /// Returns which copy the folder `name` is, if it is one of the mount `id`.
-    fn copy_of(id: &str, name: &str) -> Option<u32> {
+    /// Returns which copy the folder `name` is, if it is one of the mount.
+    fn copy_of(id: &str, start: &str, name: &str) -> Option<u32> {
         let copy = match name.split_once('-') {
             Some((_, number)) => number.parse().ok()?,
             None => 0,
         };
-        (Self::new(id, copy).0 == name).then_some(copy)
+        (Self::new(id, start, copy).0 == name).then_some(copy)
     }
 
     /// Where the folder is, relative to the store.
@@ -64,6 +69,8 @@ impl fmt::Display for MountName {
 pub struct KnownMount {
     /// What steps call it.
     pub id: String,
+    /// What it was made of; empty for nothing.
+    pub start: String,
     /// Which of several copies it is, from 0.
     pub copy: u32,
 }
@@ -71,7 +78,7 @@ pub struct KnownMount {
 impl KnownMount {
     /// Returns the name of its folder.
     pub fn name(&self) -> MountName {
-        MountName::new(&self.id, self.copy)
+        MountName::new(&self.id, &self.start, self.copy)
     }
 }
 
@@ -83,6 +90,17 @@ pub struct SeizedMount {
 }
 
 impl SeizedMount {
+    /// Removes the mount. The next build that uses it makes a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn remove(self, store: &Store) -> Result<(), StoreError> {
+        let away = store.session()?.new_work()?.join("mount");
+        fs::rename(&self.path, &away).context("remove", &self.path)?;
+        super::remove_tree(&away).context("remove", &away)
+    }
+
     /// Returns the folder that steps see.
     pub fn fs(&self) -> PathBuf {
         self.path.join("fs")
@@ -112,9 +130,11 @@ impl Store {
         for entry in fs::read_dir(&folder).context("list", &folder)? {
             let entry = entry.context("list", &folder)?;
             let Ok(id) = fs::read_to_string(entry.path().join("id")) else { continue };
+            let start = fs::read_to_string(entry.path().join("start")).unwrap_or_default();
             let name = entry.file_name();
-            if let Some(copy) = name.to_str().and_then(|name| MountName::copy_of(&id, name)) {
-                mounts.push(KnownMount { id, copy });
+            let name = name.to_str();
+            if let Some(copy) = name.and_then(|name| MountName::copy_of(&id, &start, name)) {
+                mounts.push(KnownMount { id, start, copy });
             }
         }
         mounts.sort();
@@ -225,20 +245,26 @@ mod tests {
 
     fn place(store: &Store, content: &str, replaces: bool) -> Placed {
         let work = made(store, "/c", content);
-        store.place_mount(&work, &MountName::new("/c", 0), replaces, &Cancel::new(), || {}).unwrap()
+        store
+            .place_mount(&work, &MountName::new("/c", "", 0), replaces, &Cancel::new(), || {})
+            .unwrap()
     }
 
     #[test]
     fn a_mount_is_replaced_only_where_that_is_wanted() {
         let (_dir, store) = store();
-        let read =
-            || fs::read_to_string(store.root().join(MountName::new("/c", 0).path()).join("fs/f"));
+        let read = || {
+            fs::read_to_string(store.root().join(MountName::new("/c", "", 0).path()).join("fs/f"))
+        };
         assert_eq!(place(&store, "one", false), Placed::New);
         assert_eq!(place(&store, "two", false), Placed::Kept);
         assert_eq!(read().unwrap(), "one");
         assert_eq!(place(&store, "three", true), Placed::Replaced);
         assert_eq!(read().unwrap(), "three");
-        assert_eq!(store.mounts().unwrap(), [KnownMount { id: "/c".to_owned(), copy: 0 }]);
+        assert_eq!(
+            store.mounts().unwrap(),
+            [KnownMount { id: "/c".to_owned(), start: String::new(), copy: 0 }]
+        );
     }
 
     #[test]
@@ -247,12 +273,18 @@ mod tests {
         for copy in [0, 2] {
             let work = made(&store, "/c", "x");
             store
-                .place_mount(&work, &MountName::new("/c", copy), false, &Cancel::new(), || {})
+                .place_mount(&work, &MountName::new("/c", "", copy), false, &Cancel::new(), || {})
                 .unwrap();
         }
         let work = made(&store, "/other", "x");
         store
-            .place_mount(&work, &MountName::new("/not-its-name", 0), false, &Cancel::new(), || {})
+            .place_mount(
+                &work,
+                &MountName::new("/not-its-name", "", 0),
+                false,
+                &Cancel::new(),
+                || {},
+            )
             .unwrap();
         let found: Vec<_> =
             store.mounts().unwrap().iter().map(|m| (m.id.clone(), m.copy)).collect();
@@ -262,7 +294,7 @@ mod tests {
     #[test]
     fn who_seizes_a_mount_waits_for_a_build_and_the_next_build_for_him() {
         let (_dir, store) = store();
-        let name = MountName::new("/c", 0);
+        let name = MountName::new("/c", "", 0);
         place(&store, "one", false);
         let (told, is_told) = std::sync::mpsc::channel();
         let build = Store::open(store.root()).unwrap();

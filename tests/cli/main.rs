@@ -10,6 +10,7 @@ mod add;
 mod args;
 mod build;
 mod cache;
+mod cache_mounts;
 mod causes;
 mod check;
 mod contexts;

@@ -58,6 +58,9 @@ pub struct BuildArgs {
     /// Run every step, whatever the cache has
     #[arg(long)]
     pub no_cache: bool,
+    /// Keep what is in cache mounts, which --no-cache and --no-cache-filter empty
+    #[arg(long)]
+    pub keep_cache_mounts: bool,
     /// Run every step of these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,

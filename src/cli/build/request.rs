@@ -327,6 +327,7 @@ fn options(
         ssh,
         allow,
         memory_budget: args.build_memory,
+        keeps_cache_mounts: args.keep_cache_mounts,
         keeps_failed: args.on_error != OnError::Fail,
         parallelism: args.max_parallelism.unwrap_or(threads::count() * 4).max(1),
         wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,

@@ -18,6 +18,7 @@ use crate::cache::{Cache, Cost, Record};
 use crate::layer::Scan;
 use crate::plan::{Files, Step, StepId, Tree};
 use crate::progress::Outcome;
+use crate::solve::cache_mounts;
 use crate::solve::exec::Made;
 use crate::solve::inputs::Described;
 use crate::solve::trees::{Lower, Trees, chain_of};
@@ -45,7 +46,11 @@ pub fn solve(job: &Job<'_>) -> Result<Solved, Box<Failed>> {
     let trees = Trees::default();
     let solved = thread::scope(|scope| {
         let mut coordinator = Coordinator::new(job, &trees, Mode::Solve, scope);
-        let end = coordinator.run();
+        let emptied = match job.options.keeps_cache_mounts {
+            true => Ok(()),
+            false => cache_mounts::empty(job).map_err(SolveError::Other),
+        };
+        let end = emptied.and_then(|()| coordinator.run());
         let layers = end.and_then(|()| coordinator.target_layers());
         coordinator.into_result(layers)
     });
