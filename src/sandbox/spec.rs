@@ -201,8 +201,8 @@ pub enum MountKind {
     Tmpfs {
         /// Most bytes it can hold; `None` for half of the machine's memory.
         size: Option<u64>,
-        /// Mode of its root.
-        mode: u32,
+        /// Mode of its root; `None` for that of the directory it hides, 1777 where there is none.
+        mode: Option<u32>,
     },
     /// The root's own folder, writable even where the rest of the root is not.
     Writable,

@@ -11,6 +11,7 @@ use crate::snapshot::{Mounted, Scratch};
 use crate::store::ChainId;
 use crate::sys::rooted::open_in_root;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec, Timestamps, openat};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};
@@ -78,6 +79,22 @@ impl Prepared {
         self.held.len() - 1
     }
 
+    /// Leaves one mount for each target, the last; secrets and agents come after all others, as in BuildKit.
+    fn settle(&mut self) {
+        let is_late = |spec: &MountSpec| {
+            matches!(spec.kind, sandbox::MountKind::Secret { .. } | sandbox::MountKind::Ssh { .. })
+        };
+        self.specs.sort_by_key(is_late);
+        let mut seen = BTreeSet::new();
+        let mut kept: Vec<_> = std::mem::take(&mut self.specs)
+            .into_iter()
+            .rev()
+            .filter(|spec| seen.insert(spec.target.clone()))
+            .collect();
+        kept.reverse();
+        self.specs = kept;
+    }
+
     fn add(&mut self, target: &str, kind: sandbox::MountKind) {
         self.specs.push(MountSpec { target: target.to_owned(), kind });
     }
@@ -109,7 +126,7 @@ pub(super) fn prepare(
             }
             MountKind::Tmpfs { size } => {
                 let size = (*size > 0).then_some(*size);
-                prepared.add(target, sandbox::MountKind::Tmpfs { size, mode: 0o1777 });
+                prepared.add(target, sandbox::MountKind::Tmpfs { size, mode: None });
             }
             MountKind::Secret { id, env, is_required, mode, uid, gid } => {
                 let Some(bytes) = secret(job, id, *is_required)? else { continue };
@@ -145,6 +162,7 @@ pub(super) fn prepare(
             }
         }
     }
+    prepared.settle();
     Ok(prepared)
 }
 

@@ -128,3 +128,35 @@ fn mounts_of_one_id_are_listed_exported_and_imported_each() {
     assert!(say(&kit, 3, "", "id=a", "ls /c").contains("empty"));
     assert!(say(&kit, 4, "", "id=a,uid=7", "ls /c").contains("owned"));
 }
+
+#[test]
+fn mounts_have_the_modes_of_the_directories_they_show_or_hide() {
+    let kit = Kit::new();
+    kit.file("dir/f", "x").chmod("dir", 0o750);
+    kit.dockerfile(
+        "FROM fixture/base\nRUN mkdir -m 711 /old\n\
+         RUN --mount=type=tmpfs,target=/old --mount=type=tmpfs,target=/new --mount=type=bind,source=dir,target=/bound \\\n    \
+         stat -c %a /old /new /bound\n",
+    );
+    assert_eq!(kit.build().ok().log(), "711\n1777\n750\n");
+}
+
+#[test]
+fn of_two_mounts_on_one_target_the_later_wins_and_secrets_come_last() {
+    let kit = Kit::new();
+    kit.file("dir/f", "from the context").file("secret", "hush");
+    let run = |first: &str, second: &str, script: &str| {
+        kit.dockerfile(&format!(
+            "FROM fixture/base\nRUN --mount={first} --mount={second} {script}\n"
+        ));
+        let secret = format!("--secret=id=s,src={}", kit.path("secret").display());
+        kit.build().args([secret.as_str(), "--no-cache"]).ok().log().to_owned()
+    };
+    let (tmpfs, bind) = ("type=tmpfs,target=/m", "type=bind,source=dir,target=/m");
+    let (file, secret) = ("type=bind,source=dir/f,target=/m", "type=secret,id=s,target=/m");
+    assert_eq!(run(tmpfs, bind, "ls /m"), "f\n");
+    assert_eq!(run(bind, tmpfs, "ls /m"), "");
+    assert_eq!(run(bind, file, "cat /m"), "from the context");
+    assert_eq!(run(secret, file, "cat /m"), "hush");
+    assert_eq!(run(bind, secret, "cat /m"), "hush");
+}

@@ -61,7 +61,7 @@ fn privileged_tmpfs_has_its_size_and_mode() {
     let Some(kit) = Kit::new() else { return };
     let mut spec = kit
         .spec("stat -c %a /t; dd if=/dev/zero of=/t/x bs=1M count=4 2>/dev/null; stat -c %s /t/x");
-    spec.mounts = vec![at("/t", MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 })];
+    spec.mounts = vec![at("/t", MountKind::Tmpfs { size: Some(1 << 20), mode: Some(0o1777) })];
     let outcome = kit.run(&spec);
     assert_eq!(outcome.stdout, "1777\n1048576\n");
     assert_eq!(outcome.entries(), ["etc"]);

@@ -77,7 +77,7 @@ fn privileged_mounts_have_the_owners_they_were_given() {
         ("/cache", MountKind::Bind { source: 0, subpath: String::new(), readonly: false }),
         ("/secret", MountKind::Secret { source: 1, mode: 0o400, uid: 1000, gid: 7 }),
         ("/agent", MountKind::Ssh { source: 2, mode: 0o600, uid: 5, gid: 6 }),
-        ("/t", MountKind::Tmpfs { size: None, mode: 0o1777 }),
+        ("/t", MountKind::Tmpfs { size: None, mode: Some(0o1777) }),
     ];
     spec.mounts =
         kinds.map(|(target, kind)| MountSpec { target: target.to_owned(), kind }).to_vec();

@@ -156,7 +156,7 @@ pub(super) fn open_all(volumes: &[Volume]) -> Result<(Vec<OwnedFd>, Vec<MountSpe
             }
             Volume::Tmpfs { target, size, mode } => MountSpec {
                 target: target.clone(),
-                kind: MountKind::Tmpfs { size: *size, mode: *mode },
+                kind: MountKind::Tmpfs { size: *size, mode: Some(*mode) },
             },
         });
     }

@@ -74,6 +74,14 @@ impl<'a> Maker<'a> {
         })
     }
 
+    /// Returns the permission bits of the directory at `path`; `None` where there is none.
+    pub(super) fn mode_at(&self, path: &str) -> Option<u32> {
+        let resolved = resolve_in_root(self.root, path.as_bytes()).ok()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = open_beneath(self.root, &resolved.path, flags).ok()?;
+        Some(rustix::fs::fstat(&place).ok()?.st_mode & 0o7777)
+    }
+
     /// The path is resolved link by link, by their texts: so its end is known by name, and no link of
     /// procfs is ever followed. What is opened then has no link in its path.
     fn place(&mut self, path: &str, shape: Shape) -> Result<OwnedFd, Fault> {

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
 use super::super::descriptors::Descriptors;
@@ -27,6 +27,8 @@ pub(super) struct Wanted<'a> {
 enum Made {
     /// A detached mount whose root is a directory.
     Dir(OwnedFd),
+    /// A tmpfs that takes the mode of the directory it is mounted on.
+    Like(OwnedFd),
     /// One whose root is anything else.
     File(OwnedFd),
     /// The directory that is at the target already.
@@ -67,7 +69,8 @@ impl Building<'_> {
                     if is_dir { Made::Dir(made) } else { Made::File(made) }
                 }
                 MountKind::Tmpfs { size, mode } => {
-                    let mode = format!("{mode:o}");
+                    let is_like = mode.is_none();
+                    let mode = format!("{:o}", mode.unwrap_or(0o1777));
                     let size = size.map(|size| size.to_string());
                     let mut options = vec![("mode", mode.as_str()), ("source", "tmpfs")];
                     options.extend(size.as_deref().map(|size| ("size", size)));
@@ -75,7 +78,7 @@ impl Building<'_> {
                         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
                     let made = make("tmpfs", &options, attributes)?;
                     self.own(made.as_fd())?;
-                    Made::Dir(made)
+                    if is_like { Made::Like(made) } else { Made::Dir(made) }
                 }
                 MountKind::Writable => Made::Itself,
                 MountKind::Secret { source, mode, uid, gid } => {
@@ -106,6 +109,14 @@ impl Building<'_> {
         for Wanted { target, made } in mounts {
             let (mount, place) = match made {
                 Made::Dir(mount) => (mount, self.stubs.dir(target)?),
+                Made::Like(mount) => {
+                    if let Some(mode) = self.stubs.mode_at(target) {
+                        let mode = Mode::from_raw_mode(mode);
+                        rustix::fs::chmodat(&mount, ".", mode, AtFlags::empty())
+                            .doing(|| format!("setting the mode of {target}"))?;
+                    }
+                    (mount, self.stubs.dir(target)?)
+                }
                 Made::File(mount) => (mount, self.stubs.file(target)?),
                 Made::Itself => {
                     let place = self.stubs.dir(target)?;
