@@ -4,7 +4,7 @@ use crate::store::Key;
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change to what keys are made of; old records are misses then.
-const KEY_FORMAT: &str = "builder key 1";
+const KEY_FORMAT: &str = "builder key 2";
 
 /// The hash of a listing of files: `trees/<kk>/<hash>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

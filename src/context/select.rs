@@ -290,7 +290,7 @@ impl Selecting<'_> {
             if is_hidden || include.is_some() {
                 return Ok(false);
             }
-            if wants_capabilities && top.kind == Kind::File && top.mode & 0o111 != 0 {
+            if wants_capabilities && top.kind == Kind::File {
                 top.capability = read_capability(root, &resolved)
                     .map_err(|e| ContextError::io("read the capabilities of", &resolved, e))?;
             }

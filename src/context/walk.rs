@@ -18,7 +18,7 @@ use crate::sys::{rooted, threads};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 /// From how many entries on a directory's files are looked at by several threads.
@@ -190,9 +190,25 @@ pub(super) fn read_capability(
     path: &[u8],
 ) -> std::io::Result<Option<Box<[u8]>>> {
     let file = rooted::open_beneath(dir, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    capability(|value| rustix::fs::fgetxattr(file, c"security.capability", value))
+}
+
+/// Reads `security.capability` of a name in an open directory, which takes one call; a link is not followed.
+fn capability_at(dir: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<Option<Box<[u8]>>> {
+    let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
+    match capability(|value| rustix::fs::lgetxattr(&*path, c"security.capability", value)) {
+        // Without /proc, or where the name is too long behind that prefix.
+        Err(_) => read_capability(dir, name),
+        found => found,
+    }
+}
+
+fn capability(
+    read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+) -> std::io::Result<Option<Box<[u8]>>> {
     // Three words of four bytes, or six in later versions of the format.
     let mut value = [0u8; 64];
-    match rustix::fs::fgetxattr(file, c"security.capability", &mut value) {
+    match read(&mut value) {
         Ok(length) => Ok(Some(value[..length].into())),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(e) => Err(e.into()),
@@ -392,9 +408,9 @@ impl Walk<'_> {
                 .map_err(|e| failed("read the link", e.into()))?;
             entry.link = Some(target.into_bytes().into());
         }
-        if rules.wants_capabilities && entry.kind == Kind::File && entry.mode & 0o111 != 0 {
+        if rules.wants_capabilities && entry.kind == Kind::File {
             entry.capability =
-                read_capability(dir, name).map_err(|e| failed("read the capabilities of", e))?;
+                capability_at(dir, name).map_err(|e| failed("read the capabilities of", e))?;
         }
         Ok(Some(entry))
     }

@@ -40,19 +40,23 @@ pub fn is_recorded() -> bool {
     *IS_SINGLE
 }
 
-/// Gives a name, not what it links to, an owner.
+/// An id of chown(2) that leaves what a file has.
+const UNCHANGED: u32 = u32::MAX;
+
+/// Gives a name, not what it links to, an owner; an id of `u32::MAX` leaves the one it has.
 ///
 /// # Errors
 ///
 /// What chown(2) says.
 pub fn set(dir: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), Errno> {
     if !is_recorded() {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        return rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+        return rustix::fs::chownat(dir, name, user(uid), group(gid), AtFlags::SYMLINK_NOFOLLOW);
     }
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let path = entry(dir, name);
-    match attribute(kind(&stat), (uid, gid)) {
+    let had =
+        || find(kind(&stat), |name, value| rustix::fs::lgetxattr(path.as_slice(), name, value));
+    match attribute(kind(&stat), merged((uid, gid), had)) {
         (name, Some(value)) => {
             rustix::fs::lsetxattr(path.as_slice(), name, &value, XattrFlags::empty())
         }
@@ -60,16 +64,18 @@ pub fn set(dir: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), E
     }
 }
 
-/// Gives an open file an owner.
+/// Gives an open file an owner; an id of `u32::MAX` leaves the one it has.
 ///
 /// # Errors
 ///
 /// What chown(2) says.
 pub fn set_open(file: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
     if !is_recorded() {
-        return rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        return rustix::fs::fchown(file, user(uid), group(gid));
     }
-    match attribute(kind(&rustix::fs::fstat(&file)?), (uid, gid)) {
+    let kind = kind(&rustix::fs::fstat(&file)?);
+    let had = || find(kind, |name, value| rustix::fs::fgetxattr(&file, name, value));
+    match attribute(kind, merged((uid, gid), had)) {
         (name, Some(value)) => rustix::fs::fsetxattr(file, name, &value, XattrFlags::empty()),
         (name, None) => gone(rustix::fs::fremovexattr(file, name)),
     }
@@ -105,6 +111,23 @@ pub fn write(link: &str, kind: FileType, owner: (u32, u32)) -> Result<(), Errno>
         (name, Some(value)) => rustix::fs::setxattr(link, name, &value, XattrFlags::empty()),
         (name, None) => gone(rustix::fs::removexattr(link, name)),
     }
+}
+
+fn user(id: u32) -> Option<Uid> {
+    (id != UNCHANGED).then(|| Uid::from_raw(id))
+}
+
+fn group(id: u32) -> Option<Gid> {
+    (id != UNCHANGED).then(|| Gid::from_raw(id))
+}
+
+/// Puts the recorded owner, root's where there is none, in the place of ids that stay unchanged.
+fn merged((uid, gid): (u32, u32), had: impl FnOnce() -> Option<(u32, u32)>) -> (u32, u32) {
+    if uid != UNCHANGED && gid != UNCHANGED {
+        return (uid, gid);
+    }
+    let had = had().unwrap_or_default();
+    (if uid == UNCHANGED { had.0 } else { uid }, if gid == UNCHANGED { had.1 } else { gid })
 }
 
 fn put(stat: &mut Stat, get: impl FnOnce(&str, &mut [u8]) -> Result<usize, Errno>) {
@@ -176,6 +199,15 @@ mod tests {
         for wrong in [&b""[..], b"5", b"5:", b":6", b"a:b", b"5:6:7"] {
             assert_eq!(parse(wrong), None);
         }
+    }
+
+    #[test]
+    fn an_id_of_minus_one_keeps_what_is_recorded() {
+        let had = || Some((7, 8));
+        assert_eq!(merged((1, 2), had), (1, 2));
+        assert_eq!(merged((UNCHANGED, 2), had), (7, 2));
+        assert_eq!(merged((1, UNCHANGED), had), (1, 8));
+        assert_eq!(merged((UNCHANGED, UNCHANGED), || None), (0, 0));
     }
 
     #[test]

@@ -84,8 +84,9 @@ impl Planner<'_, '_> {
             sources,
             dest: paths::destination(state.config.working_dir(), &dest),
             chown,
+            // With `--chmod`, BuildKit makes an ordinary copy (convert_copy.go, dispatchCopy).
+            is_link: copy.is_link() && chmod.is_none(),
             chmod,
-            is_link: copy.is_link(),
             keeps_parents: copy.keeps_parents(),
             excludes: copy.excludes().iter().map(|word| word.text.clone()).collect(),
             checksum,

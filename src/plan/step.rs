@@ -307,7 +307,7 @@ pub struct Copy {
     pub chown: Option<String>,
     /// Octal or symbolic.
     pub chmod: Option<String>,
-    /// Whether the layer stands by itself, without its parent.
+    /// Whether the layer stands by itself, without its parent. Never with `chmod`.
     pub is_link: bool,
     /// Whether the sources' parent folders come along.
     pub keeps_parents: bool,

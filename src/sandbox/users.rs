@@ -1,101 +1,134 @@
 //! `USER` against the image's own `/etc/passwd` and `/etc/group`.
 //!
-//! Source: the OCI runtimes' rules, as BuildKit and Docker apply them: a name or number is looked
-//! up in `passwd`; a number that is not there is taken as it is with group 0; supplementary groups
-//! come from `group` only when no group was named.
+//! | written | user | group | supplementary groups |
+//! |---|---|---|---|
+//! | two numbers, `5:6`, or `root` for one | as written | as written | none |
+//! | a number, `5` | the id, whatever names there are | of the first entry with that id, else 0 | of that entry's name |
+//! | a name | of the first entry of that name; an error without one | of that entry | of the name |
+//! | with `:GROUP` | as above | the id, or that of the first entry of the name | none |
+//! | nothing, or `:GROUP` | 0, as a number | | |
+//!
+//! What follows a second colon is ignored. Fields of an entry that are missing or are not numbers count as 0. The
+//! group is always among the supplementary groups as well.
+//!
+//! Source: BuildKit executor/oci/user.go, moby/sys/user `GetExecUser`, and runc for HOME (behaviour).
 
-/// Whom a command runs as.
+/// The ids that a command runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub uid: u32,
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups besides `gid`.
     pub groups: Vec<u32>,
-    /// Home folder, `/` where `passwd` has none.
+    /// Home directory of the first entry with this id, `/` where `passwd` has none.
     pub home: String,
 }
 
-/// Largest id that a runtime accepts.
-const ID_MAX: u32 = i32::MAX as u32;
+/// Largest id that is accepted where it stands alone or with a name, as in BuildKit.
+const ID_MAX: i64 = i32::MAX as i64;
 
 struct Passwd<'a> {
     name: &'a str,
-    uid: u32,
-    gid: u32,
+    uid: i64,
+    gid: i64,
     home: &'a str,
 }
 
+/// Parses a field of a file: what is not a number is 0.
+fn field(text: Option<&str>) -> i64 {
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 fn passwd_lines(text: &str) -> impl Iterator<Item = Passwd<'_>> {
-    text.lines().filter_map(|line| {
-        let mut fields = line.trim().split(':');
-        let name = fields.next().filter(|name| !name.is_empty() && !name.starts_with('#'))?;
-        let mut fields = fields.skip(1);
-        let uid = fields.next()?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
-        let home = fields.nth(1).unwrap_or("");
-        Some(Passwd { name, uid, gid, home })
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().unwrap_or("");
+        let (uid, gid) = (fields.nth(1), fields.next());
+        Passwd { name, uid: field(uid), gid: field(gid), home: fields.nth(1).unwrap_or("") }
     })
 }
 
 /// Yields name, gid and members of each group.
-fn group_lines(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
-    text.lines().filter_map(|line| {
-        let mut fields = line.trim().split(':');
-        let name = fields.next().filter(|name| !name.is_empty() && !name.starts_with('#'))?;
-        let gid = fields.nth(1)?.parse().ok()?;
-        Some((name, gid, fields.next().unwrap_or("")))
+fn group_lines(text: &str) -> impl Iterator<Item = (&str, i64, &str)> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().unwrap_or("");
+        (name, field(fields.nth(1)), fields.next().unwrap_or(""))
     })
 }
 
-fn number(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|&id| id <= ID_MAX)
+/// Reads both parts of `UID:GID`; `None` unless both are numbers or `root`.
+fn two_numbers(user: &str) -> Option<(u32, u32)> {
+    let (uid, gid) = user.split_once(':')?;
+    let id = |text: &str| match text {
+        "root" => Some(0),
+        text if text.bytes().all(|b| b.is_ascii_digit()) => {
+            text.parse().ok().filter(|&id: &u32| id != u32::MAX)
+        }
+        _ => None,
+    };
+    Some((id(uid)?, id(gid)?))
 }
 
-/// Finds whom `user` means.
+/// Converts an id; what is out of range is an error that names it.
+fn id(value: i64) -> Result<u32, String> {
+    u32::try_from(value).ok().filter(|_| value <= ID_MAX).ok_or_else(|| {
+        format!("user and group ids range from 0 to {ID_MAX}, and {value} is outside")
+    })
+}
+
+/// Finds the ids that `user` means.
 ///
 /// # Errors
 ///
 /// A message for the user, when a name is in neither file or a number is too large.
 pub(super) fn look_up(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
-    let (user, named_group) = match user.split_once(':') {
-        Some((user, group)) => (user, group),
-        None => (user, ""),
+    let home = |uid: u32| {
+        let found = passwd_lines(passwd).find(|entry| entry.uid == i64::from(uid));
+        found.map(|entry| entry.home).filter(|home| !home.is_empty()).unwrap_or("/").to_owned()
     };
-    let wanted = if user.is_empty() { "0" } else { user };
-    let found = passwd_lines(passwd).find(|p| p.name == wanted || p.uid.to_string() == wanted);
-    let mut identity = match &found {
-        Some(p) => Identity {
-            uid: p.uid,
-            gid: p.gid,
-            groups: Vec::new(),
-            home: if p.home.is_empty() { "/".into() } else { p.home.into() },
-        },
-        None => Identity {
-            uid: number(wanted).ok_or_else(|| {
-                format!("unable to find user {wanted}: no such user in /etc/passwd")
-            })?,
-            gid: 0,
-            groups: Vec::new(),
-            home: "/".into(),
-        },
+    if let Some((uid, gid)) = two_numbers(user) {
+        return Ok(Identity { uid, gid, groups: Vec::new(), home: home(uid) });
+    }
+    let mut parts = user.split(':');
+    let wanted = parts.next().filter(|user| !user.is_empty()).unwrap_or("0");
+    let named_group = parts.next().unwrap_or("");
+    let number: Option<i64> = wanted.parse().ok();
+    let found = passwd_lines(passwd)
+        .find(|entry| number.map_or(entry.name == wanted, |number| entry.uid == number));
+    let (uid, mut gid) = match (&found, number) {
+        (Some(entry), _) => (id(entry.uid)?, id(entry.gid)?),
+        (None, Some(number)) => (id(number)?, 0),
+        (None, None) => {
+            return Err(format!("unable to find user {wanted}: no such user in /etc/passwd"));
+        }
     };
+    let mut groups = Vec::new();
     if named_group.is_empty() {
-        let name = found.map_or(wanted, |p| p.name);
-        for (_, gid, members) in group_lines(group) {
-            if members.split(',').any(|member| member == name) && !identity.groups.contains(&gid) {
-                identity.groups.push(gid);
+        for (_, member_of, members) in group_lines(group) {
+            let Some(found) = &found else { break };
+            if members.split(',').any(|member| member == found.name) {
+                let member_of = id(member_of)?;
+                if !groups.contains(&member_of) {
+                    groups.push(member_of);
+                }
             }
         }
     } else {
-        identity.gid = group_lines(group)
-            .find(|(name, gid, _)| *name == named_group || gid.to_string() == named_group)
-            .map(|(_, gid, _)| gid)
-            .or_else(|| number(named_group))
-            .ok_or_else(|| {
-                format!("unable to find group {named_group}: no such group in /etc/group")
-            })?;
+        let number: Option<i64> = named_group.parse().ok();
+        let found = group_lines(group)
+            .find(|(name, gid, _)| number.map_or(*name == named_group, |number| *gid == number));
+        gid = match (found, number) {
+            (Some((_, gid, _)), _) => id(gid)?,
+            (None, Some(number)) => id(number)?,
+            (None, None) => {
+                return Err(format!(
+                    "unable to find group {named_group}: no such group in /etc/group"
+                ));
+            }
+        };
     }
-    Ok(identity)
+    Ok(Identity { uid, gid, groups, home: home(uid) })
 }
 
 #[cfg(test)]
@@ -125,8 +158,52 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_an_id_also_where_a_name_is_of_digits() {
+        let passwd =
+            "1234:x:55:66::/n:/bin/sh\nplain:x:77:88::/p:/bin/sh\nsame:x:77:99::/s:/bin/sh\n";
+        let group = "500:x:600:\nstaff:x:700:1234,same\n";
+        let ids = |user| {
+            let found = look_up(user, passwd, group).unwrap();
+            (found.uid, found.gid, found.groups, found.home)
+        };
+        assert_eq!(ids("1234"), (1234, 0, vec![], "/".into()));
+        assert_eq!(ids("77"), (77, 88, vec![], "/p".into()));
+        assert_eq!(ids("same"), (77, 99, vec![700], "/p".into()), "HOME goes by the id");
+        assert_eq!(ids("plain:500").1, 500);
+        assert_eq!(ids("plain:staff").1, 700);
+        assert_eq!(ids("+77").0, 77);
+    }
+
+    #[test]
+    fn a_second_colon_ends_what_counts() {
+        assert_eq!(look_up("1:2:3", PASSWD, GROUP).map(|i| (i.uid, i.gid)), Ok((1, 2)));
+        assert_eq!(look_up("app:docker:x", PASSWD, GROUP).map(|i| (i.uid, i.gid)), Ok((12, 20)));
+        assert_eq!(
+            look_up("app:", PASSWD, GROUP).map(|i| (i.gid, i.groups)),
+            Ok((34, vec![10, 20]))
+        );
+        assert_eq!(look_up(":5", PASSWD, GROUP).map(|i| (i.uid, i.gid)), Ok((0, 5)));
+        assert_eq!(look_up(":wheel", PASSWD, GROUP).map(|i| (i.uid, i.gid)), Ok((0, 10)));
+        assert_eq!(look_up("", "", "").map(|i| (i.uid, i.gid)), Ok((0, 0)));
+        assert!(look_up("5:6x", PASSWD, GROUP).is_err());
+    }
+
+    #[test]
+    fn two_numbers_need_no_files_and_have_the_whole_range() {
+        assert_eq!(look_up("root:5", "root:x:9:9:::", "").map(|i| (i.uid, i.gid)), Ok((0, 5)));
+        let found = look_up("4294967294:4294967294", "", "").unwrap();
+        assert_eq!((found.uid, found.gid), (u32::MAX - 1, u32::MAX - 1));
+    }
+
+    #[test]
+    fn fields_that_are_not_numbers_are_zero() {
+        assert_eq!(look_up("bad", "bad:x:y:z\n", "").map(|i| (i.uid, i.gid)), Ok((0, 0)));
+        assert_eq!(look_up("broken", PASSWD, "").map(|i| (i.uid, i.gid)), Ok((0, 0)));
+    }
+
+    #[test]
     fn unknown_names_and_huge_numbers_are_refused() {
-        for user in ["nobody", "4294967295", "-1", "app:nogroup"] {
+        for user in ["nobody", "4294967295", "-1", "app:nogroup", "app:-1", "-5:nogroup"] {
             assert!(look_up(user, PASSWD, GROUP).is_err(), "{user}");
         }
     }

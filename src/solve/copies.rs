@@ -128,10 +128,10 @@ pub(super) fn created(job: &Job<'_>) -> FileTime {
     FileTime { seconds: job.options.epoch.unwrap_or(job.now), nanoseconds: 0 }
 }
 
-/// The owner that a USER means, for folders made in its name.
-pub(super) fn owner_of(root: BorrowedFd<'_>, user: &str) -> Result<Owner, Cause> {
+/// The owner that a USER means, for directories made in its name; `None` without a USER.
+pub(super) fn owner_of(root: BorrowedFd<'_>, user: &str) -> Result<Option<Owner>, Cause> {
     match user {
-        "" => Ok(Owner { uid: 0, gid: 0 }),
-        user => Ok(lookup_owner(Some(root), user)?),
+        "" => Ok(None),
+        user => Ok(Some(lookup_owner(Some(root), user)?)),
     }
 }

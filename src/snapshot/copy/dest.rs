@@ -75,7 +75,8 @@ pub(super) struct Directories<'a> {
     pub(super) root: BorrowedFd<'a>,
     /// As [`super::CopyRequest::before`].
     pub(super) before: Option<BorrowedFd<'a>>,
-    /// Owner of what is made; `None` leaves whoever makes it.
+    /// Owner of what is made; `None` leaves what mkdir(2) gives: root, and the group of a set-group-ID
+    /// directory above it.
     pub(super) owner: Option<Owner>,
     /// Permission bits of what is made.
     pub(super) mode: u32,
@@ -130,7 +131,10 @@ impl Directories<'_> {
             chown(dir, name, owner)?;
         }
         if self.mode & umask() != 0 {
-            rustix::fs::chmodat(dir, name, Mode::from_raw_mode(self.mode), AtFlags::empty())?;
+            // Below a set-group-ID directory mkdir(2) has passed that bit on.
+            let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let mode = Mode::from_raw_mode(self.mode | stat.st_mode & 0o2000);
+            rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
         }
         Ok(())
     }
@@ -212,7 +216,8 @@ pub(super) fn open_parent<'p>(
     Ok((Some(dir), &path[cut + 1..]))
 }
 
-/// Makes a working directory, and what is missing above it: 0755, each part with `owner`.
+/// Makes a working directory, and what is missing above it: 0755, each part with `owner`; `None` leaves what
+/// mkdir(2) gives.
 ///
 /// Links in the path are followed inside the root. `created` is the time of what is made. Returns
 /// whether anything was made; an existing directory is left as it is.
@@ -223,18 +228,12 @@ pub(super) fn open_parent<'p>(
 pub fn make_workdir(
     root: BorrowedFd<'_>,
     path: &[u8],
-    owner: Owner,
+    owner: Option<Owner>,
     created: Option<FileTime>,
 ) -> Result<bool, CopyError> {
     let destination = Destination::parse(path, b"/");
-    let mut directories = Directories {
-        root,
-        before: None,
-        owner: Some(owner),
-        mode: 0o755,
-        created,
-        made: Vec::new(),
-    };
+    let mut directories =
+        Directories { root, before: None, owner, mode: 0o755, created, made: Vec::new() };
     let path = directories.resolve(&destination.path)?;
     directories.make_all(&path)?;
     Ok(directories.finish()? > 0)
@@ -278,7 +277,8 @@ mod tests {
         symlink("/real/deep", dir.path().join("l")).unwrap();
         std::fs::write(dir.path().join("f"), "").unwrap();
         let created = FileTime { seconds: 1_000, nanoseconds: 0 };
-        let make = |path: &str| make_workdir(root.as_fd(), path.as_bytes(), me, Some(created));
+        let make =
+            |path: &str| make_workdir(root.as_fd(), path.as_bytes(), Some(me), Some(created));
         assert!(make("/l/w").unwrap());
         assert!(!make("/real/deep/w/").unwrap());
         assert!(!make("/").unwrap());

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 /// Longest passwd or group file that is read, in bytes.
 const USER_FILE_MAX: u64 = 16 << 20;
 
-/// A numeric owner.
+/// A numeric owner. As with chown(2), an id of `u32::MAX` leaves what a file has: root where it is new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Owner {
     /// User id.
@@ -30,11 +30,12 @@ enum Part<'a> {
 }
 
 fn part(text: &str) -> Part<'_> {
-    if text == "root" {
+    // An empty part, as in `5:` or `:5`, is 0 in BuildKit's protocol, where a user has a name or else a number.
+    if matches!(text, "root" | "") {
         return Part::Id(0);
     }
     match text.parse::<i32>() {
-        // Negative ids become huge ones in BuildKit and chown takes them; -1 would change nothing.
+        // Negative ids wrap in BuildKit and reach chown(2), which leaves the owner for -1.
         Ok(id) => Part::Id(id as u32),
         Err(_) => Part::Name(text),
     }
@@ -42,9 +43,9 @@ fn part(text: &str) -> Part<'_> {
 
 /// Looks up the value of `--chown`, `USER[:GROUP]` of names or numbers.
 ///
-/// A number alone is also the group. A name alone takes its group from passwd. A name that is not
-/// found is root: surprising, but what BuildKit does and images rely on. `root` is 0 without a
-/// look-up. `root` is `None` where nothing is below the copy (`--link`, or the first step of
+/// A number alone is also the group. A name alone takes its group from passwd. A colon with nothing after it
+/// means group 0, one with nothing before it user 0. A name that is not found is root: surprising, but what
+/// BuildKit does and images rely on. `root` is 0 without a look-up. `root` is `None` where nothing is below the copy (`--link`, or the first step of
 /// `FROM scratch`).
 ///
 /// # Errors
@@ -125,8 +126,18 @@ mod tests {
         std::fs::write(dir.path().join("etc/group"), "root:x:0:\nwww:x:503:\nweb:x:502:\n")
             .unwrap();
         let root = std::fs::File::open(dir.path()).unwrap();
-        const CASES: [(&str, u32, u32); 11] = [
+        const CASES: [(&str, u32, u32); 21] = [
             ("1", 1, 1),
+            ("5:", 5, 0),
+            ("web:", 501, 0),
+            (":", 0, 0),
+            (":web", 0, 502),
+            ("+7", 7, 7),
+            ("-1", u32::MAX, u32::MAX),
+            ("-1:5", u32::MAX, 5),
+            ("-2", u32::MAX - 1, u32::MAX - 1),
+            ("2147483648", 0, 0),
+            ("1:2:3", 1, 1),
             ("1:2", 1, 2),
             ("web", 501, 502),
             ("web:www", 501, 503),
