@@ -136,8 +136,9 @@ pub(super) fn outline(job: &Job<'_>, step: &Step) -> Result<Inputs, Cause> {
             describe_copy(copy, &mut inputs);
             for source in &copy.sources {
                 match source {
-                    CopySource::Path(name) | CopySource::Url(name) | CopySource::Git(name) => {
-                        inputs.text("source", name);
+                    CopySource::Path(name) => inputs.text("source", name),
+                    CopySource::Url(address) | CopySource::Git(address) => {
+                        inputs.text("source", &address.text);
                     }
                     CopySource::Inline { name, data } => {
                         inputs.list(format!("heredoc {name}"), document(name, data));
@@ -247,7 +248,7 @@ fn describe_run(
                     CacheStart::Files { source, .. } => words.push(source.clone()),
                 }
                 inputs.list(&name, words);
-                if let Some(tree) = start.tree() {
+                if let (Some(tree), Some(Sources { job, trees, files })) = (start.tree(), sources) {
                     let (from, selection, id) = cache_mounts::files_of(job, trees, tree, files)?;
                     inputs.tree(format!("files of {name}"), id);
                     listings.push((id, selection, from.keeps_owner()));

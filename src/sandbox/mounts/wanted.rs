@@ -200,12 +200,7 @@ impl Building<'_> {
             let listener = std::os::unix::net::UnixListener::bind(name)?;
             rustix::process::fchdir(self.root)?;
             as_far_as_known(owner::set(self.stage, name.as_bytes(), uid, gid))?;
-            rustix::fs::chmodat(
-                self.stage,
-                name,
-                Mode::from_raw_mode(mode),
-                rustix::fs::AtFlags::empty(),
-            )?;
+            rustix::fs::chmodat(self.stage, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
             Ok(listener.into())
         };
         make().doing(|| "making an agent's socket")
