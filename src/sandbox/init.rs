@@ -235,7 +235,10 @@ fn report(
     let mut extra: Vec<BorrowedFd<'_>> = agents.iter().map(AsFd::as_fd).collect();
     extra.extend(terminal.as_ref().map(|(master, _)| master.as_fd()));
     protocol::send(control, &Report::Ready { stubs, notices }, &extra)
-        .doing(|| "reporting to the builder")
+        .doing(|| "reporting to the builder")?;
+    // Closed here: the builder has them now.
+    drop((agents, terminal));
+    Ok(())
 }
 
 /// The one capability init needs: commands change their user.

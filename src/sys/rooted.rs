@@ -207,9 +207,8 @@ fn is_magic(root: BorrowedFd<'_>, path: &[u8], target: &[u8]) -> io::Result<bool
 ///
 /// What fstatfs(2) says.
 pub fn is_procfs(file: BorrowedFd<'_>) -> io::Result<bool> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    #[expect(clippy::unnecessary_cast, reason = "the type of the field differs by target")]
-    Ok(rustix::fs::fstatfs(file)?.f_type as i64 == PROC_SUPER_MAGIC)
+    const PROC_SUPER_MAGIC: rustix::fs::FsWord = 0x9fa0;
+    Ok(rustix::fs::fstatfs(file)?.f_type == PROC_SUPER_MAGIC)
 }
 
 /// Says whether `path`, of which no part is a link, is there, and what it is.

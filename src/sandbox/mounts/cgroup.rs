@@ -20,7 +20,6 @@ use crate::sys::rooted::open_beneath;
 impl Building<'_> {
     /// Mounts what the machine has: version 2, or those hierarchies of version 1 that limit something.
     pub(super) fn cgroup(
-        &self,
         request: &RunRequest,
         sys: BorrowedFd<'_>,
         attributes: MountAttrFlags,

@@ -272,7 +272,7 @@ impl Building<'_> {
         };
         let place = self.stubs.own("sys")?;
         attach(sys.as_fd(), place.as_fd()).doing(|| "mounting /sys")?;
-        self.cgroup(request, sys.as_fd(), attributes)?;
+        Self::cgroup(request, sys.as_fd(), attributes)?;
         Ok(sys)
     }
 

@@ -55,7 +55,7 @@ impl Building<'_> {
                         self.attach_source(request, fds, *source)?;
                         attached[*source] = true;
                     }
-                    let made = self.bind_source(request, fds, *source, subpath)?;
+                    let made = Self::bind_source(request, fds, *source, subpath)?;
                     make_private(made.as_fd())
                         .doing(|| format!("making the mount of {target} private"))?;
                     let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -160,7 +160,6 @@ impl Building<'_> {
 
     /// Returns a detached mount of a source, or of `subpath` beneath it.
     fn bind_source(
-        &self,
         request: &RunRequest,
         fds: &Descriptors,
         source: usize,
