@@ -103,7 +103,7 @@ pub(crate) fn ignore(data: &[u8]) {
         Some(end) => (&data[..end], &data[end + 1..]),
         None => (data, &b"a/b/c.rs"[..]),
     };
-    if let Ok(matcher) = Matcher::parse_leniently(file) {
+    if let Ok(matcher) = Matcher::parse(file) {
         let _ = matcher.matches_or_parent(path);
     }
 }

@@ -158,7 +158,7 @@ fn stage(stage: &Stage) -> Value {
 fn ignore(record: &Value) -> Value {
     let text = record["file"].as_str().unwrap_or_default();
     let mut answer = json!({ "id": record["id"] });
-    let matcher = match Matcher::parse_leniently(text.as_bytes()) {
+    let matcher = match Matcher::parse(text.as_bytes()) {
         Ok(matcher) => matcher,
         Err(error) => {
             answer["error"] = error.to_string().into();

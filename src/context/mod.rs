@@ -28,7 +28,7 @@ mod wildcard;
 
 pub use crate::snapshot::copy::{Entry, Kind, Picked, Selection};
 
-use crate::dockerfile::ignore::Matcher;
+use crate::dockerfile::ignore::{IgnoreError, Matcher};
 use index::{Index, Trust};
 use std::ffi::OsStr;
 use std::io;
@@ -78,6 +78,9 @@ pub enum ContextError {
         /// The pattern.
         pattern: String,
     },
+    /// A line of the ignore file that is malformed, found out when it was tried on a path.
+    #[error("the ignore file is malformed")]
+    Ignore(#[source] IgnoreError),
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -238,7 +241,14 @@ impl Source {
             wants_capabilities: false,
         };
         let listings = walk::Walk { root: self.root(), rules, cancel }.run(b"")?;
+        self.check_ignore()?;
         Ok(listings.iter().flat_map(walk::Listing::files).collect())
+    }
+
+    /// Reports a malformed line of the ignore file that was tried.
+    fn check_ignore(&self) -> Result<(), ContextError> {
+        let failure = self.0.ignore.as_ref().and_then(Matcher::failure);
+        failure.map_or(Ok(()), |failure| Err(ContextError::Ignore(failure)))
     }
 
     /// Writes what was learnt to the index file; to be called once, when the build is over.

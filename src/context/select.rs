@@ -5,6 +5,10 @@
 //! | `f`, `d` | the file, or the contents of the directory; a link is followed; it must be there |
 //! | `*.c`, `d/?/[a-c]` | what matches, also nothing; a matching directory's contents |
 //! | `--parents a/b` | with the directories above, from the source's root or from a `/./` on |
+//! | `--parents a*/./b` | for each match of `a*`, what fits `b` below it; a match that is a file, that file |
+//!
+//! With `--parents`, something must be there only where there is no wildcard, neither before the `/./` nor
+//! behind it. Nothing behind the `/./` fits nothing.
 //!
 //! Links are followed in what is written and in what a wildcard matched, never below, and never out
 //! of the source.
@@ -59,7 +63,9 @@ impl Source {
             selection: Selection::default(),
         };
         for pattern in patterns {
-            selecting.pattern(pattern.as_ref())?;
+            let result = selecting.pattern(pattern.as_ref());
+            self.check_ignore()?;
+            result?;
         }
         let mut selection = selecting.selection;
         self.fingerprint(&mut selection, cancel)?;
@@ -112,7 +118,8 @@ impl Selecting<'_> {
             Some(at) => (clean(&written[..at]), clean(&written[at + 3..])),
             None => (Vec::new(), clean(written)),
         };
-        if below.is_empty() {
+        // BuildKit finds nothing in `.`; here it means all there is, as without `--parents`.
+        if pivot.is_none() && below.is_empty() && !written.starts_with(b"/") {
             return self.roots(written, &above, None);
         }
         let include = Include::parse(&below).ok_or_else(bad)?;
@@ -120,8 +127,8 @@ impl Selecting<'_> {
         self.roots(written, &above, Some(&include))?;
         // Without wildcards what was asked for must be there.
         if !has_wildcard(&above) && !has_wildcard(&below) {
-            let is_there =
-                self.selection.entries[first..].iter().any(|e| e.path.starts_with(&below));
+            let is_there = !below.is_empty()
+                && self.selection.entries[first..].iter().any(|e| e.path.starts_with(&below));
             if !is_there {
                 return Err(self.not_found(written, &join(&above, &below)));
             }
@@ -166,7 +173,7 @@ impl Selecting<'_> {
             depth: parts.len() - literal + rest.split(|&b| b == b'[').count() - 1,
         };
         let mut matches = Vec::new();
-        self.glob(&glob, &resolved, &mut Vec::new(), 1, &mut matches)?;
+        self.glob(written, &glob, &resolved, &mut Vec::new(), 1, &mut matches)?;
         for matched in matches {
             let full = join(&resolved, &matched);
             if !self.pick(&full, include)? && !self.is_hidden(&full) {
@@ -195,6 +202,7 @@ impl Selecting<'_> {
     /// entered, and what matched is not looked into.
     fn glob(
         &self,
+        written: &[u8],
         glob: &Glob,
         base: &[u8],
         below: &mut Vec<u8>,
@@ -208,8 +216,13 @@ impl Selecting<'_> {
         self.source.0.directories.fetch_add(1, Ordering::Relaxed);
         let names = match read_names(self.source.root(), &path) {
             Ok((_, names)) => names,
-            // The base is a file: nothing is below it.
-            Err(e) if e.raw_os_error() == Some(libc::ENOTDIR) => return Ok(()),
+            // The base is a file, with nothing below it: not an error in the files of a stage or an image.
+            Err(e) if e.raw_os_error() == Some(libc::ENOTDIR) && self.source.keeps_owner() => {
+                return Ok(());
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOTDIR) => {
+                return Err(self.not_found(written, base));
+            }
             Err(e) => return Err(ContextError::io("read the directory", &path, e)),
         };
         for (name, file_type) in names {
@@ -236,7 +249,7 @@ impl Selecting<'_> {
                 && glob.prefixes.get(depth - 1).is_none_or(|p| p.matches(&name))
                 && (!is_hidden || has_visible())
             {
-                self.glob(glob, base, below, depth + 1, matches)?;
+                self.glob(written, glob, base, below, depth + 1, matches)?;
             }
             below.truncate(length);
         }
@@ -287,7 +300,7 @@ impl Selecting<'_> {
                 return Ok(false);
             }
         } else {
-            if is_hidden || include.is_some() {
+            if is_hidden {
                 return Ok(false);
             }
             if wants_capabilities && top.kind == Kind::File {

@@ -12,13 +12,13 @@ use super::marks::{
     make_whiteout,
 };
 use super::stack::{Found, Stack, StackDir};
-use super::untar::{Member, MemberKind, TarReader};
+use super::untar::{Member, MemberKind, Piece, TarReader};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace, owner};
 use crate::sys::remove::remove_tree;
 use crate::sys::rooted::{open_beneath, resolve_in_root};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, chmodat, fchmod,
-    fsetxattr, futimens, mkdirat, mknodat, openat, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, chmodat,
+    fchmod, fsetxattr, ftruncate, futimens, mkdirat, mknodat, openat, seek, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::ffi::CString;
@@ -31,7 +31,7 @@ pub(super) enum Target<'a> {
     /// A fresh layer's folder: whiteouts become overlay's, and what is missing may be in a layer
     /// below.
     Layer { xattrs: XattrSpace, below: Option<&'a Stack> },
-    /// A tree that is being changed: whiteouts remove.
+    /// A tree that is being changed: names that begin with `.wh.` mean themselves.
     Tree { owner: Option<(u32, u32)> },
     /// A fresh folder that is no layer: every name means itself.
     Plain,
@@ -46,6 +46,8 @@ pub(super) struct Applied {
     pub(super) refused: u64,
     /// Folders and files that the tar takes from the layers below, there or not.
     pub(super) borrowed: u64,
+    /// Whether a member set the attributes of the root.
+    pub(super) sets_root: bool,
     /// Directories that were opened to find members and their links.
     pub(super) opened: u64,
 }
@@ -61,6 +63,8 @@ pub(super) struct Applier<'a> {
     nodes: Nodes,
     /// What the files of a layer hold.
     contents: Contents,
+    /// Time of the root, where an archive has one.
+    root_time: Option<Timespec>,
     applied: Applied,
 }
 
@@ -70,6 +74,9 @@ pub(super) const PATH_MAX: usize = 256 << 10;
 
 /// Deepest path of a member, in components.
 pub(super) const DEPTH_MAX: usize = 16_384;
+
+/// The last second of which every nanosecond since 1970 fits 63 bits, in 2262.
+const NANOSECONDS_END: i64 = i64::MAX / 1_000_000_000;
 
 /// A time far enough from the ends of every filesystem's range to be storable by some.
 const TIME_MAX: i64 = 1 << 34;
@@ -83,6 +90,7 @@ impl<'a> Applier<'a> {
             link_way: Way::new(root),
             nodes: Nodes::new(),
             contents: Contents::default(),
+            root_time: None,
             applied: Applied::default(),
         }
     }
@@ -95,8 +103,7 @@ impl<'a> Applier<'a> {
     ) -> Result<(), LayerError> {
         let path = clean(&member.path);
         let Some(name) = path.rsplit(|&b| b == b'/').next().filter(|name| !name.is_empty()) else {
-            // The root keeps its attributes: no layer has an entry for it.
-            return Ok(());
+            return self.top(member);
         };
         let folder = &path[..path.len() - name.len()];
         let folder = folder.strip_suffix(b"/").unwrap_or(folder);
@@ -104,13 +111,46 @@ impl<'a> Applier<'a> {
         check_path(&path)?;
 
         let parent = self.open_parent(folder)?;
-        let result = if name.starts_with(WHITEOUT_PREFIX) && !matches!(self.target, Target::Plain) {
-            self.whiteout(parent.as_fd(), &path, name)
-        } else {
-            self.put(parent.as_fd(), member, &path, name, tar)
-        };
+        let result =
+            if name.starts_with(WHITEOUT_PREFIX) && matches!(self.target, Target::Layer { .. }) {
+                self.whiteout(parent.as_fd(), &path, name)
+            } else {
+                self.put(parent.as_fd(), member, &path, name, tar)
+            };
         self.way.give_back(parent);
         result
+    }
+
+    /// Applies a member that is the root itself. In a layer it has no effect: no layer has an entry for its
+    /// root. Of an archive, `/` sets the destination's attributes, and `.` has no effect.
+    fn top(&mut self, member: &Member) -> Result<(), LayerError> {
+        let Target::Tree { owner } = self.target else { return Ok(()) };
+        if is_dot(&member.path) {
+            return Ok(());
+        }
+        if member.kind != MemberKind::Dir {
+            let what = "a member that is not a directory has the place of the destination";
+            return Err(LayerError::malformed(what, &member.path));
+        }
+        let fail = |doing| move |e: Errno| LayerError::io(doing, b"", e);
+        let (uid, gid) = owner.unwrap_or((member.uid, member.gid));
+        owner::set_open(self.root, uid, gid).map_err(fail("change the owner of"))?;
+        fchmod(self.root, Mode::from(member.mode)).map_err(fail("change the mode of"))?;
+        self.root_time = Some(self.time_of(member));
+        Ok(())
+    }
+
+    /// Returns the time that a member gets.
+    fn time_of(&self, member: &Member) -> Timespec {
+        let seconds = match self.target {
+            // As Docker's unpacker has it: what does not fit nanoseconds since 1970 in 63 bits is 1970.
+            Target::Tree { .. } if !(0..=NANOSECONDS_END).contains(&member.mtime) => {
+                return Timespec { tv_sec: 0, tv_nsec: 0 };
+            }
+            Target::Tree { .. } => member.mtime,
+            Target::Layer { .. } | Target::Plain => member.mtime.clamp(-TIME_MAX, TIME_MAX),
+        };
+        Timespec { tv_sec: seconds, tv_nsec: i64::from(member.mtime_nsec) }
     }
 
     /// Sets the times of folders. Returns what was applied, and of a layer what its files hold.
@@ -149,6 +189,11 @@ impl<'a> Applier<'a> {
                 .push(&name, fd, number)
                 .map_err(|e| LayerError::io("open", self.way.path(), e))?;
             open.push(self.children(number));
+        }
+        if let Some(time) = self.root_time {
+            let times = Timestamps { last_access: time, last_modification: time };
+            futimens(self.root, &times).map_err(|e| LayerError::io("set the time of", b"", e))?;
+            self.applied.sets_root = true;
         }
         self.applied.borrowed += self.nodes.implied() as u64;
         self.applied.opened = self.way.opened() + self.link_way.opened();
@@ -317,13 +362,9 @@ impl<'a> Applier<'a> {
     ) -> Result<(), LayerError> {
         let fail = |e: Errno| LayerError::io("white out", path, e);
         let hidden = &name[WHITEOUT_PREFIX.len()..];
+        let Target::Layer { xattrs, .. } = self.target else { return Ok(()) };
         if name == OPAQUE_MARKER {
-            return match self.target {
-                Target::Layer { xattrs, .. } => make_opaque(parent, xattrs).map_err(fail),
-                // In a tree that is being changed the mark says nothing: BuildKit leaves a file that
-                // only a later pull would take for a mark.
-                Target::Tree { .. } | Target::Plain => Ok(()),
-            };
+            return make_opaque(parent, xattrs).map_err(fail);
         }
         // aufs kept its own files under this prefix; nobody wants them.
         if hidden.starts_with(WHITEOUT_PREFIX) {
@@ -335,29 +376,23 @@ impl<'a> Applier<'a> {
                 path: String::from_utf8_lossy(path).into(),
             });
         }
-        match self.target {
-            Target::Tree { .. } | Target::Plain => self.remove(parent, path, hidden),
-            // Below an opaque directory there is nothing to hide.
-            Target::Layer { xattrs, .. }
-                if folder_mark(parent, xattrs).map_err(fail)? == FolderMark::Opaque
-                    && !is_there(parent, hidden) =>
-            {
-                Ok(())
-            }
-            Target::Layer { xattrs, .. } => {
-                match make_whiteout(parent, hidden, xattrs) {
-                    // This layer's own file of that name stays, by the specification; where it is a
-                    // folder, what is below it must go.
-                    Err(Errno::EXIST) => match open_dir(parent, hidden) {
-                        Ok(dir) => make_opaque(dir.as_fd(), xattrs).map_err(fail),
-                        Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
-                        Err(e) => Err(fail(e)),
-                    },
-                    Ok(Whiteout::Device) => Ok(()),
-                    Ok(Whiteout::File) => announce_whiteout_files(self.root, xattrs).map_err(fail),
-                    Err(e) => Err(fail(e)),
-                }
-            }
+        // Below an opaque directory there is nothing to hide.
+        if folder_mark(parent, xattrs).map_err(fail)? == FolderMark::Opaque
+            && !is_there(parent, hidden)
+        {
+            return Ok(());
+        }
+        match make_whiteout(parent, hidden, xattrs) {
+            // This layer's own file of that name stays, by the specification; where it is a directory,
+            // what is below it must go.
+            Err(Errno::EXIST) => match open_dir(parent, hidden) {
+                Ok(dir) => make_opaque(dir.as_fd(), xattrs).map_err(fail),
+                Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
+                Err(e) => Err(fail(e)),
+            },
+            Ok(Whiteout::Device) => Ok(()),
+            Ok(Whiteout::File) => announce_whiteout_files(self.root, xattrs).map_err(fail),
+            Err(e) => Err(fail(e)),
         }
     }
 
@@ -428,14 +463,15 @@ impl<'a> Applier<'a> {
             _ => (member.uid, member.gid),
         };
         let mode = Mode::from(member.mode);
-        let time = Timespec {
-            tv_sec: member.mtime.clamp(-TIME_MAX, TIME_MAX),
-            tv_nsec: i64::from(member.mtime_nsec),
-        };
+        let time = self.time_of(member);
         let device = |kind, major, minor| {
             mknodat(parent, name, kind, Mode::from(0o600), rustix::fs::makedev(major, minor))
         };
         match member.kind {
+            MemberKind::Other(_) => {
+                let what = member.kind.refusal().unwrap_or_default();
+                return Err(MakeError::Other(LayerError::malformed(what, path)));
+            }
             MemberKind::File => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let file = openat(parent, name, flags | OFlags::NOFOLLOW, Mode::from(0o600))
@@ -443,11 +479,25 @@ impl<'a> Applier<'a> {
                 self.applied.bytes += member.size;
                 let is_layer = matches!(self.target, Target::Layer { .. });
                 let mut hasher = is_layer.then(blake3::Hasher::new);
-                tar.content(|bytes| {
-                    hasher.as_mut().map(|hasher| hasher.update(bytes));
-                    write_all(&file, bytes).map_err(|e| LayerError::io("write", path, e))
+                let mut has_holes = false;
+                tar.pieces(|piece| match piece {
+                    Piece::Bytes(bytes) => {
+                        hasher.as_mut().map(|hasher| hasher.update(bytes));
+                        write_all(&file, bytes).map_err(|e| LayerError::io("write", path, e))
+                    }
+                    Piece::Hole(length) => {
+                        has_holes = true;
+                        seek(&file, SeekFrom::Current(length.cast_signed()))
+                            .map(drop)
+                            .map_err(|e| LayerError::io("write", path, e))
+                    }
                 })
                 .map_err(MakeError::Other)?;
+                if has_holes {
+                    // Hashing holes may take longer than their archive takes to be read.
+                    hasher = None;
+                    ftruncate(&file, member.size).map_err(fail("write"))?;
+                }
                 if let Some(hasher) = hasher {
                     let hash = *hasher.finalize().as_bytes();
                     self.contents.insert(&file, member.size, hash).map_err(fail("look at"))?;
@@ -555,6 +605,21 @@ enum MakeError {
 const CAPABILITY: &str = "security.capability";
 const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 
+/// Says whether Go's `path.Clean` makes `.` of a name: a relative one that ends where it begins.
+fn is_dot(name: &[u8]) -> bool {
+    let mut depth = 0_u32;
+    !name.starts_with(b"/")
+        && name.split(|&b| b == b'/').all(|part| match part {
+            b"" | b"." => true,
+            b".." => depth.checked_sub(1).map(|above| depth = above).is_some(),
+            _ => {
+                depth += 1;
+                true
+            }
+        })
+        && depth == 0
+}
+
 /// Cleans a name as Go's `path.Clean` does to `/` and the name: no `.`, no `..` above the root, no
 /// leading slash.
 pub(super) fn clean(name: &[u8]) -> Vec<u8> {
@@ -605,8 +670,9 @@ fn attributes_of(below: Option<Stat>) -> Attributes {
     }
 }
 
-/// Sets the attributes of a directory that was just made. Without any, it gets 0755 and stays ours: ADD's
-/// implied directories are root's whatever `--chown` says, and new. Returns the time to set at the end.
+/// Sets the attributes of a directory that was just made. Without any, it gets 0755 and is ours: ADD's implied
+/// directories are root's whatever `--chown` says, and new. The set-group-ID bit that mkdir(2) passes on stays.
+/// Returns the time to set at the end.
 fn describe(
     dir: &OwnedFd,
     attributes: Option<Attributes>,
@@ -614,7 +680,12 @@ fn describe(
 ) -> Result<Option<Timespec>, LayerError> {
     let fail = |e: Errno| LayerError::io("set the attributes of", path, e);
     let Some((mode, uid, gid, time)) = attributes else {
-        fchmod(dir, Mode::from(0o755)).map_err(fail)?;
+        let stat = rustix::fs::fstat(dir).map_err(fail)?;
+        let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if (stat.st_uid, stat.st_gid) != ours {
+            chown_fd(dir, ours.0, ours.1).map_err(fail)?;
+        }
+        fchmod(dir, Mode::from(0o755 | stat.st_mode & 0o2000)).map_err(fail)?;
         return Ok(None);
     };
     chown_fd(dir, uid, gid).map_err(fail)?;
@@ -676,7 +747,25 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::clean;
+    use super::{clean, is_dot};
+
+    #[test]
+    fn a_dot_is_told_from_the_root() {
+        for (name, is) in [
+            (".", true),
+            ("./", true),
+            ("", true),
+            ("a/..", true),
+            ("a/./..//", true),
+            ("/", false),
+            ("/.", false),
+            ("..", false),
+            ("a/../..", false),
+            ("a", false),
+        ] {
+            assert_eq!(is_dot(name.as_bytes()), is, "{name}");
+        }
+    }
 
     #[test]
     fn names_are_cleaned_beneath_the_root() {

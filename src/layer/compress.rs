@@ -20,7 +20,7 @@
 use super::LayerError;
 use super::cut::{Cutter, MAX, Policy, Step};
 use super::encode::{Encoder, encoding};
-use super::estargz::{TAR_SIZE, TOC_DIGEST, Toc, footer};
+use super::estargz::{END, TAR_SIZE, TOC_DIGEST, Toc, footer};
 use super::pack::{Packed, TarOptions, Wanted, pack};
 use crate::store::{Block, Digest, KnownBlocks, Sum, TarFacts};
 use crate::sys::cancel::Cancel;
@@ -205,8 +205,7 @@ fn pipeline<T>(
             to_pool,
             running: None,
         };
-        let begun = if is_estargz { feeder.push(&Toc::landmark()) } else { Ok(()) };
-        let produced = begun.and_then(|()| produce(&mut |bytes| feeder.push(bytes)));
+        let produced = produce(&mut |bytes| feeder.push(bytes));
         match produced {
             Ok(value) => Ok((value, feeder.finish()?)),
             // A stage that failed has closed its channel, and knows better what happened.
@@ -275,7 +274,7 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
     fn push(&mut self, mut bytes: &[u8]) -> Result<(), LayerError> {
         while let Some(step) = self.cutter.step(&mut bytes) {
             match step {
-                // The table takes the place of the archive's end.
+                // The archive's end gets a member of its own, see `finish_estargz`.
                 Step::Take(_) | Step::TakeHeader
                     if self.toc.is_some() && self.cutter.is_at_end() =>
                 {
@@ -375,6 +374,9 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
 
     fn finish(mut self) -> Result<Compressed, LayerError> {
         self.block.extend_from_slice(self.cutter.header());
+        if self.running.is_none() && self.toc.is_some() {
+            self.running = Some(self.start()?);
+        }
         if self.running.is_none() {
             return self.finish_inline();
         }
@@ -411,7 +413,7 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
     }
 }
 
-/// Writes the table of contents and what leads to it; returns the table's digest.
+/// Writes the end of the archive, the table of contents and what leads to it; returns the table's digest.
 fn finish_estargz(
     toc: Toc,
     compression: Compression,
@@ -419,12 +421,16 @@ fn finish_estargz(
     writer: &mut Writer<'_>,
 ) -> Result<Digest, LayerError> {
     let tail = toc.finish(&writer.blocks);
-    tar.update(&tail.tar);
-    let table = writer.size;
     let encoder = Encoder::new(compression).map_err(output)?;
-    let mut bytes = Vec::new();
-    encoder.expect("eStargz is compressed").block(&tail.tar, &mut bytes).map_err(output)?;
-    writer.write(&bytes)?;
+    let mut encoder = encoder.expect("eStargz is compressed");
+    let mut table = 0;
+    for plain in [END.as_slice(), &tail.tar] {
+        table = writer.size;
+        tar.update(plain);
+        let mut bytes = Vec::new();
+        encoder.block(plain, &mut bytes).map_err(output)?;
+        writer.write(&bytes)?;
+    }
     writer.write(&footer(table))?;
     Ok(Digest::from_bytes(tail.digest))
 }

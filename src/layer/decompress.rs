@@ -55,6 +55,9 @@ pub fn decompress<'r>(input: impl Read + Send + 'r) -> io::Result<Box<dyn Read +
 
 /// Returns a reader of what `input` holds, which is compressed by `format`.
 ///
+/// What follows the last member, frame or stream and does not begin another is not part of the content: tools
+/// pad streams, and append line ends and signatures.
+///
 /// # Errors
 ///
 /// Where a decoder cannot be made.
@@ -62,24 +65,144 @@ pub fn decompress_as<'r>(
     format: Format,
     input: impl BufRead + Send + 'r,
 ) -> io::Result<Box<dyn Read + Send + 'r>> {
+    let input = Peek { head: Vec::new(), at: 0, input };
     Ok(match format {
         Format::Plain => Box::new(input),
-        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        Format::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            Box::new(decoder)
-        }
-        Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
-        Format::Xz => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(
-                XZ_MEMORY_MAX,
-                liblzma::stream::CONCATENATED,
-            )
-            .map_err(io::Error::other)?;
-            Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
-        }
+        _ => Box::new(Members { format, current: Member::begin(format, input)? }),
     })
+}
+
+/// The most bytes that tell a format.
+const MAGIC_MAX: usize = 6;
+
+/// Members, frames or streams of one format, one after the other.
+struct Members<R: BufRead> {
+    format: Format,
+    current: Member<R>,
+}
+
+enum Member<R: BufRead> {
+    Gzip(flate2::bufread::GzDecoder<Peek<R>>),
+    Zstd(zstd::stream::read::Decoder<'static, Peek<R>>),
+    Bzip2(bzip2::bufread::BzDecoder<Peek<R>>),
+    Xz(liblzma::bufread::XzDecoder<Peek<R>>),
+    End,
+}
+
+impl<R: BufRead> Member<R> {
+    fn begin(format: Format, input: Peek<R>) -> io::Result<Self> {
+        Ok(match format {
+            Format::Plain => Self::End,
+            Format::Gzip => Self::Gzip(flate2::bufread::GzDecoder::new(input)),
+            Format::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Self::Zstd(decoder)
+            }
+            Format::Bzip2 => Self::Bzip2(bzip2::bufread::BzDecoder::new(input)),
+            Format::Xz => {
+                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, 0)
+                    .map_err(io::Error::other)?;
+                Self::Xz(liblzma::bufread::XzDecoder::new_stream(input, stream))
+            }
+        })
+    }
+
+    fn into_input(self) -> Option<Peek<R>> {
+        Some(match self {
+            Self::Gzip(decoder) => decoder.into_inner(),
+            Self::Zstd(decoder) => decoder.finish(),
+            Self::Bzip2(decoder) => decoder.into_inner(),
+            Self::Xz(decoder) => decoder.into_inner(),
+            Self::End => return None,
+        })
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let count = match &mut self.current {
+                Member::Gzip(decoder) => decoder.read(out)?,
+                Member::Zstd(decoder) => decoder.read(out)?,
+                Member::Bzip2(decoder) => decoder.read(out)?,
+                Member::Xz(decoder) => decoder.read(out)?,
+                Member::End => 0,
+            };
+            if count > 0 {
+                return Ok(count);
+            }
+            let Some(mut input) = std::mem::replace(&mut self.current, Member::End).into_input()
+            else {
+                return Ok(0);
+            };
+            if self.format == Format::Xz {
+                input.skip_zeros()?;
+            }
+            if detect(input.peek()?) != self.format {
+                return Ok(0);
+            }
+            self.current = Member::begin(self.format, input)?;
+        }
+    }
+}
+
+/// An input whose next bytes can be looked at, also where they come in pieces.
+struct Peek<R> {
+    head: Vec<u8>,
+    at: usize,
+    input: R,
+}
+
+impl<R: BufRead> Peek<R> {
+    /// Returns the next [`MAGIC_MAX`] bytes, fewer at the end of the input.
+    fn peek(&mut self) -> io::Result<&[u8]> {
+        self.head.drain(..self.at);
+        self.at = 0;
+        let missing = MAGIC_MAX.saturating_sub(self.head.len());
+        self.input.by_ref().take(missing as u64).read_to_end(&mut self.head)?;
+        Ok(&self.head)
+    }
+
+    fn skip_zeros(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = self.fill_buf()?;
+            let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+            let is_done = bytes.is_empty() || zeros < bytes.len();
+            self.consume(zeros);
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Read for Peek<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.head.len() {
+            return self.input.read(out);
+        }
+        let length = (&self.head[self.at..]).read(out)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl<R: BufRead> BufRead for Peek<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.head.len() { self.input.fill_buf() } else { Ok(&self.head[self.at..]) }
+    }
+
+    fn consume(&mut self, length: usize) {
+        if self.at == self.head.len() {
+            self.input.consume(length);
+        } else {
+            self.at += length;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +259,28 @@ mod tests {
         let skippable = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
         let frames = [skippable.to_vec(), frame(b"one"), frame(b"two")].concat();
         assert_eq!(text(&frames).unwrap(), b"onetwo");
+    }
+
+    #[test]
+    fn what_does_not_begin_another_member_is_not_content() {
+        let one = [
+            gzip(b"one"),
+            zstd::encode_all(&b"one"[..], 1).unwrap(),
+            bzip2::read::BzEncoder::new(&b"one"[..], bzip2::Compression::fast())
+                .bytes()
+                .collect::<io::Result<Vec<u8>>>()
+                .unwrap(),
+            liblzma::read::XzEncoder::new(&b"one"[..], 1)
+                .bytes()
+                .collect::<io::Result<Vec<u8>>>()
+                .unwrap(),
+        ];
+        for bytes in one {
+            for tail in [&b"\n"[..], b"-----BEGIN SIGNATURE-----", &[0; 700], &bytes[..1]] {
+                assert_eq!(text(&[&bytes, tail].concat()).unwrap(), b"one");
+            }
+            assert_eq!(text(&[&bytes[..], &bytes].concat()).unwrap(), b"oneone");
+        }
     }
 
     #[test]

@@ -54,6 +54,14 @@ pub enum LayerError {
         /// The member in question, or the last one that was begun.
         path: String,
     },
+    /// The header behind a member of a tar is not what a header may be.
+    #[error("bad tar: {what}{}", behind(.path))]
+    MalformedNext {
+        /// What is wrong.
+        what: &'static str,
+        /// The member before it; empty where there is none.
+        path: String,
+    },
     /// A hard link whose target cannot be linked to.
     #[error("cannot make `{path}` a hard link to `{target}`")]
     HardLink {
@@ -76,6 +84,10 @@ pub enum LayerError {
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+fn behind(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!(", after `{path}`") }
 }
 
 fn after(path: &str) -> String {
@@ -102,6 +114,10 @@ impl LayerError {
 
     pub(crate) fn truncated(path: &[u8]) -> Self {
         Self::Truncated { path: quoted(path) }
+    }
+
+    pub(crate) fn malformed_next(what: &'static str, path: &[u8]) -> Self {
+        Self::MalformedNext { what, path: quoted(path) }
     }
 
     pub(crate) fn malformed(what: &'static str, path: &[u8]) -> Self {

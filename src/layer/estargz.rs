@@ -1,9 +1,9 @@
 //! eStargz: gzip with a member for each piece of a file, and a table of contents at the end, so that a
 //! runtime can fetch single files of a layer.
 //!
-//! [`Toc`] sees the layer's tar go by, and knows at the end what the table says. The tar gets two
-//! entries more, one in front (a landmark: nothing is to be fetched beforehand) and the table itself, so
-//! its `diff_id` is another than that of the plain tar.
+//! [`Toc`] sees the layer's tar go by, and knows at the end what the table says. The table is an entry behind
+//! the end of the archive, where ordinary runtimes read no further: they see the same files as with gzip.
+//! It belongs to the tar all the same, whose `diff_id` is another than that of the plain tar.
 //!
 //! Source: containerd/stargz-snapshotter, "docs/estargz.md" and "estargz/estargz.go".
 
@@ -23,11 +23,11 @@ pub const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 /// The annotation with the size of the tar.
 pub const TAR_SIZE: &str = "io.containers.estargz.uncompressed-size";
 
-/// The entry that says that nothing is to be fetched beforehand.
-const LANDMARK: &str = ".no.prefetch.landmark";
-
 /// The entry that holds the table.
 const TABLE: &str = "stargz.index.json";
+
+/// The end of an archive.
+pub(super) const END: [u8; 2 * 512] = [0; 2 * 512];
 
 /// An entry of the table; fields in the order in which they are written.
 #[derive(Debug, Default, Serialize)]
@@ -101,21 +101,13 @@ struct File {
 
 /// What stands behind a layer's own members.
 pub(super) struct Tail {
-    /// The end of the tar: the table's entry.
+    /// The table's entry, and another end of the archive.
     pub(super) tar: Vec<u8>,
     /// The sha256 of the table.
     pub(super) digest: [u8; 32],
 }
 
 impl Toc {
-    /// Returns the entry that comes before those of the layer.
-    pub(super) fn landmark() -> Vec<u8> {
-        let mut tar = entry(LANDMARK, 1, 0);
-        tar.push(0x0f);
-        tar.resize(2 * 512, 0);
-        tar
-    }
-
     /// Takes the header of the next entry.
     pub(super) fn header(&mut self, header: &[u8]) -> Result<(), LayerError> {
         let text = |field: &[u8]| {
@@ -243,7 +235,7 @@ impl Toc {
         }
     }
 
-    /// Makes the end of the tar, now that it is known where the blocks are.
+    /// Makes what follows the end of the archive, now that it is known where the blocks are.
     pub(super) fn finish(mut self, blocks: &[Block]) -> Tail {
         for item in &mut self.items {
             item.offset = item.block.and_then(|at| blocks.get(at)).map_or(0, |block| block.offset);
@@ -258,7 +250,7 @@ impl Toc {
         let size = table.len() as u64;
         let mut tar = entry(TABLE, size, 0);
         tar.extend_from_slice(&table);
-        tar.resize(tar.len().next_multiple_of(512) + 2 * 512, 0);
+        tar.resize(tar.len().next_multiple_of(512) + END.len(), 0);
         Tail { tar, digest: Sha256::digest(&table).into() }
     }
 }

@@ -36,6 +36,7 @@ pub mod owner;
 mod pack;
 mod parts;
 mod scan;
+mod sparse;
 mod splice;
 mod stack;
 mod unpack;

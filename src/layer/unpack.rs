@@ -96,14 +96,28 @@ pub struct Extracted {
     pub bytes: u64,
     /// Devices and file capabilities that this process was not allowed to make.
     pub refused: u64,
+    /// Whether a member set mode, owner and time of the destination.
+    pub sets_root: bool,
+}
+
+impl Extracted {
+    fn of(applied: &Applied) -> Self {
+        Self {
+            entries: applied.entries,
+            bytes: applied.bytes,
+            refused: applied.refused,
+            sets_root: applied.sets_root,
+        }
+    }
 }
 
 /// Extracts an archive, compressed or not, into the folder `dest` of a tree, as ADD does.
 ///
 /// `dest` is the root of everything: `..` stops there, absolute links in the archive or already in
 /// the tree are resolved inside it. Owners, modes and times are the archive's, `owner` (`--chown`)
-/// overrides the owner. The archive's entry for its own root changes nothing, folders it implies are
-/// 0755 and root's. A member `.wh.NAME` removes NAME.
+/// overrides the owner. A member `/` sets those of `dest`, `.` has no effect; directories that the archive
+/// implies are 0755 and root's. Times before 1970 and after 2262 become 1970. Names that begin with `.wh.` are
+/// names. Nothing is read behind the end of the archive.
 ///
 /// # Errors
 ///
@@ -119,7 +133,7 @@ pub fn extract_archive(
     let input = decompress(archive).map_err(|source| LayerError::Input { source })?;
     let input = io::BufReader::with_capacity(CHUNK, input);
     let (applied, _) = apply(input, dest, Target::Tree { owner }, cancel)?;
-    Ok(Extracted { entries: applied.entries, bytes: applied.bytes, refused: applied.refused })
+    Ok(Extracted::of(&applied))
 }
 
 /// Puts the members of an uncompressed `tar` into the empty folder `into`, which is no layer: names that
@@ -134,19 +148,18 @@ pub fn unpack_plain(
     cancel: &Cancel,
 ) -> Result<Extracted, LayerError> {
     let (applied, _) = apply(tar, into, Target::Plain, cancel)?;
-    Ok(Extracted { entries: applied.entries, bytes: applied.bytes, refused: applied.refused })
+    Ok(Extracted::of(&applied))
 }
 
-/// Says whether ADD would extract this file: whether, decompressed if need be, it begins with a tar
-/// header whose checksum holds.
+/// Says whether ADD extracts this file: whether, decompressed if need be, it begins with a sound header of a
+/// tar. The type of that first member does not matter: one that is not supported is an error of the extraction.
 ///
 /// # Errors
 ///
 /// None: what cannot be read is no archive.
 pub fn is_archive(file: impl Read + Send) -> bool {
     let Ok(input) = decompress(file) else { return false };
-    let mut reader = TarReader::new(io::BufReader::new(input));
-    matches!(reader.next(), Ok(Some(_)))
+    TarReader::new(io::BufReader::new(input)).has_header()
 }
 
 fn apply(
@@ -166,7 +179,8 @@ fn apply(
             }
             applier.member(&member, &mut tar)?;
         }
-        tar.drain()
+        // Nothing else of an archive is looked at: padding, a line end, a signature.
+        if matches!(target, Target::Tree { .. }) { Ok(()) } else { tar.drain() }
     };
     match members() {
         // Whatever the reader says: it was stopped.

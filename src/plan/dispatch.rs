@@ -127,7 +127,14 @@ impl Planner<'_, '_> {
                 state.counted = 0;
                 state
             }
-            Base::Scratch => State::new(Files::Nothing, None, platform),
+            Base::Scratch => {
+                let target = self.request.platform.as_ref();
+                let target = target.unwrap_or(&self.request.build_platform).clone();
+                let mut state = State::new(Files::Nothing, None, platform);
+                state.config.set_platform(&target);
+                state.image_platform = target;
+                state
+            }
             Base::Name(name, resolved) => {
                 let resolved = resolved.clone().expect("reached stages are resolved");
                 let config = config_of(&resolved).cloned();
@@ -588,7 +595,7 @@ impl Planner<'_, '_> {
                 files: state.files,
                 config: state.config,
                 made_by: state.made_by,
-                platform: state.platform,
+                platform: state.image_platform,
             },
             unused_args,
         }

@@ -21,6 +21,9 @@ pub(super) struct State {
     /// What ARG declared, in order, with the values they had.
     pub(super) args: Vec<(String, Option<String>)>,
     pub(super) platform: Platform,
+    /// The platform of the image: with `FROM --platform=X scratch`, that of the build, as there is no base that
+    /// could be for another.
+    pub(super) image_platform: Platform,
     /// Whether its base is for another platform than that, and so what is made of it.
     pub(super) is_foreign: bool,
     /// Whether CMD came in this stage.
@@ -49,6 +52,7 @@ impl State {
         Self {
             files,
             config,
+            image_platform: platform.clone(),
             made_by: Vec::new(),
             env: Env::default(),
             args: Vec::new(),

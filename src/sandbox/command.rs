@@ -45,6 +45,9 @@ pub(super) struct Command<'a> {
 /// Where programs are looked for when the environment has no `PATH`. Docker's.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// From this length on, in bytes and without the NUL, execve(2) does not take a string (`MAX_ARG_STRLEN`).
+const ARGUMENT_MAX: usize = 128 * 1024;
+
 impl<'a> Command<'a> {
     /// Prepares a command. The working directory and the root are the command's already.
     ///
@@ -134,6 +137,21 @@ impl<'a> Command<'a> {
         self.explain(failure)
     }
 
+    /// Explains what of the command is longer than the kernel takes.
+    fn too_big(&self) -> String {
+        let is_long = |text: &CString| text.as_bytes().len() >= ARGUMENT_MAX;
+        if self.argv.iter().any(is_long) {
+            "a single argument of more than 128 KiB, which is the kernel's limit; a heredoc may be longer if it begins \
+             with a line such as `#!/bin/sh`, and so may a script that COPY brings in"
+                .to_owned()
+        } else if self.env.iter().any(is_long) {
+            "a single environment variable of more than 128 KiB, which is the kernel's limit"
+                .to_owned()
+        } else {
+            "arguments and environment together are longer than the kernel takes".to_owned()
+        }
+    }
+
     /// Says on the command's own error output why it cannot start.
     fn explain(&self, error: Errno) -> i32 {
         let name = self.argv[0].to_string_lossy();
@@ -155,6 +173,7 @@ impl<'a> Command<'a> {
                 126,
             ),
             Errno::NOEXEC => ("exec format error".to_owned(), 126),
+            Errno::TOOBIG => (self.too_big(), 126),
             other => (std::io::Error::from(other).to_string(), 126),
         };
         let text = format!("exec: \"{name}\": {what}\n");

@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - A [`Matcher`] is immutable and `Sync`; walks share one by reference.
+//! - A [`Matcher`] is immutable and `Sync`; walks share one by reference. The one thing it notes is that a
+//!   malformed pattern was tried, see [`Matcher::failure`].
 //! - Rule order is source order. Reordering rules changes their meaning.
 //! - Paths are relative to the context root, `/`-separated, without leading or
 //!   trailing slash; bytes that are not UTF-8 are allowed.
@@ -22,6 +23,8 @@
 mod pattern;
 
 use pattern::{Pattern, clean};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Longest accepted line, in bytes. Docker's line scanner stops here, so no
 /// file works with us and fails there.
@@ -85,6 +88,8 @@ struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Matcher {
     entries: Vec<Entry>,
+    /// Whether a malformed pattern was tried on a path; clones share it.
+    has_failed: Arc<AtomicBool>,
 }
 
 /// Which rules match a folder or a parent of it: what a walk hands down from a
@@ -115,25 +120,9 @@ impl Matcher {
     /// # Errors
     ///
     /// Returns [`IgnoreError`] for the first line that Docker itself would
-    /// refuse. Blank lines and `#` comments are never errors.
+    /// refuse. Blank lines and `#` comments are never errors. Of some malformed patterns, such as `d\\e`, Docker
+    /// finds out only at the first path that they are tried on: [`Self::failure`] reports those.
     pub fn parse(text: &[u8]) -> Result<Self, IgnoreError> {
-        let matcher = Self::parse_leniently(text)?;
-        match matcher.entries.iter().find(|entry| entry.pattern.is_broken()) {
-            // Docker finds out at the first path that such a pattern is tried on.
-            Some(entry) => {
-                Err(IgnoreError::BadPattern { line: entry.line, text: entry.text.clone() })
-            }
-            None => Ok(matcher),
-        }
-    }
-
-    /// As [`Self::parse`], but lets through what Docker refuses only when the
-    /// pattern is tried on a path; [`Self::matches_or_parent`] tells.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::parse`].
-    pub fn parse_leniently(text: &[u8]) -> Result<Self, IgnoreError> {
         let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
         let mut entries = Vec::new();
         for (index, raw) in text.split(|&b| b == b'\n').enumerate() {
@@ -167,7 +156,7 @@ impl Matcher {
             let pattern = Pattern::new(&cleaned).ok_or_else(bad)?;
             entries.push(Entry { line, text, is_exception, pattern });
         }
-        Ok(Self { entries })
+        Ok(Self { entries, has_failed: Arc::default() })
     }
 
     /// Builds a matcher from the patterns of `--exclude` flags.
@@ -196,7 +185,7 @@ impl Matcher {
                 .ok_or_else(|| IgnoreError::BadPattern { line, text: trimmed.to_owned() })?;
             entries.push(Entry { line, text: trimmed.to_owned(), is_exception, pattern });
         }
-        Ok(Self { entries })
+        Ok(Self { entries, has_failed: Arc::default() })
     }
 
     /// Whether there are no rules at all.
@@ -231,6 +220,9 @@ impl Matcher {
                 if entry.is_exception != is_ignored {
                     continue;
                 }
+                if entry.pattern.is_broken() {
+                    self.has_failed.store(true, Ordering::Relaxed);
+                }
                 matches = entry.pattern.matches(path);
             }
             matched[index] = matches;
@@ -240,6 +232,16 @@ impl Matcher {
             }
         }
         Verdict { is_ignored, inherited: Inherited { matched }, decided_by }
+    }
+
+    /// Returns what is wrong with a malformed pattern that was tried so far; such a pattern matches nothing.
+    pub fn failure(&self) -> Option<IgnoreError> {
+        if !self.has_failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        // The first line, so that the message does not depend on the order of threads.
+        let entry = self.entries.iter().find(|entry| entry.pattern.is_broken())?;
+        Some(IgnoreError::BadPattern { line: entry.line, text: entry.text.clone() })
     }
 
     /// Whether the build may not see `path`. Looks at every parent; a walk
@@ -380,6 +382,19 @@ mod tests {
         for (text, ignored, seen) in CASES {
             check(text, ignored, seen);
         }
+    }
+
+    #[test]
+    fn an_exception_that_is_malformed_fails_only_where_it_is_tried() {
+        let matcher = Matcher::parse(b"*.o\n!d\\e\n").unwrap();
+        assert!(!matcher.is_ignored(b"a"));
+        assert_eq!(matcher.failure(), None);
+        assert!(matcher.clone().is_ignored(b"x.o"));
+        let error = IgnoreError::BadPattern { line: 2, text: "!d\\e".into() };
+        assert_eq!(matcher.failure(), Some(error));
+        let matcher = Matcher::parse(b"d\\e\n").unwrap();
+        matcher.is_ignored(b"a");
+        assert!(matcher.failure().is_some());
     }
 
     #[test]

@@ -233,6 +233,9 @@ impl Engine<'_> {
                 LayerError::Cancelled => CopyError::Cancelled,
                 source => CopyError::Extract { path: absolute(&picked.path), source },
             })?;
+        if extracted.sets_root {
+            self.directories.made.retain(|made| *made != target);
+        }
         self.worker.stats.files += extracted.entries;
         self.worker.stats.bytes += extracted.bytes;
         Ok(true)
