@@ -44,3 +44,4 @@ mod secrets;
 mod shared_cache;
 mod stdio;
 mod upkeep;
+mod walk;
