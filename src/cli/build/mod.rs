@@ -241,7 +241,8 @@ fn build_plan(
                 error => Some(failure::chain(error)),
             };
             let outcome = message.map_or(Outcome::Cancelled, |message| Outcome::Failed { message });
-            recorder.finish(environment, outcome, None, &failed.steps)?;
+            // What failed is the news, not that the disk has no room to note it.
+            let _ = recorder.finish(environment, outcome, None, &failed.steps);
             let kept = match &failed.error {
                 SolveError::Step(error) => {
                     job.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&error.step)
@@ -267,7 +268,7 @@ fn build_plan(
         Ok(digest) => digest,
         Err(failure) => {
             let outcome = Outcome::Failed { message: failure.message.clone() };
-            recorder.finish(environment, outcome, None, &solved.steps)?;
+            let _ = recorder.finish(environment, outcome, None, &solved.steps);
             return Err(failure);
         }
     };
