@@ -44,6 +44,14 @@ pub struct SecurityArgs {
     /// System call filter: seccomp=FILE for a profile in Docker's form, seccomp=unconfined for none
     #[arg(long, value_name = "seccomp=FILE|unconfined")]
     pub security_opt: Vec<String>,
+    /// Let commands in a private network reach link-local addresses, such as a cloud's metadata service
+    #[arg(
+        long,
+        env = "BUILDER_ALLOW_LINK_LOCAL",
+        value_parser = clap::builder::FalseyValueParser::new(),
+        action = clap::ArgAction::SetTrue
+    )]
+    pub allow_link_local: bool,
 }
 
 impl SecurityArgs {
@@ -54,6 +62,7 @@ impl SecurityArgs {
             Userns::Auto => Some(sandbox::choose_map(self.userns_first)),
             Userns::Host => None,
         };
+        options.network.reaches_link_local = self.allow_link_local;
         options
     }
 

@@ -21,6 +21,7 @@ use std::process::Command;
 
 use rustix::thread::CapabilitySet;
 
+use super::error::reason;
 use super::idmap::IdMap;
 use super::ids;
 use crate::sys::process::{self, Forked, SingleThreaded};
@@ -40,8 +41,18 @@ pub enum Standing {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make a user namespace")]
 pub struct EnterError {
-    #[from]
     source: io::Error,
+}
+
+impl From<io::Error> for EnterError {
+    fn from(source: io::Error) -> Self {
+        // No disk is full: so the kernel says that a limit of namespaces is reached.
+        let source = match source.raw_os_error() {
+            Some(errno @ libc::ENOSPC) => io::Error::other(reason("making a namespace", errno)),
+            _ => source,
+        };
+        Self { source }
+    }
 }
 
 /// Becomes root of something, where this process is not.

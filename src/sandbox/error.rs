@@ -27,7 +27,7 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// The child could not set up the sandbox.
-    #[error("setting up the sandbox: {doing}: {}", io::Error::from_raw_os_error(*errno))]
+    #[error("setting up the sandbox: {doing}: {}", reason(doing, *errno))]
     Setup {
         /// What was being done, with its path.
         doing: String,
@@ -66,5 +66,31 @@ impl SandboxError {
     /// Makes the error of a failed system call.
     pub(super) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io { doing: doing.into(), source: source.into() }
+    }
+}
+
+/// Says why the kernel refused something. Of a namespace `ENOSPC` means a limit and not a disk.
+///
+/// Source: unshare(2), namespaces(7).
+pub(super) fn reason(doing: &str, errno: i32) -> String {
+    if errno == libc::ENOSPC && doing.contains("namespace") {
+        "the limit of namespaces is reached: sysctl user.max_user_namespaces, user.max_net_namespaces \
+         and similar ones, or 32 levels of user namespaces"
+            .to_owned()
+    } else {
+        io::Error::from_raw_os_error(errno).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_namespaces_is_not_a_full_disk() {
+        let error = |doing: &str| SandboxError::Setup { doing: doing.into(), errno: libc::ENOSPC };
+        let text = error("making a user namespace").to_string();
+        assert!(text.contains("limit of namespaces") && !text.contains("No space"), "{text}");
+        assert!(error("making the file hosts").to_string().contains("No space left"));
     }
 }

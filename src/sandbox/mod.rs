@@ -18,6 +18,7 @@
 mod agent;
 mod caps;
 mod command;
+mod client;
 mod deputy;
 mod descriptors;
 mod enter;
@@ -27,8 +28,10 @@ mod idmap;
 mod ids;
 mod init;
 mod limits;
+mod linklocal;
 mod mounts;
 mod network;
+mod networks;
 mod notices;
 mod options;
 mod program;
@@ -51,8 +54,8 @@ pub use options::SandboxOptions;
 pub use run::{Control, Sandbox};
 pub use spawner::{is_spawner_call, spawner_main};
 pub use spec::{
-    DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Exit, Limits, MountKind, MountSpec, NetworkMode, Oom,
-    OsBytes, RunSpec, Seccomp, Security, Stream, Throttle, Ulimit, Usage,
+    DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Exit, Limits, Lineage, MountKind, MountSpec, NetworkMode,
+    Oom, OsBytes, RunSpec, Seccomp, Security, Stream, Throttle, Ulimit, Usage,
 };
 
 use std::os::fd::BorrowedFd;

@@ -1,8 +1,12 @@
-//! A build's private network: one namespace, one user-mode helper that leads out of it.
+//! A private network: one namespace, one user-mode helper that leads out of it.
 //!
 //! slirp4netns or pasta, whichever works first. Both need `/dev/net/tun`; where that cannot be
 //! opened pasta waits for ever, so it is tried before anything is started. Every wait has a limit.
-//! A helper is the spawner's child and dies with it.
+//! A helper is the spawner's child and dies with it, or with its [`Private`].
+//!
+//! # Not here
+//!
+//! Which command gets which network: [`networks`](super::networks).
 //!
 //! Source: slirp4netns(1), pasta(1).
 
@@ -16,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
+use super::linklocal;
 use super::spec::{NetworkMode, RunSpec};
 
 /// How long a helper may take to be ready. slirp4netns needs 50 ms, pasta up to a second on a busy
@@ -28,11 +33,8 @@ const NOT_READY: &str = "not ready";
 /// How often a namespace is looked at while pasta, which says nothing, gets ready.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
-/// Where slirp4netns answers for names.
-const SLIRP_DNS: &str = "10.0.2.3";
-
-/// Where pasta is told to answer for names; an address that leads nowhere by itself.
-const PASTA_DNS: &str = "169.254.1.1";
+/// Where slirp4netns answers for names, and pasta is told to.
+const DNS: &str = "10.0.2.3";
 
 /// Address of the sandbox in a private network, whichever helper makes it.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
@@ -51,6 +53,8 @@ pub struct NetworkOptions {
     /// Whether services on the host's own loopback can be reached, by the gateway's address
     /// (10.0.2.2, or the name `host-gateway` stands for).
     pub reaches_host_loopback: bool,
+    /// Whether link-local addresses can be reached, where clouds serve the machine's credentials.
+    pub reaches_link_local: bool,
 }
 
 /// A port of the host that leads to one inside.
@@ -84,23 +88,125 @@ impl Transport {
     }
 }
 
-/// A network that steps can join.
+/// A network for one command at a time. Its helper ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Private {
     /// The namespace.
     pub namespace: OwnedFd,
     /// Address that answers for names; `None` where the host's servers are to be asked themselves.
     pub dns: Option<&'static str>,
-    /// The helper; it ends when the spawner does.
-    _helper: OwnedFd,
+    /// What made it.
+    pub recipe: Recipe,
+    /// Wall that could not be put up, as a sentence for the user.
+    pub lack: Option<String>,
+    /// What was in it before the first command.
+    content: Option<Content>,
+    _helper: Helper,
+}
+
+/// What a network was made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recipe {
+    /// slirp4netns, in a sandbox of its own if `hardened`.
+    Slirp {
+        /// Its sandbox needs more of the machine than its task does.
+        hardened: bool,
+    },
+    /// pasta.
+    Pasta,
+}
+
+impl Recipe {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Slirp { .. } => "slirp4netns",
+            Self::Pasta => "pasta",
+        }
+    }
+}
+
+/// A running helper, killed when dropped.
+#[derive(Debug)]
+struct Helper {
+    process: OwnedFd,
     /// slirp4netns ends when this closes.
     _exit: Option<OwnedFd>,
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        kill(&self.process);
+    }
+}
+
+/// What is in a network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Content {
+    /// Sockets of processes, of any family, wherever their descriptors are.
+    sockets: u64,
+    /// TCP connections that the kernel keeps after their sockets are closed.
+    waiting: u64,
+}
+
+/// How often, and how many times, a namespace is looked at in which only sockets are left: those that
+/// are closed count until their packets are read, or until an RCU grace period has passed.
+const SETTLE_EVERY: Duration = Duration::from_millis(1);
+const SETTLE_TRIES: usize = 30;
+
+impl Private {
+    /// Whether nothing is left of the commands that used it, as far as the kernel knows.
+    pub(super) fn is_clean(&self) -> bool {
+        let look = || {
+            for _ in 0..SETTLE_TRIES {
+                match (content(), self.content) {
+                    (Some(now), Some(before)) if now == before => return true,
+                    (Some(now), Some(before)) if now.waiting == before.waiting => {}
+                    _ => return false,
+                }
+                std::thread::sleep(SETTLE_EVERY);
+            }
+            false
+        };
+        inside(&self.namespace, look).unwrap_or(false)
+    }
+}
+
+/// Counts what is in the network namespace of this thread.
+///
+/// From one short file: `/proc/net/tcp` would walk the kernel's whole table of connections.
+fn content() -> Option<Content> {
+    Content::parse(&std::fs::read_to_string("/proc/thread-self/net/sockstat").ok()?)
+}
+
+impl Content {
+    /// Parses the text of `/proc/net/sockstat`.
+    fn parse(text: &str) -> Option<Self> {
+        let value = |line: &str, name: &str| {
+            let mut fields = text.lines().find(|l| l.starts_with(line))?.split(' ');
+            fields.find(|field| *field == name)?;
+            fields.next()?.parse().ok()
+        };
+        Some(Self { sockets: value("sockets:", "used")?, waiting: value("TCP:", "tw")? })
+    }
+}
+
+/// Works in a thread that joins the namespace and ends.
+fn inside<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    std::thread::scope(|scope| {
+        let join = || {
+            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        };
+        let panicked = |_| Err(std::io::Error::other("a thread panicked"));
+        scope.spawn(join).join().unwrap_or_else(panicked)
+    })
 }
 
 /// Starts a program with descriptors from 3 on; returns its pidfd.
 pub(super) type Start<'a> = dyn Fn(Vec<String>, &[&OwnedFd]) -> Result<OwnedFd, String> + 'a;
 
-/// Finds out by trying which helper works.
+/// Finds out by trying which helper works; `known` is one that did, and is tried first.
 ///
 /// # Errors
 ///
@@ -109,45 +215,86 @@ pub(super) fn start(
     namespace: OwnedFd,
     options: &NetworkOptions,
     resolver: &str,
+    known: Option<Recipe>,
     start: &Start<'_>,
 ) -> Result<Private, String> {
     rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| format!("/dev/net/tun: {error}"))?;
     let names = Names::of(resolver);
-    let mut said = Vec::new();
-    // Pasta leads to the resolver's port alone.
-    let helpers = match names {
-        Names::OnLoopback => ["pasta", "slirp4netns"],
-        Names::Forwarded | Names::Direct => ["slirp4netns", "pasta"],
+    let slirp_first =
+        [Recipe::Slirp { hardened: true }, Recipe::Slirp { hardened: false }, Recipe::Pasta];
+    let mut recipes = match names {
+        // Pasta leads to the resolver's port alone.
+        Names::OnLoopback => [Recipe::Pasta, slirp_first[0], slirp_first[1]],
+        Names::Forwarded | Names::Direct => slirp_first,
     };
-    for name in helpers {
+    recipes.sort_by_key(|recipe| known != Some(*recipe));
+    let mut said = Vec::new();
+    for recipe in recipes {
+        let name = recipe.program();
         let Some(program) = find(name) else {
             said.push(format!("{name}: not installed"));
             continue;
         };
-        if name == "pasta" {
-            match pasta(&program, &namespace, options, start) {
-                Ok(helper) => {
-                    let dns = Some(PASTA_DNS);
-                    return Ok(Private { namespace, dns, _helper: helper, _exit: None });
-                }
-                Err(error) => said.push(format!("pasta: {error}")),
+        let (started, dns) = match recipe {
+            Recipe::Pasta => (pasta(&program, &namespace, options, start), Some(DNS)),
+            Recipe::Slirp { hardened } => (
+                slirp(&program, &namespace, options, names, hardened, start),
+                (names != Names::Direct).then_some(DNS),
+            ),
+        };
+        match started {
+            Ok(helper) => {
+                let direct = if dns.is_none() { barred_servers(resolver) } else { Vec::new() };
+                // First: the kernel counts a netlink socket for some time after it is closed.
+                let content = inside(&namespace, content).ok().flatten();
+                let bar = !options.reaches_link_local;
+                let lack =
+                    bar.then(|| bar_link_local(&namespace, &helper.process, &direct)).flatten();
+                return Ok(Private { namespace, dns, recipe, lack, content, _helper: helper });
             }
-            continue;
-        }
-        // Its own sandbox needs more of the machine than its task does.
-        for hardened in [true, false] {
-            match slirp(&program, &namespace, options, names, hardened, start) {
-                Ok((helper, exit)) => {
-                    let dns = (names != Names::Direct).then_some(SLIRP_DNS);
-                    return Ok(Private { namespace, dns, _helper: helper, _exit: Some(exit) });
-                }
-                Err(error) => said.push(format!("slirp4netns: {error}")),
-            }
+            Err(error) => said.push(format!("{name}: {error}")),
         }
     }
     said.dedup();
     Err(said.join("; "))
+}
+
+/// Puts up both walls around link-local addresses. Returns a sentence for the user if one that
+/// nothing replaces is missing.
+///
+/// Without the filter, routes still stop every command that does not make packets itself. Only a name
+/// server at such an address needs the filter: a route cannot tell ports apart.
+fn bar_link_local(namespace: &OwnedFd, helper: &OwnedFd, names: &[Ipv4Addr]) -> Option<String> {
+    let routes = inside(namespace, || linklocal::add_routes(names, GATEWAY)).and_then(|done| done);
+    let filter = linklocal::attach_filter(helper, names);
+    match (routes, filter) {
+        (_, Ok(())) => None,
+        (Ok(()), Err(_)) if names.is_empty() => None,
+        (_, Err(error)) => Some(format!(
+            "link-local addresses, such as those of a cloud's metadata service, can be reached from \
+             the private network: {error}"
+        )),
+    }
+}
+
+/// Lists the host's name servers at addresses that are barred.
+fn barred_servers(resolver: &str) -> Vec<Ipv4Addr> {
+    let mut found: Vec<Ipv4Addr> = name_servers(resolver)
+        .filter(|server| linklocal::is_barred(*server))
+        .filter_map(|server| match server {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Reads the addresses of name servers in the text of a `resolv.conf`.
+fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> {
+    text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok())
 }
 
 /// How names are resolved in a private network.
@@ -167,12 +314,7 @@ enum Names {
 impl Names {
     /// Decides by the host's `resolv.conf`.
     fn of(resolver: &str) -> Self {
-        let servers = |text: &str| -> Vec<IpAddr> {
-            text.lines()
-                .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok())
-                .collect()
-        };
-        let all = servers(resolver);
+        let all: Vec<IpAddr> = name_servers(resolver).collect();
         if !all.iter().copied().any(is_loopback) {
             return Self::Forwarded;
         }
@@ -204,7 +346,7 @@ fn slirp(
     names: Names,
     hardened: bool,
     start: &Start<'_>,
-) -> Result<(OwnedFd, OwnedFd), String> {
+) -> Result<Helper, String> {
     let pipe =
         || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string());
     let (ready, ready_writer) = pipe()?;
@@ -241,16 +383,13 @@ fn slirp(
     option("tap0");
     let mut fds = vec![&ready_writer, &exit_reader];
     fds.extend(&folder);
-    let helper = start(argv, &fds)?;
+    let helper = Helper { process: start(argv, &fds)?, _exit: Some(exit) };
     drop((ready_writer, exit_reader));
 
     let limit = Timespec { tv_sec: READY_LIMIT.as_secs() as i64, tv_nsec: 0 };
     let mut watched = [PollFd::new(&ready, PollFlags::IN)];
     match rustix::event::poll(&mut watched, Some(&limit)) {
-        Ok(0) => {
-            kill(&helper);
-            Err(format!("{NOT_READY} within {} s", READY_LIMIT.as_secs()))
-        }
+        Ok(0) => Err(format!("{NOT_READY} within {} s", READY_LIMIT.as_secs())),
         Ok(_) => {
             let mut byte = [0];
             match std::fs::File::from(ready).read(&mut byte) {
@@ -260,12 +399,10 @@ fn slirp(
             for port in &options.ports {
                 let folder = folder.as_ref().ok_or("no socket to ask for ports")?;
                 let path = format!("/proc/self/fd/{}/api", folder.as_raw_fd());
-                if let Err(error) = open_port(Path::new(&path), port) {
-                    kill(&helper);
-                    return Err(format!("port {}: {error}", port.outside));
-                }
+                open_port(Path::new(&path), port)
+                    .map_err(|error| format!("port {}: {error}", port.outside))?;
             }
-            Ok((helper, exit))
+            Ok(helper)
         }
         Err(error) => Err(error.to_string()),
     }
@@ -309,7 +446,7 @@ fn pasta(
     namespace: &OwnedFd,
     options: &NetworkOptions,
     start: &Start<'_>,
-) -> Result<OwnedFd, String> {
+) -> Result<Helper, String> {
     let as_root: &[&str] = &["--runas=0", "--netns-only"];
     // Named as its own descriptor, the namespace needs no right to look into our process.
     let (own, ours) = ("/proc/self/fd/3".to_owned(), path_of(namespace));
@@ -334,7 +471,7 @@ fn pasta_with(
     flags: &[&str],
     name: &str,
     start: &Start<'_>,
-) -> Result<OwnedFd, String> {
+) -> Result<Helper, String> {
     let mut argv = vec![program.to_string_lossy().into_owned()];
     for text in [
         "--foreground",
@@ -361,22 +498,21 @@ fn pasta_with(
             argv.push(format!("{option}={}/{}:{}", port.address, port.outside, port.inside));
         }
     }
-    argv.push(format!("--dns-forward={PASTA_DNS}"));
+    argv.push(format!("--dns-forward={DNS}"));
     argv.extend(flags.iter().map(|&flag| flag.to_owned()));
     argv.push(format!("--netns={name}"));
-    let helper = start(argv, &[namespace])?;
+    let helper = Helper { process: start(argv, &[namespace])?, _exit: None };
     // It says nothing when it is ready. What shows it is a route in the namespace.
     let begun = Instant::now();
     loop {
         if has_default_route(namespace) {
             return Ok(helper);
         }
-        let mut watched = [PollFd::new(&helper, PollFlags::IN)];
+        let mut watched = [PollFd::new(&helper.process, PollFlags::IN)];
         if !matches!(rustix::event::poll(&mut watched, Some(&LOOK_EVERY)), Ok(0)) {
             return Err("it ended at once".into());
         }
         if begun.elapsed() > READY_LIMIT {
-            kill(&helper);
             return Err(format!("{NOT_READY} within {} s", READY_LIMIT.as_secs()));
         }
     }
@@ -386,18 +522,14 @@ fn kill(helper: &OwnedFd) {
     rustix::process::pidfd_send_signal(helper, rustix::process::Signal::KILL).ok();
 }
 
-/// Looks from a thread that joins the namespace and ends.
+/// Looks whether the namespace has a way out.
 fn has_default_route(namespace: &OwnedFd) -> bool {
-    std::thread::scope(|scope| {
-        let look = || {
-            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
-            let routes = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
-            // Destination is the second field; a default route's is zero.
-            Some(routes.lines().skip(1).any(|line| line.split('\t').nth(1) == Some("00000000")))
-        };
-        scope.spawn(look).join().ok().flatten().unwrap_or(false)
-    })
+    let look = || {
+        let routes = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
+        // Destination is the second field; a default route's is zero.
+        Some(routes.lines().skip(1).any(|line| line.split('\t').nth(1) == Some("00000000")))
+    };
+    inside(namespace, look).ok().flatten().unwrap_or(false)
 }
 
 /// Says whether the machine has a way out by IPv6.
@@ -515,6 +647,20 @@ mod tests {
             "nameserver 10.1.1.1\nsearch a.b\noptions ndots:2\n"
         );
         assert!(resolv_conf(host, Servers::Host).starts_with("nameserver 127.0.0.53\n"));
+    }
+
+    #[test]
+    fn sockets_and_kept_connections_are_counted() {
+        let text =
+            "sockets: used 3\nTCP: inuse 1 orphan 0 tw 2 alloc 1 mem 0\nUDP: inuse 0 mem 0\n";
+        assert_eq!(Content::parse(text), Some(Content { sockets: 3, waiting: 2 }));
+        assert_eq!(Content::parse("sockets: used 3\n"), None);
+    }
+
+    #[test]
+    fn name_servers_at_barred_addresses_are_known() {
+        let text = "nameserver 127.0.0.53\nnameserver 169.254.169.254\nnameserver 10.0.0.2\n";
+        assert_eq!(barred_servers(text), [Ipv4Addr::new(169, 254, 169, 254)]);
     }
 
     #[test]

@@ -1,10 +1,7 @@
 //! The builder's side of a sandbox: starts it, reads its output, learns how it ended.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio as ProcessStdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -12,16 +9,18 @@ use std::time::Instant;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::client::Client;
 use super::idmap::IdMap;
 use super::ids::Ids;
 use super::network::{self, Private, Servers};
+use super::networks::Networks;
 use super::notices::Notices;
-use super::options::{SandboxOptions, host_resolver};
-use super::protocol::{self, Report, Request, RunRequest, SourceFd, StdioFds};
+use super::options::SandboxOptions;
+use super::protocol::{self, Request, RunRequest, SourceFd, StdioFds};
 use super::relay::{self, Copy, Kind};
 use super::session::{Ended, Session, Streams};
 use super::spec::{Exit, NetworkMode, Oom, RunSpec, Security, Stream, Ulimit, Usage};
-use super::{Inputs, SandboxError, Source, Stdio, mounts, program, spawner};
+use super::{Inputs, SandboxError, Source, Stdio, error, mounts};
 use crate::cgroup::{Cgroup, Cgroups, Limits, Substitute};
 use crate::snapshot::IdMapping;
 use crate::sys::cancel::Cancel;
@@ -32,11 +31,11 @@ use crate::sys::mount::{MountAttributes, mount_setattr};
 #[derive(Debug)]
 pub struct Sandbox {
     options: SandboxOptions,
-    spawner: Mutex<Option<OwnedFd>>,
+    client: Arc<Client>,
     cgroups: OnceLock<Cgroups>,
     ids: Mutex<Decided>,
     notices: Mutex<Notices>,
-    private: Mutex<Option<Result<Arc<Private>, String>>>,
+    networks: Networks,
     running: Mutex<Running>,
     spare: Mutex<Spare>,
     next: AtomicU64,
@@ -93,13 +92,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sandbox {
     /// Makes a sandbox for a build; starts nothing yet.
     pub fn new(options: SandboxOptions) -> Self {
+        let client = Arc::new(Client::new(options.program.clone()));
         Self {
+            networks: Networks::new(Arc::clone(&client), options.network.clone()),
             options,
-            spawner: Mutex::default(),
+            client,
             cgroups: OnceLock::new(),
             ids: Mutex::default(),
             notices: Mutex::default(),
-            private: Mutex::default(),
             running: Mutex::default(),
             spare: Mutex::default(),
             next: AtomicU64::new(0),
@@ -183,10 +183,10 @@ impl Sandbox {
             Decided::Own => return Ok(None),
             Decided::Mapped(ids) => return Ok(Some(Arc::clone(ids))),
         }
-        let ids = match self.make_namespace(&Request::MakeUserns(map.clone()), None) {
+        let ids = match self.client.ask(&Request::MakeUserns(map.clone()), &[]) {
             Ok(userns) => Ids::new(userns, map.clone(), &self.options.leases).map(Arc::new),
             Err(SandboxError::Setup { doing, errno }) => {
-                Err(format!("{doing}: {}", io::Error::from_raw_os_error(errno)))
+                Err(format!("{doing}: {}", error::reason(&doing, errno)))
             }
             Err(error) => return Err(error),
         };
@@ -210,34 +210,32 @@ impl Sandbox {
         lock(&self.notices).take()
     }
 
-    /// Starts the private network if it is not there yet.
+    /// Makes sure that private networks can be had, by starting one where there is none yet.
     ///
     /// # Errors
     ///
     /// [`SandboxError::Network`] where no helper works, each time: the caller falls back to
     /// [`NetworkMode::Host`] and says so.
     pub fn start_network(&self) -> Result<(), SandboxError> {
-        self.private().map(drop)
+        let started = self.networks.prepare(self.ids(Security::Default)?.as_deref());
+        self.note_lacks();
+        started
     }
 
-    fn private(&self) -> Result<Arc<Private>, SandboxError> {
-        let mut private = lock(&self.private);
-        if private.is_none() {
-            let namespace = self.make_netns(self.ids(Security::Default)?.as_deref())?;
-            let start = |argv: Vec<String>, fds: &[&OwnedFd]| {
-                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-                self.start_helper(argv, &fds).map_err(|error| error.to_string())
-            };
-            *private = Some(
-                network::start(namespace, &self.options.network, &host_resolver(), &start)
-                    .map(Arc::new),
-            );
+    fn note_lacks(&self) {
+        for lack in self.networks.take_lacks() {
+            lock(&self.notices).add(lack);
         }
-        match &*private {
-            Some(Ok(network)) => Ok(Arc::clone(network)),
-            Some(Err(reason)) => Err(SandboxError::Network { reason: reason.clone() }),
-            None => Err(SandboxError::Network { reason: "not started".into() }),
+    }
+
+    /// Returns a private network of the command's own, if it is to have one.
+    fn private(&self, spec: &RunSpec) -> Result<Option<Private>, SandboxError> {
+        if spec.network != NetworkMode::Private {
+            return Ok(None);
         }
+        let network = self.networks.take(self.ids(Security::Default)?.as_ref(), &spec.lineage)?;
+        self.note_lacks();
+        Ok(Some(network))
     }
 
     /// Runs a command to its end, handing its output to `output` in pieces as they come.
@@ -265,10 +263,11 @@ impl Sandbox {
         let (ours, theirs) =
             protocol::pair().map_err(|error| SandboxError::io("cannot make a socket", error))?;
         let mut plan = Plan::new(theirs);
-        let request = self.plan(spec, inputs, &group, &mut plan)?;
+        let network = self.private(spec)?;
+        let request = self.plan(spec, inputs, &group, network.as_ref(), &mut plan)?;
         // Before anything of it runs, so that no moment escapes a freeze.
         let number = self.enlist(&group);
-        if let Err(error) = self.send(&Request::Run(Box::new(request)), &plan.borrowed()) {
+        if let Err(error) = self.client.send(&Request::Run(Box::new(request)), &plan.borrowed()) {
             lock(&self.running).groups.remove(&number);
             return Err(error);
         }
@@ -281,6 +280,9 @@ impl Sandbox {
             session.kill(&group);
         }
         session.await_death(&group);
+        if let (Some(network), Some(_), Ok(())) = (network, &session.exited, &outcome) {
+            self.networks.give_back(network, spec);
+        }
         session.drain(output);
         let delivered = session.finish_relays(cancel, control);
         mounts::remove_stubs(inputs.root, &session.stubs);
@@ -327,6 +329,7 @@ impl Sandbox {
         spec: &RunSpec,
         inputs: &Inputs<'_>,
         group: &Cgroup,
+        network: Option<&Private>,
         plan: &mut Plan,
     ) -> Result<RunRequest, SandboxError> {
         let copy = |fd: BorrowedFd<'_>| {
@@ -359,7 +362,9 @@ impl Sandbox {
         }
         let (netns, servers) = match spec.network {
             NetworkMode::Private => {
-                let network = self.private()?;
+                let network = network.ok_or_else(|| SandboxError::Network {
+                    reason: "none was started".to_owned(),
+                })?;
                 let servers = network.dns.map_or(Servers::Reachable, Servers::This);
                 (Some(plan.add(copy(network.namespace.as_fd())?)), servers)
             }
@@ -428,77 +433,6 @@ impl Sandbox {
         Ok(())
     }
 
-    fn gone(&self, source: io::Error) -> SandboxError {
-        SandboxError::Spawner { program: self.options.program.clone(), source }
-    }
-
-    /// Sends a request, starting the spawner if there is none.
-    fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
-        let gone = |source| self.gone(source);
-        let mut spawner = lock(&self.spawner);
-        if spawner.is_none() {
-            *spawner = Some(self.start_spawner().map_err(gone)?);
-        }
-        match &*spawner {
-            Some(socket) => protocol::send(socket.as_fd(), request, fds).map_err(gone),
-            None => Err(gone(io::ErrorKind::NotConnected.into())),
-        }
-    }
-
-    fn start_spawner(&self) -> io::Result<OwnedFd> {
-        let (ours, theirs) = protocol::pair()?;
-        let program = program::sealed(&self.options.program)?;
-        let mut child = Command::new(program.path())
-            .arg0(spawner::NAME)
-            .env_clear()
-            .current_dir("/")
-            .stdin(theirs)
-            .stdout(ProcessStdio::null())
-            .stderr(ProcessStdio::null())
-            .spawn()?;
-        // Whoever drops the socket ends the spawner; this thread then takes its status.
-        std::thread::Builder::new().name("spawner".into()).spawn(move || child.wait().ok())?;
-        Ok(ours)
-    }
-
-    /// Asks for something that is answered by one report with a descriptor.
-    fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
-        let answer = self.order(request, fds)?;
-        self.answer(&answer)
-    }
-
-    /// Asks without waiting; returns where the answer will come.
-    fn order(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
-        let (ours, theirs) = protocol::pair().map_err(|source| self.gone(source))?;
-        let mut all = vec![theirs.as_fd()];
-        all.extend_from_slice(fds);
-        self.send(request, &all)?;
-        Ok(ours)
-    }
-
-    /// Waits for the answer to an order.
-    fn answer(&self, ours: &OwnedFd) -> Result<OwnedFd, SandboxError> {
-        let gone = |source| self.gone(source);
-        match protocol::receive::<Report>(ours.as_fd()).map_err(gone)? {
-            Some((Report::Failed { doing, errno }, _)) => Err(SandboxError::Setup { doing, errno }),
-            Some((Report::Refused { message }, _)) => Err(SandboxError::Spec { message }),
-            Some((_, mut fds)) if !fds.is_empty() => Ok(fds.swap_remove(0)),
-            _ => Err(gone(io::ErrorKind::UnexpectedEof.into())),
-        }
-    }
-
-    fn make_namespace(
-        &self,
-        request: &Request,
-        userns: Option<BorrowedFd<'_>>,
-    ) -> Result<OwnedFd, SandboxError> {
-        self.ask(request, userns.as_slice())
-    }
-
-    fn make_netns(&self, ids: Option<&Ids>) -> Result<OwnedFd, SandboxError> {
-        self.make_namespace(&Request::MakeNetns, ids.map(Ids::userns))
-    }
-
     /// Returns a network namespace with `lo` alone.
     fn empty_netns(&self, ids: &Ids) -> Result<OwnedFd, SandboxError> {
         let mut spare = lock(&self.spare);
@@ -506,8 +440,8 @@ impl Sandbox {
         let before = std::mem::replace(&mut *spare, next);
         drop(spare);
         match before {
-            Spare::Ordered(answer) => self.answer(&answer),
-            Spare::Unknown | Spare::UsedOnce | Spare::Wanted => self.make_netns(Some(ids)),
+            Spare::Ordered(answer) => self.client.answer(&answer),
+            Spare::Unknown | Spare::UsedOnce | Spare::Wanted => self.client.make_netns(Some(ids)),
         }
     }
 
@@ -517,17 +451,9 @@ impl Sandbox {
         if matches!(*spare, Spare::Wanted)
             && let Some(ids) = self.ids(Security::Default)?
         {
-            *spare = Spare::Ordered(self.order(&Request::MakeNetns, &[ids.userns()])?);
+            *spare = Spare::Ordered(self.client.order(&Request::MakeNetns, &[ids.userns()])?);
         }
         Ok(())
-    }
-
-    fn start_helper(
-        &self,
-        argv: Vec<String>,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<OwnedFd, SandboxError> {
-        self.ask(&Request::Helper { argv }, fds)
     }
 }
 

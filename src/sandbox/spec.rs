@@ -103,6 +103,26 @@ pub struct RunSpec {
     pub readonly_root: bool,
     /// What the control group enforces.
     pub limits: Limits,
+    /// Which commands made the files it runs on.
+    #[serde(skip)]
+    pub lineage: Lineage,
+}
+
+/// Which commands made the files that a command runs on. A private network passes from a command to
+/// those that follow it, and to no other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lineage {
+    /// The command's own number in its build; `None` for one that stands alone.
+    pub own: Option<usize>,
+    /// The numbers of the commands that made its files, in any order.
+    pub ancestors: Vec<usize>,
+}
+
+impl Lineage {
+    /// Whether it runs on files of this command.
+    pub(super) fn follows(&self, command: usize) -> bool {
+        self.ancestors.contains(&command)
+    }
 }
 
 /// Size of `/dev/shm` where nobody says otherwise: 64 MiB, as Docker's.
@@ -132,6 +152,7 @@ impl RunSpec {
             seccomp: Seccomp::Default,
             readonly_root: false,
             limits: Limits::default(),
+            lineage: Lineage::default(),
         }
     }
 }

@@ -11,9 +11,9 @@ use super::mounts::{self, Prepared};
 use super::trees::{Lower, Stack, Trees};
 use super::{Cause, FailedStep, Job, room};
 use crate::layer::{Now, Time};
-use crate::plan::{Network, Op, Run, Security, Tree};
+use crate::plan::{Files, Network, Op, Run, Security, StepId, Tree};
 use crate::progress;
-use crate::sandbox::{self, Ids, NetworkMode, OsBytes, RunSpec, Stdio, Stream, Usage};
+use crate::sandbox::{self, Ids, Lineage, NetworkMode, OsBytes, RunSpec, Stdio, Stream, Usage};
 use crate::snapshot::{self, Scratch, XattrSpace, copy};
 use crate::store::{self, ChainId, Digest};
 use std::fs;
@@ -198,7 +198,7 @@ fn command(
     (root, ids): (BorrowedFd<'_>, Option<&Ids>),
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<Usage, Cause> {
-    let (spec, prepared) = prepare(job, trees, run, ids, files)?;
+    let (spec, prepared) = prepare(job, trees, (index, run), ids, files)?;
     let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
     let control = sandbox::Control::default();
     let mask = Mask::of(job);
@@ -248,7 +248,7 @@ fn command(
 pub(super) fn prepare(
     job: &Job<'_>,
     trees: &Trees,
-    run: &Run,
+    (index, run): (usize, &Run),
     ids: Option<&Ids>,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<(RunSpec, Prepared), Cause> {
@@ -295,8 +295,20 @@ pub(super) fn prepare(
         seccomp: options.seccomp.clone(),
         readonly_root: false,
         limits: options.limits.clone(),
+        lineage: lineage(job, index),
     };
     Ok((spec, prepared))
+}
+
+/// Finds the steps whose files a step runs on.
+fn lineage(job: &Job<'_>, index: usize) -> Lineage {
+    let mut ancestors = Vec::new();
+    let mut files = job.plan.steps[index].parent;
+    while let Files::Step(StepId(above)) = files {
+        ancestors.push(above);
+        files = job.plan.steps[above].parent;
+    }
+    Lineage { own: Some(index), ancestors }
 }
 
 fn allowed(job: &Job<'_>, entitlement: &'static str) -> Result<(), Cause> {

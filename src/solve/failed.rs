@@ -67,7 +67,8 @@ impl FailedStep {
         let mounted = self.below.mount_for(Some(&self.scratch.upper()), ids.as_deref())?;
         let trees = Trees::default();
         let files = |tree: Tree| self.files.get(&tree).cloned().unwrap_or_default();
-        let (mut spec, prepared) = exec::prepare(job, &trees, run, ids.as_deref(), &files)?;
+        let (mut spec, prepared) =
+            exec::prepare(job, &trees, (self.step, run), ids.as_deref(), &files)?;
         spec.argv = vec![OsBytes::from(shell(run))];
         spec.env.extend(terminal.map(|kind| ("TERM".to_owned(), kind)));
         let inputs = Inputs { root: mounted.root(), sources: prepared.sources(), stdio };

@@ -11,4 +11,5 @@ pub mod room;
 pub mod rooted;
 pub mod stat;
 pub mod threads;
+pub mod tun;
 pub mod writeback;

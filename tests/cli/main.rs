@@ -32,6 +32,7 @@ mod metadata;
 mod mounts;
 mod mutations;
 mod nested;
+mod networks;
 mod on_error;
 mod page;
 mod platforms;

@@ -60,7 +60,7 @@ fn privileged_the_private_network_leads_out_but_not_to_host_loopback() {
         stream.read_to_end(&mut Vec::new()).ok();
         panic!("the host's loopback was reached");
     }
-    // Steps of one build share it.
+    // The next command has one too.
     assert!(kit.run(&spec).stdout.contains("default via"));
 }
 

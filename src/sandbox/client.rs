@@ -1,0 +1,111 @@
+//! The builder's connection to the spawner, which is started with the first request.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use super::ids::Ids;
+use super::protocol::{self, Report, Request};
+use super::{SandboxError, program, spawner};
+
+/// A connection to a spawner, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Client {
+    program: PathBuf,
+    socket: Mutex<Option<OwnedFd>>,
+}
+
+impl Client {
+    /// Makes one that starts `program` as the spawner.
+    pub(super) fn new(program: PathBuf) -> Self {
+        Self { program, socket: Mutex::default() }
+    }
+
+    fn gone(&self, source: io::Error) -> SandboxError {
+        SandboxError::Spawner { program: self.program.clone(), source }
+    }
+
+    /// Sends a request, starting the spawner if there is none.
+    pub(super) fn send(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), SandboxError> {
+        let gone = |source| self.gone(source);
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if socket.is_none() {
+            *socket = Some(self.start().map_err(gone)?);
+        }
+        match &*socket {
+            Some(socket) => protocol::send(socket.as_fd(), request, fds).map_err(gone),
+            None => Err(gone(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn start(&self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = protocol::pair()?;
+        let program = program::sealed(&self.program)?;
+        let mut child = Command::new(program.path())
+            .arg0(spawner::NAME)
+            .env_clear()
+            .current_dir("/")
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        // The spawner ends when the socket is dropped; this thread then takes its status.
+        std::thread::Builder::new().name("spawner".into()).spawn(move || child.wait().ok())?;
+        Ok(ours)
+    }
+
+    /// Asks for something that is answered by one report with a descriptor.
+    pub(super) fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<OwnedFd, SandboxError> {
+        let answer = self.order(request, fds)?;
+        self.answer(&answer)
+    }
+
+    /// Asks without waiting; returns where the answer will come.
+    pub(super) fn order(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<OwnedFd, SandboxError> {
+        let (ours, theirs) = protocol::pair().map_err(|source| self.gone(source))?;
+        let mut all = vec![theirs.as_fd()];
+        all.extend_from_slice(fds);
+        self.send(request, &all)?;
+        Ok(ours)
+    }
+
+    /// Waits for the answer to an order.
+    pub(super) fn answer(&self, ours: &OwnedFd) -> Result<OwnedFd, SandboxError> {
+        let gone = |source| self.gone(source);
+        match protocol::receive::<Report>(ours.as_fd()).map_err(gone)? {
+            Some((Report::Failed { doing, errno }, _)) => Err(SandboxError::Setup { doing, errno }),
+            Some((Report::Refused { message }, _)) => Err(SandboxError::Spec { message }),
+            Some((_, mut fds)) if !fds.is_empty() => Ok(fds.swap_remove(0)),
+            _ => Err(gone(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    /// Makes a network namespace with `lo` alone, which belongs to the user namespace of `ids`.
+    pub(super) fn make_netns(&self, ids: Option<&Ids>) -> Result<OwnedFd, SandboxError> {
+        self.ask(&Request::MakeNetns, ids.map(Ids::userns).as_slice())
+    }
+
+    /// Starts a program that dies with the spawner, with descriptors from 3 on; returns its pidfd.
+    pub(super) fn start_helper(
+        &self,
+        argv: Vec<String>,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<OwnedFd, SandboxError> {
+        self.ask(&Request::Helper { argv }, fds)
+    }
+}
