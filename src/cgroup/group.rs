@@ -223,6 +223,12 @@ impl Cgroup {
             if let Some(file) = file {
                 write(file, &pids.to_string())?;
             }
+        } else if let Some(pids) = limits.default_pids
+            && let Some(file) =
+                self.v2_file("pids", "pids.max").or_else(|| self.v1_file("pids", "pids.max"))
+        {
+            // The user did not ask for it, so a failure is not an error.
+            write(file, &pids.to_string()).ok();
         }
         self.limit_io(limits)
     }
@@ -589,6 +595,9 @@ mod tests {
         let error = create(&nothing, None, &limits).unwrap_err();
         assert!(error.to_string().starts_with("--cpus cannot be enforced"), "{error}");
         let limits = Limits { memory: Some(7), pids: Some(5), ..Limits::default() };
+        let unasked = Limits { default_pids: Some(5), ..Limits::default() };
+        assert!(create(&nothing, None, &unasked).unwrap().substitutes().is_empty());
+        assert!(unasked.is_empty());
         let group = create(&nothing, None, &limits).unwrap();
         let found: Vec<_> = group.substitutes().iter().map(|s| (s.rlimit, s.value)).collect();
         assert_eq!(found, [("data", 7), ("nproc", 5)]);

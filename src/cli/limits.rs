@@ -36,7 +36,8 @@ pub struct LimitArgs {
     /// Memory nodes to use, as 0-1
     #[arg(long, value_name = "LIST")]
     pub cpuset_mems: Option<String>,
-    /// Processes and threads at one time; -1 for any number
+    /// Processes and threads at one time; -1 for any number [default: 2048 where a control group can
+    /// enforce it]
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
     /// Input/output weight, 10 to 1000
@@ -131,6 +132,7 @@ impl LimitArgs {
                 .pids_limit
                 .and_then(|pids| u64::try_from(pids).ok())
                 .filter(|pids| *pids > 0),
+            default_pids: self.pids_limit.is_none().then_some(PIDS),
             io_weight: self.io_weight,
             io_throttle: self.throttles()?,
         })
@@ -165,6 +167,9 @@ impl LimitArgs {
         Ok(devices.into_values().collect())
     }
 }
+
+/// Most processes and threads of a step where the user says nothing: Podman's.
+const PIDS: u64 = 2048;
 
 /// The least that Docker accepts; a command cannot start with less.
 const MEMORY_MIN: u64 = 6 << 20;
@@ -222,6 +227,8 @@ mod tests {
         };
         let limits = args.limits().unwrap();
         assert_eq!((limits.cpus, limits.cpu_period), (Some(0.5), Some(50_000)));
-        assert_eq!(limits.pids, None);
+        assert_eq!((limits.pids, limits.default_pids), (None, None));
+        let limits = LimitArgs::default().limits().unwrap();
+        assert_eq!((limits.pids, limits.default_pids), (None, Some(2048)));
     }
 }
