@@ -10,6 +10,7 @@ use crate::dockerfile::errors::did_you_mean;
 use crate::plan::PlanError;
 use crate::progress::Progress;
 use crate::solve::{Cause, SolveError};
+use nix::sys::signal::Signal;
 
 /// How many lines of a failed step's output an error shows.
 const OUTPUT_LINES: usize = 20;
@@ -144,12 +145,15 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
             let meaning = match status {
                 126 => " (not executable)",
                 127 => " (command not found)",
-                _ if *status > 128 => " (killed by a signal)",
                 _ => "",
             };
+            let signal = signal_of(*status)
+                .map_or_else(String::new, |name| format!(" (killed by the signal {name})"));
             (
                 Class::Step,
-                format!("{name} did not complete successfully: exit code: {status}{meaning}"),
+                format!(
+                    "{name} did not complete successfully: exit code: {status}{meaning}{signal}"
+                ),
                 Vec::new(),
             )
         }
@@ -187,8 +191,34 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
     }
 }
 
+/// The signal that a status of 128 + N stands for. Other statuses above 128, such as 255, are the
+/// command's own.
+fn signal_of(status: i32) -> Option<&'static str> {
+    Signal::try_from(status.checked_sub(128)?).ok().map(Signal::as_str)
+}
+
 /// Bytes as people read them: `64 MiB`, `511.8 MiB`.
 fn size(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if bytes.is_multiple_of(1 << 20) { format!("{mib:.0} MiB") } else { format!("{mib:.1} MiB") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_status_of_a_signal_is_explained_by_one() {
+        for (status, want) in [
+            (255, None),
+            (200, None),
+            (128, None),
+            (1, None),
+            (137, Some("SIGKILL")),
+            (139, Some("SIGSEGV")),
+            (143, Some("SIGTERM")),
+        ] {
+            assert_eq!(signal_of(status), want, "{status}");
+        }
+    }
 }
