@@ -17,8 +17,8 @@
 
 mod agent;
 mod caps;
-mod command;
 mod client;
+mod command;
 mod deputy;
 mod descriptors;
 mod enter;
