@@ -1,6 +1,5 @@
 //! Causes in words: lines of coloured stretches, which text and HTML lay out.
 
-use super::Basis;
 use super::compare::{Cause, Evicted, NoRecord, Variable};
 use super::diff::{Op, Piece};
 use super::listing::{Attribute, Change, FileChange, FileChanges};
@@ -291,15 +290,6 @@ fn file(file: &FileChange) -> Line {
         }
     }
     line.with(Ink::Plain, parts.join(", "))
-}
-
-/// Says why a build of another place was taken to compare with.
-pub(super) fn basis(report: &Report) -> &'static str {
-    match report.basis {
-        None | Some(Basis::Place) => "",
-        Some(Basis::Name) => " (another directory; the same name, target and stages)",
-        Some(Basis::Steps) => " (another directory or target; the nearest with the same steps)",
-    }
 }
 
 /// Says what a step that ran again made, beside what it made before.

@@ -3,7 +3,7 @@
 use super::compare::{self, Cause, Evicted, NoRecord};
 use super::listing::Listings;
 use super::suggest::{self, Suggestion};
-use super::{Basis, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord, place, redact};
+use super::{BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord, place, redact};
 use crate::store::ChainId;
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -23,9 +23,6 @@ pub struct Report {
     /// The nearest earlier build, with which it was compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compared_with: Option<String>,
-    /// What that build and this one have in common.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub basis: Option<Basis>,
     /// When it began, in milliseconds since 1970.
     pub started_ms: i64,
     /// When it ended.
@@ -191,7 +188,6 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
         version: SCHEMA_VERSION,
         build: (build.outcome != Outcome::Predicted).then(|| build.id.to_string()),
         compared_with,
-        basis: None,
         started_ms: about.started_ms,
         finished_ms: build.finished_ms,
         outcome: build.outcome.clone(),

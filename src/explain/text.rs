@@ -135,8 +135,7 @@ fn head(page: &mut Page, report: &Report) {
     );
     page.wrapped(0, &Line::default().with(Ink::Dim, place));
     if let Some(earlier) = &report.compared_with {
-        let text = format!("compared with build {earlier}{}", phrase::basis(report));
-        page.wrapped(0, &Line::default().with(Ink::Dim, text));
+        page.wrapped(0, &Line::default().with(Ink::Dim, format!("compared with build {earlier}")));
     }
     page.out.push('\n');
 }

@@ -45,4 +45,3 @@ mod secrets;
 mod shared_cache;
 mod stdio;
 mod upkeep;
-mod walk;

@@ -105,7 +105,7 @@ fn header(out: &mut String, report: &Report, title: &str) {
         row("image", &report.tags.join(", "));
     }
     if let Some(earlier) = &report.compared_with {
-        row("compared with", &format!("build {earlier}{}", phrase::basis(report)));
+        row("compared with", &format!("build {earlier}"));
     }
     out.push_str("</dl></header>\n");
 }
