@@ -99,8 +99,6 @@ pub enum Missing {
     Layer,
     /// The record is there and cannot be read.
     Damaged,
-    /// The record is there, in the format of another version of the program.
-    Format,
 }
 
 /// The records of one store.
@@ -159,70 +157,12 @@ impl Cache {
         let Some(bytes) = self.store.read_file(&record_path(key, parent))? else {
             return Ok(Err(Missing::Key));
         };
-        /// What every format has.
-        #[derive(Deserialize)]
-        struct Any {
-            version: u32,
-        }
-        match serde_json::from_slice::<Any>(&bytes) {
-            Ok(any) if any.version != RECORD_VERSION => return Ok(Err(Missing::Format)),
-            _ => {}
-        }
         Ok(serde_json::from_slice::<Record>(&bytes)
             .ok()
-            .filter(|record| record.key == *key && record.parent == *parent)
+            .filter(|record| {
+                record.version == RECORD_VERSION && record.key == *key && record.parent == *parent
+            })
             .ok_or(Missing::Damaged))
-    }
-
-    /// Returns the records of `key` that could be hit, on whatever parent: those that can be read
-    /// and whose layer is in the store.
-    ///
-    /// # Errors
-    ///
-    /// [`CacheError`] where the store cannot be read.
-    pub fn usable(&self, key: &Key) -> Result<Vec<Record>, CacheError> {
-        let mut found = Vec::new();
-        let parents = std::fs::read_dir(self.store.root().join(key_dir(key)));
-        for entry in parents.into_iter().flatten().flatten() {
-            let Some(parent) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            if let Ok((record, _)) = self.lookup(key, &parent)? {
-                found.push(record);
-            }
-        }
-        found.sort_by_key(|record| record.parent);
-        Ok(found)
-    }
-
-    /// Returns every record that could be hit. Reads all of them.
-    ///
-    /// # Errors
-    ///
-    /// [`CacheError`] where the store cannot be read.
-    pub fn all_usable(&self) -> Result<Vec<Record>, CacheError> {
-        let mut found = Vec::new();
-        let folders = std::fs::read_dir(self.store.root().join("records"));
-        for folder in folders.into_iter().flatten().flatten() {
-            for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
-                let key = entry.file_name().to_str().and_then(|name| name.parse().ok());
-                if let Some(key) = key {
-                    found.extend(self.usable(&key)?);
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// Returns the chain that `chain` extends by one layer; `None` where the store does not know.
-    ///
-    /// # Errors
-    ///
-    /// [`CacheError`] where the store cannot be read.
-    pub fn parent_of(&self, chain: &ChainId) -> Result<Option<ChainId>, CacheError> {
-        let Some(bytes) = self.store.read_file(&chain_path(chain))? else { return Ok(None) };
-        let words = std::str::from_utf8(&bytes).ok().map(str::split_whitespace);
-        Ok(words.and_then(|mut words| words.nth(2)).and_then(|word| word.parse().ok()))
     }
 
     /// Reads a record for comparing, whether or not its layer still exists.
@@ -266,8 +206,8 @@ impl Cache {
     pub fn interned(&self, chain: &ChainId) -> Result<Option<(Layer, i64)>, CacheError> {
         let Some(bytes) = self.store.read_file(&chain_path(chain))? else { return Ok(None) };
         let known = std::str::from_utf8(&bytes).ok().and_then(|text| {
-            let mut words = text.split_whitespace();
-            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+            let (id, finished) = text.trim_end().split_once(' ')?;
+            Some((id.parse().ok()?, finished.parse().ok()?))
         });
         match known {
             Some((id, finished)) => Ok(self.layer(&id)?.map(|layer| (layer, finished))),
@@ -275,7 +215,7 @@ impl Cache {
         }
     }
 
-    /// Notes that `layer`, made at `finished`, completes `chain` on top of `parent`.
+    /// Notes that `layer`, made at `finished`, completes `chain`.
     ///
     /// # Errors
     ///
@@ -285,9 +225,8 @@ impl Cache {
         chain: &ChainId,
         layer: &LayerId,
         finished: i64,
-        parent: &ChainId,
     ) -> Result<(), CacheError> {
-        let line = format!("{layer} {finished} {}\n", parent.to_hex());
+        let line = format!("{layer} {finished}\n");
         Ok(self.store.write_file(&chain_path(chain), line.as_bytes())?)
     }
 

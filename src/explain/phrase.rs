@@ -3,7 +3,7 @@
 use super::compare::{Cause, Evicted, NoRecord, Variable};
 use super::diff::{Op, Piece};
 use super::listing::{Attribute, Change, FileChange, FileChanges};
-use super::report::{Remade, Report, Step};
+use super::report::Report;
 use std::borrow::Cow;
 
 /// How much of what did not change is shown on each side of what did, in characters.
@@ -48,13 +48,9 @@ pub(super) type Phrase = (usize, Line);
 /// Says a cause in one or more lines.
 pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
     let line = match cause {
-        Cause::NoCache => Line::plain("--no-cache was given (or --no-cache-filter)"),
+        Cause::NoCache => Line::plain("--no-cache was given"),
         Cause::NoRecord { reason } => Line::plain(match reason {
-            NoRecord::FirstBuild => "no build to compare with is in the history",
-            NoRecord::NotKept => "no result of it on these files is in the cache",
-            NoRecord::Unsound => {
-                "what it copied changed while it was copied, so the result was not kept"
-            }
+            NoRecord::FirstBuild => "the first build of this context, Dockerfile and target",
             NoRecord::NewStep => "a new step",
             NoRecord::NeverReached => "no earlier build came this far",
         }),
@@ -68,10 +64,8 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
                 Evicted::Layer => "the layer it made",
             };
             Line::plain(match build {
-                Some(build) => {
-                    format!("{what} was removed after build {build} (prune, GC or repair)")
-                }
-                None => format!("{what} was removed (prune, GC or repair)"),
+                Some(build) => format!("{what} was removed after build {build} (prune, or GC)"),
+                None => format!("{what} was removed (prune, or GC)"),
             })
         }
         Cause::Damaged => Line::plain("its record is damaged"),
@@ -79,24 +73,10 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
         Cause::Base { old, new, old_digest, new_digest } => {
             base(old.as_deref(), new, old_digest.as_deref(), new_digest.as_deref())
         }
-        Cause::EarlierStep {
-            number,
-            name,
-            first,
-            is_certain,
-            is_found,
-            is_times,
-            builds,
-            is_read,
-        } => {
+        Cause::EarlierStep { number, name, first, is_certain } => {
             let name = clean(short(name)).into_owned();
             if *is_certain {
-                let line = Line::plain(match (is_found, is_times) {
-                    (false, false) => format!("{name} made other files"),
-                    (false, true) => format!("{name} made the same files with other times"),
-                    (true, false) => format!("{name} was found with other files"),
-                    (true, true) => format!("{name} was found with other times of files"),
-                });
+                let line = Line::plain(format!("{name} made other files"));
                 match report.steps.iter().find(|s| s.number == *first && first != number) {
                     Some(first) => {
                         line.with(Ink::Plain, format!(", broken by {}", clean(short(&first.name))))
@@ -104,17 +84,7 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
                     None => line,
                 }
             } else {
-                let builds = match builds.split_first() {
-                    Some((first, rest)) => {
-                        let rest: String = rest.iter().map(|b| format!(" or {b}")).collect();
-                        format!("in build {first}{rest}")
-                    }
-                    None => "before".to_owned(),
-                };
-                Line::plain(match is_read {
-                    false => format!("hits only if {name} makes the same files as {builds}"),
-                    true => format!("hits only if what it reads of {name} is as {builds}"),
-                })
+                Line::plain(format!("runs if {name} makes other files"))
             }
         }
         Cause::Predecessor { old, new } => Line::plain(format!(
@@ -132,7 +102,7 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
         Cause::Files { source, changes, made_by } => {
             let made_by = made_by.and_then(|n| report.steps.iter().find(|s| s.number == n));
             let by = match made_by {
-                Some(step) => format!(" (from {})", clean(short(&step.name))),
+                Some(step) => format!(" (made by {})", clean(short(&step.name))),
                 None => String::new(),
             };
             return files(&format!("files {}{by}", clean(source)), changes.as_ref());
@@ -160,7 +130,7 @@ fn base(old: Option<&str>, new: &str, old_digest: Option<&str>, new_digest: Opti
     };
     let (old, new) = (old.map(familiar), familiar(new));
     match old {
-        Some(old) if old == new && old_digest == new_digest => {
+        Some(old) if old == new && (old_digest.is_none() && new_digest.is_none()) => {
             Line::plain(format!("base image {}: other files", clean(new)))
         }
         Some(old) if old == new => values(
@@ -176,11 +146,7 @@ fn base(old: Option<&str>, new: &str, old_digest: Option<&str>, new_digest: Opti
 fn variable(kind: &str, variable: &Variable) -> Line {
     let name = format!("{kind} {}", clean(&variable.name));
     if variable.is_hidden {
-        return Line::plain(match variable.was_and_is_set {
-            (false, _) => format!("{name}: new (hidden)"),
-            (_, false) => format!("{name}: gone (hidden)"),
-            _ => format!("{name}: another value (hidden)"),
-        });
+        return Line::plain(format!("{name}: another value (hidden)"));
     }
     values(&name, variable.old.as_deref(), variable.new.as_deref())
 }
@@ -233,10 +199,7 @@ fn excerpt(text: &str, is_first: bool, is_last: bool) -> String {
 
 pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
     let Some(changes) = changes else {
-        return vec![(
-            0,
-            Line::plain(format!("{name}: changed; one of the two listings is not kept")),
-        )];
+        return vec![(0, Line::plain(format!("{name}: changed; the old listing is gone")))];
     };
     let mut counts = Vec::new();
     for (count, what) in
@@ -246,9 +209,6 @@ pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
             counts.push(format!("{count} {what}"));
         }
     }
-    if counts.is_empty() {
-        counts.push("capabilities, links or names that listings do not show".to_owned());
-    }
     let mut phrases = vec![(0, Line::plain(format!("{name}: {}", counts.join(", "))))];
     phrases.extend(changes.files.iter().map(|file| (1, self::file(file))));
     let more = changes.count() - changes.files.len();
@@ -256,7 +216,7 @@ pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
         phrases.push((1, Line::plain(format!("… and {more} more"))));
     }
     if changes.is_umask {
-        let text = "only write permission of group and others differs, as under another umask";
+        let text = "only write permission of group and others differs: made under another umask";
         phrases.push((0, Line::plain(text)));
     }
     phrases
@@ -290,18 +250,6 @@ fn file(file: &FileChange) -> Line {
         }
     }
     line.with(Ink::Plain, parts.join(", "))
-}
-
-/// Says what a step that ran again made, beside what it made before.
-pub(super) fn remade(step: &Step) -> Option<(Ink, &'static str)> {
-    match step.remade? {
-        Remade::Same => {
-            Some((Ink::Green, "made the same files as before: what follows is undisturbed"))
-        }
-        Remade::OnOthers => Some((Ink::Plain, "made the same files as before, on top of others")),
-        Remade::OtherTimes => Some((Ink::Plain, "made the same files as before, with other times")),
-        Remade::Other => None,
-    }
 }
 
 /// An image as people write it: without the registry that is meant anyway, and without a digest.

@@ -217,19 +217,13 @@ fn a_prediction_says_what_is_certain_and_what_is_not() {
         vec![
             made(0, "build: RUN apt-get install -y gcc", &["argv=apt"], 1, hit(8)),
             made(1, "build: COPY . /src", &["files .=tree:5"], 2, StepOutcome::WouldRun),
-            made(
-                2,
-                "build: RUN make",
-                &["argv=make"],
-                3,
-                StepOutcome::DependsOn { number: 1, builds: vec!["00000000001".into()] },
-            ),
+            made(2, "build: RUN make", &["argv=make"], 3, StepOutcome::DependsOn { number: 1 }),
             made(
                 3,
                 "build: RUN strip /out",
                 &["argv=strip"],
                 4,
-                StepOutcome::DependsOn { number: 2, builds: vec!["00000000001".into()] },
+                StepOutcome::DependsOn { number: 2 },
             ),
         ],
     );

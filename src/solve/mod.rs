@@ -89,9 +89,6 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// Where layers and records are.
     pub store: &'a Store,
-    /// Where files are made that go at the end: another store for a prediction, which writes nothing
-    /// to `store`.
-    pub workshop: &'a Store,
     /// The images, by the number the resolver gave each.
     pub images: &'a [Image],
     /// The contexts, in the order of [`Plan::contexts`].
@@ -263,8 +260,6 @@ pub struct StepReport {
     pub layer: Option<Layer>,
     /// What is filed of that.
     pub output: Option<Output>,
-    /// Whether sources changed while they were copied, so that nothing was filed.
-    pub is_unsound: bool,
     /// How long after the build it began, in microseconds.
     pub began_us: u64,
     /// From its begin to its end in this build, in microseconds.
@@ -294,8 +289,6 @@ pub enum End {
     Unknown {
         /// The place of that step in the plan.
         after: usize,
-        /// The builds whose results it could hit.
-        builds: Vec<String>,
     },
 }
 

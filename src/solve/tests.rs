@@ -83,7 +83,6 @@ impl Kit {
         let job = Job {
             plan: &plan,
             store: &store,
-            workshop: &store,
             images: &[],
             contexts,
             options: options(store.root()),

@@ -148,7 +148,7 @@ fn with_job<T>(
     let plan = request.plan(args, &mut images)?;
     let progress = Progress::quiet();
     let sandbox = Sandbox::new(args.security.sandbox(store));
-    let mut job = request.job(
+    let job = request.job(
         &plan,
         store,
         &images.images,
@@ -158,7 +158,6 @@ fn with_job<T>(
         (environment, cancel),
         "",
     )?;
-    job.workshop = elsewhere;
     ask(&request, &job, &images.images)
 }
 

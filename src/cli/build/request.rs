@@ -262,7 +262,6 @@ impl Request {
         Ok(Job {
             plan,
             store,
-            workshop: store,
             images,
             contexts,
             options,
