@@ -154,7 +154,11 @@ impl MapReader {
         let mut lines = self.text.split(|&byte| byte == b'\n');
         let mut next = || lines.next().and_then(number).ok_or(BAD_MAP);
         let count = next()?;
-        if self.ends < count.checked_mul(2).and_then(|lines| lines.checked_add(1)).ok_or(BAD_MAP)? {
+        // Two lines of at least two bytes each describe a region.
+        if count > MAP_MAX as u64 / 4 {
+            return Err(BAD_MAP);
+        }
+        if self.ends < count * 2 + 1 {
             return Ok(None);
         }
         let region = |_| Ok(Region { offset: next()?, length: next()? });
