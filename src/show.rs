@@ -111,7 +111,7 @@ fn userinfos(text: &str) -> Vec<(usize, usize)> {
         if let Some(at) = text[start..end].rfind('@') {
             // The user of ssh is a part of the address, and not a secret.
             let user = &text[start..start + at];
-            if !(text[..scheme_end].ends_with("ssh") && !user.contains(':')) {
+            if !text[..scheme_end].ends_with("ssh") || user.contains(':') {
                 found.push((start, start + at));
             }
         }

@@ -646,7 +646,7 @@ fn documents_may_lie_about_sizes_digests_and_types() {
     let canaries = Canaries::new(&kit);
     let base = rootfs();
     let layout = kit.beside("layout");
-    let up = format!("sha256:../../../../canary/marker");
+    let up = "sha256:../../../../canary/marker".to_owned();
     let secret = kit.beside("canary/marker");
     let mut images: Vec<(String, Layout)> = Vec::new();
     let mut with = |name: &str, manifest: fn(&mut Value), entry: fn(&mut Value)| {
@@ -671,7 +671,7 @@ fn documents_may_lie_about_sizes_digests_and_types() {
         nothing,
     );
     with("manifest elsewhere", nothing, |e| {
-        e["digest"] = json!("sha256:../../../../canary/marker")
+        e["digest"] = json!("sha256:../../../../canary/marker");
     });
     with("absolute digest", nothing, |e| e["digest"] = json!("/etc/passwd"));
     with(
@@ -710,7 +710,7 @@ fn documents_may_lie_about_sizes_digests_and_types() {
     with("config as manifest", nothing, |e| e["mediaType"] = json!("\u{1b}[31m"));
     with("absurd platform", nothing, |e| e["platform"] = json!([{"os": "\u{1b}[31m"}]));
     with("absurd annotations", nothing, |e| {
-        e["annotations"] = json!({"org.opencontainers.image.ref.name": "../../\u{1b}[31m"})
+        e["annotations"] = json!({"org.opencontainers.image.ref.name": "../../\u{1b}[31m"});
     });
     with("annotations of another kind", nothing, |e| e["annotations"] = json!([5]));
     for (name, image) in &images {
@@ -763,7 +763,8 @@ fn documents_may_lie_about_sizes_digests_and_types() {
     }
     // A docker archive with names of its choice.
     let archive = kit.out("saved.tar");
-    let names: [(&str, fn(usize) -> String); 4] = [
+    type LayerName = fn(usize) -> String;
+    let names: [(&str, LayerName); 4] = [
         ("config.json", |n| format!("../../../../canary/{n}")),
         ("../canary/marker", |n| format!("{n}/layer.tar")),
         ("manifest.json", |_| "manifest.json".to_owned()),

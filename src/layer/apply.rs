@@ -698,7 +698,7 @@ fn check_path(path: &[u8]) -> Result<(), LayerError> {
     if path.len() > PATH_MAX {
         return Err(LayerError::malformed("a path is longer than 256 KiB", path));
     }
-    if path.iter().filter(|&&byte| byte == b'/').count() >= DEPTH_MAX {
+    if memchr::memchr_iter(b'/', path).count() >= DEPTH_MAX {
         return Err(LayerError::malformed("a path is deeper than 16384 directories", path));
     }
     Ok(())

@@ -66,7 +66,7 @@ impl Records {
             b"numblocks" => &mut self.count,
             b"map" => &mut self.map,
             b"offset" | b"numbytes" => {
-                let is_turn = (self.pairs.len() % 2 == 0) == (key == b"offset");
+                let is_turn = self.pairs.len().is_multiple_of(2) == (key == b"offset");
                 if !is_turn || value.contains(&b',') {
                     return None;
                 }
@@ -147,7 +147,7 @@ impl MapReader {
             return Err("its sparse map is larger than 1 MiB");
         }
         self.text.extend_from_slice(block);
-        self.ends += block.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.ends += memchr::memchr_iter(b'\n', block).count() as u64;
         if self.ends == 0 {
             return Ok(None);
         }

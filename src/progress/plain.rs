@@ -234,15 +234,8 @@ impl Lane {
         self.hold(&format!("{time:.precision$} {text}"));
     }
 
-    fn status(
-        &mut self,
-        at: Timestamp,
-        id: String,
-        current: u64,
-        total: Option<u64>,
-        is_done: bool,
-    ) {
-        let part = self.parts.entry(id.clone());
+    fn status(&mut self, at: Timestamp, id: &str, current: u64, total: Option<u64>, is_done: bool) {
+        let part = self.parts.entry(id.to_owned());
         let is_new = matches!(part, std::collections::btree_map::Entry::Vacant(_));
         let part = part.or_insert_with(|| Part {
             pace: Pace::new(at, current, total),
@@ -268,7 +261,7 @@ impl Lane {
             false => format!("{name}{amount}{took}{rate}"),
         };
         if is_done {
-            self.parts.remove(&id);
+            self.parts.remove(id);
         }
         self.hold(&line);
     }
@@ -303,7 +296,7 @@ impl Renderer for Plain {
             }
             Event::Status { vertex, id, current, total, is_done } => {
                 if let Some(lane) = self.lanes.get_mut(&vertex) {
-                    lane.status(at, id, current, total, is_done);
+                    lane.status(at, &id, current, total, is_done);
                     self.settle(vertex, at);
                 }
             }

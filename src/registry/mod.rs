@@ -71,6 +71,13 @@ pub fn is_loopback(host: &str) -> bool {
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Says whether the value of a `WWW-Authenticate` header asks for credentials that we could give. For
+/// fuzzing: requests use the parser itself.
+#[doc(hidden)]
+pub fn is_challenge(header: &str) -> bool {
+    challenge::Challenge::choose(std::iter::once(header)).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,11 +95,4 @@ mod tests {
             assert!(!is_loopback(host), "{host}");
         }
     }
-}
-
-/// Says whether the value of a `WWW-Authenticate` header asks for credentials that we could give. For
-/// fuzzing: requests use the parser itself.
-#[doc(hidden)]
-pub fn is_challenge(header: &str) -> bool {
-    challenge::Challenge::choose(std::iter::once(header)).is_some()
 }

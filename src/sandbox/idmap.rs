@@ -111,7 +111,9 @@ impl IdMap {
     /// Returns the texts for `uid_map` and `gid_map`.
     pub(super) fn texts(&self) -> [(&'static str, String); 2] {
         let text = |extents: &[Extent]| {
-            extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
+            extents.iter().fold(String::new(), |text, e| {
+                text + &format!("{} {} {}\n", e.inside, e.outside, e.count)
+            })
         };
         [("uid_map", text(&self.uids)), ("gid_map", text(&self.gids))]
     }

@@ -329,7 +329,7 @@ mod tests {
         let ((command, mut writes), (reads, caller)) = (pipe(), pipe());
         let relays = Relays::start(vec![output(command, caller)]).unwrap();
         drop(reads);
-        let piece = [0; PIECE];
+        let piece = vec![0; PIECE];
         // The pipe takes two pieces at most before nobody reads it.
         let broken = (0..1000).find_map(|_| writes.write_all(&piece).err()).unwrap();
         assert_eq!(broken.kind(), io::ErrorKind::BrokenPipe);

@@ -339,6 +339,7 @@ mod tests {
         let reader = std::thread::spawn(move || given.read_to_limit(10));
         cancel.cancel();
         let error = reader.join().unwrap().unwrap_err();
-        assert!(error.get_ref().is_some_and(|inner| inner.is::<Interrupted>()), "{error}");
+        let inner = error.into_inner().unwrap();
+        assert!(inner.is::<Interrupted>(), "{inner}");
     }
 }

@@ -88,10 +88,10 @@ fn privileged_a_terminal_of_the_callers_is_out_of_reach() {
         let before = facts();
         let run = kit.builder(["run"]).args(flags).args(["it", "sh", "-c", TRY_TERMINAL]);
         let mut running = terminal.start(run);
-        if flags.first() != Some(&"-i") {
-            terminal.type_in("typed\n");
-        } else {
+        if flags.first() == Some(&"-i") {
             terminal.type_in("\x04");
+        } else {
+            terminal.type_in("typed\n");
         }
         let seen = running.expect("the end");
         for word in ["terminal", "read:", "reopened:"] {
@@ -127,7 +127,7 @@ fn one_place_for_both_outputs_keeps_their_order() {
     let mut command = kit.builder(["run", "it", "sh", "-c", script]).into_command();
     command.stdout(both.try_clone().unwrap()).stderr(both);
     assert!(command.status().unwrap().success());
-    let wanted: String = (1..=200).map(|i| format!("{i}\n{i}\n")).collect();
+    let wanted = (1..=200).fold(String::new(), |text, i| text + &format!("{i}\n{i}\n"));
     assert_eq!(fs::read_to_string(path).unwrap(), wanted);
 }
 

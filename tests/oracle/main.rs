@@ -289,7 +289,7 @@ fn compare_entry(want: &Entry, got: &Entry) -> Option<String> {
         got.mtime = want.mtime;
     }
     if want.same_as.is_some() {
-        got.content = want.content.clone();
+        got.content.clone_from(&want.content);
     }
     got.xattrs.sort();
     let mut want = want.clone();

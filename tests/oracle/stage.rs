@@ -127,7 +127,7 @@ impl Stage {
             }
             Op::Xattr { path, name, value } => {
                 let flags = rustix::fs::XattrFlags::empty();
-                rustix::fs::lsetxattr(&self.path(path), name.as_str(), value, flags)
+                rustix::fs::lsetxattr(self.path(path), name.as_str(), value, flags)
                     .expect("setxattr");
                 None
             }

@@ -235,8 +235,8 @@ fn privileged_large_ids_are_users_groups_and_owners_of_mounts() {
 
 #[test]
 fn privileged_an_id_that_cannot_be_mapped_is_refused_before_the_command() {
-    let taken = [65_536..0x7000_0000_u64];
-    let map = IdMap::spread(FIRST, (&taken, &taken));
+    let taken = std::slice::from_ref(&(65_536..0x7000_0000_u64));
+    let map = IdMap::spread(FIRST, (taken, taken));
     let Some(kit) = Kit::with(|options| options.idmap = Some(map)) else { return };
     if kit.sandbox.ids(Security::Default).unwrap().is_none() {
         return;

@@ -200,7 +200,9 @@ mod tests {
 
     fn access(secrets: &[(&str, &str)]) -> Access {
         let mut access = Access::default();
-        secrets.iter().for_each(|(id, value)| access.add(id, value.as_bytes()));
+        for (id, value) in secrets {
+            access.add(id, value.as_bytes());
+        }
         access
     }
 
