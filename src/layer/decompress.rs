@@ -72,7 +72,7 @@ pub fn decompress_as<'r>(
     })
 }
 
-/// The most bytes that tell a format.
+/// The most bytes that identify a format.
 const MAGIC_MAX: usize = 6;
 
 /// Members, frames or streams of one format, one after the other.

@@ -4,7 +4,7 @@
 //! Go's reader, which all other builders use: PAX records and GNU long names apply to the next member only,
 //! a long name wins over a record, the records of a second PAX header replace those of a first, global
 //! records are read and have no effect. Sparse members of PAX archives are expanded. The type of a member
-//! is not judged here: whoever takes members refuses those of [`MemberKind::Other`].
+//! is not judged here: the caller that takes members refuses those of [`MemberKind::Other`].
 //!
 //! Source: POSIX.1-2017 pax; GNU tar manual, "Basic Tar Format"; Go archive/tar for what is accepted.
 

@@ -21,7 +21,7 @@ pub(super) struct State {
     /// What ARG declared, in order, with the values they had.
     pub(super) args: Vec<(String, Option<String>)>,
     pub(super) platform: Platform,
-    /// The platform of the image: with `FROM --platform=X scratch`, that of the build, as there is no base that
+    /// The platform of the image: with `FROM --platform=X scratch`, that of the build, since no base exists that
     /// could be for another.
     pub(super) image_platform: Platform,
     /// Whether its base is for another platform than that, and so what is made of it.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Bounds of the output of one step that is shown. `None` is no bound.
+/// Bounds of the output of one step that is shown. `None` means unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
     /// Bytes in all.

@@ -25,7 +25,7 @@ impl Sealed {
     }
 }
 
-/// Opens a program so that whoever gets at it by its processes can read it and no more.
+/// Opens a program so that a process that reaches it through `/proc` can read it, and not write it.
 ///
 /// # Errors
 ///

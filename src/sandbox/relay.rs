@@ -178,7 +178,7 @@ fn copy_out(copy: Copy, stopped: &OwnedFd, written: &AtomicU64) -> Result<(), Er
         match rustix::event::poll(&mut watched, limit.as_ref()) {
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error),
-            // Whoever still holds the other end is outside of the sandbox, and not waited for.
+            // A process that still holds the other end is outside of the sandbox, and not waited for.
             Ok(0) => return Ok(()),
             Ok(_) => {}
         }
@@ -330,7 +330,7 @@ mod tests {
         let relays = Relays::start(vec![output(command, caller)]).unwrap();
         drop(reads);
         let piece = vec![0; PIECE];
-        // The pipe takes two pieces at most before nobody reads it.
+        // The pipe takes two pieces at most before its reader is gone.
         let broken = (0..1000).find_map(|_| writes.write_all(&piece).err()).unwrap();
         assert_eq!(broken.kind(), io::ErrorKind::BrokenPipe);
         relays.finish(false, || false).unwrap();

@@ -43,7 +43,7 @@ impl MountName {
         }
     }
 
-    /// Returns which copy the folder `name` is, if it is one of the mount.
+    /// Returns which copy the directory `name` is, if it is one of the mount.
     fn copy_of(id: &str, start: &str, name: &str) -> Option<u32> {
         let copy = match name.split_once('-') {
             Some((_, number)) => number.parse().ok()?,

@@ -288,7 +288,7 @@ pub fn take_stdin_and_close_others(proof: SingleThreaded) -> io::Result<OwnedFd>
     if unsafe { libc::dup3(0, NUMBER, libc::O_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: just made, and owned by nobody else.
+    // SAFETY: just made, and no other value owns it.
     let taken = unsafe { OwnedFd::from_raw_fd(NUMBER) };
     close_others(proof, &[taken.as_fd()])?;
     Ok(taken)

@@ -145,7 +145,7 @@ fn a_layout_of_pipes_devices_links_and_endless_files_is_refused_at_once() {
             }
         }
     }
-    // A cache is no error where it is of no use.
+    // A cache that cannot be used is not an error.
     let cache = kit.beside("cache");
     fs::create_dir_all(cache.join("blobs/sha256")).unwrap();
     fifo(&cache.join("index.json"));

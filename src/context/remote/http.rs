@@ -128,7 +128,7 @@ fn parse_date(text: Option<&str>) -> FileTime {
 /// Downloads `url`, unless what is here already is asked for or is still current.
 ///
 /// With a checksum that is here, the server is not asked. `progress` hears the bytes so far and the
-/// total, where the server told it. `Content-Encoding: gzip` is undone, as Go's client does, and digests are
+/// total, if the server sent one. `Content-Encoding: gzip` is undone, as Go's client does, and digests are
 /// of the decoded bytes. No redirect carries credentials on.
 ///
 /// # Errors

@@ -36,7 +36,7 @@ const FLAGS: OFlags = OFlags::RWMODE
 ///
 /// # Errors
 ///
-/// `EPERM` on any other file system, as the kernel says to whoever may not make devices.
+/// `EPERM` on any other file system, as the kernel answers a process that may not make devices.
 pub(super) fn make_device(
     caller: Caller<'_>,
     name: Name,

@@ -2,7 +2,7 @@
 //!
 //! Each hierarchy is mounted anew in the sandbox's own control group namespace, read-only, so a command sees
 //! its own group as the top and none beside it. Without the files a program takes the whole machine for
-//! its own; a kernel or a container around us that refuses is no reason to fail.
+//! its own; a step goes on where a kernel or a container around us refuses.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 

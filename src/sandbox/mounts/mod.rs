@@ -9,7 +9,7 @@
 //! first place looked for: by the texts of the links in its path, inside the new root, so that its end
 //! is known by name and no link leads out ([`stub`]). `/proc`, `/sys` and `/dev` are placed without
 //! following a link; what lies below them is placed beneath the descriptor of the mount itself. `/proc`
-//! comes last: while places are looked for, there is no link of procfs that one could lead through.
+//! comes last: while places are looked for, procfs is absent, so no path can lead through its links.
 //!
 //! Two mounts are stacked on the old root before `pivot_root` changes to the upper one: the *stage*,
 //! a tmpfs that holds what is made for this step alone (generated files, secrets, sockets, device
