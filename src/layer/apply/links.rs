@@ -1,6 +1,8 @@
 //! Hard links: a second name for an earlier member, or for a file of a layer below, which is copied up.
 
-use super::{Applier, MakeError, NOFOLLOW, Target, check_path, clean, find, set_times, split};
+use super::names::{check_path, clean, split};
+use super::parents::find;
+use super::{Applier, MakeError, NOFOLLOW, Target, set_times};
 use crate::layer::marks::is_whiteout_at;
 use crate::layer::stack::{Found, Stack, StackDir};
 use crate::layer::untar::Member;
