@@ -84,7 +84,7 @@ pub(super) fn write_local(
         (None, Err(LayerError::Cancelled)) => Err(ExportError::Cancelled),
         (None, Err(error)) => Err(error.into()),
         (None, Ok(())) => {
-            local.tell(context);
+            local.notify(context);
             local.finish()
         }
     }
@@ -182,7 +182,7 @@ impl Local<'_> {
     }
 
     /// Says what is special about the files.
-    fn tell(&self, context: &Context<'_>) {
+    fn notify(&self, context: &Context<'_>) {
         if self.devices.count > 0 {
             context.progress.notice(format!(
                 "left out of {}: {}; outside of an image a device node gives access to the device, \
@@ -193,7 +193,7 @@ impl Local<'_> {
         }
         if self.privileged.count > 0 {
             context.progress.notice(format!(
-                "{} has {} with set-user-id or set-group-id bits: whoever can reach it runs it with the rights \
+                "{} has {} with set-user-id or set-group-id bits: any user who can reach it runs it with the rights \
                  of its owner",
                 self.dir.display(),
                 self.privileged.shown("a file", "files")

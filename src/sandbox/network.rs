@@ -33,7 +33,7 @@ const NOT_READY: &str = "not ready";
 /// How often a namespace is looked at while pasta, which says nothing, gets ready.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
-/// Where slirp4netns answers for names, and pasta is told to.
+/// Address at which slirp4netns answers name queries, and at which pasta is made to.
 const DNS: &str = "10.0.2.3";
 
 /// Address of the sandbox in a private network, whichever helper makes it.
@@ -264,7 +264,7 @@ pub(super) fn start(
 /// nothing replaces is missing.
 ///
 /// Without the filter, routes still stop every command that does not make packets itself. Only a name
-/// server at such an address needs the filter: a route cannot tell ports apart.
+/// server at such an address needs the filter: a route has no ports.
 fn bar_link_local(namespace: &OwnedFd, helper: &OwnedFd, names: &[Ipv4Addr]) -> Option<String> {
     let routes = inside(namespace, || linklocal::add_routes(names, GATEWAY)).and_then(|done| done);
     let filter = linklocal::attach_filter(helper, names);

@@ -120,7 +120,7 @@ pub(super) fn execute(
         Op::Run(run) => job.sandbox.ids(security_of(job, run)?)?,
         Op::Copy(_) | Op::Workdir(_) => None,
     };
-    tell(job, vertex);
+    pass_notices_on(job, vertex);
     let mounted = below.mount_for(Some(&scratch.upper()), ids.as_deref())?;
     let root = mounted.root();
 
@@ -234,7 +234,7 @@ fn command(
         }
     }
     let exit = exit?;
-    tell(job, vertex);
+    pass_notices_on(job, vertex);
     if job.cancel.is_cancelled() {
         return Err(Cause::Cancelled);
     }
@@ -329,8 +329,8 @@ pub(super) fn security_of(job: &Job<'_>, run: &Run) -> Result<sandbox::Security,
     }
 }
 
-/// Tells the user what this machine lacks.
-fn tell(job: &Job<'_>, vertex: Digest) {
+/// Shows, with the step, which parts of the confinement this machine lacks.
+fn pass_notices_on(job: &Job<'_>, vertex: Digest) {
     for notice in job.sandbox.take_notices() {
         job.progress.notice_of(vertex, notice);
     }

@@ -318,7 +318,7 @@ impl Run {
         outcome
     }
 
-    /// Runs it, whatever comes of it.
+    /// Runs it; the result may be a failure.
     pub fn any(self) -> Outcome {
         self.run()
     }

@@ -32,7 +32,7 @@ pub(super) fn all(environment: &Environment) -> Vec<Check> {
         }
         Err(failure) => checks.push(
             Check::new("store", State::Missing, failure.message, "there is no place to build in")
-                .mended_by("builder --root DIR …"),
+                .fixed_by("builder --root DIR …"),
         ),
     }
     checks.push(subordinate_ids(environment));
@@ -75,7 +75,7 @@ fn store(store: &Store) -> Check {
     let found = format!("{} on {kind}, {gib:.1} GiB free, {clones}", root.display());
     if space < SPACE_MIN {
         let means = "a build of any size will fill the disk";
-        return Check::new("store", State::Degraded, found, means).mended_by("builder prune");
+        return Check::new("store", State::Degraded, found, means).fixed_by("builder prune");
     }
     match kind.as_str() {
         "overlay" => Check::new(
@@ -84,10 +84,10 @@ fn store(store: &Store) -> Check {
             found,
             "steps write into memory, since an overlay takes no overlay",
         )
-        .mended_by("mount a volume there, or: builder --root DIR …"),
+        .fixed_by("mount a volume there, or: builder --root DIR …"),
         "nfs" | "nfs4" | "cifs" | "9p" => {
             let means = "file systems of other machines may not do as overlays";
-            Check::new("store", State::Degraded, found, means).mended_by("builder --root DIR …")
+            Check::new("store", State::Degraded, found, means).fixed_by("builder --root DIR …")
         }
         _ => Check::new("store", State::Ok, found, "a place to build in"),
     }
@@ -151,8 +151,8 @@ fn overlay(store: &Store) -> Check {
                 .is_ok_and(|text| text.lines().any(|line| line.ends_with("\toverlay")));
             match has_overlay {
                 // Something forbids the mount: loading the module again changes nothing.
-                true => check.mended_by("builder --root DIR … on ext4, xfs or btrfs"),
-                false => check.mended_by(place::as_root_of_the_machine("modprobe overlay")),
+                true => check.fixed_by("builder --root DIR … on ext4, xfs or btrfs"),
+                false => check.fixed_by(place::as_root_of_the_machine("modprobe overlay")),
             }
         }
     }
@@ -183,7 +183,7 @@ fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
             "one id: that of your user",
             "all users of RUN steps are your user on this machine; owners of files are written down",
         )
-        .mended_by(place::more_ids()),
+        .fixed_by(place::more_ids()),
         // What we are root of is a namespace of the user's own ids already.
         Ok(_) if standing == Standing::Ranges => Check::new(
             "users",
@@ -201,11 +201,11 @@ fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
             let found = sandbox.take_notices().join("; ");
             let found = if found.is_empty() { "no mapping of ids".to_owned() } else { found };
             let means = "users in RUN steps have the ids that they have on this machine";
-            Check::new("users", State::Degraded, found, means).mended_by(mend)
+            Check::new("users", State::Degraded, found, means).fixed_by(mend)
         }
         Err(error) => {
             let means = "no sandbox can be made";
-            Check::new("users", State::Missing, failure::chain(&error), means).mended_by(mend)
+            Check::new("users", State::Missing, failure::chain(&error), means).fixed_by(mend)
         }
     }
 }
@@ -230,7 +230,7 @@ fn control_groups(store: &Store) -> Check {
         }
     };
     match place::delegation() {
-        Some(command) => check.mended_by(command),
+        Some(command) => check.fixed_by(command),
         None => check,
     }
 }
@@ -258,7 +258,7 @@ fn network(sandbox: &Sandbox) -> Check {
                 "builder build --network=host …".to_owned()
             };
             let means = "RUN steps use this machine's own network";
-            Check::new("network", State::Degraded, found, means).mended_by(mend)
+            Check::new("network", State::Degraded, found, means).fixed_by(mend)
         }
     }
 }
@@ -333,7 +333,7 @@ fn subordinate_ids(environment: &Environment) -> Check {
             "owners of files are written down; other users of RUN steps are names, and may do what root may",
         ),
     };
-    Check::new("subuids", state, found, means).mended_by(place::more_ids())
+    Check::new("subuids", state, found, means).fixed_by(place::more_ids())
 }
 
 fn seccomp() -> Check {
@@ -351,7 +351,7 @@ fn seccomp() -> Check {
             "not in this kernel",
             "the filter of RUN steps cannot be loaded",
         )
-        .mended_by("builder build --security-opt seccomp=unconfined …"),
+        .fixed_by("builder build --security-opt seccomp=unconfined …"),
     }
 }
 

@@ -65,7 +65,7 @@ impl Check {
         Self { name, state, found: found.into(), means: means.to_owned(), mend: None }
     }
 
-    fn mended_by(mut self, command: impl Into<String>) -> Self {
+    fn fixed_by(mut self, command: impl Into<String>) -> Self {
         if self.state != State::Ok {
             self.mend = Some(command.into());
         }
@@ -123,7 +123,7 @@ mod tests {
     fn a_lack_is_shown_with_what_follows_and_what_mends_it() {
         let lack = Check::new("network", State::Degraded, "no /dev/net/tun", "the host's is used");
         let fine = Check::new("overlay", State::Ok, "mounted", "layers are shared");
-        let checks = [fine.mended_by("never shown"), lack.mended_by("modprobe tun")];
+        let checks = [fine.fixed_by("never shown"), lack.fixed_by("modprobe tun")];
         assert_eq!(
             text(&checks),
             "ok    overlay     mounted\n                  layers are shared\n\
