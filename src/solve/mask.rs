@@ -3,11 +3,14 @@
 //! A secret is found as it is, without white space around it, in base64 (in any alignment, with both
 //! alphabets), and line by line if it has several. It is found across the pieces in which output arrives.
 //! A text shorter than [`SHORTEST`] bytes is not replaced: it stands in any output by chance; nor are lines
-//! shorter than [`SHORTEST_LINE`]. Encoded, encrypted or interrupted in any other way, it is not recognised.
+//! shorter than [`SHORTEST_LINE`]. A secret longer than [`LONGEST_WHOLE`] is replaced line by line only, one longer
+//! than [`LONGEST`] not at all: the search would cost more memory and time than the step.
+//! The mask is made once for a build, and anew when a secret has changed. Encoded, encrypted or interrupted in any other way, it is not recognised.
 
 use super::Job;
 use crate::export::guard::{ALPHABETS, base64_within};
 use aho_corasick::{AhoCorasick, MatchKind};
+use std::sync::{Arc, PoisonError};
 
 /// The least number of bytes of a secret that is replaced.
 const SHORTEST: usize = 4;
@@ -15,11 +18,16 @@ const SHORTEST: usize = 4;
 /// The least number of bytes of a line of a secret, and of its base64, that is replaced.
 const SHORTEST_LINE: usize = 8;
 
+/// The most bytes of a secret that is found as a whole and in base64, of which there are a dozen forms.
+const LONGEST_WHOLE: usize = 16 << 10;
+
+/// The most bytes of a secret whose lines are found.
+const LONGEST: usize = 64 << 10;
+
 /// Replacement for a secret.
 const MASK: &[u8] = b"***";
 
 /// The texts to replace.
-#[derive(Debug)]
 pub(super) struct Mask {
     needles: Vec<Vec<u8>>,
     finder: AhoCorasick,
@@ -27,7 +35,7 @@ pub(super) struct Mask {
 
 impl Mask {
     /// Takes the secrets of a build; `None` if nothing is to be replaced.
-    pub(super) fn of(job: &Job<'_>) -> Option<Self> {
+    pub(super) fn of(job: &Job<'_>) -> Option<Arc<Self>> {
         let mut values = Vec::new();
         for secret in job.options.secrets.values() {
             // A secret that cannot be read is reported by the step that needs it.
@@ -35,23 +43,33 @@ impl Mask {
         }
         let credentials = job.options.credentials.iter().cloned().chain(job.plan.credentials());
         values.extend(credentials.map(|(_, value)| value.into_bytes()));
-        Self::new(&values)
+        let mut kept = job.mask.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(kept) if kept.values == values => kept.mask.clone(),
+            _ => {
+                let mask = Self::new(&values).map(Arc::new);
+                *kept = Some(Kept { values, mask: mask.clone() });
+                mask
+            }
+        }
     }
 
     fn new(values: &[Vec<u8>]) -> Option<Self> {
         let mut needles = Vec::new();
         for value in values {
             let trimmed = value.trim_ascii();
-            if trimmed.len() < SHORTEST {
+            if !(SHORTEST..=LONGEST).contains(&trimmed.len()) {
                 continue;
             }
-            for form in [value.as_slice(), trimmed] {
-                for alphabet in ALPHABETS {
-                    let encoded = (0..3).map(|offset| base64_within(form, offset, alphabet));
-                    needles.extend(encoded.filter(|text| text.len() >= SHORTEST_LINE));
+            if trimmed.len() <= LONGEST_WHOLE {
+                for form in [value.as_slice(), trimmed] {
+                    for alphabet in ALPHABETS {
+                        let encoded = (0..3).map(|offset| base64_within(form, offset, alphabet));
+                        needles.extend(encoded.filter(|text| text.len() >= SHORTEST_LINE));
+                    }
                 }
+                needles.push(trimmed.to_vec());
             }
-            needles.push(trimmed.to_vec());
             let lines = trimmed.split(|&b| b == b'\n').map(<[u8]>::trim_ascii);
             needles.extend(lines.filter(|it| it.len() >= SHORTEST_LINE).map(<[u8]>::to_vec));
         }
@@ -78,6 +96,18 @@ impl Mask {
             }
         }
         most
+    }
+}
+
+/// The mask of a build, with the secrets it was made for.
+pub struct Kept {
+    values: Vec<Vec<u8>>,
+    mask: Option<Arc<Mask>>,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kept(…)")
     }
 }
 
@@ -181,6 +211,17 @@ mod tests {
         let out = shown(&mask.unwrap(), &[b"> second line here < ab abc"]);
         assert_eq!(out, "> *** < ab abc");
         assert!(Mask::new(&[b"abc\n".to_vec(), Vec::new()]).is_none());
+    }
+
+    #[test]
+    fn a_long_secret_is_masked_line_by_line_and_a_huge_one_not_at_all() {
+        let line = |number: usize| format!("a line of a long secret, number {number}\n");
+        let text: String = (0..1000).map(line).collect();
+        assert!(text.len() > LONGEST_WHOLE && text.len() < LONGEST);
+        let mask = Mask::new(&[text.clone().into_bytes()]).unwrap();
+        assert!(mask.needles.len() <= 1000 && mask.needles.iter().all(|text| text.len() < 64));
+        assert_eq!(shown(&mask, &[line(7).as_bytes()]), "***\n");
+        assert!(Mask::new(&[text.repeat(2).into_bytes()]).is_none());
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Job<'a> {
     pub told_of_network: Mutex<bool>,
     /// Commands that failed with their files, by step, where [`Options::keeps_failed`] says so.
     pub failed: Mutex<BTreeMap<usize, FailedStep>>,
+    /// The mask for secrets in output, once a command has run.
+    pub mask: Mutex<Option<mask::Kept>>,
     /// The build's id, for the records it makes.
     pub build: String,
     /// Caches from elsewhere, asked in this order where the store has no record.

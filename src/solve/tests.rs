@@ -93,6 +93,7 @@ impl Kit {
             sandbox: &sandbox,
             told_of_network: Mutex::new(false),
             failed: Mutex::default(),
+            mask: Mutex::default(),
             build: "test".to_owned(),
             imports: Vec::new(),
             now: 1_000_000,

@@ -272,6 +272,7 @@ impl Request {
             sandbox,
             told_of_network: Mutex::new(false),
             failed: Mutex::default(),
+            mask: Mutex::default(),
             build: build.to_owned(),
             imports: self.caches.open(progress),
             now: environment.started.as_second(),
