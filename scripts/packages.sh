@@ -20,7 +20,7 @@ has_static_busybox() {
     [ -x /bin/busybox ] && ! ldd /bin/busybox 2>/dev/null | grep -q '=>'
 }
 
-# need COMMAND=PACKAGE …: installs the packages whose command is not there.
+# need COMMAND=PACKAGE …: installs the packages whose command is not in PATH, or in tool_path if that is set.
 # The command may be a path (a header, say); `busybox` means a static one.
 need() {
     local pair command missing=()
@@ -29,7 +29,7 @@ need() {
         case $command in
         busybox) has_static_busybox && continue ;;
         /*) [ -e "$command" ] && continue ;;
-        *) command -v "$command" >/dev/null && continue ;;
+        *) (PATH=${tool_path:-$PATH} command -v "$command" >/dev/null) && continue ;;
         esac
         missing+=("${pair#*=}")
     done

@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/packages.sh
 source scripts/packages.sh
 need_compiler
+# The tests run tools of these directories only; a `jsonschema` of pip's elsewhere is not what they run.
+# shellcheck disable=SC2034 # used by need
+tool_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 need busybox=busybox-static slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2 \
     skopeo=skopeo podman=podman buildah=buildah umoci=umoci runc=runc docker-registry=docker-registry \
     mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs qemu-system-x86_64=qemu-system-x86 strip=binutils \
