@@ -41,6 +41,7 @@ mod project;
 mod run;
 mod sandbox;
 mod schemas;
+mod screens;
 mod secrets;
 mod shared_cache;
 mod stdio;
