@@ -2,11 +2,13 @@
 //!
 //! Names of files and images, fields of configurations, answers of registries and messages of git are
 //! chosen by others. Whatever of them is printed as text goes through [`text`] (or, for logs of commands,
-//! through [`clean_line`](crate::progress::clean_line)); JSON output is escaped by JSON. Addresses are
-//! shown without the credentials in them.
+//! through [`clean_line`](crate::progress::clean_line)), which shows it best in its place. What is written to
+//! stdout passes a [`Guard`] besides, so that a text which somebody forgot does no harm. Addresses are shown
+//! without the credentials in them.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::{self, Write};
 
 /// Replacement for a hidden part.
 pub const HIDDEN: &str = "***";
@@ -137,6 +139,95 @@ pub fn addresses(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Most bytes of an unfinished line that a [`Guard`] holds back.
+const HELD_MAX: usize = 64 * 1024;
+
+/// A writer of text that lets nothing through which could steer a terminal.
+///
+/// Active characters other than line feeds and tabs become the escapes of JSON (`\u001b`), so that a JSON
+/// document stays the same document; bytes that are not UTF-8 become U+FFFD. Colours (`ESC [ … m`) pass where
+/// they are asked for. Whole lines are passed on at once; [`flush`](Write::flush) and dropping pass on the rest.
+pub struct Guard<W: Write> {
+    out: W,
+    is_coloured: bool,
+    held: Vec<u8>,
+}
+
+impl<W: Write> Guard<W> {
+    /// Guards `out`; colours pass where `is_coloured`.
+    pub fn new(out: W, is_coloured: bool) -> Self {
+        Self { out, is_coloured, held: Vec::new() }
+    }
+
+    /// Passes on the first `count` of the bytes held.
+    fn pass(&mut self, count: usize) -> io::Result<()> {
+        let text: Vec<u8> = self.held.drain(..count).collect();
+        let text = String::from_utf8_lossy(&text);
+        self.out.write_all(harmless(&text, self.is_coloured).as_bytes())
+    }
+}
+
+impl<W: Write> Write for Guard<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.held.extend_from_slice(bytes);
+        match self.held.iter().rposition(|&byte| byte == b'\n') {
+            Some(end) => self.pass(end + 1)?,
+            None if self.held.len() > HELD_MAX => {
+                // A character or an escape sequence is not cut in two.
+                let end = self.held.iter().rposition(|&b| b == 0x1b || b >= 0xc0);
+                self.pass(end.filter(|&end| end > 0).unwrap_or(self.held.len()))?;
+            }
+            None => {}
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass(self.held.len())?;
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Drop for Guard<W> {
+    fn drop(&mut self) {
+        // Whoever must know of errors flushes.
+        let _ = self.flush();
+    }
+}
+
+/// Replaces active characters by the escapes of JSON, but for line feeds, tabs and, where asked for, colours.
+pub fn harmless(text: &str, is_coloured: bool) -> Cow<'_, str> {
+    let is_unwanted = |c: char| is_active(c) && !matches!(c, '\n' | '\t');
+    if !text.contains(is_unwanted) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if is_coloured && let Some(length) = colour_length(rest) {
+            out.push_str(&rest[..length]);
+            rest = &rest[length..];
+            continue;
+        }
+        if is_unwanted(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    Cow::Owned(out)
+}
+
+/// The length in bytes of the sequence that sets a colour or weight (`ESC [ 1 ; 31 m`) with which text begins.
+fn colour_length(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[end..].starts_with('m').then_some(text.len() - parameters.len() + end + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +248,38 @@ mod tests {
         }
         assert_eq!(bytes(b"a\xffb\x1b"), "a\\xffb\\x1b");
         assert_eq!(lines("a\n\tb\x1b"), "a\n\tb\\x1b");
+    }
+
+    #[test]
+    fn a_guard_passes_nothing_but_text_and_wanted_colours() {
+        let passed = |pieces: &[&[u8]], is_coloured| {
+            let mut out = Vec::new();
+            let mut guard = Guard::new(&mut out, is_coloured);
+            pieces.iter().for_each(|piece| guard.write_all(piece).unwrap());
+            drop(guard);
+            String::from_utf8(out).unwrap()
+        };
+        const RED: &[u8] = b"\x1b[1;31mred\x1b[0m";
+        assert_eq!(passed(&[RED], true), "\x1b[1;31mred\x1b[0m");
+        assert_eq!(passed(&[RED], false), "\\u001b[1;31mred\\u001b[0m");
+        assert_eq!(
+            passed(&[b"\x1b", b"[", b"3", b"2m", b"x\n\x1b[2", b"J"], true),
+            "\x1b[32mx\n\\u001b[2J"
+        );
+        assert_eq!(
+            passed(&[b"\xc2", b"\x9b1m \xe2\x80", b"\xae\xff\r\n\t"], true),
+            "\\u009b1m \\u202e\u{fffd}\\u000d\n\t"
+        );
+        let long = "ä".repeat(HELD_MAX);
+        assert_eq!(
+            passed(&[long.as_bytes(), b"\x1b]0;t\x07"], true),
+            format!("{long}\\u001b]0;t\\u0007")
+        );
+        // A JSON document stays the same.
+        let value = serde_json::json!({"a": "\u{9b}\u{202e}\u{e0001}\x1b\n"});
+        let text = passed(&[value.to_string().as_bytes()], false);
+        assert!(!text.contains(is_active), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

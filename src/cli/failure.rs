@@ -62,6 +62,23 @@ pub struct Excerpt {
     pub label: Option<String>,
 }
 
+impl Excerpt {
+    /// Returns it as it is shown: text that steers no terminal, without credentials; places stay valid.
+    pub(super) fn shown(&self) -> Self {
+        Self {
+            path: show::text(&self.path).into_owned(),
+            source: show::in_place(&self.source),
+            span: self.span.clone(),
+            label: self.label.as_deref().map(shown),
+        }
+    }
+}
+
+/// Returns text of an error or a finding as it is shown.
+pub(super) fn shown(text: &str) -> String {
+    show::lines(&show::addresses(text)).into_owned()
+}
+
 /// An error as the user sees it.
 #[derive(Debug)]
 pub struct Failure {
@@ -207,17 +224,7 @@ impl Failure {
             return String::new();
         }
         let renderer = if is_coloured { Renderer::styled() } else { Renderer::plain() };
-        let shown = |text: &str| show::lines(&show::addresses(text)).into_owned();
-        let excerpts: Vec<_> = self
-            .excerpts
-            .iter()
-            .map(|excerpt| Excerpt {
-                path: show::text(&excerpt.path).into_owned(),
-                source: show::in_place(&excerpt.source),
-                span: excerpt.span.clone(),
-                label: excerpt.label.as_deref().map(shown),
-            })
-            .collect();
+        let excerpts: Vec<_> = self.excerpts.iter().map(Excerpt::shown).collect();
         let message = shown(&self.message);
         let mut group =
             Level::ERROR.primary_title(message.as_str()).elements(excerpts.iter().map(|excerpt| {

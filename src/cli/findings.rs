@@ -1,6 +1,6 @@
 //! Findings of the checks as text, as JSON, and as warnings of a build.
 
-use super::failure::{Excerpt, excerpt_at};
+use super::failure::{Excerpt, excerpt_at, shown};
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::lint::{Finding, Severity};
 use crate::progress::{self, Event, Progress, Source, Vertex, Warning, base64};
@@ -73,9 +73,10 @@ pub(super) fn text(findings: &[Finding], subject: Subject<'_>, is_coloured: bool
             Severity::Warning | Severity::Experimental => Level::WARNING,
         };
         let (first_line, excerpt) = excerpt_of(finding.span, subject, &lines);
+        let (excerpt, message) = (excerpt.shown(), shown(&finding.message));
         let url = finding.rule.url();
         let group = level
-            .primary_title(finding.message.as_str())
+            .primary_title(message.as_str())
             .id(finding.rule.name)
             .element(
                 Snippet::source(excerpt.source.as_str())

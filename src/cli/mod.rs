@@ -51,6 +51,7 @@ pub mod values;
 use crate::explain::text::Colour;
 use crate::progress::Progress;
 use crate::sandbox::Standing;
+use crate::show::{self, Guard};
 use crate::store::{Store, StoreError};
 use crate::sys::cancel::Cancel;
 use crate::sys::foreign::Given;
@@ -58,7 +59,7 @@ use crate::sys::threads;
 use clap::{Parser, Subcommand};
 use failure::{Class, Failure};
 use jiff::Timestamp;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -197,8 +198,7 @@ impl Environment {
             begun: Instant::now(),
             cancel: Cancel::new(),
             signals: signals::Signals::default(),
-            is_coloured: io::stderr().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            is_coloured: io::stderr().is_terminal() && !is_colour_refused(),
         }
     }
 
@@ -284,16 +284,17 @@ impl Environment {
 
     /// Tells the user something on stderr.
     pub fn warn(&self, text: &str) {
-        let _ = writeln!(
-            io::stderr(),
-            "warning: {}",
-            crate::show::lines(&crate::show::addresses(text))
-        );
+        let _ = writeln!(io::stderr(), "warning: {}", show::lines(&show::addresses(text)));
     }
 
-    /// Writes data to stdout. A reader that went away is no error.
+    /// Returns stdout for text: nothing that is written to it steers a terminal.
+    fn stdout(&self) -> Guard<io::Stdout> {
+        Guard::new(io::stdout(), self.is_stdout_coloured())
+    }
+
+    /// Writes text to stdout. A reader that went away is no error.
     pub fn print(&self, text: &str) {
-        let mut stdout = io::stdout().lock();
+        let mut stdout = self.stdout();
         if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
             && error.kind() == io::ErrorKind::BrokenPipe
         {
@@ -329,6 +330,28 @@ fn unusable(error: &StoreError) -> Failure {
     failure.with_hint("name another store: builder --root DIR …")
 }
 
+/// Shows the help that was asked for, or what is wrong with the arguments: scripts pass on names that others
+/// chose.
+fn show_usage(error: &clap::Error) {
+    let text = error.render();
+    let show = |out: &mut dyn Write, is_terminal: bool| {
+        let is_coloured = is_terminal && !is_colour_refused();
+        let text = if is_coloured { text.ansi().to_string() } else { text.to_string() };
+        out.write_all(show::harmless(&text, is_coloured).as_bytes())
+    };
+    // A reader that went away is no error.
+    let _ = match error.use_stderr() {
+        true => show(&mut io::stderr(), io::stderr().is_terminal()),
+        false => show(&mut io::stdout(), io::stdout().is_terminal()),
+    };
+}
+
+/// Says whether the user wants no colours.
+#[expect(clippy::disallowed_methods, reason = "the one room that reads the environment")]
+fn is_colour_refused() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     if crate::sandbox::is_spawner_call(std::env::args_os().next().as_deref()) {
@@ -337,7 +360,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            show_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -411,7 +434,7 @@ fn explain_build(command: &ExplainCommand, environment: &Environment) -> Result<
     let colour = environment.stdout_colour();
     report
         .and_then(|report| {
-            explain::write(&report, command.report.format, colour, &mut io::stdout())
+            explain::write(&report, command.report.format, colour, &mut environment.stdout())
         })
         .map_err(|error| Failure::of_explain(&error))
 }
@@ -443,7 +466,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
     );
     let root = if fills_store { environment.store_root().ok() } else { None };
     let _room = root.map(|root| build::watch_room(environment, &root));
-    let out = &mut io::stdout();
+    let out = &mut environment.stdout();
     let on_images = match command {
         Command::Build(args) => return build::run(args, environment),
         Command::Check(command) => {
@@ -471,9 +494,12 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Images(args) => images::run(args, &environment.store()?, now, out),
         Command::Inspect(args) => inspect::run(args, &environment.store()?, out),
         Command::History(HistoryCommand { builds: Some(builds), .. }) => {
-            let colour = environment.stdout_colour();
-            return history::builds::run(builds, &environment.store()?, colour, out)
-                .map_err(|error| Failure::of_explain(&error));
+            let (colour, store) = (environment.stdout_colour(), environment.store()?);
+            let done = match builds.is_raw() {
+                true => history::builds::run(builds, &store, colour, &mut io::stdout()),
+                false => history::builds::run(builds, &store, colour, out),
+            };
+            return done.map_err(|error| Failure::of_explain(&error));
         }
         Command::History(HistoryCommand { usage: Some(build), .. }) => {
             let args = history::usage::UsageArgs {
@@ -512,7 +538,8 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Save(args) => {
             let progress = Progress::quiet();
             let is_terminal = io::stdout().is_terminal();
-            save::run(args, &environment.store()?, &progress, cancel, is_terminal, out)
+            let store = environment.store()?;
+            save::run(args, &store, &progress, cancel, is_terminal, &mut io::stdout())
         }
     };
     on_images.map_err(|error| Failure::of_images(&error))

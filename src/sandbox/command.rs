@@ -176,7 +176,7 @@ impl<'a> Command<'a> {
             Errno::TOOBIG => (self.too_big(), 126),
             other => (std::io::Error::from(other).to_string(), 126),
         };
-        let text = format!("exec: \"{name}\": {what}\n");
+        let text = format!("exec: \"{}\": {what}\n", crate::show::text(&name));
         rustix::io::write(rustix::stdio::stderr(), text.as_bytes()).ok();
         status
     }

@@ -19,6 +19,7 @@ mod deltas;
 mod diff;
 mod doctor;
 mod errors;
+mod escapes;
 mod explain;
 mod export;
 mod fingerprints;

@@ -14,6 +14,7 @@ mod server;
 
 mod copy;
 mod faults;
+mod git;
 mod login;
 mod pull;
 mod push;

@@ -6,10 +6,11 @@ use crate::cli::explain::{self, ExplainError, Format};
 use crate::explain::report::seconds;
 use crate::explain::text::{Colour, clean};
 use crate::explain::{BuildRecord, History, Outcome, StepOutcome, StepRecord, redact};
+use crate::progress::clean_line;
 use crate::store::Store;
 use jiff::Timestamp;
 use serde_json::json;
-use std::io::{self, Read as _, Write};
+use std::io::{self, BufRead as _, Read as _, Write};
 
 /// What can be asked of the history of builds.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -24,6 +25,13 @@ pub enum BuildsCommand {
     Usage(usage::UsageArgs),
     /// Explain a build by another one
     Compare(CompareArgs),
+}
+
+impl BuildsCommand {
+    /// Says whether bytes are asked for, which no terminal should see.
+    pub fn is_raw(&self) -> bool {
+        matches!(self, Self::Logs(LogsArgs { raw: true, .. }))
+    }
 }
 
 /// What `builder history builds` takes.
@@ -44,6 +52,9 @@ pub struct LogsArgs {
     pub build: String,
     /// One step only: its number, or a part of its name
     pub step: Option<String>,
+    /// Write the bytes that the steps wrote, with what steers a terminal
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// What `builder history inspect` takes.
@@ -196,30 +207,44 @@ fn logs(args: &LogsArgs, store: &Store, out: &mut dyn Write) -> Result<(), Expla
     let build = history.load(&named(store, &args.build)?)?;
     if let Some(text) = &args.step {
         let step = find_step(&build, text)?;
-        io::copy(&mut history.log(build.id, step.number)?, out)?;
-        return Ok(());
+        return copy_log(history.log(build.id, step.number)?, args.raw, out).map(drop);
     }
     for step in &build.steps {
         let Ok(log) = history.log(build.id, step.number) else { continue };
         writeln!(out, "{}", clean(&redact::addresses(&step.name)))?;
-        let mut last = b'\n';
-        let mut bytes = Vec::new();
-        let mut log = log.take(u64::MAX);
-        // In pieces: a log may be of many megabytes.
-        loop {
-            bytes.clear();
-            if log.by_ref().take(64 * 1024).read_to_end(&mut bytes)? == 0 {
-                break;
-            }
-            out.write_all(&bytes)?;
-            last = bytes.last().copied().unwrap_or(last);
-        }
-        if last != b'\n' {
+        if !copy_log(log, args.raw, out)? {
             writeln!(out)?;
         }
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// Most bytes of a line of a log that are shown as one.
+const LINE_MAX: u64 = 64 * 1024;
+
+/// Writes a log, a line at a time, for it may be of many megabytes: as a terminal may see it, or `is_raw`. Returns
+/// whether what was written ends a line.
+fn copy_log(log: impl io::Read, is_raw: bool, out: &mut dyn Write) -> Result<bool, ExplainError> {
+    let mut log = io::BufReader::new(log);
+    let mut line = Vec::new();
+    let mut ends_a_line = true;
+    loop {
+        line.clear();
+        if log.by_ref().take(LINE_MAX).read_until(b'\n', &mut line)? == 0 {
+            return Ok(ends_a_line);
+        }
+        ends_a_line = line.ends_with(b"\n");
+        if is_raw {
+            out.write_all(&line)?;
+            continue;
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        out.write_all(clean_line(text).as_bytes())?;
+        if ends_a_line {
+            out.write_all(b"\n")?;
+        }
+    }
 }
 
 /// Finds a step by its number from 1, its whole name, or a part that only its name has.
@@ -406,7 +431,7 @@ mod tests {
     }
 
     fn log_of(store: &Store, step: Option<&str>) -> Result<String, ExplainError> {
-        let args = LogsArgs { build: "last".into(), step: step.map(str::to_owned) };
+        let args = LogsArgs { build: "last".into(), step: step.map(str::to_owned), raw: false };
         output(store, &BuildsCommand::Logs(args))
     }
 

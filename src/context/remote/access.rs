@@ -120,6 +120,31 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// What a server of git takes as a proof of who we are.
+#[derive(PartialEq, Eq)]
+pub(super) enum Proof {
+    /// A user name and a password; neither has a line break.
+    Password(String, String),
+    /// The value of `Authorization`.
+    Header(String),
+}
+
+impl Proof {
+    /// Reads the value of `Authorization`.
+    fn of(header: &str) -> Self {
+        let read = || {
+            let (scheme, encoded) = header.split_once(' ')?;
+            let decoded = STANDARD.decode(encoded.trim()).ok()?;
+            let text = String::from_utf8(decoded).ok()?;
+            let (user, password) = text.split_once(':')?;
+            let is_plain =
+                scheme.eq_ignore_ascii_case("basic") && !text.contains(['\n', '\r', '\0']);
+            is_plain.then(|| Self::Password(user.to_owned(), password.to_owned()))
+        };
+        read().unwrap_or_else(|| Self::Header(header.to_owned()))
+    }
+}
+
 /// The secrets of a build that authenticate sources.
 #[derive(Clone, Default)]
 pub struct Access {
@@ -150,8 +175,13 @@ impl Access {
         }
     }
 
+    /// Returns how git proves who we are, over http and https only.
+    pub(super) fn git(&self, address: &Address) -> Option<Proof> {
+        self.git_header(address).map(|header| Proof::of(&header))
+    }
+
     /// Returns the value of `Authorization` for git, which is sent over http and https only.
-    pub(super) fn git_header(&self, address: &Address) -> Option<String> {
+    fn git_header(&self, address: &Address) -> Option<String> {
         let scheme = address.text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         if !matches!(scheme.as_deref(), Some("http" | "https")) {
             return None;

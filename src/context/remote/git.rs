@@ -5,6 +5,7 @@
 //!
 //! Source: BuildKit, frontend/dockerfile/dfgitutil and source/git; git(1), "Environment variables".
 
+use super::access::Proof;
 use super::{Access, Address, Login, RemoteError, redact};
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
@@ -32,6 +33,10 @@ const SCRIPT: &str = "umask 022 && exec 9<&0 </dev/null && exec git \"$@\"";
 
 /// Makes git read the credentials.
 const INCLUDE: &str = "include.path=/proc/self/fd/9";
+
+/// The helper that tells git the password: the comments of the file that [`INCLUDE`] names. Git appends the word
+/// `get`.
+const HELPER: &str = "!sed -n s/^#//p /proc/self/fd/9 && :";
 
 /// An address of a repository, a place in its history, and a folder of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -363,16 +368,33 @@ impl Git<'_> {
 
     /// A file in memory with git's configuration that authenticates us to the one server; `None` where
     /// there are no credentials.
+    ///
+    /// A password is in comments that a helper prints when the server asks, so that a redirect to another
+    /// server does not carry it on. A header cannot be bound like that: with one, redirects are refused.
     fn credentials(&self) -> std::io::Result<Option<File>> {
         let address = Address { text: self.url.remote.clone(), login: self.url.login.clone() };
-        let Some(header) = self.options.access.git_header(&address) else { return Ok(None) };
+        let Some(proof) = self.options.access.git(&address) else { return Ok(None) };
         let server = address.text.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
         let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-        let text = format!(
-            "[http \"{}/\"]\n\textraHeader = \"Authorization: {}\"\n",
-            quoted(&server),
-            quoted(&header)
-        );
+        let text = match proof {
+            Proof::Password(user, password) => {
+                let mut servers = vec![server];
+                // Servers send those who come unencrypted on to their encrypted port.
+                servers.extend(
+                    servers[0].strip_prefix("http://").map(|host| format!("https://{host}")),
+                );
+                let section = |server: &String| {
+                    format!("[credential \"{}\"]\n\thelper = \"{HELPER}\"\n", quoted(server))
+                };
+                let sections: String = servers.iter().map(section).collect();
+                format!("#username={user}\n#password={password}\n{sections}")
+            }
+            Proof::Header(header) => format!(
+                "[http \"{}/\"]\n\textraHeader = \"Authorization: {}\"\n\tfollowRedirects = false\n",
+                quoted(&server),
+                quoted(&header)
+            ),
+        };
         let file = rustix::fs::memfd_create("git", rustix::fs::MemfdFlags::CLOEXEC)?;
         let mut file = File::from(file);
         file.write_all(text.as_bytes())?;
