@@ -263,20 +263,33 @@ pub fn secret(text: &str) -> Result<SecretFlag, String> {
     Ok(flag)
 }
 
-/// Parses `--ssh`: `default`, `ID`, `ID=SOCKET`.
+/// An agent for RUN --mount=type=ssh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshFlag {
+    /// Name of the agent in mounts.
+    pub id: String,
+    /// One socket, or files of keys; none for the socket in `SSH_AUTH_SOCK`.
+    pub paths: Vec<String>,
+}
+
+/// Parses `--ssh`: `default`, `ID`, `ID=SOCKET`, `ID=KEYFILE[,KEYFILE…]`.
 ///
 /// # Errors
 ///
 /// Where there is no id.
-pub fn ssh(text: &str) -> Result<(String, Option<String>), String> {
-    let (id, socket) = match text.split_once('=') {
-        Some((id, socket)) => (id, Some(socket.to_owned())),
-        None => (text, None),
-    };
+pub fn ssh(text: &str) -> Result<SshFlag, String> {
+    let (id, paths) = text.split_once('=').unwrap_or((text, ""));
     if id.is_empty() {
         return Err(format!("{text:?} has no id"));
     }
-    Ok((id.to_owned(), socket))
+    let paths = match paths {
+        "" => Vec::new(),
+        paths => paths.split(',').map(str::to_owned).collect(),
+    };
+    if paths.iter().any(String::is_empty) {
+        return Err(format!("{text:?} has an empty path"));
+    }
+    Ok(SshFlag { id: id.to_owned(), paths })
 }
 
 #[cfg(test)]

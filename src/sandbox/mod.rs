@@ -45,6 +45,7 @@ mod spec;
 mod users;
 mod workdir;
 
+pub use agent::{Agent, KeyError, Keyring, connect as connect_to_agent};
 pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;
 pub use idmap::{Extent, IdMap};
@@ -59,7 +60,6 @@ pub use spec::{
 };
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 
 /// What a spec refers to by index, and where input and output go.
 #[derive(Debug)]
@@ -84,8 +84,8 @@ pub enum Source<'a> {
     Tree(BorrowedFd<'a>),
     /// Bytes, read to the end from where the descriptor stands.
     File(BorrowedFd<'a>),
-    /// The socket of an ssh agent.
-    Agent(&'a Path),
+    /// An ssh agent.
+    Agent(&'a Agent),
 }
 
 /// Where a command's input and output go.

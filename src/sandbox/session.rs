@@ -10,6 +10,7 @@ use crate::sys::cancel::Cancel;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// How often a running step looks whether it is to stop, and a terminal for its size.
@@ -57,6 +58,8 @@ pub(super) struct Session {
     is_stopping: bool,
     /// Dropping them ends the agents' threads.
     agents: Vec<OwnedFd>,
+    /// What the user is to know of agents.
+    complaints: agent::Complaints,
     pub(super) stubs: Vec<Stub>,
     pub(super) notices: Vec<String>,
     pub(super) exited: Option<Ended>,
@@ -78,6 +81,7 @@ impl Session {
             raw: None,
             is_stopping: false,
             agents: Vec::new(),
+            complaints: agent::Complaints::default(),
             stubs: Vec::new(),
             notices: Vec::new(),
             exited: None,
@@ -195,16 +199,17 @@ impl Session {
         mounts.sort_by_key(|mount| mounts::depth(&mount.target));
         let agents = mounts.iter().filter_map(|mount| match mount.kind {
             MountKind::Ssh { source, .. } => match inputs.sources.get(source) {
-                Some(Source::Agent(path)) => Some(path.to_path_buf()),
+                Some(Source::Agent(agent)) => Some((*agent).clone()),
                 _ => None,
             },
             _ => None,
         });
-        for (path, socket) in agents.zip(sockets) {
+        for (agent, socket) in agents.zip(sockets) {
             let (ours, stop) = protocol::pair()
                 .map_err(|error| SandboxError::io("cannot make a socket", error))?;
             self.agents.push(ours);
-            start("ssh agent", move || agent::forward(socket, &path, &stop))?;
+            let complaints = agent::Complaints::clone(&self.complaints);
+            start("ssh agent", move || agent::serve(socket, &agent, &stop, &complaints))?;
         }
         Ok(())
     }
@@ -281,6 +286,8 @@ impl Session {
             }
         }
         self.agents.clear();
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        self.notices.append(&mut complaints);
     }
 
     /// Waits until the caller has all that the command wrote, and gives the caller's terminal back.

@@ -240,7 +240,7 @@ pub enum MountKind {
     },
     /// A socket that leads to an ssh agent; adding and removing keys is refused.
     Ssh {
-        /// Index in the sources, of an agent's socket.
+        /// Index in the sources, of an agent.
         source: usize,
         /// Mode of the socket.
         mode: u32,

@@ -147,8 +147,8 @@ pub struct Options {
     pub credentials: Vec<(String, String)>,
     /// Credentials of git and http sources.
     pub access: context::remote::Access,
-    /// Sockets of ssh agents by their ids.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// Ssh agents by their ids.
+    pub ssh: BTreeMap<String, crate::sandbox::Agent>,
     /// What steps may ask for: `network.host`, `security.insecure`.
     pub allow: BTreeSet<String>,
     /// How many steps may run at once.

@@ -35,7 +35,7 @@ enum Held {
     Detached(Mounted),
     Tree(OwnedFd),
     File(File),
-    Agent(PathBuf),
+    Agent(sandbox::Agent),
 }
 
 impl Prepared {
@@ -47,7 +47,7 @@ impl Prepared {
                 Held::Detached(mounted) => Source::Detached(mounted.root()),
                 Held::Tree(dir) => Source::Tree(dir.as_fd()),
                 Held::File(file) => Source::File(file.as_fd()),
-                Held::Agent(path) => Source::Agent(path),
+                Held::Agent(agent) => Source::Agent(agent),
             })
             .collect()
     }
@@ -146,7 +146,7 @@ pub(super) fn prepare(
                     prepared.env.push(("SSH_AUTH_SOCK".to_owned(), target.clone()));
                     has_agent = true;
                 }
-                let Some(socket) = job.options.ssh.get(id) else {
+                let Some(agent) = job.options.ssh.get(id) else {
                     if *is_required {
                         return Err(Cause::NotGiven { kind: "ssh agent", id: id.clone() });
                     }
@@ -156,7 +156,7 @@ pub(super) fn prepare(
                     .strip_suffix("ssh_agent.0")
                     .map_or_else(|| target.clone(), |dir| format!("{dir}ssh_agent.{sockets}"));
                 sockets += 1;
-                let source = prepared.hold(Held::Agent(socket.clone()));
+                let source = prepared.hold(Held::Agent(agent.clone()));
                 let (mode, uid, gid) = (*mode, *uid, *gid);
                 prepared.add(&target, sandbox::MountKind::Ssh { source, mode, uid, gid });
             }

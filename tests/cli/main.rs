@@ -45,5 +45,6 @@ mod schemas;
 mod screens;
 mod secrets;
 mod shared_cache;
+mod ssh;
 mod stdio;
 mod upkeep;

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
-use builder::sandbox::{MountKind, MountSpec, Source};
+use builder::sandbox::{Agent, MountKind, MountSpec, Source};
 
 use super::kit::Kit;
 
@@ -98,7 +98,7 @@ fn privileged_an_agent_is_reached_through_our_socket() {
         "stat -c '%a %u %F' /run/agent; printf '\\0\\0\\0\\1\\13' | nc -w 2 local:/run/agent | od -An -c",
     );
     spec.mounts = vec![at("/run/agent", MountKind::Ssh { source: 0, mode: 0o600, uid: 7, gid: 8 })];
-    let outcome = kit.run_with(&spec, vec![Source::Agent(&path)]);
+    let outcome = kit.run_with(&spec, vec![Source::Agent(&Agent::Socket(path.clone()))]);
     if outcome.stdout.contains("\\f") {
         assert_eq!(served.join().unwrap(), [0, 0, 0, 1, 11]);
     } else {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 
-use builder::sandbox::{IdMap, MountKind, MountSpec, NetworkMode, Security, Source};
+use builder::sandbox::{Agent, IdMap, MountKind, MountSpec, NetworkMode, Security, Source};
 
 use super::kit::Kit;
 
@@ -81,6 +81,7 @@ fn privileged_mounts_have_the_owners_they_were_given() {
     ];
     spec.mounts =
         kinds.map(|(target, kind)| MountSpec { target: target.to_owned(), kind }).to_vec();
+    let agent = Agent::Socket(agent);
     let sources =
         vec![Source::Tree(tree.as_fd()), Source::File(file.as_fd()), Source::Agent(&agent)];
     let outcome = kit.run_with(&spec, sources);

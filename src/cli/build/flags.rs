@@ -97,9 +97,9 @@ pub struct BuildArgs {
     /// Export the image even where a secret's value is found in it
     #[arg(long)]
     pub allow_secret_in_image: bool,
-    /// Agent for RUN --mount=type=ssh
-    #[arg(long, value_name = "default|ID[=SOCKET]", value_parser = values::ssh)]
-    pub ssh: Vec<(String, Option<String>)>,
+    /// Agent or keys for RUN --mount=type=ssh
+    #[arg(long, value_name = "default|ID[=SOCKET|KEY[,KEY]]", value_parser = values::ssh)]
+    pub ssh: Vec<values::SshFlag>,
     /// What steps may ask for: network.host, security.insecure
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<String>,

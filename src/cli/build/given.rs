@@ -5,13 +5,19 @@ use super::request::cannot;
 use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure};
 use crate::cli::resolve::NamedContext;
+use crate::cli::values::SshFlag;
 use crate::context::remote::{Access, Address, Login};
+use crate::sandbox::{Agent, KeyError, Keyring, connect_to_agent};
 use crate::solve::{SECRET_MAX, Secret};
 use crate::sys::foreign::Given;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Longest file of a private key, in bytes, as in BuildKit.
+const KEY_MAX: u64 = 100 * 1024;
 
 /// Reads `--secret`s: those of the build by id, and what authenticates its sources.
 ///
@@ -82,36 +88,90 @@ fn given_secret(path: PathBuf, environment: &Environment) -> Result<Secret, Fail
     given.and_then(|given| given.read_to_limit(SECRET_MAX)).map(Secret::Value).map_err(failed)
 }
 
-/// Finds the agents of `--ssh`.
+/// Finds the agents of `--ssh`, and reads the keys it names.
 ///
 /// # Errors
 ///
-/// A failure of class usage for an agent that is not there.
+/// A failure of class usage for an agent that does not answer to a connection, and for a file that is not a key
+/// or one that only another agent can use.
 pub(super) fn agents(
     args: &BuildArgs,
     environment: &Environment,
-) -> Result<BTreeMap<String, PathBuf>, Failure> {
+) -> Result<BTreeMap<String, Agent>, Failure> {
+    let usage = |message: String| Failure::new(Class::Usage, message);
     let mut agents = BTreeMap::new();
-    for (id, socket) in &args.ssh {
-        let socket = socket.clone().or_else(|| environment.variable("SSH_AUTH_SOCK"));
-        let Some(socket) = socket else {
-            let message = format!("ssh agent {id}: SSH_AUTH_SOCK is not set");
-            return Err(Failure::new(Class::Usage, message)
-                .with_hint(format!("start an agent, or name its socket: --ssh {id}=SOCKET")));
-        };
-        let path = PathBuf::from(socket);
-        let facts =
-            fs::metadata(&path).map_err(|e| cannot(&format!("use ssh agent {id},"), &path, &e))?;
-        if !facts.file_type().is_socket() {
-            let message = format!("ssh agent {id}: {} is not a socket", path.display());
-            return Err(Failure::new(Class::Usage, message).with_hint(format!(
-                "give a key to an agent: eval $(ssh-agent) && ssh-add {}, then --ssh {id}",
-                path.display()
-            )));
+    for SshFlag { id, paths } in &args.ssh {
+        if agents.contains_key(id) {
+            return Err(usage(format!("ssh agent {id} is given twice"))
+                .with_hint(format!("name all keys in one flag: --ssh {id}=KEY,KEY")));
         }
-        agents.insert(id.clone(), path);
+        let paths = match paths.as_slice() {
+            [] => {
+                let socket = environment.variable("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+                vec![socket.ok_or_else(|| {
+                    let message = format!("ssh agent {id}: SSH_AUTH_SOCK is not set");
+                    let hint = "start an agent, or name its socket or a key";
+                    usage(message).with_hint(format!("{hint}: --ssh {id}=PATH"))
+                })?]
+            }
+            paths => paths.to_vec(),
+        };
+        let mut keyring = Keyring::default();
+        let mut socket = None;
+        for path in paths.iter().map(PathBuf::from) {
+            let facts = fs::metadata(&path)
+                .map_err(|e| cannot(&format!("use ssh agent {id},"), &path, &e))?;
+            if facts.file_type().is_socket() {
+                socket = Some(path);
+            } else {
+                add_key(&mut keyring, id, &path, environment)?;
+            }
+        }
+        let agent = match socket {
+            Some(_) if paths.len() > 1 => {
+                return Err(usage(format!("ssh agent {id}: a socket stands alone"))
+                    .with_hint(format!("name one socket, or keys only: --ssh {id}=KEY,KEY")));
+            }
+            Some(path) => {
+                connect_to_agent(&path).map_err(|e| {
+                    usage(format!("ssh agent {id}: cannot connect to {}: {e}", path.display()))
+                        .with_hint(format!("start an agent, or name a key: --ssh {id}=KEY"))
+                })?;
+                Agent::Socket(path)
+            }
+            None => Agent::Keys(Arc::new(keyring)),
+        };
+        agents.insert(id.clone(), agent);
     }
     Ok(agents)
+}
+
+/// Reads a file of `--ssh` that is not a socket.
+fn add_key(
+    keyring: &mut Keyring,
+    id: &str,
+    path: &Path,
+    environment: &Environment,
+) -> Result<(), Failure> {
+    let read = Given::open(path, &environment.cancel).and_then(|file| file.read_to_limit(KEY_MAX));
+    let content = read.map_err(|e| cannot(&format!("read ssh key of {id},"), path, &e))?;
+    keyring.add(&content).map_err(|error| {
+        let shown = path.display();
+        let failure = Failure::new(Class::Usage, format!("ssh agent {id}: {shown}: {error}"));
+        match error {
+            _ if error.is_for_an_agent() => failure.with_hint(format!(
+                "use an agent: eval $(ssh-agent) && ssh-add {shown}, then --ssh {id}"
+            )),
+            KeyError::Public => match path.extension() {
+                Some(extension) if extension == "pub" => failure.with_hint(format!(
+                    "name the other half: --ssh {id}={}",
+                    path.with_extension("").display()
+                )),
+                _ => failure,
+            },
+            _ => failure.with_hint(format!("name a socket or a private key: --ssh {id}=PATH")),
+        }
+    })
 }
 
 /// Returns the credentials that stand in the addresses of contexts and proxies: where, and the secret.
