@@ -6,8 +6,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
 
+#[path = "registry/http.rs"]
+#[allow(dead_code, reason = "shared with the tests of registries, which use more of it")]
+mod http;
 mod kit;
 
+use http::{Answer, Http, Request};
 use kit::base::{append, hex, rootfs};
 use kit::{Kit, Outcome, Run, host};
 use serde_json::{Value, json};
@@ -128,6 +132,44 @@ impl Layout {
     }
 }
 
+/// A registry that hands out what is in a layout under any name, whatever it is, and takes what is pushed.
+fn registry(layout: &Path) -> Http {
+    let layout = layout.to_owned();
+    Http::serve(move |request| {
+        let blob = |digest: &str| {
+            fs::read(layout.join("blobs/sha256").join(digest.strip_prefix("sha256:")?)).ok()
+        };
+        let entry = || -> Option<Value> {
+            let index: Value =
+                serde_json::from_slice(&fs::read(layout.join("index.json")).ok()?).ok()?;
+            Some(index["manifests"][0].clone())
+        };
+        let path = request.path.split('?').next().unwrap_or_default();
+        let Some((_, rest)) = path.split_once("/v2/r/") else { return Answer::new(200) };
+        let found = match (request.method.as_str(), rest.split_once('/')) {
+            ("GET" | "HEAD", Some(("manifests", "t"))) => entry().and_then(|entry| {
+                let answer = Answer::new(200).body(blob(entry["digest"].as_str()?)?);
+                Some(answer.header(
+                    "Content-Type",
+                    entry["mediaType"].as_str()?.replace(char::is_control, ""),
+                ))
+            }),
+            ("GET" | "HEAD", Some(("manifests" | "blobs", digest))) => {
+                blob(digest).map(|it| Answer::new(200).body(it))
+            }
+            ("POST", _) => Some(Answer::new(202).header("Location", "/v2/r/blobs/uploads/1")),
+            ("PUT" | "PATCH", _) => Some(taken(request)),
+            _ => None,
+        };
+        found.unwrap_or_else(|| Answer::new(404))
+    })
+}
+
+fn taken(request: &Request) -> Answer {
+    let answer = Answer::new(201).header("Location", "/v2/r/blobs/x");
+    answer.header("Docker-Content-Digest", format!("sha256:{}", hex(&request.body)))
+}
+
 /// The Dockerfile that uses all that is mounted or written.
 const ALL: &str = "FROM it
 WORKDIR /work/sub
@@ -180,10 +222,20 @@ fn everywhere(kit: &Kit, layout: &Path) -> Vec<(String, Outcome)> {
         "cache-from",
         kit.build().args([&context, &format!("--cache-from=type=local,src={shown}")]),
     );
+    let registry = registry(layout);
+    let remote = format!("{}/r:t", registry.host());
+    kit.builder(["rmi", "-f", &remote]).run();
+    run("pull", kit.builder(["pull", &remote]));
+    kit.dockerfile(&format!("FROM {remote}\nRUN true\n"));
+    run("FROM a registry", kit.build().arg("--pull"));
+    kit.dockerfile("FROM it\n");
     run("mounts import", kit.builder(["mounts", "import", shown]));
     run("diff", kit.builder(["diff", shown, shown]));
     kit.builder(["rmi", "-f", "hostile"]).run();
     if run("copy", kit.builder(["copy", &format!("oci:{shown}"), "hostile"])) {
+        let pushed = format!("{}/r:pushed", registry.host());
+        kit.builder(["tag", "hostile", &pushed]).run();
+        run("push", kit.builder(["push", &pushed]));
         run("inspect", kit.builder(["inspect", "hostile"]));
         run("history", kit.builder(["history", "hostile"]));
         run("run", kit.builder(["run", "hostile", "/bin/true"]));
@@ -537,7 +589,7 @@ fn an_honest_image_passes_through_every_command() {
         })
         .map(|(verb, outcome)| format!("{verb}: {:?} {}", outcome.status, outcome.text()))
         .collect();
-    assert!(failed.is_empty() && done.len() >= 16, "{failed:#?}");
+    assert!(failed.is_empty() && done.len() >= 21, "{failed:#?}");
 }
 
 #[test]

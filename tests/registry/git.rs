@@ -4,7 +4,6 @@ use super::http::{Answer, Http, Request};
 use super::kit::{Kit, host, write_file};
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
