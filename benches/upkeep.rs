@@ -69,7 +69,7 @@ fn fill(store: &Store) -> Vec<(builder::store::Key, ChainId)> {
         let output = Output { layer, content, set_times: None };
         let record = Cache::new_record(inputs, parent, output, "bench".into(), 1, Cost::default());
         cache.file(&record).unwrap();
-        cache.intern(&output.on(&parent), &layer, 1).unwrap();
+        cache.intern(&output.on(&parent), &layer, 1, &parent).unwrap();
         keys.push((record.key, parent));
     }
     keys

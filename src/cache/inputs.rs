@@ -75,6 +75,11 @@ impl Inputs {
         self.0.iter()
     }
 
+    /// Says whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Finds the first input of that name.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|input| input.name == name).map(|input| &input.value)

@@ -80,4 +80,4 @@ pub use inputs::{Input, Inputs, TreeEntry, TreeId, Value};
 pub use portable::{
     ARTIFACT_TYPE, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, Import, ImportError, Portable,
 };
-pub use records::{Cache, CacheError, Cost, Missing, Output, Record};
+pub use records::{Cache, CacheError, Completed, Cost, Missing, Output, Record};

@@ -240,7 +240,7 @@ impl Import {
                 cache.keep_tree(id, listing.iter().cloned())?;
             }
         }
-        cache.intern(&record.output.on(parent), &layer.id, record.finished)?;
+        cache.intern(&record.output.on(parent), &layer.id, record.finished, parent)?;
         cache.file(&record)?;
         Ok(())
     }

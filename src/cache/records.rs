@@ -99,6 +99,36 @@ pub enum Missing {
     Layer,
     /// The record is there and cannot be read.
     Damaged,
+    /// The record is there, in the format of another version of the program.
+    Format,
+}
+
+/// What is noted of a chain: the layer that completes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completed {
+    /// The layer.
+    pub layer: LayerId,
+    /// When it was made, in seconds since 1970.
+    pub finished: i64,
+    /// The chain below it; not in notes of earlier versions.
+    pub parent: Option<ChainId>,
+}
+
+impl Completed {
+    /// Reads a note; `None` where it is damaged.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut words = std::str::from_utf8(bytes).ok()?.split_whitespace();
+        let (layer, finished) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let parent = words.next().map(|word| word.parse().ok());
+        let is_whole = words.next().is_none() && parent != Some(None);
+        is_whole.then_some(Self { layer, finished, parent: parent.flatten() })
+    }
+
+    fn to_line(self) -> String {
+        let Self { layer, finished, parent } = self;
+        let parent = parent.map(|parent| format!(" {}", parent.to_hex())).unwrap_or_default();
+        format!("{layer} {finished}{parent}\n")
+    }
 }
 
 /// The records of one store.
@@ -157,12 +187,69 @@ impl Cache {
         let Some(bytes) = self.store.read_file(&record_path(key, parent))? else {
             return Ok(Err(Missing::Key));
         };
+        /// What every format has.
+        #[derive(Deserialize)]
+        struct Any {
+            version: u32,
+        }
+        match serde_json::from_slice::<Any>(&bytes) {
+            Ok(any) if any.version != RECORD_VERSION => return Ok(Err(Missing::Format)),
+            _ => {}
+        }
         Ok(serde_json::from_slice::<Record>(&bytes)
             .ok()
-            .filter(|record| {
-                record.version == RECORD_VERSION && record.key == *key && record.parent == *parent
-            })
+            .filter(|record| record.key == *key && record.parent == *parent)
             .ok_or(Missing::Damaged))
+    }
+
+    /// Returns the records of `key` that could be hit, on whatever parent: those that can be read
+    /// and whose layer is in the store.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] where the store cannot be read.
+    pub fn usable(&self, key: &Key) -> Result<Vec<Record>, CacheError> {
+        let mut found = Vec::new();
+        let parents = std::fs::read_dir(self.store.root().join(key_dir(key)));
+        for entry in parents.into_iter().flatten().flatten() {
+            let Some(parent) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if let Ok((record, _)) = self.lookup(key, &parent)? {
+                found.push(record);
+            }
+        }
+        found.sort_by_key(|record| record.parent);
+        Ok(found)
+    }
+
+    /// Returns every record that could be hit. Reads all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] where the store cannot be read.
+    pub fn all_usable(&self) -> Result<Vec<Record>, CacheError> {
+        let mut found = Vec::new();
+        let folders = std::fs::read_dir(self.store.root().join("records"));
+        for folder in folders.into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+                let key = entry.file_name().to_str().and_then(|name| name.parse().ok());
+                if let Some(key) = key {
+                    found.extend(self.usable(&key)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the chain that `chain` extends by one layer; `None` where the store does not know.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] where the store cannot be read.
+    pub fn parent_of(&self, chain: &ChainId) -> Result<Option<ChainId>, CacheError> {
+        let bytes = self.store.read_file(&chain_path(chain))?;
+        Ok(bytes.and_then(|bytes| Completed::parse(&bytes)).and_then(|known| known.parent))
     }
 
     /// Reads a record for comparing, whether or not its layer still exists.
@@ -205,17 +292,13 @@ impl Cache {
     /// [`CacheError`] where the store cannot be read.
     pub fn interned(&self, chain: &ChainId) -> Result<Option<(Layer, i64)>, CacheError> {
         let Some(bytes) = self.store.read_file(&chain_path(chain))? else { return Ok(None) };
-        let known = std::str::from_utf8(&bytes).ok().and_then(|text| {
-            let (id, finished) = text.trim_end().split_once(' ')?;
-            Some((id.parse().ok()?, finished.parse().ok()?))
-        });
-        match known {
-            Some((id, finished)) => Ok(self.layer(&id)?.map(|layer| (layer, finished))),
+        match Completed::parse(&bytes) {
+            Some(known) => Ok(self.layer(&known.layer)?.map(|layer| (layer, known.finished))),
             None => Ok(None),
         }
     }
 
-    /// Notes that `layer`, made at `finished`, completes `chain`.
+    /// Notes that `layer`, made at `finished`, completes `chain` on top of `parent`.
     ///
     /// # Errors
     ///
@@ -225,9 +308,10 @@ impl Cache {
         chain: &ChainId,
         layer: &LayerId,
         finished: i64,
+        parent: &ChainId,
     ) -> Result<(), CacheError> {
-        let line = format!("{layer} {finished}\n");
-        Ok(self.store.write_file(&chain_path(chain), line.as_bytes())?)
+        let known = Completed { layer: *layer, finished, parent: Some(*parent) };
+        Ok(self.store.write_file(&chain_path(chain), known.to_line().as_bytes())?)
     }
 
     /// Keeps a listing of files, unless it is kept already. One JSON object a line.
@@ -299,6 +383,25 @@ mod tests {
         inputs.text("argv", "true");
         let output = Output { layer: id, content, set_times: None };
         Cache::new_record(inputs, ChainId::scratch(), output, "b".into(), 5, Cost::default())
+    }
+
+    #[test]
+    fn a_note_of_a_chain_is_read_with_and_without_what_is_below() {
+        let (layer, parent) = (LayerId::from_bytes([1; 32]), ChainId::scratch());
+        let known = Completed { layer, finished: -7, parent: Some(parent) };
+        assert_eq!(Completed::parse(known.to_line().as_bytes()), Some(known));
+        let older = Completed { parent: None, ..known };
+        assert_eq!(older.to_line(), format!("{layer} -7\n"));
+        assert_eq!(Completed::parse(older.to_line().as_bytes()), Some(older));
+        for damaged in [
+            String::new(),
+            format!("{layer}\n"),
+            format!("{layer} seven\n"),
+            format!("{layer} -7 x\n"),
+            format!("{layer} -7 {} x\n", parent.to_hex()),
+        ] {
+            assert_eq!(Completed::parse(damaged.as_bytes()), None, "{damaged:?}");
+        }
     }
 
     #[test]

@@ -2,16 +2,20 @@
 
 use crate::cache::{Cache, CacheError, TreeEntry, TreeId};
 use crate::explain::listing::{Listings, Unwritten};
-use crate::explain::report::{self, Report};
+use crate::explain::report::{self, Report, Verdict};
 use crate::explain::text::{self, Colour};
 use crate::explain::{BuildRecord, History, HistoryError, html};
 use crate::store::Store;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 /// How many earlier builds a build is compared with at most: the newest says what changed, the
 /// others fill in what it did not reach and how often a step ran.
 const EARLIER: usize = 8;
+
+/// How many lines of a failed step's output a report has, and the most bytes they are looked for in.
+const OUTPUT_LINES: usize = 20;
+const TAIL: usize = 64 * 1024;
 
 /// How a report is to be shown, and of which build.
 #[derive(Debug, Clone, clap::Args)]
@@ -125,8 +129,39 @@ fn against_history(
     build: &BuildRecord,
     listings: &dyn Listings,
 ) -> Result<Report, ExplainError> {
-    let before = history.before(build.id, &build.about, EARLIER)?;
-    Ok(report::explain(build, &before, listings))
+    let (basis, before) = history.comparable(build, EARLIER)?;
+    let mut report = report::explain(build, &before, listings);
+    report.basis = report.compared_with.as_ref().map(|_| basis);
+    add_output(history, build, &mut report);
+    Ok(report)
+}
+
+/// Adds the last lines that failed steps wrote, if they are kept.
+fn add_output(history: &History, build: &BuildRecord, report: &mut Report) {
+    for step in &mut report.steps {
+        if step.result == Verdict::Failed
+            && let Ok(log) = history.log(build.id, step.number)
+        {
+            step.output = last_lines(log);
+        }
+    }
+}
+
+/// Reads the last lines of a step's output. Of a line that a carriage return wrote over, what was
+/// written last.
+fn last_lines(mut log: impl Read) -> Vec<String> {
+    let mut tail = Vec::new();
+    let mut piece = vec![0; TAIL];
+    while let Ok(read @ 1..) = log.read(&mut piece) {
+        tail.extend_from_slice(&piece[..read]);
+        tail.drain(..tail.len().saturating_sub(TAIL));
+    }
+    let text = String::from_utf8_lossy(&tail);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(OUTPUT_LINES)..]
+        .iter()
+        .map(|line| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default().to_owned())
+        .collect()
 }
 
 /// Explains `new` by `old`, whatever else was built between them.
@@ -137,7 +172,9 @@ fn against_history(
 pub fn compared(store: &Store, old: &str, new: &str) -> Result<Report, ExplainError> {
     let history = History::new(store);
     let (old, new) = (history.load(old)?, history.load(new)?);
-    Ok(report::explain(&new, &[old], &Cache::new(store.clone())))
+    let mut report = report::explain(&new, &[old], &Cache::new(store.clone()));
+    add_output(&history, &new, &mut report);
+    Ok(report)
 }
 
 /// Writes a report.

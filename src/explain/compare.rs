@@ -63,6 +63,21 @@ pub enum Cause {
         first: usize,
         /// Whether the files did change; else that is known once the earlier step has run.
         is_certain: bool,
+        /// Whether that step was found in the cache, as another build made it.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_found: bool,
+        /// Whether only times differ, which the step set.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_times: bool,
+        /// Whether that step's own files are the same, and it follows another step or image.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_moved: bool,
+        /// If not certain: the builds whose results could be hit.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        builds: Vec<String>,
+        /// If not certain: whether the files are read, not started from.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_read: bool,
     },
     /// It starts from another step or image than before: an instruction was put in, taken out or
     /// moved.
@@ -147,6 +162,9 @@ pub struct Variable {
     /// The new value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new: Option<String>,
+    /// Whether it was set then and is now.
+    #[serde(skip)]
+    pub was_and_is_set: (bool, bool),
     /// Whether the values are hidden, since the name says that they are secret.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_hidden: bool,
@@ -156,12 +174,16 @@ pub struct Variable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoRecord {
-    /// No earlier build of this context, Dockerfile and target is in the history.
+    /// No build to compare with is in the history.
     FirstBuild,
     /// The earlier builds had no such step.
     NewStep,
     /// The earlier builds ended before this step.
     NeverReached,
+    /// No result of this step on these files is in the cache.
+    NotKept,
+    /// What it copied changed while it was copied, so the result was not kept.
+    Unsound,
 }
 
 /// What is gone of a record.
@@ -174,6 +196,33 @@ pub enum Evicted {
     Layer,
 }
 
+/// Returns the earlier inputs with the files of each source under the name that the source has now,
+/// if sources have other names than before and each still is one: what they hold is compared then, and
+/// the name is a difference of its own.
+fn renamed_sources(earlier: &Inputs, now: &Inputs) -> Option<Inputs> {
+    let names = |inputs: &Inputs| -> Vec<String> {
+        let files = inputs.iter().filter(|input| {
+            input.name.starts_with("files ") && !input.name.starts_with("files of mount ")
+        });
+        files.map(|input| input.name.clone()).collect()
+    };
+    let (old, new) = (names(earlier), names(now));
+    if old == new || old.len() != new.len() {
+        return None;
+    }
+    let mut new = new.into_iter();
+    let mut renamed = Inputs::new();
+    for input in earlier {
+        let name = if old.contains(&input.name) { new.next()? } else { input.name.clone() };
+        match &input.value {
+            Value::Text(text) => renamed.text(name, text),
+            Value::List(words) => renamed.list(name, words.clone()),
+            Value::Tree(tree) => renamed.tree(name, *tree),
+        }
+    }
+    Some(renamed)
+}
+
 /// Returns how the inputs of a step differ from its earlier ones, in the order of the inputs, the
 /// instruction first. Empty where they are equal.
 pub fn inputs(now: &StepRecord, earlier: &StepRecord, listings: &dyn Listings) -> Vec<Cause> {
@@ -181,7 +230,9 @@ pub fn inputs(now: &StepRecord, earlier: &StepRecord, listings: &dyn Listings) -
         return if now.key == earlier.key { Vec::new() } else { vec![Cause::Format] };
     }
     let is_edited = now.instruction != earlier.instruction;
-    let (old, new) = (Named::new(&earlier.inputs), Named::new(&now.inputs));
+    let renamed = renamed_sources(&earlier.inputs, &now.inputs);
+    let old_inputs = renamed.as_ref().unwrap_or(&earlier.inputs);
+    let (old, new) = (Named::new(old_inputs), Named::new(&now.inputs));
     let mut causes = Vec::new();
     let mut is_told = false;
     for (name, old, new) in old.pairs(&new) {
@@ -201,6 +252,26 @@ pub fn inputs(now: &StepRecord, earlier: &StepRecord, listings: &dyn Listings) -
         causes.push(Cause::Order { names: old.moved(&new) });
     }
     causes
+}
+
+/// As [`inputs`], of a step whose files are not known: they are left out of both sides.
+pub(super) fn outlines(
+    now: &StepRecord,
+    earlier: &StepRecord,
+    listings: &dyn Listings,
+) -> Vec<Cause> {
+    let mut outline = Inputs::new();
+    for input in &earlier.inputs {
+        match &input.value {
+            Value::Text(text) => outline.text(&input.name, text),
+            Value::List(words) => outline.list(&input.name, words.clone()),
+            Value::Tree(_) => {}
+        }
+    }
+    let key = Some(outline.key());
+    let earlier = StepRecord { inputs: outline, key, ..earlier.clone() };
+    let now = StepRecord { key, ..now.clone() };
+    inputs(&now, &earlier, listings)
 }
 
 /// Says whether an input is spelled out in the instruction's own text.
@@ -257,7 +328,8 @@ fn one(name: &str, old: Option<&Value>, new: Option<&Value>, listings: &dyn List
 fn variable(name: &str, old: Option<&Value>, new: Option<&Value>) -> Variable {
     let is_hidden = redact::is_secret(name);
     let value = |v: Option<&Value>| v.filter(|_| !is_hidden).map(|_| shown(v));
-    Variable { name: name.to_owned(), old: value(old), new: value(new), is_hidden }
+    let was_and_is_set = (old.is_some(), new.is_some());
+    Variable { name: name.to_owned(), old: value(old), new: value(new), was_and_is_set, is_hidden }
 }
 
 fn changes(

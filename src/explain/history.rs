@@ -14,6 +14,7 @@ use super::log::{FINISHED, LOGS, LogReader, RUNNING};
 use super::record::{About, BuildRecord, Head, Outcome, RECORD_VERSION, StepRecord};
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead as _, BufReader};
@@ -26,6 +27,9 @@ pub const KEEP_BUILDS: usize = 200;
 
 /// Digits of an id: milliseconds since 1970 in hexadecimal reach this width until the year 2527.
 const ID_DIGITS: usize = 11;
+
+/// How many of the newest builds are searched for ones to compare with, when none is of the same place.
+const SEARCHED: usize = 50;
 
 /// An unfinished build that nobody holds is left alone for this long, since it may be one that has
 /// not run anything yet.
@@ -258,6 +262,46 @@ impl History {
         Ok(found.into_iter().filter_map(|head| self.read(head.id).ok()).take(count).collect())
     }
 
+    /// Returns the builds that `build` is compared with, at most `count`, and what they have in
+    /// common with it: those of the same place; else, as in a CI job with a directory of its own,
+    /// those of the same name, target and stages; else those that share most steps.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Io`] where the history cannot be read.
+    pub fn comparable(
+        &self,
+        build: &BuildRecord,
+        count: usize,
+    ) -> Result<(Basis, Vec<BuildRecord>), HistoryError> {
+        let about = &build.about;
+        let same = self.before(build.id, about, count)?;
+        if !same.is_empty() {
+            return Ok((Basis::Place, same));
+        }
+        let mut others: Vec<(usize, BuildRecord)> = self
+            .heads()?
+            .filter(|head| head.id < build.id)
+            .take(SEARCHED)
+            .filter_map(|head| self.read(head.id).ok())
+            .map(|other| (shared(build, &other), other))
+            .filter(|(shared, _)| *shared > 0)
+            .collect();
+        let is_namesake = |other: &BuildRecord| {
+            other.about.target == about.target
+                && names(&other.about) == names(about)
+                && stages(other) == stages(build)
+        };
+        let basis = if others.iter().any(|(_, other)| is_namesake(other)) {
+            others.retain(|(_, other)| is_namesake(other));
+            Basis::Name
+        } else {
+            others.sort_by_key(|(shared, _)| std::cmp::Reverse(*shared));
+            Basis::Steps
+        };
+        Ok((basis, others.into_iter().take(count).map(|(_, other)| other).collect()))
+    }
+
     fn newest(
         &self,
         is_wanted: impl Fn(&BuildRecord) -> bool,
@@ -413,6 +457,44 @@ impl History {
     fn folder(&self, id: BuildId) -> PathBuf {
         self.dir.join(id.to_string())
     }
+}
+
+/// What a build has in common with the earlier ones that it is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// Context, Dockerfile and target.
+    Place,
+    /// The image's name (if none, the Dockerfile's), the target, and the stages.
+    Name,
+    /// Steps.
+    Steps,
+}
+
+/// The repositories that an image is named by, without tags, which CI makes of commits; the name of the
+/// Dockerfile if there are none.
+fn names(about: &About) -> BTreeSet<&str> {
+    if about.tags.is_empty() {
+        let path = about.dockerfile.as_str();
+        return BTreeSet::from([path.rsplit('/').next().unwrap_or(path)]);
+    }
+    let repository = |tag: &'_ String| -> usize {
+        let start = tag.rfind('/').map_or(0, |slash| slash + 1);
+        tag[start..].find(':').map_or(tag.len(), |colon| start + colon)
+    };
+    about.tags.iter().map(|tag| &tag[..repository(tag)]).collect()
+}
+
+fn stages(build: &BuildRecord) -> BTreeSet<&str> {
+    build.steps.iter().map(|step| step.stage.as_str()).collect()
+}
+
+/// How many instructions of `build` another one has in a stage of the same name.
+fn shared(build: &BuildRecord, other: &BuildRecord) -> usize {
+    let of = |build: &'_ BuildRecord| -> BTreeSet<(String, String)> {
+        build.steps.iter().map(|step| (step.stage.clone(), step.instruction.clone())).collect()
+    };
+    of(build).intersection(&of(other)).count()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

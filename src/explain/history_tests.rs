@@ -36,6 +36,7 @@ fn step(number: usize, outcome: StepOutcome) -> StepRecord {
         inputs,
         outcome,
         miss: Some(Miss::NoCache),
+        is_unsound: false,
         output: None,
         began_us: 1,
         wall_us: 5,

@@ -41,6 +41,6 @@ mod testing;
 pub mod text;
 
 pub use audit::{Audit, AuditedStep, Verdict as AuditVerdict};
-pub use history::{BuildId, History, HistoryError, KEEP_BUILDS};
+pub use history::{Basis, BuildId, History, HistoryError, KEEP_BUILDS};
 pub use log::{BuildLog, LogReader, StepLog};
 pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};

@@ -1,9 +1,10 @@
 //! Causes in words: lines of coloured stretches, which text and HTML lay out.
 
+use super::Basis;
 use super::compare::{Cause, Evicted, NoRecord, Variable};
 use super::diff::{Op, Piece};
 use super::listing::{Attribute, Change, FileChange, FileChanges};
-use super::report::Report;
+use super::report::{Remade, Report, Step};
 use std::borrow::Cow;
 
 /// How much of what did not change is shown on each side of what did, in characters.
@@ -48,9 +49,13 @@ pub(super) type Phrase = (usize, Line);
 /// Says a cause in one or more lines.
 pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
     let line = match cause {
-        Cause::NoCache => Line::plain("--no-cache was given"),
+        Cause::NoCache => Line::plain("--no-cache was given (or --no-cache-filter)"),
         Cause::NoRecord { reason } => Line::plain(match reason {
-            NoRecord::FirstBuild => "the first build of this context, Dockerfile and target",
+            NoRecord::FirstBuild => "no build to compare with is in the history",
+            NoRecord::NotKept => "no result of it on these files is in the cache",
+            NoRecord::Unsound => {
+                "what it copied changed while it was copied, so the result was not kept"
+            }
             NoRecord::NewStep => "a new step",
             NoRecord::NeverReached => "no earlier build came this far",
         }),
@@ -64,8 +69,10 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
                 Evicted::Layer => "the layer it made",
             };
             Line::plain(match build {
-                Some(build) => format!("{what} was removed after build {build} (prune, or GC)"),
-                None => format!("{what} was removed (prune, or GC)"),
+                Some(build) => {
+                    format!("{what} was removed after build {build} (prune, GC or repair)")
+                }
+                None => format!("{what} was removed (prune, GC or repair)"),
             })
         }
         Cause::Damaged => Line::plain("its record is damaged"),
@@ -73,10 +80,27 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
         Cause::Base { old, new, old_digest, new_digest } => {
             base(old.as_deref(), new, old_digest.as_deref(), new_digest.as_deref())
         }
-        Cause::EarlierStep { number, name, first, is_certain } => {
+        Cause::EarlierStep {
+            number,
+            name,
+            first,
+            is_certain,
+            is_found,
+            is_times,
+            is_moved,
+            builds,
+            is_read,
+        } => {
             let name = clean(short(name)).into_owned();
-            if *is_certain {
-                let line = Line::plain(format!("{name} made other files"));
+            if *is_moved {
+                Line::plain(format!("{name} follows something else than before"))
+            } else if *is_certain {
+                let line = Line::plain(match (is_found, is_times) {
+                    (false, false) => format!("{name} made other files"),
+                    (false, true) => format!("{name} made the same files with other times"),
+                    (true, false) => format!("{name} was found with other files"),
+                    (true, true) => format!("{name} was found with other times of files"),
+                });
                 match report.steps.iter().find(|s| s.number == *first && first != number) {
                     Some(first) => {
                         line.with(Ink::Plain, format!(", broken by {}", clean(short(&first.name))))
@@ -84,7 +108,17 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
                     None => line,
                 }
             } else {
-                Line::plain(format!("runs if {name} makes other files"))
+                let builds = match builds.split_first() {
+                    Some((first, rest)) => {
+                        let rest: String = rest.iter().map(|b| format!(" or {b}")).collect();
+                        format!("in build {first}{rest}")
+                    }
+                    None => "before".to_owned(),
+                };
+                Line::plain(match is_read {
+                    false => format!("hits only if {name} makes the same files as {builds}"),
+                    true => format!("hits only if what it reads of {name} is as {builds}"),
+                })
             }
         }
         Cause::Predecessor { old, new } => Line::plain(format!(
@@ -102,7 +136,7 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
         Cause::Files { source, changes, made_by } => {
             let made_by = made_by.and_then(|n| report.steps.iter().find(|s| s.number == n));
             let by = match made_by {
-                Some(step) => format!(" (made by {})", clean(short(&step.name))),
+                Some(step) => format!(" (from {})", clean(short(&step.name))),
                 None => String::new(),
             };
             return files(&format!("files {}{by}", clean(source)), changes.as_ref());
@@ -130,7 +164,7 @@ fn base(old: Option<&str>, new: &str, old_digest: Option<&str>, new_digest: Opti
     };
     let (old, new) = (old.map(familiar), familiar(new));
     match old {
-        Some(old) if old == new && (old_digest.is_none() && new_digest.is_none()) => {
+        Some(old) if old == new && old_digest == new_digest => {
             Line::plain(format!("base image {}: other files", clean(new)))
         }
         Some(old) if old == new => values(
@@ -146,7 +180,11 @@ fn base(old: Option<&str>, new: &str, old_digest: Option<&str>, new_digest: Opti
 fn variable(kind: &str, variable: &Variable) -> Line {
     let name = format!("{kind} {}", clean(&variable.name));
     if variable.is_hidden {
-        return Line::plain(format!("{name}: another value (hidden)"));
+        return Line::plain(match variable.was_and_is_set {
+            (false, _) => format!("{name}: new (hidden)"),
+            (_, false) => format!("{name}: gone (hidden)"),
+            _ => format!("{name}: another value (hidden)"),
+        });
     }
     values(&name, variable.old.as_deref(), variable.new.as_deref())
 }
@@ -199,7 +237,10 @@ fn excerpt(text: &str, is_first: bool, is_last: bool) -> String {
 
 pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
     let Some(changes) = changes else {
-        return vec![(0, Line::plain(format!("{name}: changed; the old listing is gone")))];
+        return vec![(
+            0,
+            Line::plain(format!("{name}: changed; one of the two listings is not kept")),
+        )];
     };
     let mut counts = Vec::new();
     for (count, what) in
@@ -209,6 +250,9 @@ pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
             counts.push(format!("{count} {what}"));
         }
     }
+    if counts.is_empty() {
+        counts.push("capabilities, links or names that listings do not show".to_owned());
+    }
     let mut phrases = vec![(0, Line::plain(format!("{name}: {}", counts.join(", "))))];
     phrases.extend(changes.files.iter().map(|file| (1, self::file(file))));
     let more = changes.count() - changes.files.len();
@@ -216,7 +260,7 @@ pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
         phrases.push((1, Line::plain(format!("… and {more} more"))));
     }
     if changes.is_umask {
-        let text = "only write permission of group and others differs: made under another umask";
+        let text = "only write permission of group and others differs, as under another umask";
         phrases.push((0, Line::plain(text)));
     }
     phrases
@@ -250,6 +294,37 @@ fn file(file: &FileChange) -> Line {
         }
     }
     line.with(Ink::Plain, parts.join(", "))
+}
+
+/// Says why a build of another place was taken to compare with.
+pub(super) fn basis(report: &Report) -> &'static str {
+    match report.basis {
+        None | Some(Basis::Place) => "",
+        Some(Basis::Name) => " (another directory; the same name, target and stages)",
+        Some(Basis::Steps) => " (another directory or target; the nearest with the same steps)",
+    }
+}
+
+/// Says what a step that ran again made, beside what it made before.
+pub(super) fn remade(step: &Step) -> Option<(Ink, String)> {
+    let same = "made the same files as before";
+    let (ink, rest) = match (step.remade?, &step.below) {
+        (Remade::Same, _) => (Ink::Green, ": what follows is undisturbed".to_owned()),
+        (
+            Remade::OnOthers,
+            Some(Cause::EarlierStep { name, is_times: false, is_moved: false, .. }),
+        ) => (Ink::Plain, format!(", on top of other files of {}", clean(short(name)))),
+        (Remade::OnOthers, Some(Cause::EarlierStep { name, is_times: true, .. })) => {
+            (Ink::Plain, format!(", on top of files with other times of {}", clean(short(name))))
+        }
+        (Remade::OnOthers, Some(Cause::Base { .. })) => {
+            (Ink::Plain, ", on another base image".to_owned())
+        }
+        (Remade::OnOthers, _) => (Ink::Plain, ", on top of others".to_owned()),
+        (Remade::OtherTimes, _) => (Ink::Plain, ", with other times".to_owned()),
+        (Remade::Other, _) => return None,
+    };
+    Some((ink, format!("{same}{rest}")))
 }
 
 /// An image as people write it: without the registry that is meant anyway, and without a digest.

@@ -159,6 +159,9 @@ pub struct StepRecord {
     /// Why there was no hit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,
+    /// Whether what it copied changed while it was copied, so that no record was filed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unsound: bool,
     /// The layer it made or found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,
@@ -198,10 +201,13 @@ pub enum StepOutcome {
     NotReached,
     /// In a prediction: it would run.
     WouldRun,
-    /// In a prediction: it runs only if that step makes other files than it did before.
+    /// In a prediction: it hits only if that step makes the same files as in one of those builds.
     DependsOn {
         /// The [`StepRecord::number`] of the step.
         number: usize,
+        /// The builds whose results it could hit.
+        #[serde(default)]
+        builds: Vec<String>,
     },
 }
 
@@ -217,6 +223,8 @@ pub enum Miss {
     Layer,
     /// The record is there and cannot be read.
     Damaged,
+    /// The record is there, in the format of another version of the program.
+    Format,
     /// Records were not looked up: `--no-cache`.
     NoCache,
 }
@@ -228,6 +236,7 @@ impl From<Missing> for Miss {
             Missing::Parent => Self::Parent,
             Missing::Layer => Self::Layer,
             Missing::Damaged => Self::Damaged,
+            Missing::Format => Self::Format,
         }
     }
 }

@@ -3,8 +3,10 @@
 use super::compare::{self, Cause, Evicted, NoRecord};
 use super::listing::Listings;
 use super::suggest::{self, Suggestion};
-use super::{BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord, place, redact};
+use super::{Basis, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord, place, redact};
+use crate::store::ChainId;
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// The number of the JSON form, `docs/explain.md`. Fields may be added without a new number.
@@ -18,9 +20,12 @@ pub struct Report {
     /// The build; none for a prediction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
-    /// The newest earlier build it was compared with.
+    /// The nearest earlier build, with which it was compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compared_with: Option<String>,
+    /// What that build and this one have in common.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
     /// When it began, in milliseconds since 1970.
     pub started_ms: i64,
     /// When it ended.
@@ -75,13 +80,22 @@ pub struct Step {
     /// The earlier build that it was compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compared_with: Option<String>,
-    /// Where it ran and its earlier self is known: whether both made the same files, so that what
-    /// follows was not disturbed.
+    /// For one that ran and whose earlier self is known: whether both made the same files on the
+    /// same files, so that what follows was not disturbed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made_same_files: Option<bool>,
+    /// What it made, beside what its earlier self made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remade: Option<Remade>,
+    /// For one that made the same files on top of others: what changed below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub below: Option<Cause>,
     /// Where it failed: its exit status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<i32>,
+    /// The last lines of its output, of a failed one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
     /// The numbers of the steps whose files it starts from or reads, in order.
     pub after: Vec<usize>,
     /// The images and contexts that it starts from or reads.
@@ -111,6 +125,20 @@ pub enum Verdict {
     NotReached,
 }
 
+/// What a step that ran again made, beside what it made before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remade {
+    /// The same files on the same files.
+    Same,
+    /// The same files, on top of other ones.
+    OnOthers,
+    /// The same files with other times, which it set.
+    OtherTimes,
+    /// Other files.
+    Other,
+}
+
 /// The sum of the steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
@@ -118,6 +146,10 @@ pub struct Totals {
     pub hits: usize,
     /// Steps that ran or would run, failed ones included.
     pub misses: usize,
+    /// Those of them that failed.
+    pub failed: usize,
+    /// Those of them whose cost is not known, since they never ran to their end.
+    pub unmeasured: usize,
     /// Steps that would run only if an earlier one makes other files.
     pub unknown: usize,
     /// Microseconds spent (or to be spent, by the last time) in misses, one after the other.
@@ -132,7 +164,7 @@ pub struct Totals {
 ///
 /// `before` may be empty; more than one helps where the newest did not reach a step.
 pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listings) -> Report {
-    let explainer = Explainer {
+    let mut explainer = Explainer {
         build,
         before: before
             .iter()
@@ -140,6 +172,11 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
             .collect(),
         listings,
     };
+    // The nearest first; of equally near ones the newest.
+    explainer
+        .before
+        .sort_by_cached_key(|(earlier, places)| Reverse(nearness(build, earlier, places)));
+    let compared_with = explainer.before.first().map(|(earlier, _)| earlier.id.to_string());
     let mut steps: Vec<Step> = Vec::with_capacity(build.steps.len());
     for place in 0..build.steps.len() {
         let step = explainer.step(place, &steps);
@@ -156,7 +193,8 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
     Report {
         version: SCHEMA_VERSION,
         build: (build.outcome != Outcome::Predicted).then(|| build.id.to_string()),
-        compared_with: before.first().map(|earlier| earlier.id.to_string()),
+        compared_with,
+        basis: None,
         started_ms: about.started_ms,
         finished_ms: build.finished_ms,
         outcome: build.outcome.clone(),
@@ -175,7 +213,7 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
 
 struct Explainer<'a> {
     build: &'a BuildRecord,
-    /// Earlier builds, each with the counterparts of our steps.
+    /// Earlier builds, the nearest first, each with the counterparts of our steps.
     before: Vec<(&'a BuildRecord, Vec<Option<usize>>)>,
     listings: &'a dyn Listings,
 }
@@ -193,12 +231,16 @@ impl<'a> Explainer<'a> {
         };
         let causes = match (result, earlier) {
             (Verdict::NotReached, _) | (Verdict::Hit, None) => Vec::new(),
-            (Verdict::Hit, Some((_, earlier))) => self.differences(now, earlier, done),
+            (Verdict::Hit, Some(earlier)) => self.differences(now, earlier, done),
             _ => self.causes(place, earlier, done),
         };
-        let made_same_files = match (&now.outcome, now.output, earlier) {
-            (StepOutcome::Ran { .. }, Some(output), Some((_, earlier))) => {
-                earlier.output.map(|before| before.content == output.content)
+        let remade = match &now.outcome {
+            StepOutcome::Ran { .. } => earlier.and_then(|earlier| self.remade(now, earlier)),
+            _ => None,
+        };
+        let below = match (remade, earlier) {
+            (Some(Remade::OnOthers), Some((build, before))) => {
+                self.other_files(now, build, before, done)
             }
             _ => None,
         };
@@ -230,8 +272,11 @@ impl<'a> Explainer<'a> {
                 .filter(|_| !causes.is_empty())
                 .map(|(build, _)| build.id.to_string()),
             causes,
-            made_same_files,
+            made_same_files: remade.map(|remade| remade == Remade::Same),
+            remade,
+            below,
             exit,
+            output: Vec::new(),
             after,
             reads: reads.into_iter().collect(),
             began_us: now.began_us,
@@ -240,53 +285,61 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// Returns the newest earlier self of a step whose inputs are known.
-    fn earlier(&self, place: usize) -> Option<(&'a BuildRecord, &'a StepRecord)> {
-        self.selves(place).find(|(_, step)| step.is_keyed())
+    /// Returns the earlier self of a step in the nearest build that has one with a result; failing that,
+    /// in the nearest that knows its inputs. So steps are compared with one and the same build as far as
+    /// that goes, and what is said of one fits what is said of the next.
+    fn earlier(&self, place: usize) -> Option<Earlier<'a>> {
+        let has_result = |step: &StepRecord| step.run_us().is_some() || step.has_run();
+        self.selves(place)
+            .filter(|(_, step)| step.is_keyed())
+            .min_by_key(|(_, step)| !has_result(step))
     }
 
-    fn selves(&self, place: usize) -> impl Iterator<Item = (&'a BuildRecord, &'a StepRecord)> + '_ {
-        self.before
-            .iter()
-            .filter_map(move |(build, places)| Some((*build, &build.steps[places[place]?])))
+    /// The earlier selves of a step, that of the nearest build first. What a step was before it was
+    /// edited, only the nearest says: a step that it does not have is a new one.
+    fn selves(&self, place: usize) -> impl Iterator<Item = Earlier<'a>> + '_ {
+        let now = &self.build.steps[place];
+        self.before.iter().enumerate().filter_map(move |(rank, (build, places))| {
+            let step = &build.steps[places[place]?];
+            let is_equal =
+                step.instruction == now.instruction || now.is_keyed() && step.key == now.key;
+            (rank == 0 || is_equal).then_some((*build, step))
+        })
     }
 
     fn last_cost(&self, place: usize) -> Option<u64> {
         self.selves(place).find_map(|(_, step)| step.run_us())
     }
 
-    fn causes(
-        &self,
-        place: usize,
-        earlier: Option<(&'a BuildRecord, &'a StepRecord)>,
-        done: &[Step],
-    ) -> Vec<Cause> {
+    fn causes(&self, place: usize, earlier: Option<Earlier<'a>>, done: &[Step]) -> Vec<Cause> {
         let now = &self.build.steps[place];
-        let build = earlier.map(|(build, _)| build.id.to_string());
         match now.miss {
             Some(Miss::NoCache) => return vec![Cause::NoCache],
             Some(Miss::Damaged) => return vec![Cause::Damaged],
+            Some(Miss::Format) => return vec![Cause::Format],
             // The very key was looked up and found.
-            Some(Miss::Layer) => return vec![Cause::Evicted { what: Evicted::Layer, build }],
+            Some(Miss::Layer) => {
+                let had = self.selves(place).filter(|(_, step)| {
+                    step.key == now.key
+                        && step.run_us().is_some()
+                        && (now.parent.is_none() || step.parent == now.parent)
+                });
+                let build = had.map(|(build, _)| build.id).max().map(|id| id.to_string());
+                return vec![Cause::Evicted { what: Evicted::Layer, build }];
+            }
             Some(Miss::Key | Miss::Parent) | None => {}
         }
         let mut causes = match earlier {
-            Some((_, earlier)) => self.differences(now, earlier, done),
+            Some(earlier) => self.differences(now, earlier, done),
             // Known on other files, from builds that are not in the history any more.
             None if now.miss == Some(Miss::Parent) => {
-                let earlier_step = number(&now.from).and_then(|n| earlier_cause(n, true, done));
-                earlier_step.or_else(|| compare::base(now, None)).into_iter().collect()
+                compare::base(now, None).into_iter().collect()
             }
             None => Vec::new(),
         };
-        let is_waiting = matches!(now.outcome, StepOutcome::DependsOn { .. })
-            || (now.outcome == StepOutcome::WouldRun && causes.is_empty() && now.parent.is_none());
-        if is_waiting {
-            let from = match now.outcome {
-                StepOutcome::DependsOn { number } => Some(number),
-                _ => number(&now.from),
-            };
-            causes.extend(from.and_then(|from| earlier_cause(from, false, done)));
+        if let StepOutcome::DependsOn { number, builds } = &now.outcome {
+            let reads = self::number(&now.from) != Some(*number);
+            causes.extend(earlier_cause(*number, Certainty::Unless(builds, reads), done));
         }
         if causes.is_empty() {
             causes.push(self.nothing_differs(place, earlier));
@@ -295,70 +348,123 @@ impl<'a> Explainer<'a> {
     }
 
     /// Returns how a step differs from its earlier self: its inputs, and the files it starts from.
-    fn differences(&self, now: &StepRecord, earlier: &StepRecord, done: &[Step]) -> Vec<Cause> {
+    fn differences(&self, now: &StepRecord, earlier: Earlier<'a>, done: &[Step]) -> Vec<Cause> {
+        let (build, before) = earlier;
         let mut causes = Vec::new();
         if now.is_keyed() {
-            causes = compare::inputs(now, earlier, self.listings);
+            causes = compare::inputs(now, before, self.listings);
+        } else if !now.inputs.is_empty() {
+            causes = compare::outlines(now, before, self.listings);
         }
         for cause in &mut causes {
             if let Cause::Files { made_by, .. } = cause {
-                let reads: Vec<usize> = now.reads.iter().filter_map(number).collect();
-                let changed = |n: &&usize| {
+                let reads = || now.reads.iter().filter_map(number);
+                let changed = |n: &usize| {
                     done.iter().any(|step| {
-                        step.number == **n && (is_broken(step) || !step.causes.is_empty())
+                        step.number == *n && (is_broken(step) || !step.causes.is_empty())
                     })
                 };
-                *made_by = reads.iter().find(changed).or(reads.first()).copied();
+                *made_by = reads().find(changed).or_else(|| reads().next());
             }
         }
-        // Unknown on one side: `COPY --link`, or a prediction behind a step that would run.
-        if let (Some(new), Some(old)) = (now.parent, earlier.parent)
-            && new != old
-        {
-            causes.extend(self.other_parent(now, earlier, done));
+        match (now.parent, before.parent) {
+            (Some(new), Some(old)) if new == old => {}
+            (Some(_), Some(_)) => {
+                let root = self.other_files(now, build, before, done);
+                causes.extend(
+                    root.or_else(|| earlier_cause(number(&now.from)?, Certainty::Files, done)),
+                );
+            }
+            // Unknown on one side: behind a step that would run, or that failed.
+            _ => causes.extend(self.other_files(now, build, before, done)),
         }
         causes
     }
 
-    /// The cause of a miss that lies in the files a step starts from.
-    fn other_parent(&self, now: &StepRecord, earlier: &StepRecord, done: &[Step]) -> Option<Cause> {
+    /// Finds what made the files that a step starts from other ones than those of its earlier self:
+    /// the nearest step that made other files, another order of steps, or another base.
+    fn other_files(
+        &self,
+        now: &StepRecord,
+        build: &'a BuildRecord,
+        earlier: &StepRecord,
+        done: &[Step],
+    ) -> Option<Cause> {
+        self.other_files_below(now, now, build, earlier, done)
+    }
+
+    /// As [`Self::other_files`] of `step`, for `now`, which is that step or one below it.
+    fn other_files_below(
+        &self,
+        step: &StepRecord,
+        now: &StepRecord,
+        build: &'a BuildRecord,
+        earlier: &StepRecord,
+        done: &[Step],
+    ) -> Option<Cause> {
         let predecessor = || {
-            let old = self.before.iter().find_map(|(build, _)| {
-                let is_it = build.steps.iter().any(|step| std::ptr::eq(step, earlier));
-                is_it.then(|| origin_name(&earlier.from, build))
-            });
-            let new = origin_name(&now.from, self.build);
-            Some(Cause::Predecessor { old: old?, new })
+            if now.number != step.number {
+                return earlier_cause(now.number, Certainty::Moved, done);
+            }
+            Some(Cause::Predecessor {
+                old: origin_name(&earlier.from, build),
+                new: origin_name(&now.from, self.build),
+            })
         };
         match (&now.from, &earlier.from) {
-            (Origin::Step { number }, _) => {
-                let from = done.iter().find(|step| step.number == *number)?;
-                if is_broken(from) || self.is_same_place(*number, earlier) {
-                    earlier_cause(*number, true, done)
-                } else {
-                    predecessor()
+            (Origin::Step { number: new }, Origin::Step { number: old }) => {
+                let place = self.build.steps.iter().position(|step| step.number == *new)?;
+                let (_, places) = self.before.iter().find(|(b, _)| std::ptr::eq(*b, build))?;
+                let there = places[place].map(|there| &build.steps[there]);
+                let Some(there) = there.filter(|there| there.number == *old) else {
+                    return predecessor();
+                };
+                let here = &self.build.steps[place];
+                match (here.output, there.output) {
+                    (Some(a), Some(b)) if a.content != b.content => {
+                        earlier_cause(*new, Certainty::Files, done)
+                    }
+                    (Some(a), Some(b)) if a.set_times != b.set_times => {
+                        earlier_cause(*new, Certainty::Times, done)
+                    }
+                    _ => self.other_files_below(step, here, build, there, done),
                 }
             }
-            (_, Origin::Step { .. }) => predecessor(),
-            _ => compare::base(now, Some(earlier)),
+            (Origin::Step { .. }, _) | (_, Origin::Step { .. }) => predecessor(),
+            (new, old) => {
+                let is_known = |step: &StepRecord| step.parent.filter(|_| !is_link(step));
+                let is_other = match (is_known(now), is_known(earlier)) {
+                    (Some(new), Some(old)) => new != old,
+                    _ => new != old,
+                };
+                is_other.then(|| compare::base(now, Some(earlier))).flatten()
+            }
         }
     }
 
-    /// Says whether step `from` is the counterpart of what `earlier` started from.
-    fn is_same_place(&self, from: usize, earlier: &StepRecord) -> bool {
-        let Some(place) = self.build.steps.iter().position(|step| step.number == from) else {
-            return false;
-        };
-        self.before.iter().any(|(build, places)| {
-            build.steps.iter().any(|step| std::ptr::eq(step, earlier))
-                && places[place].map(|there| build.steps[there].number) == number(&earlier.from)
-        })
+    /// Says what a step that ran made, beside what its earlier self made.
+    fn remade(&self, now: &StepRecord, (build, earlier): Earlier<'a>) -> Option<Remade> {
+        let (new, old) = (now.output?, earlier.output?);
+        if new.content != old.content {
+            return Some(Remade::Other);
+        }
+        if new.set_times != old.set_times {
+            return Some(Remade::OtherTimes);
+        }
+        match (chain_below(self.build, now), chain_below(build, earlier)) {
+            (Some(new), Some(old)) if new == old => Some(Remade::Same),
+            (Some(_), Some(_)) => Some(Remade::OnOthers),
+            _ => None,
+        }
     }
 
     /// The cause of a miss where no input and no file differs.
-    fn nothing_differs(&self, place: usize, earlier: Option<(&BuildRecord, &StepRecord)>) -> Cause {
+    fn nothing_differs(&self, place: usize, earlier: Option<Earlier<'a>>) -> Cause {
+        let now = &self.build.steps[place];
         let Some((build, step)) = earlier else {
-            let reason = if self.before.is_empty() {
+            let reason = if now.miss == Some(Miss::Parent) {
+                NoRecord::NotKept
+            } else if self.before.is_empty() {
                 NoRecord::FirstBuild
             } else if self.selves(place).next().is_some() {
                 NoRecord::NeverReached
@@ -368,14 +474,58 @@ impl<'a> Explainer<'a> {
             return Cause::NoRecord { reason };
         };
         let id = build.id.to_string();
-        match step.outcome {
-            StepOutcome::Failed { exit, .. } => Cause::FailedBefore { build: id, exit },
-            StepOutcome::Hit { .. } | StepOutcome::Ran { .. } => {
+        let below = |build, step| chain_below(build, step);
+        let is_same = now.key == step.key
+            && below(self.build, now).is_some_and(|chain| below(build, step) == Some(chain));
+        match &step.outcome {
+            StepOutcome::Ran { .. } if step.is_unsound && is_same => {
+                Cause::NoRecord { reason: NoRecord::Unsound }
+            }
+            StepOutcome::Failed { exit, .. } if is_same => {
+                Cause::FailedBefore { build: id, exit: *exit }
+            }
+            StepOutcome::Hit { .. } | StepOutcome::Ran { .. } if is_same => {
                 Cause::Evicted { what: Evicted::Record, build: Some(id) }
             }
-            _ => Cause::NoRecord { reason: NoRecord::NeverReached },
+            StepOutcome::NotReached => Cause::NoRecord { reason: NoRecord::NeverReached },
+            _ => Cause::NoRecord { reason: NoRecord::NotKept },
         }
     }
+}
+
+/// An earlier build, and the step in it that is compared.
+type Earlier<'a> = (&'a BuildRecord, &'a StepRecord);
+
+/// Whether a step is filed without what it starts from.
+fn is_link(step: &StepRecord) -> bool {
+    step.inputs.get("--link").is_some()
+}
+
+/// Returns the chain of the files that a step starts from, as far as the build's record says.
+fn chain_below(build: &BuildRecord, step: &StepRecord) -> Option<ChainId> {
+    if !is_link(step) && step.parent.is_some() {
+        return step.parent;
+    }
+    match step.from {
+        Origin::Scratch => Some(ChainId::scratch()),
+        Origin::Step { number } => {
+            let from = build.steps.iter().find(|step| step.number == number)?;
+            Some(from.output?.on(&chain_below(build, from)?))
+        }
+        Origin::Image { .. } | Origin::Context { .. } => None,
+    }
+}
+
+/// Returns how much of `build` an earlier one has: steps of the same inputs, on the same files.
+fn nearness(build: &BuildRecord, earlier: &BuildRecord, places: &[Option<usize>]) -> usize {
+    let pairs = build.steps.iter().zip(places);
+    pairs
+        .filter_map(|(step, there)| Some((step, &earlier.steps[(*there)?])))
+        .map(|(now, then)| {
+            let is_same = now.is_keyed() && now.key == then.key;
+            usize::from(is_same) * 2 + usize::from(is_same && now.parent == then.parent)
+        })
+        .sum()
 }
 
 /// Takes the differences of hits away again, but for those that later misses point at.
@@ -421,8 +571,22 @@ fn is_broken(step: &Step) -> bool {
     matches!(step.result, Verdict::Miss | Verdict::Failed | Verdict::Unknown)
 }
 
+/// What is said of an earlier step.
+#[derive(Clone, Copy)]
+enum Certainty<'a> {
+    /// It made other files.
+    Files,
+    /// It made the same files with other times.
+    Times,
+    /// It follows another step or image.
+    Moved,
+    /// Not known: a hit is possible if it makes the same files as in one of these builds, or, if the
+    /// flag is set, what is read of them.
+    Unless(&'a [String], bool),
+}
+
 /// Points at step `number`, and at the first broken one behind it.
-fn earlier_cause(number: usize, is_certain: bool, done: &[Step]) -> Option<Cause> {
+fn earlier_cause(number: usize, certainty: Certainty<'_>, done: &[Step]) -> Option<Cause> {
     let by_number = |n: usize| done.iter().find(|step| step.number == n);
     let start = by_number(number)?;
     let mut first = start;
@@ -440,7 +604,21 @@ fn earlier_cause(number: usize, is_certain: bool, done: &[Step]) -> Option<Cause
     {
         first = next;
     }
-    Some(Cause::EarlierStep { number, name: start.name.clone(), first: first.number, is_certain })
+    let (builds, reads) = match certainty {
+        Certainty::Unless(builds, reads) => (builds.to_vec(), reads),
+        _ => (Vec::new(), false),
+    };
+    Some(Cause::EarlierStep {
+        number,
+        name: start.name.clone(),
+        first: first.number,
+        is_certain: !matches!(certainty, Certainty::Unless(..)),
+        is_found: start.result == Verdict::Hit,
+        is_times: matches!(certainty, Certainty::Times),
+        is_moved: matches!(certainty, Certainty::Moved),
+        builds,
+        is_read: reads,
+    })
 }
 
 fn totals(steps: &[Step]) -> Totals {
@@ -454,10 +632,13 @@ fn totals(steps: &[Step]) -> Totals {
             }
             Verdict::Miss | Verdict::Failed => {
                 totals.misses += 1;
+                totals.failed += usize::from(step.result == Verdict::Failed);
+                totals.unmeasured += usize::from(step.run_us.is_none());
                 totals.spent_us += cost;
             }
             Verdict::Unknown => {
                 totals.unknown += 1;
+                totals.unmeasured += usize::from(step.run_us.is_none());
                 totals.unknown_us += cost;
             }
             Verdict::NotReached => {}

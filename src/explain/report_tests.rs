@@ -134,13 +134,16 @@ fn second() -> BuildRecord {
     let mut make = made(2, "build: RUN make", &["argv=make"], 3, ran(3));
     make.parent = Some(chain(77));
     make.miss = Some(Miss::Parent);
+    let mut strip = made(3, "build: RUN strip /out", &["argv=strip"], 4, ran(1));
+    strip.parent = Some(chain(78));
+    strip.miss = Some(Miss::Parent);
     build(
         2,
         vec![
             made(0, "build: RUN apt-get install -y gcc", &["argv=apt"], 1, hit(8)),
             copy,
             make,
-            made(3, "build: RUN strip /out", &["argv=strip"], 4, hit(1)),
+            strip,
         ],
     )
 }
@@ -160,13 +163,41 @@ MISS   [build 2/9] COPY . /src                                  line 3      0 ms
         src/a.c: mode 0644 → 0755
 MISS   [build 3/9] RUN make                                     line 4     3.0 s
       [build 2/9] made other files
-      made the same files as before: what follows is undisturbed
-hit    [build 4/9] RUN strip /out                          00000000001     1.0 s
+      made the same files as before, on top of other files of [build 2/9]
+MISS   [build 4/9] RUN strip /out                               line 5     1.0 s
+      [build 2/9] made other files
+      made the same files as before, on top of other files of [build 2/9]
 
-2 of 4 steps ran: 3.0 s; the cache saves 9.0 s
+3 of 4 steps ran: 4.0 s; the cache saved 8.0 s
 "#);
     assert_eq!(report.first_broken, Some(1));
-    assert_eq!(report.totals.saved_us, 9_000_000);
+    assert_eq!(report.totals.saved_us, 8_000_000);
+}
+
+/// The command was edited, and makes the same files.
+#[test]
+fn what_follows_is_undisturbed_only_on_the_same_chain() {
+    let mut now = first();
+    now.id = BuildId::at(2);
+    for step in &mut now.steps {
+        step.outcome = hit(1);
+    }
+    now.steps[1] = made(1, "build: COPY . /src", &["files .=tree:2"], 2, ran(0));
+    now.steps[1].miss = Some(Miss::Key);
+    let report = explained(&now, &[first()]);
+    assert_eq!(report.steps[1].made_same_files, Some(true));
+    let text = shown(&report);
+    assert!(text.contains("as before: what follows is undisturbed\nhit "), "{text}");
+    // The same, if the step below it made other files.
+    now.steps[0] = made(0, "build: RUN apt-get install -y gcc", &["argv=apt-get"], 1, ran(8));
+    now.steps[0].miss = Some(Miss::Key);
+    now.steps[0].output = Some(output(70));
+    now.steps[1].parent = Some(chain(70));
+    let report = explained(&now, &[first()]);
+    assert_eq!(report.steps[1].made_same_files, Some(false));
+    let text = shown(&report);
+    assert!(!text.contains("undisturbed"), "{text}");
+    assert!(text.contains("as before, on top of other files of [build 1/9]"), "{text}");
 }
 
 #[test]
@@ -186,7 +217,7 @@ hit    [build 2/9] COPY . /src                             00000000001     2.0 s
 hit    [build 3/9] RUN make                                00000000001     2.0 s
 hit    [build 4/9] RUN strip /out                          00000000001     2.0 s
 
-all 4 steps cached; the cache saves 8.0 s
+all 4 steps cached; the cache saved 8.0 s
 "#);
 }
 
@@ -201,7 +232,7 @@ build 00000000001: done
 /src/app, Dockerfile, target build, linux/amd64
 
 MISS   [build 1/9] RUN apt-get install -y gcc                   line 2     8.0 s
-      the first build of this context, Dockerfile and target
+      no build to compare with is in the history
 MISS   [build 2/9] COPY . /src                                  line 3      0 ms
 MISS   [build 3/9] RUN make                                     line 4     3.0 s
 MISS   [build 4/9] RUN strip /out                               line 5     1.0 s
@@ -217,13 +248,19 @@ fn a_prediction_says_what_is_certain_and_what_is_not() {
         vec![
             made(0, "build: RUN apt-get install -y gcc", &["argv=apt"], 1, hit(8)),
             made(1, "build: COPY . /src", &["files .=tree:5"], 2, StepOutcome::WouldRun),
-            made(2, "build: RUN make", &["argv=make"], 3, StepOutcome::DependsOn { number: 1 }),
+            made(
+                2,
+                "build: RUN make",
+                &["argv=make"],
+                3,
+                StepOutcome::DependsOn { number: 1, builds: vec!["00000000001".into()] },
+            ),
             made(
                 3,
                 "build: RUN strip /out",
                 &["argv=strip"],
                 4,
-                StepOutcome::DependsOn { number: 2 },
+                StepOutcome::DependsOn { number: 2, builds: vec!["00000000001".into()] },
             ),
         ],
     );
@@ -243,9 +280,9 @@ MISS   [build 2/9] COPY . /src                                  line 3      0 ms
       files .: 1 changed
         src/a.c: content (1 → 3 bytes)
 maybe  [build 3/9] RUN make                                     line 4     3.0 s
-      runs if [build 2/9] makes other files
+      hits only if [build 2/9] makes the same files as in build 00000000001
 maybe  [build 4/9] RUN strip /out                               line 5     1.0 s
-      runs if [build 3/9] makes other files
+      hits only if [build 3/9] makes the same files as in build 00000000001
 
 1 of 4 steps would run, 2 more may: 0 ms to 4.0 s; the cache saves 8.0 s
 "#);
@@ -309,6 +346,9 @@ fn a_removed_instruction_is_no_changed_one() {
     assert_eq!(causes[0]["old"], "[build 2/9] COPY . /src");
     let after = serde_json::to_value(&report.steps[2].causes).unwrap();
     assert_eq!((&after[0]["kind"], &after[0]["first"]), (&"earlier_step".into(), &1.into()));
+    assert_eq!(after[0]["is_moved"], true);
+    let text = shown(&report);
+    assert!(text.contains("[build 3/9] follows something else than before"), "{text}");
 }
 
 #[test]

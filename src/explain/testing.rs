@@ -23,6 +23,7 @@ pub(super) fn step(number: usize, stage: &str, instruction: &str) -> StepRecord 
         inputs,
         outcome: StepOutcome::NotReached,
         miss: None,
+        is_unsound: false,
         output: None,
         began_us: 0,
         wall_us: 0,

@@ -135,7 +135,8 @@ fn head(page: &mut Page, report: &Report) {
     );
     page.wrapped(0, &Line::default().with(Ink::Dim, place));
     if let Some(earlier) = &report.compared_with {
-        page.wrapped(0, &Line::default().with(Ink::Dim, format!("compared with build {earlier}")));
+        let text = format!("compared with build {earlier}{}", phrase::basis(report));
+        page.wrapped(0, &Line::default().with(Ink::Dim, text));
     }
     page.out.push('\n');
 }
@@ -172,6 +173,11 @@ fn step(page: &mut Page, report: &Report, step: &Step) {
     if let (Verdict::Hit, Some(with)) = (step.result, &step.compared_with) {
         page.wrapped(INDENT, &Line::plain(format!("found again, other than in build {with}:")));
     }
+    if let (true, Some(with)) = (step.result != Verdict::Hit, &step.compared_with)
+        && report.compared_with.as_ref() != Some(with)
+    {
+        page.wrapped(INDENT, &Line::plain(format!("compared with build {with}:")));
+    }
     for cause in &step.causes {
         // Of a first build that is said once.
         if is_first || !matches!(cause, Cause::NoRecord { reason: NoRecord::FirstBuild }) {
@@ -183,12 +189,11 @@ fn step(page: &mut Page, report: &Report, step: &Step) {
     if let Some(exit) = step.exit {
         page.wrapped(INDENT, &Line::default().with(Ink::Red, format!("exit status {exit}")));
     }
-    if step.made_same_files == Some(true) {
-        page.wrapped(
-            INDENT,
-            &Line::default()
-                .with(Ink::Green, "made the same files as before: what follows is undisturbed"),
-        );
+    if let Some((ink, text)) = phrase::remade(step) {
+        page.wrapped(INDENT, &Line::default().with(ink, text));
+    }
+    for line in &step.output {
+        page.wrapped(INDENT, &Line::default().with(Ink::Dim, format!("| {}", clean(line))));
     }
 }
 
@@ -207,6 +212,9 @@ fn totals(page: &mut Page, report: &Report) {
         }
         (misses, _) => format!("{misses} of {count} {steps} ran"),
     };
+    if totals.failed > 0 {
+        let _ = write!(text, ", {} failed", totals.failed);
+    }
     let most = totals.spent_us + totals.unknown_us;
     if totals.unknown_us > 0 {
         let _ = write!(text, ": {} to {}", seconds(totals.spent_us), seconds(most));
@@ -214,8 +222,12 @@ fn totals(page: &mut Page, report: &Report) {
         let about = if is_prediction { "about " } else { "" };
         let _ = write!(text, ": {about}{}", seconds(most));
     }
+    if is_prediction && totals.unmeasured > 0 && most > 0 {
+        let _ = write!(text, ", and {} not measured yet", totals.unmeasured);
+    }
     if totals.saved_us > 0 {
-        let _ = write!(text, "; the cache saves {}", seconds(totals.saved_us));
+        let saves = if is_prediction { "saves" } else { "saved" };
+        let _ = write!(text, "; the cache {saves} {}", seconds(totals.saved_us));
     }
     page.wrapped(0, &Line::plain(text));
 }

@@ -103,7 +103,7 @@ pub(super) fn execute(
 ) -> Result<Made, Cause> {
     let begun = Instant::now();
     let step = &job.plan.steps[index];
-    let work = job.store.session()?.new_work()?;
+    let work = job.workshop.session()?.new_work()?;
     let scratch = Scratch::new(&work)?;
     // By the clock of the file system, which is the one that files get their times from.
     let mut from = time_of(scratch.upper().work)?;

@@ -7,7 +7,9 @@ use super::trees::{Stack, Trees};
 use super::{Cause, Job, cache_mounts};
 use crate::cache::{Cache, Inputs, TreeEntry, TreeId};
 use crate::context::SelectOptions;
-use crate::plan::{CacheStart, Copy, MountKind, Network, Op, Run, Security, Sharing, Step, Tree};
+use crate::plan::{
+    CacheStart, Copy, CopySource, MountKind, Network, Op, Run, Security, Sharing, Step, Tree,
+};
 use crate::snapshot::copy::{Entry, Kind, Selection};
 use crate::store::{ChainId, Key};
 use std::collections::BTreeMap;
@@ -99,7 +101,8 @@ pub(super) fn describe(
         }
         Op::Run(run) => {
             inputs.text("platform", step.platform.to_string());
-            describe_run(job, trees, run, files, &mut inputs, &mut listings)?;
+            let sources = Sources { job, trees, files };
+            describe_run(run, Some(&sources), &mut inputs, &mut listings)?;
         }
         Op::Copy(copy) => {
             describe_copy(copy, &mut inputs);
@@ -115,6 +118,48 @@ pub(super) fn describe(
         inputs.text("SOURCE_DATE_EPOCH", epoch.to_string());
     }
     Ok(Described { inputs, chosen, listings })
+}
+
+/// Returns the inputs of a step but for the files it reads, which are not known.
+pub(super) fn outline(job: &Job<'_>, step: &Step) -> Result<Inputs, Cause> {
+    let mut inputs = Inputs::new();
+    match &step.op {
+        Op::Workdir(workdir) => {
+            inputs.text("workdir", &workdir.path);
+            inputs.text("user", &workdir.user);
+        }
+        Op::Run(run) => {
+            inputs.text("platform", step.platform.to_string());
+            describe_run(run, None, &mut inputs, &mut Vec::new())?;
+        }
+        Op::Copy(copy) => {
+            describe_copy(copy, &mut inputs);
+            for source in &copy.sources {
+                match source {
+                    CopySource::Path(name) => inputs.text("source", name),
+                    CopySource::Url(address) | CopySource::Git(address) => {
+                        inputs.text("source", &address.text);
+                    }
+                    CopySource::Inline { name, data } => {
+                        inputs.list(format!("heredoc {name}"), document(name, data));
+                    }
+                }
+            }
+        }
+    }
+    if let Some(epoch) = job.options.epoch
+        && !matches!(step.op, Op::Run(_))
+    {
+        inputs.text("SOURCE_DATE_EPOCH", epoch.to_string());
+    }
+    Ok(inputs)
+}
+
+/// Where the files are that a command reads.
+struct Sources<'a> {
+    job: &'a Job<'a>,
+    trees: &'a Trees,
+    files: &'a dyn Fn(Tree) -> (Stack, Option<ChainId>),
 }
 
 fn describe_copy(copy: &Copy, inputs: &mut Inputs) {
@@ -148,10 +193,8 @@ pub(super) fn document(name: &str, data: &[u8]) -> Vec<String> {
 }
 
 fn describe_run(
-    job: &Job<'_>,
-    trees: &Trees,
     run: &Run,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+    sources: Option<&Sources<'_>>,
     inputs: &mut Inputs,
     listings: &mut Vec<(TreeId, Selection, bool)>,
 ) -> Result<(), Cause> {
@@ -180,6 +223,7 @@ fn describe_run(
             MountKind::Bind { tree, source, is_read_only } => {
                 let access = if *is_read_only { "ro" } else { "rw" };
                 inputs.list(&name, vec!["bind".into(), source.clone(), access.into()]);
+                let Some(Sources { job, trees, files }) = sources else { continue };
                 let (stack, chain) = files(*tree);
                 let from = trees.source(job, *tree, &stack, chain.as_ref())?;
                 let selection =
@@ -204,7 +248,7 @@ fn describe_run(
                     CacheStart::Files { source, .. } => words.push(source.clone()),
                 }
                 inputs.list(&name, words);
-                if let Some(tree) = start.tree() {
+                if let (Some(tree), Some(Sources { job, trees, files })) = (start.tree(), sources) {
                     let (from, selection, id) = cache_mounts::files_of(job, trees, tree, files)?;
                     inputs.tree(format!("files of {name}"), id);
                     listings.push((id, selection, from.keeps_owner()));

@@ -89,6 +89,9 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// Where layers and records are.
     pub store: &'a Store,
+    /// Where files are made that go at the end: another store for a prediction, which writes nothing
+    /// to `store`.
+    pub workshop: &'a Store,
     /// The images, by the number the resolver gave each.
     pub images: &'a [Image],
     /// The contexts, in the order of [`Plan::contexts`].
@@ -262,6 +265,8 @@ pub struct StepReport {
     pub layer: Option<Layer>,
     /// What is filed of that.
     pub output: Option<Output>,
+    /// Whether sources changed while they were copied, so that nothing was filed.
+    pub is_unsound: bool,
     /// How long after the build it began, in microseconds.
     pub began_us: u64,
     /// From its begin to its end in this build, in microseconds.
@@ -291,6 +296,8 @@ pub enum End {
     Unknown {
         /// The place of that step in the plan.
         after: usize,
+        /// The builds whose results it could hit.
+        builds: Vec<String>,
     },
 }
 

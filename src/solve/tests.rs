@@ -83,6 +83,7 @@ impl Kit {
         let job = Job {
             plan: &plan,
             store: &store,
+            workshop: &store,
             images: &[],
             contexts,
             options: options(store.root()),

@@ -5,7 +5,7 @@
 
 use super::UpkeepError;
 use super::inventory::{entries, fan, hex_name, place_of_record};
-use crate::cache::{Copied, Record, TreeEntry};
+use crate::cache::{Completed, Copied, Record, TreeEntry};
 use crate::explain::{History, HistoryError};
 use crate::image::{Config, Document, Manifest};
 use crate::layer::{Listing, ScanOptions, scan};
@@ -188,9 +188,7 @@ impl Verifier<'_> {
             lines.find_map(Result::err).map(|error| format!("it does not parse: {error}"))
         });
         self.each("notes", &names(fan(root, "chains")?), |path| {
-            let text = String::from_utf8_lossy(&read(&root.join(path))?).into_owned();
-            let (layer, time) = text.trim_end().split_once(' ').unwrap_or_default();
-            let is_sound = layer.parse::<LayerId>().is_ok() && time.parse::<i64>().is_ok();
+            let is_sound = Completed::parse(&read(&root.join(path))?).is_some();
             (!is_sound).then(|| "it names no layer".to_owned())
         });
         self.each("notes", &names(fan(root, "copies")?), |path| {

@@ -48,3 +48,4 @@ mod shared_cache;
 mod ssh;
 mod stdio;
 mod upkeep;
+mod walk;

@@ -148,7 +148,7 @@ fn with_job<T>(
     let plan = request.plan(args, &mut images)?;
     let progress = Progress::quiet();
     let sandbox = Sandbox::new(args.security.sandbox(store));
-    let job = request.job(
+    let mut job = request.job(
         &plan,
         store,
         &images.images,
@@ -158,6 +158,7 @@ fn with_job<T>(
         (environment, cancel),
         "",
     )?;
+    job.workshop = elsewhere;
     ask(&request, &job, &images.images)
 }
 

@@ -38,7 +38,9 @@ fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> 
         End::Ran if report.layer.is_none() => StepOutcome::WouldRun,
         End::Ran => StepOutcome::Ran { cost: report.cost },
         End::Failed { exit, .. } => StepOutcome::Failed { exit: *exit, cost: report.cost },
-        End::Unknown { after } => StepOutcome::DependsOn { number: *after },
+        End::Unknown { after, builds } => {
+            StepOutcome::DependsOn { number: *after, builds: builds.clone() }
+        }
     };
     StepRecord {
         number: index,
@@ -56,6 +58,7 @@ fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> 
             solve::Miss::Missing(missing) => missing.into(),
             solve::Miss::NoCache => Miss::NoCache,
         }),
+        is_unsound: report.is_unsound,
         output: report.output,
         began_us: report.began_us,
         wall_us: report.wall_us,

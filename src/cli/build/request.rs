@@ -262,6 +262,7 @@ impl Request {
         Ok(Job {
             plan,
             store,
+            workshop: store,
             images,
             contexts,
             options,

@@ -413,6 +413,7 @@ mod tests {
                 inputs,
                 outcome: StepOutcome::Ran { cost: Cost { wall_us: 1_500_000, ..Cost::default() } },
                 miss: None,
+                is_unsound: false,
                 output: None,
                 began_us: 0,
                 wall_us: 1_500_000,

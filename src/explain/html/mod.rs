@@ -105,7 +105,7 @@ fn header(out: &mut String, report: &Report, title: &str) {
         row("image", &report.tags.join(", "));
     }
     if let Some(earlier) = &report.compared_with {
-        row("compared with", &format!("build {earlier}"));
+        row("compared with", &format!("build {earlier}{}", phrase::basis(report)));
     }
     out.push_str("</dl></header>\n");
 }
@@ -119,7 +119,10 @@ fn tiles(out: &mut String, report: &Report) {
         let _ = writeln!(out, "<li class=\"{class}\"><b>{value}</b>{name}</li>");
     };
     tile("hit", totals.hits.to_string(), "cached");
-    tile("miss", totals.misses.to_string(), ran);
+    tile("miss", (totals.misses - totals.failed).to_string(), ran);
+    if totals.failed > 0 {
+        tile("failed", totals.failed.to_string(), "failed");
+    }
     if totals.unknown > 0 {
         tile("maybe", totals.unknown.to_string(), "may run");
     }
@@ -168,11 +171,11 @@ fn summary(out: &mut String, report: &Report) {
         .iter()
         .map(|step| {
             let meaning = match step.result {
-                Verdict::Hit => "its result is there from an earlier build",
-                Verdict::Miss => "no result fits; the causes stand below it",
-                Verdict::Failed => "its command did not succeed",
-                Verdict::Unknown => "it runs if a step before it makes other files",
-                Verdict::NotReached => "the build ended before it",
+                Verdict::Hit => "its result was in the cache",
+                Verdict::Miss => "no result was used; the causes stand below it",
+                Verdict::Failed => "it did not succeed",
+                Verdict::Unknown => "it hits only if a step before it makes the same files again",
+                Verdict::NotReached => "the build ended before it was done",
             };
             (class(step), word(report, step), meaning)
         })
@@ -202,6 +205,21 @@ fn verdict(out: &mut String, report: &Report) {
         first.line
     );
     causes(out, report, &first.causes);
+    output(out, first);
+    if let Some(failed) = report
+        .steps
+        .iter()
+        .find(|step| step.result == Verdict::Failed && step.number != first.number)
+    {
+        let _ = writeln!(
+            out,
+            "<h2>Failed step: <a href=\"#s{}\">{}</a> <small>line {}</small></h2>",
+            failed.number,
+            safe(&failed.name),
+            failed.line
+        );
+        output(out, failed);
+    }
     out.push_str("</section>\n");
 }
 
@@ -242,7 +260,7 @@ fn word(report: &Report, step: &Step) -> &'static str {
         Verdict::Miss => "ran",
         Verdict::Failed => "failed",
         Verdict::Unknown => "may run",
-        Verdict::NotReached => "not reached",
+        Verdict::NotReached => "not done",
     }
 }
 
@@ -318,12 +336,20 @@ fn step(out: &mut String, report: &Report, step: &Step) {
         out.push_str("<p class=\"mark\">first broken step</p>\n");
     }
     causes(out, report, &step.causes);
-    if step.made_same_files == Some(true) {
-        out.push_str(
-            "<p class=\"same\">Made the same files as before: what follows is undisturbed.</p>\n",
-        );
+    if let Some((ink, text)) = phrase::remade(step) {
+        let class = if ink == Ink::Green { "same" } else { "facts" };
+        let _ = writeln!(out, "<p class=\"{class}\">It {text}.</p>");
     }
+    output(out, step);
     out.push_str("</details>\n");
+}
+
+/// The last lines that a failed step wrote.
+fn output(out: &mut String, step: &Step) {
+    if !step.output.is_empty() {
+        let lines: Vec<String> = step.output.iter().map(|line| safe(line)).collect();
+        let _ = writeln!(out, "<pre class=\"output\">{}</pre>", lines.join("\n"));
+    }
 }
 
 fn causes(out: &mut String, report: &Report, causes: &[Cause]) {

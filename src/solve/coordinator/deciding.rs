@@ -2,7 +2,7 @@
 
 use super::{Coordinator, Event, Mode, Phase};
 use crate::cache::{ImportError, Missing, Record};
-use crate::plan::{CopySource, Files, Op, Step, StepId, Tree};
+use crate::plan::{CopySource, Op, Step, Tree};
 use crate::solve::inputs::{self, Described};
 use crate::solve::trees::{Lower, Stack, Trees};
 use crate::solve::{Cause, End, Job, Miss};
@@ -64,15 +64,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         if !self.is_usable(step.parent) && parent.is_none() {
             // Only a prediction can know that there will be no parent to ask for.
             if self.mode == Mode::Predict && self.is_hopeless(step.parent) {
-                let is_miss = step.ignore_cache || !self.cache.knows(&key);
-                let miss =
-                    if step.ignore_cache { Miss::NoCache } else { Miss::Missing(Missing::Key) };
-                let Files::Step(StepId(after)) = step.parent else {
-                    unreachable!("only steps can be hopeless")
-                };
-                let end = if is_miss { End::Ran } else { End::Unknown { after } };
-                self.nodes[index].report.miss = is_miss.then_some(miss);
-                return self.foretell(index, end);
+                return self.without_parent(index, key);
             }
             return Ok(());
         }
@@ -149,39 +141,16 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         // First the chain, so that what follows is looked up and locked by its full name.
         self.link(index)?;
-        self.on_usable(index)
+        self.on_usable(index)?;
+        self.give_up_above(index)
     }
 
     pub(super) fn miss(&mut self, index: usize, miss: Miss) -> Result<(), Cause> {
         self.nodes[index].report.miss = Some(miss);
         if self.mode == Mode::Predict {
-            return self.foretell(index, End::Ran);
+            return self.foresee(index);
         }
         self.lock(index)
-    }
-
-    /// Notes a step of a prediction that cannot be looked up.
-    pub(super) fn foretell(&mut self, index: usize, end: End) -> Result<(), Cause> {
-        let node = &mut self.nodes[index];
-        node.report.end = end;
-        node.phase = Phase::Done;
-        for reader in self.readers[index].clone() {
-            let node = &mut self.nodes[reader];
-            node.is_blind = true;
-            if node.phase == Phase::Waiting {
-                self.foretell(reader, End::Unknown { after: index })?;
-            }
-        }
-        for child in self.children[index].clone() {
-            self.decide(child)?;
-        }
-        Ok(())
-    }
-
-    /// Whether nothing will ever be known of these files: a step under them would have to run.
-    pub(super) fn is_hopeless(&self, files: Files) -> bool {
-        matches!(files, Files::Step(StepId(index))
-            if self.nodes[index].phase == Phase::Done && self.nodes[index].lower.is_none())
     }
 }
 

@@ -6,14 +6,15 @@
 
 mod deciding;
 mod files;
+mod foreseeing;
 mod results;
 mod shown;
 mod turns;
 
 pub(super) use results::add_tar_facts;
-use results::cost_of;
+use results::{cost_of, micros};
 
-use crate::cache::{Cache, Cost};
+use crate::cache::{Cache, Cost, Output, Record};
 use crate::layer::Scan;
 use crate::plan::{Files, Step, StepId, Tree};
 use crate::progress::Outcome;
@@ -67,6 +68,7 @@ pub fn predict(job: &Job<'_>) -> Result<Predicted, Box<Failed>> {
     thread::scope(|scope| {
         let mut coordinator = Coordinator::new(job, &trees, Mode::Predict, scope);
         let end = coordinator.run();
+        coordinator.complete_prediction();
         let mut listings = BTreeMap::new();
         for node in &coordinator.nodes {
             if let Some(described) = &node.described {
@@ -164,6 +166,11 @@ pub(super) struct Coordinator<'scope, 'env: 'scope> {
     error: Option<SolveError>,
     counts: Counts,
     begun: Instant,
+    /// All records that could be hit, once a prediction had to ask for them.
+    all_records: Option<Vec<Record>>,
+    /// What steps would make on top of chains that they may come to stand on, as far as a prediction had
+    /// to find out; `None` for what could not be found out.
+    made_on: BTreeMap<(usize, ChainId), Option<Output>>,
 }
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
@@ -226,6 +233,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             error: None,
             counts: Counts::default(),
             begun: Instant::now(),
+            all_records: None,
+            made_on: BTreeMap::new(),
         }
     }
 
@@ -315,6 +324,16 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             }
         };
         if let Err(cause) | Ok(Err(cause)) = result {
+            if self.mode == Mode::Predict
+                && matches!(self.nodes[index].phase, Phase::Running | Phase::Sealing)
+                && !cause.is_cancelled()
+            {
+                // What it would make stays unknown.
+                if let Err(cause) = self.not_foreseen(index) {
+                    self.on_failure(index, cause);
+                }
+                return;
+            }
             self.on_failure(index, cause);
         }
     }
@@ -351,6 +370,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             }
             _ => None,
         };
+        if was_running {
+            let report = &mut self.nodes[index].report;
+            report.wall_us = micros(self.begun.elapsed()).saturating_sub(report.began_us).max(1);
+        }
         if !was_running {
             self.job.progress.started(self.vertex(index));
         }
@@ -422,6 +445,7 @@ impl Node {
                 cost: Cost::default(),
                 layer: None,
                 output: None,
+                is_unsound: false,
                 began_us: 0,
                 wall_us: 0,
             },

@@ -1,6 +1,6 @@
 //! What a step made: usable at once, hashed in the background, linked to the chain, recorded.
 
-use super::{Coordinator, Event, Phase};
+use super::{Coordinator, Event, Mode, Phase};
 use crate::cache::{Cache, Cost, Output};
 use crate::layer::Scan;
 use crate::plan::Op;
@@ -18,13 +18,17 @@ use std::time::Duration;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn on_made(&mut self, index: usize, made: Made) -> Result<(), Cause> {
+        let is_predicted = self.mode == Mode::Predict;
         let is_copy = matches!(self.step(index).op, Op::Copy(_));
         let node = &mut self.nodes[index];
         let described = node.described.as_ref().expect("a step that ran has inputs");
         let wanted = Seal {
-            wants_tar: self.job.options.wants_image && self.in_target[index],
+            wants_tar: !is_predicted && self.job.options.wants_image && self.in_target[index],
             stores_tar: self.job.options.stores_tars,
-            wants_listing: is_copy && made.delta.is_none() && deltas::is_notable(described),
+            wants_listing: !is_predicted
+                && is_copy
+                && made.delta.is_none()
+                && deltas::is_notable(described),
         };
         node.lower = Some(made.lower.clone());
         node.report.wall_us = micros(made.wall);
@@ -46,6 +50,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     ) -> Result<(), Cause> {
         let output = Output { layer: scan.id, content: scan.content, set_times: scan.set_times };
         self.nodes[index].report.output = Some(output);
+        if self.mode == Mode::Predict {
+            return self.on_foreseen(index);
+        }
         self.nodes[index].meta = Some(meta);
         self.link(index)
     }
@@ -86,10 +93,12 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             for child in self.children[index].clone() {
                 // Before the record is visible: a build that hits it will ask for the child next, and is
                 // to wait for ours, also where that has run already and is only being hashed.
-                if matches!(
-                    self.nodes[child].phase,
-                    Phase::Queued | Phase::Running | Phase::Sealing
-                ) && self.nodes[child].lock.is_none()
+                if self.mode == Mode::Solve
+                    && matches!(
+                        self.nodes[child].phase,
+                        Phase::Queued | Phase::Running | Phase::Sealing
+                    )
+                    && self.nodes[child].lock.is_none()
                     && let Some(name) = self.lock_name(child)
                 {
                     self.nodes[child].lock = self.job.store.try_lock_step(&name, &self.holder())?;
@@ -124,10 +133,17 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             Some(known) => known,
             None => {
                 let layer = self.job.store.add_layer(&made.work, &meta)?;
-                self.cache.intern(&chain, &layer.id, self.job.now)?;
+                self.cache.intern(&chain, &layer.id, self.job.now, &parent)?;
                 (layer, self.job.now)
             }
         };
+        // What stands by itself (`--link`) is filed as such; its place in this chain is known too.
+        if let (Some(whole), Some(below)) = (self.nodes[index].chain, self.chain(step.parent))
+            && below != parent
+            && self.cache.parent_of(&whole)?.is_none()
+        {
+            self.cache.intern(&whole, &layer.id, finished, &below)?;
+        }
         let output = Output { layer: layer.id, ..made_output };
         let record = Cache::new_record(
             described.inputs.clone(),
@@ -149,6 +165,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let node = &mut self.nodes[index];
         node.report.parent = Some(parent);
         node.report.end = End::Ran;
+        node.report.is_unsound = made.is_unsound;
         node.report.created = Some(record.finished);
         node.report.cost = cost;
         node.report.layer = Some(layer);
