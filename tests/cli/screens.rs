@@ -83,7 +83,8 @@ fn is_id(word: &str) -> bool {
 /// `12`, `0.1s`, `4.1MB`, `2026-11-30`: all that depends on the machine or the moment.
 fn is_quantity(word: &str) -> bool {
     let unit = word.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
-    let is_mode = word.len() == 4 && word.starts_with('0');
+    let is_mode =
+        word.len() == 4 && word.starts_with('0') && unit.is_empty() && !word.contains('.');
     unit.len() < word.len()
         && !is_mode
         && word.starts_with(|c: char| c.is_ascii_digit())
