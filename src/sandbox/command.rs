@@ -17,11 +17,11 @@ use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 
 use super::caps;
-use super::deputy::Task;
 use super::fault::{Doing, Fault};
 use super::init::{Filters, capabilities};
 use super::protocol::{self, Report, RunRequest};
 use super::seccomp::Program;
+use super::supervisor::Task;
 use super::users::Identity;
 use crate::layer::owner;
 use crate::sys::notify::load_filter_with_listener;
@@ -37,7 +37,7 @@ pub(super) struct Command<'a> {
     identity: &'a Identity,
     keep: u64,
     walls: Option<&'a Program>,
-    deputy: Option<&'a Program>,
+    supervisor: Option<&'a Program>,
     /// Device numbers of the file systems that were made for this step.
     own: Vec<u64>,
 }
@@ -99,8 +99,8 @@ impl<'a> Command<'a> {
         let programs = programs.collect();
         let keep = capabilities(spec)?;
         let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
-        let deputy = filters.deputy.filter(|_| task.is_some_and(|task| task.serves(keep)));
-        Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, deputy, own })
+        let supervisor = filters.supervisor.filter(|_| task.is_some_and(|task| task.serves(keep)));
+        Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, supervisor, own })
     }
 
     /// Becomes the command. Returns the status to end with when it cannot.
@@ -203,14 +203,14 @@ impl<'a> Command<'a> {
         caps::bound(self.keep).doing(|| "limiting capabilities")?;
         // Before the ids change, while CAP_SYS_ADMIN is held: the other way to be allowed, to give
         // up gaining privileges for good, breaks sudo and su inside.
-        if let Some(filter) = self.deputy {
+        if let Some(filter) = self.supervisor {
             match load_filter_with_listener(filter) {
                 // A builder around this one keeps up the same appearances, for us too.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) && owner::is_recorded() => {
                 }
                 listener => {
                     let listener = listener.doing(|| "loading a second filter")?;
-                    let report = Report::Deputized { own: self.own.clone() };
+                    let report = Report::Supervised { own: self.own.clone() };
                     protocol::send(control, &report, &[listener.as_fd()])
                         .doing(|| "reporting to the builder")?;
                 }

@@ -43,7 +43,7 @@ pub(super) struct Filters<'a> {
     /// What it may not call.
     pub walls: Option<&'a Program>,
     /// What the builder does for it.
-    pub deputy: Option<&'a Program>,
+    pub supervisor: Option<&'a Program>,
 }
 
 /// Lives as process 1. Never returns.
@@ -166,7 +166,7 @@ fn prepare(
         |id: u32| map.map_or(id, |map| map.gid(id).unwrap_or(id)),
     );
     let identity = identity(&spec.user)?;
-    // The deputy shows such a command any ids, see there.
+    // The supervisor shows such a command any ids, see there.
     let is_single = owner::is_recorded();
     if is_single && identity.uid != 0 {
         let text = "without subordinate ids (/etc/subuid) other users are names: commands of theirs \
@@ -361,7 +361,7 @@ fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
     let Some(number) = super::limits::rlimit(&limit.name) else {
         return Err(Fault::Refused(format!("unknown ulimit {}", limit.name)));
     };
-    // It limits nothing, and the deputy keeps there who a process is.
+    // It limits nothing, and the supervisor keeps there who a process is.
     if number == process::LIMIT_LOCKS && owner::is_recorded() {
         return Ok(());
     }

@@ -19,7 +19,6 @@ mod agent;
 mod caps;
 mod client;
 mod command;
-mod deputy;
 mod descriptors;
 mod enter;
 mod error;
@@ -42,6 +41,7 @@ mod seccomp;
 mod session;
 mod spawner;
 mod spec;
+mod supervisor;
 mod users;
 mod workdir;
 

@@ -120,9 +120,9 @@ pub(super) enum Report {
         /// What the user is to know.
         text: String,
     },
-    /// The command is about to start; calls that it needs a deputy for arrive at the descriptor
+    /// The command is about to start; calls that it needs a supervisor for arrive at the descriptor
     /// attached.
-    Deputized {
+    Supervised {
         /// Numbers of the file systems that belong to the sandbox alone, where devices may be made.
         own: Vec<u64>,
     },

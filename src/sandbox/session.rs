@@ -4,7 +4,7 @@ use super::protocol::{self, Order, Report, Stub};
 use super::relay::{Copy, Kind, Relays};
 use super::run::Control;
 use super::spec::{MountKind, RunSpec, Stream};
-use super::{Inputs, SandboxError, Source, Stdio, agent, deputy, mounts};
+use super::{Inputs, SandboxError, Source, Stdio, agent, mounts, supervisor};
 use crate::cgroup::Cgroup;
 use crate::sys::cancel::Cancel;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -160,9 +160,9 @@ impl Session {
             Report::Started { .. } => self.init = fds.pop(),
             Report::Made => {}
             Report::Notice { text } => self.notices.push(text),
-            Report::Deputized { own } => {
+            Report::Supervised { own } => {
                 if let Some(listener) = fds.pop() {
-                    start("deputy", move || deputy::serve(&listener, &own).ok())?;
+                    start("supervisor", move || supervisor::serve(&listener, &own).ok())?;
                 }
             }
             Report::Failed { doing, errno } => {

@@ -15,7 +15,6 @@ use std::process::ExitCode;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
-use super::deputy::Task;
 use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
 use super::init::{self, Filters};
@@ -23,6 +22,7 @@ use super::protocol::SourceFd;
 use super::protocol::{self, Report, Request, RunRequest};
 use super::seccomp::{self, Program};
 use super::spec::NetworkMode;
+use super::supervisor::Task;
 use crate::sys::process::{self, Forked, SingleThreaded};
 
 /// Name under which `builder` runs itself to be the spawner.
@@ -79,14 +79,14 @@ fn answer(
                 filters.insert(key.clone(), filter);
             }
             let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
-            let deputy = format!("deputy {task:?}");
-            if let Some(task) = task.filter(|_| !filters.contains_key(&deputy)) {
-                let filter = seccomp::for_deputy(task).map_err(Fault::Refused)?;
-                filters.insert(deputy.clone(), Some(filter));
+            let supervisor = format!("supervisor {task:?}");
+            if let Some(task) = task.filter(|_| !filters.contains_key(&supervisor)) {
+                let filter = seccomp::for_supervisor(task).map_err(Fault::Refused)?;
+                filters.insert(supervisor.clone(), Some(filter));
             }
             let filters = Filters {
                 walls: filters.get(&key).and_then(Option::as_ref),
-                deputy: filters.get(&deputy).and_then(Option::as_ref),
+                supervisor: filters.get(&supervisor).and_then(Option::as_ref),
             };
             let cgroup = request.cgroup2.map(|index| fds[index].as_fd());
             let mut flags =

@@ -13,8 +13,8 @@
 //! Source: moby/profiles `seccomp/default.json`; seccomp(2); the kernel's `seccomp_data`.
 
 mod bpf;
-mod deputy;
 mod profile;
+mod supervisor;
 
 pub(super) use bpf::Program;
 use profile::{Action, Argument, Comparison, Profile, Rule};
@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use super::caps;
-use super::deputy::Task;
 use super::spec::{RunSpec, Seccomp, Security};
+use super::supervisor::Task;
 use crate::sys::notify::Call;
 
 /// Numbers by name, and rules of the default profile.
@@ -150,16 +150,16 @@ pub(super) fn for_spec(spec: &RunSpec) -> Result<Option<Program>, String> {
 /// What a call by an architecture that this machine should not have gets from a filter of ours.
 const REFUSED: Action = Action::Errno(libc::EPERM as u16);
 
-/// Returns the filter that hands some calls to the deputy. All else passes: the walls are the other
+/// Returns the filter that hands some calls to the supervisor. All else passes: the walls are the other
 /// filter's, whose refusals outrank this one's questions.
 ///
 /// # Errors
 ///
 /// None that tests do not find.
-pub(super) fn for_deputy(task: Task) -> Result<Program, String> {
+pub(super) fn for_supervisor(task: Task) -> Result<Program, String> {
     let rules = match task {
-        Task::Devices => deputy::devices(),
-        Task::Owners => deputy::appearances(),
+        Task::Devices => supervisor::devices(),
+        Task::Owners => supervisor::appearances(),
     };
     compile(&Profile { default: Action::Allow, rules }, Action::Allow, NATIVE)
 }
@@ -311,8 +311,8 @@ mod tests {
     }
 
     #[test]
-    fn the_deputy_is_asked_about_devices_only() {
-        let program = for_deputy(Task::Devices).unwrap();
+    fn the_supervisor_is_asked_about_devices_only() {
+        let program = for_supervisor(Task::Devices).unwrap();
         let (arch, call) =
             if cfg!(target_arch = "aarch64") { (AARCH64, 33) } else { (X86_64, 259) };
         for (mode, answer) in [
@@ -332,8 +332,8 @@ mod tests {
     const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
     #[test]
-    fn the_deputy_of_one_id_is_asked_about_what_shows_it() {
-        let program = for_deputy(Task::Owners).unwrap();
+    fn the_supervisor_of_one_id_is_asked_about_what_shows_it() {
+        let program = for_supervisor(Task::Owners).unwrap();
         let [arch, fchownat, openat, prlimit64, read] = if cfg!(target_arch = "aarch64") {
             [AARCH64.audit, 54, 56, 261, 63]
         } else {

@@ -1,4 +1,4 @@
-//! What is handed to the deputy.
+//! What is handed to the supervisor.
 
 use crate::sys::process::LIMIT_LOCKS;
 
@@ -34,7 +34,7 @@ pub(super) fn appearances() -> Vec<Rule> {
     }
     let keeps = argument(0, Comparison::Equal, libc::PR_SET_KEEPCAPS as u64);
     rules.push(notify("prctl", vec![keeps]));
-    // Who a process is is kept in a limit without meaning, see `deputy::people`: setting it succeeds.
+    // Who a process is is kept in a limit without meaning, see `supervisor::people`: setting it succeeds.
     let locks = |index| argument(index, Comparison::Equal, LIMIT_LOCKS.into());
     for (name, arguments) in [
         ("setrlimit", vec![locks(0)]),

@@ -1,22 +1,22 @@
-//! New files of callers who are not root, or in folders that pass their group on.
+//! Creation of device nodes, and of files whose owner is not root or comes from a set-group-id directory.
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
 use super::super::caps::MKNOD;
-use super::caller::{Caller, Name};
-use super::owners::link;
-use super::people::Identity;
+use super::credentials::Identity;
+use super::ownership::link;
+use super::target::{Name, Target};
 use crate::layer::owner;
 use crate::sys::notify::Answer;
 
 /// What a caller wants to make.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Birth {
+pub(super) enum NewNode {
     File { flags: i32, mode: u32 },
-    Folder { mode: u32 },
-    Link { target: u64 },
+    Directory { mode: u32 },
+    Link { text: u64 },
     Node { mode: u32, device: u64 },
 }
 
@@ -38,18 +38,18 @@ const FLAGS: OFlags = OFlags::RWMODE
 ///
 /// `EPERM` on any other file system, as the kernel answers a process that may not make devices.
 pub(super) fn make_device(
-    caller: Caller<'_>,
+    target: Target<'_>,
     name: Name,
     mode: u32,
     device: u64,
     own: &[u64],
 ) -> Result<Answer, Errno> {
-    if caller.capabilities()? & MKNOD == 0 {
+    if target.capabilities()? & MKNOD == 0 {
         return Err(Errno::PERM);
     }
-    let place = caller.place(name)?;
-    rustix::process::umask(Mode::from_raw_mode(caller.status()?.umask));
-    let _acting = caller.act()?;
+    let place = target.place(name)?;
+    rustix::process::umask(Mode::from_raw_mode(target.status()?.umask));
+    let _acting = target.act()?;
     let (parent, name) = place.parent()?;
     if !own.contains(&rustix::fs::fstat(&parent)?.st_dev) {
         return Err(Errno::PERM);
@@ -63,30 +63,30 @@ pub(super) fn make_device(
 /// # Errors
 ///
 /// Any, for the kernel to find again.
-pub(super) fn bear(
-    caller: Caller<'_>,
-    who: &Identity,
+pub(super) fn create(
+    target: Target<'_>,
+    identity: &Identity,
     name: Name,
-    birth: Birth,
+    node: NewNode,
 ) -> Result<Answer, Errno> {
-    let mut place = caller.place(name)?;
-    if matches!(birth, Birth::Folder { .. }) {
+    let mut place = target.place(name)?;
+    if matches!(node, NewNode::Directory { .. }) {
         place.trim();
     }
-    let acting = caller.act()?;
+    let acting = target.act()?;
     let (parent, name) = place.parent()?;
     let passes_group = rustix::fs::fstat(&parent)?.st_mode & libc::S_ISGID != 0;
     let group = if passes_group {
         owner::read(&link(&parent), FileType::Directory).map_or(0, |(_, gid)| gid)
     } else {
-        who.group.file
+        identity.group.file
     };
-    let owner = (who.user.file, group);
+    let owner = (identity.user.file, group);
     if owner == (0, 0) {
         return Ok(Answer::Kernel);
     }
-    rustix::process::umask(Mode::from_raw_mode(caller.status()?.umask));
-    let made = make(caller, &parent, name, birth)?;
+    rustix::process::umask(Mode::from_raw_mode(target.status()?.umask));
+    let made = make(target, &parent, name, node)?;
     drop(acting);
     let file = match &made {
         Answer::Descriptor(file, _) => file,
@@ -97,9 +97,9 @@ pub(super) fn bear(
     Ok(made)
 }
 
-fn make(caller: Caller<'_>, parent: &OwnedFd, name: &[u8], birth: Birth) -> Result<Answer, Errno> {
-    match birth {
-        Birth::File { flags, mode } => {
+fn make(target: Target<'_>, parent: &OwnedFd, name: &[u8], node: NewNode) -> Result<Answer, Errno> {
+    match node {
+        NewNode::File { flags, mode } => {
             // One that is there already is the kernel's to open.
             let how = OFlags::from_bits_retain(flags as u32) & FLAGS
                 | OFlags::CREATE
@@ -108,13 +108,13 @@ fn make(caller: Caller<'_>, parent: &OwnedFd, name: &[u8], birth: Birth) -> Resu
             let file = rustix::fs::openat(parent, name, how, Mode::from_raw_mode(mode & 0o7777))?;
             return Ok(Answer::Descriptor(file, flags & libc::O_CLOEXEC != 0));
         }
-        Birth::Folder { mode } => {
+        NewNode::Directory { mode } => {
             rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode & 0o7777))?;
         }
-        Birth::Link { target } => {
-            rustix::fs::symlinkat(caller.text(target)?.as_slice(), parent, name)?;
+        NewNode::Link { text } => {
+            rustix::fs::symlinkat(target.text(text)?.as_slice(), parent, name)?;
         }
-        Birth::Node { mode, device } => make_node(parent, name, mode, device)?,
+        NewNode::Node { mode, device } => make_node(parent, name, mode, device)?,
     }
     Ok(Answer::Value(0))
 }
@@ -124,7 +124,7 @@ fn make_node(parent: &OwnedFd, name: &[u8], mode: u32, device: u64) -> Result<()
     rustix::fs::mknodat(parent, name, kind, mode, device)
 }
 
-/// Opens what was made just now; should it be something else by now, that is in the same folder.
+/// Opens what was made just now; should it be something else by now, that is in the same directory.
 fn open(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())

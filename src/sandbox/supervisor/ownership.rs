@@ -1,19 +1,19 @@
-//! Whose files are: written down when a caller asks for it, told when it looks.
+//! Owners of files: recorded when the target changes them, returned when it asks for them.
 
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use super::super::caps::CHOWN;
-use super::caller::{Caller, Name};
-use super::people::Identity;
+use super::credentials::Identity;
+use super::target::{Name, Target};
 use crate::layer::owner;
 use crate::sys::notify::Answer;
 use crate::sys::stat::{stat_bytes, statx_bytes};
 
 /// What a call about a file fills in.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Form {
+pub(super) enum StatFormat {
     /// `struct stat` of 64-bit programs.
     Plain,
     /// `struct stat64` of 32-bit ones, by the places of what differs between architectures.
@@ -24,42 +24,42 @@ pub(super) enum Form {
 
 /// Tells of a file that it is somebody's; of root's files the kernel tells.
 pub(super) fn look(
-    caller: Caller<'_>,
+    target: Target<'_>,
     name: Name,
-    form: Form,
+    form: StatFormat,
     buffer: u64,
 ) -> Result<Answer, Errno> {
-    let place = caller.place(name)?;
-    let acting = caller.act()?;
+    let place = target.place(name)?;
+    let acting = target.act()?;
     let file = place.file()?;
     let stat = rustix::fs::fstat(&file)?;
     let Some(owner) = owner::read(&link(&file), kind(&stat)) else { return Ok(Answer::Kernel) };
     drop(acting);
     let bytes = match form {
-        Form::Plain => stat_bytes(file.as_fd(), owner)?,
-        Form::Narrow => narrow(&stat, owner),
-        Form::Extended { flags, mask } => statx_bytes(file.as_fd(), flags, mask, owner)?,
+        StatFormat::Plain => stat_bytes(file.as_fd(), owner)?,
+        StatFormat::Narrow => narrow(&stat, owner),
+        StatFormat::Extended { flags, mask } => statx_bytes(file.as_fd(), flags, mask, owner)?,
     };
-    caller.write(&bytes, buffer)?;
+    target.write(&bytes, buffer)?;
     Ok(Answer::Value(0))
 }
 
 /// Writes down an owner; -1 leaves one of the two as it is.
 pub(super) fn give(
-    caller: Caller<'_>,
-    who: &Identity,
+    target: Target<'_>,
+    identity: &Identity,
     name: Name,
     (uid, gid): (u32, u32),
 ) -> Result<Answer, Errno> {
-    let place = caller.place(name)?;
-    let acting = caller.act()?;
+    let place = target.place(name)?;
+    let acting = target.act()?;
     let file = place.file()?;
     let kind = kind(&rustix::fs::fstat(&file)?);
     let before = owner::read(&link(&file), kind).unwrap_or((0, 0));
     let or = |id: u32, old: u32| if id == u32::MAX { old } else { id };
     let after = (or(uid, before.0), or(gid, before.1));
-    let may_all = who.user.file == 0 && caller.capabilities()? & CHOWN != 0;
-    if !may_all && !who.may_give(before, after) {
+    let may_all = identity.user.file == 0 && target.capabilities()? & CHOWN != 0;
+    if !may_all && !identity.may_give(before, after) {
         return Err(Errno::PERM);
     }
     // The kernel's part: read-only mounts, permissions, and setuid bits that a change clears.

@@ -1,15 +1,15 @@
-//! Who callers are, as far as they can tell: users and groups that the kernel would not let them be.
+//! Emulated credentials: user and group ids that the kernel would not let the targets have.
 //!
-//! setuid(2) and its kin succeed, and getuid(2) and its kin say so. Nothing else follows: to the
-//! kernel all are the one user, so this keeps no caller from a file.
+//! setuid(2) and similar calls succeed, and getuid(2) and similar calls return what was set. Nothing else
+//! follows: to the kernel all targets are the one user, so this keeps no target from a file.
 //!
-//! **Where it is kept.** What a process is must pass on to its children, whoever forks them, and stay
-//! when it executes a program. The kernel does just that with resource limits, and one of them has had
+//! **Where they are kept.** Children inherit credentials, whichever process forks them, and they stay
+//! when a process executes a program. The kernel does just that with resource limits, and one of them has had
 //! no meaning since Linux 2.4: `RLIMIT_LOCKS`. Its soft value is the number of an identity here. The
 //! filter keeps callers from setting it.
 //!
-//! **Programs with set-id bits** change who executes them. There is no call to see that in, so it is
-//! made up for at the next question: a process that runs such a program, and whose identity does not
+//! **Programs with set-id bits** change who executes them. No call shows that, so it is taken into account at
+//! the next query: a process that runs such a program, and whose identity does not
 //! say that this is accounted for, has the program's owner as effective user.
 //!
 //! Source: credentials(7), setresuid(2); `kernel/sys.c`.
@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, CWD, FileType};
 use rustix::io::Errno;
 
 use super::super::caps::{SETGID, SETUID};
-use super::caller::Caller;
+use super::target::Target;
 use crate::layer::owner;
 use crate::sys::notify::Answer;
 use crate::sys::process::{LIMIT_LOCKS, limits_of};
@@ -80,7 +80,7 @@ pub(super) enum Change {
 
 /// A call about users or groups.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Question {
+pub(super) enum Query {
     Real,
     Effective,
     /// Three addresses.
@@ -90,7 +90,7 @@ pub(super) enum Question {
 
 /// Users or groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum Register {
     Users,
     Groups,
 }
@@ -104,86 +104,86 @@ pub(super) enum Width {
 
 /// The identities of one command's processes.
 #[derive(Debug, Default)]
-pub(super) struct People {
+pub(super) struct Credentials {
     known: Vec<Rc<Identity>>,
     numbers: BTreeMap<Rc<Identity>, u64>,
 }
 
-impl People {
+impl Credentials {
     /// Returns who a caller is.
-    pub(super) fn who(&mut self, caller: Caller<'_>) -> Result<Rc<Identity>, Errno> {
-        let pid = caller.call.pid as i32;
+    pub(super) fn identity(&mut self, target: Target<'_>) -> Result<Rc<Identity>, Errno> {
+        let pid = target.call.pid as i32;
         let (number, _) = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
         let index = number.checked_sub(FIRST).and_then(|index| usize::try_from(index).ok());
         let known = index.and_then(|index| self.known.get(index)).cloned().unwrap_or_default();
-        let now = known.running(&Executable::of(caller)?);
-        if now == *known { Ok(known) } else { self.become_(caller, now) }
+        let now = known.running(&Executable::of(target)?);
+        if now == *known { Ok(known) } else { self.become_(target, now) }
     }
 
     /// Makes a caller somebody.
-    fn become_(&mut self, caller: Caller<'_>, who: Identity) -> Result<Rc<Identity>, Errno> {
-        let who = Rc::new(who);
-        let number = match self.numbers.get(&who) {
-            _ if *who == Identity::default() => u64::MAX,
+    fn become_(&mut self, target: Target<'_>, identity: Identity) -> Result<Rc<Identity>, Errno> {
+        let identity = Rc::new(identity);
+        let number = match self.numbers.get(&identity) {
+            _ if *identity == Identity::default() => u64::MAX,
             Some(&number) => number,
             None if self.known.len() == IDENTITIES_MAX => return Err(Errno::AGAIN),
             None => {
                 let number = FIRST + self.known.len() as u64;
-                self.known.push(Rc::clone(&who));
-                self.numbers.insert(Rc::clone(&who), number);
+                self.known.push(Rc::clone(&identity));
+                self.numbers.insert(Rc::clone(&identity), number);
                 number
             }
         };
-        let pid = caller.call.pid as i32;
-        caller.check()?;
+        let pid = target.call.pid as i32;
+        target.check()?;
         let (_, hard) = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
         let soft = if number == u64::MAX { hard } else { number };
         limits_of(pid, LIMIT_LOCKS, Some(soft)).map_err(|_| Errno::PERM)?;
-        Ok(who)
+        Ok(identity)
     }
 
     /// Remembers that the caller's program keeps its capabilities, which the kernel is told too.
-    pub(super) fn keep(&mut self, caller: Caller<'_>, keeps: bool) -> Result<Answer, Errno> {
-        let who = self.who(caller)?;
-        let kept_by = if keeps { Some(Executable::of(caller)?.program) } else { None };
-        self.become_(caller, Identity { kept_by, ..(*who).clone() })?;
+    pub(super) fn keep(&mut self, target: Target<'_>, keeps: bool) -> Result<Answer, Errno> {
+        let identity = self.identity(target)?;
+        let kept_by = if keeps { Some(Executable::of(target)?.program) } else { None };
+        self.become_(target, Identity { kept_by, ..(*identity).clone() })?;
         Ok(Answer::Kernel)
     }
 
     /// Answers a call about users or groups.
     pub(super) fn ask(
         &mut self,
-        caller: Caller<'_>,
-        which: Which,
-        question: Question,
+        target: Target<'_>,
+        which: Register,
+        question: Query,
         width: Width,
     ) -> Result<Answer, Errno> {
-        let who = self.who(caller)?;
+        let identity = self.identity(target)?;
         let ids = match which {
-            Which::Users => who.user,
-            Which::Groups => who.group,
+            Register::Users => identity.user,
+            Register::Groups => identity.group,
         };
         match question {
-            Question::Real => Ok(Answer::Value(width.shown(ids.real).into())),
-            Question::Effective => Ok(Answer::Value(width.shown(ids.effective).into())),
-            Question::All(addresses) => {
+            Query::Real => Ok(Answer::Value(width.shown(ids.real).into())),
+            Query::Effective => Ok(Answer::Value(width.shown(ids.effective).into())),
+            Query::All(addresses) => {
                 for (id, address) in [ids.real, ids.effective, ids.saved].into_iter().zip(addresses)
                 {
-                    caller.write(&width.bytes(id), address)?;
+                    target.write(&width.bytes(id), address)?;
                 }
                 Ok(Answer::Value(0))
             }
-            Question::Change(change) => {
-                let may_all = who.may(caller, which)?;
+            Query::Change(change) => {
+                let may_all = identity.may(target, which)?;
                 // The one call of these that says what was, and never fails.
                 if let Change::File(_) = change {
                     if let Some(after) = ids.change(change, may_all) {
-                        self.become_(caller, who.with(which, after))?;
+                        self.become_(target, identity.with(which, after))?;
                     }
                     return Ok(Answer::Value(ids.file.into()));
                 }
                 let after = ids.change(change, may_all).ok_or(Errno::PERM)?;
-                self.become_(caller, who.with(which, after))?;
+                self.become_(target, identity.with(which, after))?;
                 Ok(Answer::Value(0))
             }
         }
@@ -192,21 +192,21 @@ impl People {
     /// Fills a caller's list of supplementary groups, or says how many there are.
     pub(super) fn groups(
         &mut self,
-        caller: Caller<'_>,
+        target: Target<'_>,
         room: u64,
         list: u64,
         width: Width,
     ) -> Result<Answer, Errno> {
-        let who = self.who(caller)?;
-        let count = who.groups.len() as u64;
+        let identity = self.identity(target)?;
+        let count = identity.groups.len() as u64;
         // A count is a plain int, whatever the register has above it.
         let room = u64::from(room as u32);
         if room != 0 {
             if room < count || room > i32::MAX as u64 {
                 return Err(Errno::INVAL);
             }
-            let bytes: Vec<u8> = who.groups.iter().flat_map(|&id| width.bytes(id)).collect();
-            caller.write(&bytes, list)?;
+            let bytes: Vec<u8> = identity.groups.iter().flat_map(|&id| width.bytes(id)).collect();
+            target.write(&bytes, list)?;
         }
         Ok(Answer::Value(count as i64))
     }
@@ -214,13 +214,13 @@ impl People {
     /// Gives a caller other supplementary groups.
     pub(super) fn set_groups(
         &mut self,
-        caller: Caller<'_>,
+        target: Target<'_>,
         count: u64,
         list: u64,
         width: Width,
     ) -> Result<Answer, Errno> {
-        let who = self.who(caller)?;
-        if !who.may(caller, Which::Groups)? {
+        let identity = self.identity(target)?;
+        if !identity.may(target, Register::Groups)? {
             return Err(Errno::PERM);
         }
         let count = count as u32 as usize;
@@ -228,17 +228,17 @@ impl People {
             return Err(Errno::INVAL);
         }
         let mut bytes = vec![0; count * width.size()];
-        caller.read_exact(&mut bytes, list)?;
+        target.read_exact(&mut bytes, list)?;
         let mut groups: Vec<u32> = bytes.chunks(width.size()).map(|id| width.read(id)).collect();
         groups.sort_unstable();
-        self.become_(caller, Identity { groups, ..(*who).clone() })?;
+        self.become_(target, Identity { groups, ..(*identity).clone() })?;
         Ok(Answer::Value(0))
     }
 }
 
 impl Executable {
-    fn of(caller: Caller<'_>) -> Result<Self, Errno> {
-        let link = format!("{}/exe", caller.call.pid);
+    fn of(target: Target<'_>) -> Result<Self, Errno> {
+        let link = format!("{}/exe", target.call.pid);
         let stat = rustix::fs::statat(CWD, link.as_str(), AtFlags::empty())?;
         let has = |bits| stat.st_mode & bits == bits;
         let (user, group) = (has(libc::S_ISUID), has(libc::S_ISGID | libc::S_IXGRP));
@@ -267,10 +267,10 @@ impl Identity {
     }
 
     /// Says whether a caller may become anybody.
-    fn may(&self, caller: Caller<'_>, which: Which) -> Result<bool, Errno> {
-        let needed = if which == Which::Users { SETUID } else { SETGID };
+    fn may(&self, target: Target<'_>, which: Register) -> Result<bool, Errno> {
+        let needed = if which == Register::Users { SETUID } else { SETGID };
         let has_power = self.user.effective == 0 || self.kept_by.is_some();
-        Ok(has_power && caller.capabilities()? & needed != 0)
+        Ok(has_power && target.capabilities()? & needed != 0)
     }
 
     /// Says whether it may change an owner without being root: its own files' group, to one of its own.
@@ -281,10 +281,10 @@ impl Identity {
             && (after.1 == before.1 || is_mine(after.1))
     }
 
-    fn with(&self, which: Which, ids: Ids) -> Self {
+    fn with(&self, which: Register, ids: Ids) -> Self {
         match which {
-            Which::Users => Self { user: ids, ..self.clone() },
-            Which::Groups => Self { group: ids, ..self.clone() },
+            Register::Users => Self { user: ids, ..self.clone() },
+            Register::Groups => Self { group: ids, ..self.clone() },
         }
     }
 }
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(app.running(&plain(1)), app);
         let raised = app.running(&sudo);
         assert_eq!((raised.user, raised.group), (ids(5, 0, 0), app.group));
-        let dropped = raised.with(Which::Users, ids(6, 6, 6));
+        let dropped = raised.with(Register::Users, ids(6, 6, 6));
         assert_eq!(dropped.running(&sudo), dropped, "it goes on as what it made of itself");
         let child = dropped.running(&plain(1));
         assert_eq!(child.user, ids(6, 6, 6));
@@ -420,17 +420,17 @@ mod tests {
 
     #[test]
     fn a_group_is_given_by_who_has_both() {
-        let who = Identity {
+        let identity = Identity {
             user: ids(5, 5, 5),
             group: ids(6, 6, 6),
             groups: vec![7],
             ..Identity::default()
         };
-        assert!(who.may_give((5, 6), (5, 7)));
-        assert!(who.may_give((5, 9), (5, 6)));
-        assert!(!who.may_give((5, 6), (5, 8)), "not one of its groups");
-        assert!(!who.may_give((5, 6), (0, 6)), "nobody gives files away");
-        assert!(!who.may_give((0, 6), (0, 7)), "not its file");
+        assert!(identity.may_give((5, 6), (5, 7)));
+        assert!(identity.may_give((5, 9), (5, 6)));
+        assert!(!identity.may_give((5, 6), (5, 8)), "not one of its groups");
+        assert!(!identity.may_give((5, 6), (0, 6)), "nobody gives files away");
+        assert!(!identity.may_give((0, 6), (0, 7)), "not its file");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Who made a call: its memory, its rights, and what its paths lead to.
+//! The target: the process that made a call, as seccomp_unotify(2) names it. Its memory, its rights, and
+//! what its paths lead to.
 
 use std::fs::File;
 use std::io::{IoSliceMut, Read as _};
@@ -17,7 +18,7 @@ use crate::sys::process::FsIds;
 
 /// Who made a call.
 #[derive(Clone, Copy)]
-pub(super) struct Caller<'a> {
+pub(super) struct Target<'a> {
     pub listener: BorrowedFd<'a>,
     pub call: &'a Call,
 }
@@ -26,7 +27,7 @@ pub(super) struct Caller<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Name {
     /// Descriptor that a relative path starts from.
-    pub folder: i32,
+    pub directory: i32,
     /// Address of the path; `None` for the descriptor itself.
     pub path: Option<u64>,
     /// `AT_SYMLINK_NOFOLLOW` and `AT_EMPTY_PATH`.
@@ -34,9 +35,9 @@ pub(super) struct Name {
 }
 
 /// Where a call's path starts and how it goes on.
-pub(super) struct Place {
+pub(super) struct Location {
     /// `None` for an absolute path, which starts at this thread's root.
-    folder: Option<OwnedFd>,
+    directory: Option<OwnedFd>,
     path: Vec<u8>,
     flags: i32,
 }
@@ -49,7 +50,7 @@ pub(super) struct Status {
     pub umask: u32,
 }
 
-impl Caller<'_> {
+impl Target<'_> {
     /// Says that the call still waits. All that was opened before by the caller's number is then the
     /// caller's, as no other can have had its number meanwhile.
     ///
@@ -88,29 +89,29 @@ impl Caller<'_> {
     /// # Errors
     ///
     /// `EFAULT`, `EBADF`, `ENAMETOOLONG` as any call; `ESRCH` where it was given up.
-    pub(super) fn place(self, name: Name) -> Result<Place, Errno> {
+    pub(super) fn place(self, name: Name) -> Result<Location, Errno> {
         let pid = self.call.pid;
         let mut path = name.path.map_or(Ok(Vec::new()), |address| self.text(address))?;
-        let mut folder = name.folder;
+        let mut directory = name.directory;
         if let Some(number) = own_descriptor(&path).filter(|_| name.is_followed()) {
-            (path, folder) = (Vec::new(), number);
+            (path, directory) = (Vec::new(), number);
         } else if path.is_empty() && name.path.is_some() && name.flags & libc::AT_EMPTY_PATH == 0 {
             return Err(Errno::NOENT);
         }
-        let folder = match (path.first(), folder) {
+        let directory = match (path.first(), directory) {
             (Some(b'/'), _) => None,
             (_, libc::AT_FDCWD) => Some(format!("{pid}/cwd")),
             (_, number) => Some(format!("{pid}/fd/{number}")),
         };
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let open = |name| rustix::fs::openat(CWD, name, flags, Mode::empty());
-        let folder = folder.map(open).transpose().map_err(|error| match error {
+        let directory = directory.map(open).transpose().map_err(|error| match error {
             Errno::NOENT => Errno::BADF,
             error => error,
         })?;
         rustix::process::chroot(format!("{pid}/root"))?;
         self.check()?;
-        Ok(Place { folder, path, flags: name.flags })
+        Ok(Location { directory, path, flags: name.flags })
     }
 
     /// Takes the caller's rights about files, as long as the guard lives: none where this thread has
@@ -179,41 +180,41 @@ impl Name {
     }
 }
 
-/// Returns which descriptor of the caller a path of its `/proc` means: that folder is another one for us.
+/// Returns which descriptor of the caller a path of its `/proc` means: that directory is another one for us.
 fn own_descriptor(path: &[u8]) -> Option<i32> {
     let number = path.strip_prefix(b"/proc/self/fd/").or_else(|| path.strip_prefix(b"/dev/fd/"))?;
     std::str::from_utf8(number).ok()?.parse().ok().filter(|&number| number >= 0)
 }
 
-impl Place {
+impl Location {
     /// Opens what is there, without any right to it.
     pub(super) fn file(&self) -> Result<OwnedFd, Errno> {
         if self.path.is_empty() {
-            let folder = self.folder.as_ref().ok_or(Errno::NOENT)?;
-            return rustix::io::fcntl_dupfd_cloexec(folder, 0);
+            let directory = self.directory.as_ref().ok_or(Errno::NOENT)?;
+            return rustix::io::fcntl_dupfd_cloexec(directory, 0);
         }
         let follow = self.flags & libc::AT_SYMLINK_NOFOLLOW == 0;
         self.open(&self.path, if follow { OFlags::empty() } else { OFlags::NOFOLLOW })
     }
 
-    /// Opens the folder in which a new name is to be, and returns that name.
+    /// Opens the directory in which a new name is to be, and returns that name.
     ///
     /// # Errors
     ///
     /// `EEXIST` where nothing new can have such a name.
     pub(super) fn parent(&self) -> Result<(OwnedFd, &[u8]), Errno> {
         let slash = self.path.iter().rposition(|&byte| byte == b'/');
-        let (folder, name) = match slash {
+        let (directory, name) = match slash {
             Some(at) => (&self.path[..=at], &self.path[at + 1..]),
             None => (&b"."[..], self.path.as_slice()),
         };
         if matches!(name, b"" | b"." | b"..") {
             return Err(Errno::EXIST);
         }
-        Ok((self.open(folder, OFlags::DIRECTORY)?, name))
+        Ok((self.open(directory, OFlags::DIRECTORY)?, name))
     }
 
-    /// Takes slashes away that say no more than that a folder is meant.
+    /// Takes slashes away that say no more than that a directory is meant.
     pub(super) fn trim(&mut self) {
         while self.path.len() > 1 && self.path.ends_with(b"/") {
             self.path.pop();
@@ -222,7 +223,7 @@ impl Place {
 
     /// Opens a path without following what only looks like a link: it could lead out of the root.
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let from = self.folder.as_ref().map_or(CWD, |folder| folder.as_fd());
+        let from = self.directory.as_ref().map_or(CWD, |directory| directory.as_fd());
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
         rustix::fs::openat2(from, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
     }

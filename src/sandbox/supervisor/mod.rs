@@ -1,29 +1,29 @@
-//! Does for a command what its user namespace forbids and an image may need.
+//! The supervisor: a thread that answers the system calls which a command's user namespace forbids and an
+//! image may need.
 //!
-//! A second, small filter hands some calls, and no others, to the builder, which acts in the command's
-//! place: beneath the command's own root, from its own working folder, with its own ids, umask and
-//! no more of the capabilities about files than it has. All else of the builder's power the thread has
-//! given up.
+//! A second, small seccomp filter hands some calls, and no others, to the supervisor, which acts for the
+//! command: beneath the command's own root, from its working directory, with its ids, its umask and no
+//! more file capabilities than it has. The thread has given up the builder's other privileges.
 //!
-//! **As root** these are calls that make device nodes. The kernel lets nobody make one in a user
-//! namespace, though no harm can come of one here: every mount that a command can reach has
+//! **As root** these are calls that make device nodes. The kernel lets no process make one in a
+//! user namespace, though one is harmless here: every mount that a command can reach has
 //! `nodev`, so nothing opens it. Docker's commands can make them, and base images are made that way.
 //! They are made in file systems of the step's own only: on a volume the node would be one of the
 //! machine's, which may open it.
 //!
 //! **Where the user has one id** (no subordinate ones) the kernel refuses every other owner and every
-//! change of users. There the deputy keeps up appearances:
+//! change of users. There the supervisor emulates owners and users:
 //!
 //! | calls | what is done | where |
 //! |---|---|---|
-//! | chown and its kin | the owner is written down, as [`layer::owner`](crate::layer::owner) says | [`owners`] |
-//! | stat and its kin | one that was written down is told; of other files the kernel tells | [`owners`] |
-//! | setuid, getuid and their kin | who a process says it is is remembered, and told to it | [`people`] |
-//! | calls that make files | a file of somebody else than root is made, and its owner written down | [`births`] |
+//! | chown and similar calls | the owner is recorded, as [`layer::owner`](crate::layer::owner) says | [`ownership`] |
+//! | stat and similar calls | a recorded owner is returned; for other files the kernel answers | [`ownership`] |
+//! | setuid, getuid and similar calls | the ids that a process has set are remembered, and returned to it | [`credentials`] |
+//! | calls that make files | a file of another user than root is made, and its owner recorded | [`create`] |
 //!
-//! They are appearances: to the kernel, and for every permission, all processes are root of the
-//! command's namespace, as they would be without. Where the deputy cannot help, a look or a birth is left to
-//! the kernel, with the caller's own rights. So nothing that it gets wrong opens anything.
+//! Only what a command sees is emulated: to the kernel, and for every permission, all processes are root of
+//! the command's namespace, as without a supervisor. A call that the supervisor cannot answer is left to
+//! the kernel, with the caller's own rights. So no mistake here grants access to anything.
 //!
 //! # Invariants
 //!
@@ -32,16 +32,16 @@
 //! it was read, so it is read once.
 //!
 //! Paths are resolved by the kernel with this thread's root at the caller's and without the links of
-//! `/proc` that lead to wherever a process is. This thread's working folder is the builder's `/proc`.
+//! `/proc` that lead to wherever a process is. This thread's working directory is the builder's `/proc`.
 //!
 //! # Not here
 //!
 //! The filter: [`super::seccomp`]. Loading it and sending the listener: [`super::init`].
 
-mod births;
-mod caller;
-mod owners;
-mod people;
+mod create;
+mod credentials;
+mod ownership;
+mod target;
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -54,13 +54,13 @@ use super::idmap::IdMap;
 use super::seccomp;
 use crate::layer::owner;
 use crate::sys::notify::{self, Answer, Call};
-use births::Birth;
-use caller::{Caller, Name};
-use owners::Form;
-use people::{Change, People, Question, Which, Width};
+use create::NewNode;
+use credentials::{Change, Credentials, Query, Register, Width};
+use ownership::StatFormat;
+use target::{Name, Target};
 
 /// Serves calls until no process is left that could make one. Meant for a thread of its own, whose
-/// root, working folder and capabilities it changes.
+/// root, working directory and capabilities it changes.
 ///
 /// Devices are made on the file systems with the numbers `own` only.
 pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
@@ -70,9 +70,9 @@ pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
     rustix::process::chdir("/proc")?;
     caps::hold(HELD)?;
     notify::take_turns(listener.as_fd());
-    let mut people = People::default();
+    let mut credentials = Credentials::default();
     loop {
-        // Only poll tells, on all kernels, that nobody is left who could call.
+        // Only poll reports, on all kernels, that no process is left that could call.
         let mut watched = [PollFd::new(listener, PollFlags::IN)];
         match rustix::event::poll(&mut watched, None) {
             Err(Errno::INTR) => continue,
@@ -83,9 +83,9 @@ pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
         }
         // One that was given up meanwhile wants no answer.
         if let Ok(call) = notify::receive(listener.as_fd()) {
-            let caller = Caller { listener: listener.as_fd(), call: &call };
+            let target = Target { listener: listener.as_fd(), call: &call };
             let answer =
-                if is_single { appearance(&mut people, caller) } else { device(caller, own) };
+                if is_single { appearance(&mut credentials, target) } else { device(target, own) };
             let answer = answer.unwrap_or_else(|error| Answer::Error(error.raw_os_error()));
             notify::answer(listener.as_fd(), &call, &answer).ok();
         }
@@ -97,12 +97,12 @@ pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
 /// owners of links down (`SETFCAP`).
 const HELD: u64 = caps::FILES | caps::SETGID | caps::SETUID | 1 << 18 | 1 << 19 | 1 << 31;
 
-/// What a deputy is for.
+/// What a supervisor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
     /// Makes device nodes.
     Devices,
-    /// Keeps up the appearance of owners and users.
+    /// Emulates owners and users.
     Owners,
 }
 
@@ -123,74 +123,80 @@ impl Task {
     }
 }
 
-fn device(caller: Caller<'_>, own: &[u64]) -> Result<Answer, Errno> {
-    let [first, second, third, fourth, ..] = caller.call.arguments;
-    let (folder, path, mode, device) = match seccomp::call_name(caller.call) {
+fn device(target: Target<'_>, own: &[u64]) -> Result<Answer, Errno> {
+    let [first, second, third, fourth, ..] = target.call.arguments;
+    let (directory, path, mode, device) = match seccomp::call_name(target.call) {
         Some("mknod") => (libc::AT_FDCWD, first, second, third),
         Some("mknodat") => (first as i32, second, third, fourth),
         _ => return Err(Errno::NOSYS),
     };
-    let name = Name { folder, path: Some(path), flags: 0 };
-    births::make_device(caller, name, mode as u32, device, own)
+    let name = Name { directory, path: Some(path), flags: 0 };
+    create::make_device(target, name, mode as u32, device, own)
 }
 
-fn appearance(people: &mut People, caller: Caller<'_>) -> Result<Answer, Errno> {
-    let Some(request) = Request::of(caller.call) else { return Ok(Answer::Kernel) };
+fn appearance(credentials: &mut Credentials, target: Target<'_>) -> Result<Answer, Errno> {
+    let Some(request) = Trapped::of(target.call) else { return Ok(Answer::Kernel) };
     match request {
-        Request::Look(name, form, buffer) => {
-            Ok(owners::look(caller, name, form, buffer).unwrap_or(Answer::Kernel))
+        Trapped::Look(name, form, buffer) => {
+            Ok(ownership::look(target, name, form, buffer).unwrap_or(Answer::Kernel))
         }
-        Request::Give(name, owner) => owners::give(caller, &*people.who(caller)?, name, owner),
-        Request::Bear(name, birth) => {
-            let born = people.who(caller).and_then(|who| births::bear(caller, &who, name, birth));
-            Ok(born.unwrap_or(Answer::Kernel))
+        Trapped::Give(name, owner) => {
+            ownership::give(target, &*credentials.identity(target)?, name, owner)
         }
-        Request::Ask(which, question, width) => people.ask(caller, which, question, width),
-        Request::Keep(keeps) => people.keep(caller, keeps),
-        Request::Groups { room, list, width } => people.groups(caller, room, list, width),
-        Request::SetGroups { count, list, width } => people.set_groups(caller, count, list, width),
+        Trapped::Create(name, node) => {
+            let created = credentials
+                .identity(target)
+                .and_then(|identity| create::create(target, &identity, name, node));
+            Ok(created.unwrap_or(Answer::Kernel))
+        }
+        Trapped::Ask(which, question, width) => credentials.ask(target, which, question, width),
+        Trapped::Keep(keeps) => credentials.keep(target, keeps),
+        Trapped::Groups { room, list, width } => credentials.groups(target, room, list, width),
+        Trapped::SetGroups { count, list, width } => {
+            credentials.set_groups(target, count, list, width)
+        }
     }
 }
 
 /// A call, taken apart.
-enum Request {
-    Look(Name, Form, u64),
+enum Trapped {
+    Look(Name, StatFormat, u64),
     Give(Name, (u32, u32)),
-    Bear(Name, Birth),
-    Ask(Which, Question, Width),
+    Create(Name, NewNode),
+    Ask(Register, Query, Width),
     Keep(bool),
     Groups { room: u64, list: u64, width: Width },
     SetGroups { count: u64, list: u64, width: Width },
 }
 
-impl Request {
+impl Trapped {
     /// Takes a call apart; `None` for one that is the kernel's alone.
     fn of(call: &Call) -> Option<Self> {
         let [first, second, third, fourth, fifth, _] = call.arguments;
         let name = seccomp::call_name(call)?;
         let is_narrow = seccomp::is_narrow(call.arch);
-        let at = |folder: u64, path, flags: u64| Name {
-            folder: folder as i32,
+        let at = |directory: u64, path, flags: u64| Name {
+            directory: directory as i32,
             path: Some(path),
             flags: flags as i32,
         };
         let here = |path| at(HERE, path, 0);
         let no_link = |path| at(HERE, path, libc::AT_SYMLINK_NOFOLLOW as u64);
-        let open = |file: u64| Name { folder: file as i32, path: None, flags: 0 };
+        let open = |file: u64| Name { directory: file as i32, path: None, flags: 0 };
         // Names that 32-bit architectures gave their first, 16-bit calls.
         let width = if is_narrow && !name.ends_with("32") { Width::Two } else { Width::Four };
         let owner = |uid, gid| (width.id(uid), width.id(gid));
         Some(match name {
-            "newfstatat" => Self::Look(at(first, second, fourth), Form::Plain, third),
-            "stat" if !is_narrow => Self::Look(here(first), Form::Plain, second),
-            "lstat" if !is_narrow => Self::Look(no_link(first), Form::Plain, second),
-            "fstat" if !is_narrow => Self::Look(open(first), Form::Plain, second),
-            "fstatat64" => Self::Look(at(first, second, fourth), Form::Narrow, third),
-            "stat64" => Self::Look(here(first), Form::Narrow, second),
-            "lstat64" => Self::Look(no_link(first), Form::Narrow, second),
-            "fstat64" => Self::Look(open(first), Form::Narrow, second),
+            "newfstatat" => Self::Look(at(first, second, fourth), StatFormat::Plain, third),
+            "stat" if !is_narrow => Self::Look(here(first), StatFormat::Plain, second),
+            "lstat" if !is_narrow => Self::Look(no_link(first), StatFormat::Plain, second),
+            "fstat" if !is_narrow => Self::Look(open(first), StatFormat::Plain, second),
+            "fstatat64" => Self::Look(at(first, second, fourth), StatFormat::Narrow, third),
+            "stat64" => Self::Look(here(first), StatFormat::Narrow, second),
+            "lstat64" => Self::Look(no_link(first), StatFormat::Narrow, second),
+            "fstat64" => Self::Look(open(first), StatFormat::Narrow, second),
             "statx" => {
-                let form = Form::Extended { flags: third as i32, mask: fourth as u32 };
+                let form = StatFormat::Extended { flags: third as i32, mask: fourth as u32 };
                 Self::Look(at(first, second, third), form, fifth)
             }
             "chown" | "chown32" => Self::Give(here(first), owner(second, third)),
@@ -200,10 +206,12 @@ impl Request {
             "open" => Self::file(here(first), second, third)?,
             "openat" => Self::file(at(first, second, 0), third, fourth)?,
             "creat" => Self::file(here(first), CREATION, second)?,
-            "mkdir" => Self::Bear(here(first), Birth::Folder { mode: second as u32 }),
-            "mkdirat" => Self::Bear(at(first, second, 0), Birth::Folder { mode: third as u32 }),
-            "symlink" => Self::Bear(here(second), Birth::Link { target: first }),
-            "symlinkat" => Self::Bear(at(second, third, 0), Birth::Link { target: first }),
+            "mkdir" => Self::Create(here(first), NewNode::Directory { mode: second as u32 }),
+            "mkdirat" => {
+                Self::Create(at(first, second, 0), NewNode::Directory { mode: third as u32 })
+            }
+            "symlink" => Self::Create(here(second), NewNode::Link { text: first }),
+            "symlinkat" => Self::Create(at(second, third, 0), NewNode::Link { text: first }),
             "mknod" => Self::node(here(first), second, third)?,
             "mknodat" => Self::node(at(first, second, 0), third, fourth)?,
             "prctl" if first as i32 == libc::PR_SET_KEEPCAPS => Self::Keep(second != 0),
@@ -221,41 +229,41 @@ impl Request {
         // None of these makes a file, or a name for it.
         let others = libc::O_PATH | libc::O_DIRECTORY;
         (flags & libc::O_CREAT != 0 && flags & others == 0)
-            .then_some(Self::Bear(name, Birth::File { flags, mode: mode as u32 }))
+            .then_some(Self::Create(name, NewNode::File { flags, mode: mode as u32 }))
     }
 
     fn node(name: Name, mode: u64, device: u64) -> Option<Self> {
         let mode = mode as u32;
         // Devices the kernel refuses.
         (!matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK))
-            .then_some(Self::Bear(name, Birth::Node { mode, device }))
+            .then_some(Self::Create(name, NewNode::Node { mode, device }))
     }
 }
 
-/// The working folder, as an argument.
+/// The working directory, as an argument.
 const HERE: u64 = libc::AT_FDCWD as u32 as u64;
 
 /// What creat(2) stands for.
 const CREATION: u64 = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u64;
 
 /// Takes a call about users or groups apart.
-fn question(name: &str, width: Width, arguments: [u64; 3]) -> Option<(Which, Question)> {
+fn question(name: &str, width: Width, arguments: [u64; 3]) -> Option<(Register, Query)> {
     let [first, second, third] = arguments.map(|argument| width.id(argument));
     let (which, question) = match name.trim_end_matches("32") {
-        "getuid" => (Which::Users, Question::Real),
-        "geteuid" => (Which::Users, Question::Effective),
-        "getresuid" => (Which::Users, Question::All(arguments)),
-        "setuid" => (Which::Users, Question::Change(Change::One(first))),
-        "setreuid" => (Which::Users, Question::Change(Change::Two(first, second))),
-        "setresuid" => (Which::Users, Question::Change(Change::Three(first, second, third))),
-        "setfsuid" => (Which::Users, Question::Change(Change::File(first))),
-        "getgid" => (Which::Groups, Question::Real),
-        "getegid" => (Which::Groups, Question::Effective),
-        "getresgid" => (Which::Groups, Question::All(arguments)),
-        "setgid" => (Which::Groups, Question::Change(Change::One(first))),
-        "setregid" => (Which::Groups, Question::Change(Change::Two(first, second))),
-        "setresgid" => (Which::Groups, Question::Change(Change::Three(first, second, third))),
-        "setfsgid" => (Which::Groups, Question::Change(Change::File(first))),
+        "getuid" => (Register::Users, Query::Real),
+        "geteuid" => (Register::Users, Query::Effective),
+        "getresuid" => (Register::Users, Query::All(arguments)),
+        "setuid" => (Register::Users, Query::Change(Change::One(first))),
+        "setreuid" => (Register::Users, Query::Change(Change::Two(first, second))),
+        "setresuid" => (Register::Users, Query::Change(Change::Three(first, second, third))),
+        "setfsuid" => (Register::Users, Query::Change(Change::File(first))),
+        "getgid" => (Register::Groups, Query::Real),
+        "getegid" => (Register::Groups, Query::Effective),
+        "getresgid" => (Register::Groups, Query::All(arguments)),
+        "setgid" => (Register::Groups, Query::Change(Change::One(first))),
+        "setregid" => (Register::Groups, Query::Change(Change::Two(first, second))),
+        "setresgid" => (Register::Groups, Query::Change(Change::Three(first, second, third))),
+        "setfsgid" => (Register::Groups, Query::Change(Change::File(first))),
         _ => return None,
     };
     Some((which, question))
