@@ -6,7 +6,7 @@ use super::{Environment, prune};
 use crate::explain::text::clean;
 use crate::export::{ExportError, LayoutFolder};
 use crate::mounts::{FoundMount, Imported, MountError, export_mount, found_mounts, import_mount};
-use crate::store::{KnownMount, Placed, Store, Taken};
+use crate::store::{CollectResult, KnownMount, Placed, Store};
 use crate::upkeep::{Inventory, ItemKind};
 use jiff::Timestamp;
 use serde_json::json;
@@ -165,19 +165,19 @@ fn remove(args: &RmArgs, store: &Store, out: &mut dyn Write) -> Result<(), Failu
     let mut troubles = Troubles::default();
     let mounts = store.mounts().map_err(|error| failure(&error.into()))?;
     for mount in chosen(&args.ids, mounts, id_of_known, &mut troubles) {
-        let taken = store.take_away(&mount.name().path(), None, || true);
+        let taken = store.try_collect(&mount.name().path(), None, || true);
         match taken.map_err(|error| failure(&error.into()))? {
-            Taken::Away(path) => {
+            CollectResult::Removed(path) => {
                 crate::store::remove_tree(&path).map_err(|source| {
                     failure(&MountError::Io { doing: "remove", path: path.clone(), source })
                 })?;
                 say(out, format_args!("Removed {}", shown(&mount)))?;
             }
-            Taken::Held => {
+            CollectResult::Leased => {
                 let text = format!("cache mount {} is in use by a running build", shown(&mount));
                 troubles.add(Failure::new(Class::Environment, text));
             }
-            Taken::Used | Taken::Gone => {}
+            CollectResult::Used | Removed::Gone => {}
         }
     }
     troubles.end()

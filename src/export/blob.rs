@@ -152,7 +152,7 @@ fn find(
     let received = received_id(layer);
     if let Some((blob, diff_id)) = layer.descriptor.as_ref().zip(received)
         && is_kept(blob, options)
-        && context.store.hold_blob(&blob.digest)?
+        && context.store.lease_blob(&blob.digest)?
     {
         let mut blob = blob.clone();
         blob.media_type = media_type::convert(&blob.media_type, is_oci);
@@ -164,7 +164,7 @@ fn find(
     let label = label(&meta, received.as_ref(), options);
     let known = meta.blobs.iter().find(|b| b.compression == label);
     let Some(blob) = known else { return Ok(None) };
-    if !context.store.hold_blob(&blob.digest)? {
+    if !context.store.lease_blob(&blob.digest)? {
         return Ok(None);
     }
     let Some(diff_id) = blob.diff_id.or(received).or(meta.tar.map(|tar| tar.diff_id)) else {

@@ -124,7 +124,7 @@ impl Whole {
     /// [`ImageError::Store`].
     pub fn missing(&self, store: &Store) -> Result<Option<&Descriptor>, ImageError> {
         for blob in self.documents.iter().chain(self.distributable()) {
-            if !store.hold_blob(&blob.digest)? {
+            if !store.lease_blob(&blob.digest)? {
                 return Ok(Some(blob));
             }
         }
@@ -165,7 +165,7 @@ fn fetch_blob(
     if cancel.is_cancelled() {
         return Err(ImageError::Cancelled);
     }
-    if store.hold_blob(&blob.digest)? {
+    if store.lease_blob(&blob.digest)? {
         return Ok(());
     }
     let mut tee = Tee::new(source.open(blob)?, Output::Blob(store.blob_writer()?));

@@ -71,7 +71,7 @@ fn present(
     blob: &Descriptor,
     diff_id: &Digest,
 ) -> Result<Option<Received>, ImageError> {
-    if !store.hold_blob(&blob.digest)? {
+    if !store.lease_blob(&blob.digest)? {
         return Ok(None);
     }
     Ok(match store.diff(diff_id)? {
@@ -99,7 +99,7 @@ fn receive_layer(
     if let Some(received) = present(store, blob, diff_id)? {
         return Ok(received);
     }
-    if store.hold_blob(&blob.digest)? {
+    if store.lease_blob(&blob.digest)? {
         let file = store.open_blob(&blob.digest)?;
         let mut input = io::BufReader::with_capacity(CHUNK, file);
         return unpack_alone(store, blob, diff_id, &mut input, cancel);

@@ -38,7 +38,7 @@ impl Delta {
         let Some(facts) = self.layer.meta.tar else { return Ok(None) };
         let is_it = |digest| digest == facts.diff_id;
         if !self.layer.meta.blobs.iter().any(|blob| is_it(blob.digest))
-            || !job.store.hold_blob(&facts.diff_id)?
+            || !job.store.lease_blob(&facts.diff_id)?
         {
             return Ok(None);
         }

@@ -5,7 +5,7 @@ use super::{Cause, Job};
 use crate::export;
 use crate::layer::{self, LayerError, Scan, ScanOptions};
 use crate::snapshot;
-use crate::store::{Digest, LISTING, LayerMeta, Under};
+use crate::store::{DeltaBase, Digest, LISTING, LayerMeta};
 use crate::sys::cancel::Cancel;
 use crate::sys::writeback::Flowing;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -44,7 +44,7 @@ pub(super) fn seal(
         meta.blobs.push(export::plain_blob(facts));
     }
     if let Some(delta) = &made.delta {
-        meta = meta.over(Under { layer: delta.layer.id, own_bytes: scan.own_bytes });
+        meta = meta.over(DeltaBase { layer: delta.layer.id, own_bytes: scan.own_bytes });
     }
     Ok((scan, meta))
 }
@@ -120,7 +120,7 @@ impl NewTar {
     }
 
     fn keep(self, job: &Job<'_>, diff_id: &Digest) -> Result<(), Cause> {
-        if job.store.hold_blob(diff_id)? {
+        if job.store.lease_blob(diff_id)? {
             return fs::remove_file(&self.path).map_err(|e| io("remove", &self.path, e));
         }
         Ok(job.store.adopt_blob(&self.path, diff_id)?)

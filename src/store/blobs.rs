@@ -19,7 +19,7 @@ impl Store {
         self.root().join("blobs/sha256").join(digest.to_hex())
     }
 
-    /// Says whether the blob is here at this moment; [`Store::hold_blob`] makes sure that it stays.
+    /// Says whether the blob is here at this moment; [`Store::lease_blob`] makes sure that it stays.
     /// Costs one system call and reads nothing.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_path(digest).exists()
@@ -60,7 +60,7 @@ impl Store {
         let digest = Digest::of(bytes);
         // A document that a power cut damaged is replaced, not trusted.
         if fs::metadata(self.blob_path(&digest)).is_ok_and(|m| m.len() == bytes.len() as u64)
-            && self.hold_blob(&digest)?
+            && self.lease_blob(&digest)?
         {
             return Ok(digest);
         }
@@ -104,7 +104,7 @@ impl Store {
     pub fn adopt_blob(&self, file: &Path, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
         self.session()?.pend(&format!("blob-{}", digest.to_hex()))?;
-        self.hold_as(File::open(file).context("open", file)?, &target)?;
+        self.lease_as(File::open(file).context("open", file)?, &target)?;
         fault::at("blob.written").context("write", &target)?;
         fs::rename(file, &target).context("write", &target)?;
         fault::at("blob.renamed").context("write", &target)
@@ -152,7 +152,7 @@ impl BlobWriter {
     fn place(&mut self, digest: &Digest) -> Result<(), StoreError> {
         let target = self.store.blob_path(digest);
         self.session.pend(&format!("blob-{}", digest.to_hex()))?;
-        self.store.hold_as(self.file.file().try_clone().context("open", &self.path)?, &target)?;
+        self.store.lease_as(self.file.file().try_clone().context("open", &self.path)?, &target)?;
         fault::at("blob.written").context("write", &target)?;
         fs::rename(&self.path, &target).context("write", &target)?;
         self.is_finished = true;

@@ -36,13 +36,13 @@ pub struct LayerMeta {
     pub blobs: Vec<LayerBlob>,
     /// The layer that its folder only says the difference to, where that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub under: Option<Under>,
+    pub under: Option<DeltaBase>,
 }
 
-/// What a layer that is kept as a difference stands on: its files are those of another layer, and over
-/// them those of its own folder. It takes nothing of the other away, and the other stands by itself.
+/// Base of a layer that is stored as a delta: its files are those of the base, and over them those of its own
+/// directory. It hides nothing of the base, and the base is complete without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Under {
+pub struct DeltaBase {
     /// The other layer.
     pub layer: LayerId,
     /// The bytes of the regular files in the folder itself.
@@ -67,7 +67,7 @@ impl LayerMeta {
     /// Says that the layer's folder holds only its difference to another. Programs that know nothing of
     /// this take it for absent.
     #[must_use]
-    pub fn over(mut self, under: Under) -> Self {
+    pub fn over(mut self, under: DeltaBase) -> Self {
         self.version = META_VERSION_MAX;
         self.under = Some(under);
         self
@@ -151,12 +151,12 @@ impl Store {
     ///
     /// [`StoreError::Io`] for anything but absence.
     pub fn layer(&self, id: &LayerId) -> Result<Option<Layer>, StoreError> {
-        if !self.hold(&self.layer_dir(id))? {
+        if !self.lease(&self.layer_dir(id))? {
             return Ok(None);
         }
         let Some(layer) = self.peek_layer(id)? else { return Ok(None) };
         match layer.meta.under {
-            Some(under) if !self.hold(&self.layer_dir(&under.layer))? => Ok(None),
+            Some(under) if !self.lease(&self.layer_dir(&under.layer))? => Ok(None),
             _ => Ok(Some(layer)),
         }
     }
@@ -202,7 +202,7 @@ impl Store {
         fs::write(&path, json).context("write", &path)?;
         self.session()?.pend(&format!("layer-{}", meta.id.to_hex()))?;
         let dir = self.layer_dir(&meta.id);
-        self.hold_as(File::open(work).context("open", work)?, &dir)?;
+        self.lease_as(File::open(work).context("open", work)?, &dir)?;
         fault::at("layer.described").context("write", &dir)?;
         match fs::rename(work, &dir) {
             Ok(()) => {
@@ -229,7 +229,7 @@ impl Store {
     ) -> Result<Layer, StoreError> {
         let aside = self.session()?.new_path()?;
         fs::rename(dir, &aside).context("set aside", dir)?;
-        self.hold_as(File::open(work).context("open", work)?, dir)?;
+        self.lease_as(File::open(work).context("open", work)?, dir)?;
         fs::rename(work, dir).context("rename", dir)?;
         Ok(Layer { id: meta.id, dir: dir.to_owned(), meta: meta.clone() })
     }

@@ -40,7 +40,7 @@
 //! # Locks
 //!
 //! Layers, blobs and cache mounts are locked themselves by whoever uses them, shared: see
-//! [`holds`]. Garbage collection works beside builds and leaves alone what it cannot lock. A session
+//! [`leases`]. Garbage collection works beside builds and leaves alone what it cannot lock. A session
 //! folder is alive while somebody holds its `lock`. Locks belong to open files, so the kernel drops
 //! them however a process ends.
 //!
@@ -52,8 +52,8 @@ mod blobs;
 mod blocks;
 mod descriptor;
 mod digest;
-mod holds;
 mod layers;
+mod leases;
 mod locks;
 mod mounts;
 mod refs;
@@ -75,8 +75,8 @@ pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use blocks::{Block, KnownBlocks, Sum};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
-pub use holds::Taken;
-pub use layers::{Diff, LISTING, Layer, LayerBlob, LayerMeta, TarFacts, Under};
+pub use layers::{DeltaBase, Diff, LISTING, Layer, LayerBlob, LayerMeta, TarFacts};
+pub use leases::CollectResult;
 pub use locks::StepLock;
 pub use mounts::{KnownMount, MountName, Placed, SeizedMount};
 pub use refs::Tagged;
@@ -194,7 +194,7 @@ pub struct Store {
 struct Inner {
     root: PathBuf,
     session: Mutex<Option<Arc<session::Live>>>,
-    holds: Mutex<holds::Holds>,
+    leases: Mutex<leases::Leases>,
     /// Whether looking at a thing counts as using it.
     is_user: bool,
     /// Ends the wait for a lock.
@@ -240,9 +240,9 @@ impl Store {
     }
 
     fn at(root: PathBuf, is_user: bool) -> Self {
-        let (session, holds) = (Mutex::default(), Mutex::default());
+        let (session, leases) = (Mutex::default(), Mutex::default());
         let cancel = OnceLock::new();
-        Self { inner: Arc::new(Inner { root, session, holds, is_user, cancel }) }
+        Self { inner: Arc::new(Inner { root, session, leases, is_user, cancel }) }
     }
 
     /// Lets `cancel` end the wait for a lock. Has no effect after the first call.

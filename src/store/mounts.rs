@@ -12,7 +12,7 @@
 //! put another in its place, [seizes](Store::seize_mount) it, which waits for those builds and lets others
 //! wait.
 
-use super::{IoContext as _, Store, StoreError, holds, session};
+use super::{IoContext as _, Store, StoreError, leases, session};
 use crate::sys::cancel::Cancel;
 use crate::sys::fault;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -148,7 +148,7 @@ impl Store {
     ///
     /// [`StoreError::Io`] for anything but absence.
     pub fn hold_mount(&self, name: &MountName, waiting: impl Fn()) -> Result<bool, StoreError> {
-        self.hold_or_wait(&self.root().join(name.path()), &waiting)
+        self.lease_or_wait(&self.root().join(name.path()), &waiting)
     }
 
     /// Takes a mount for this process alone; `None` where there is none. `waiting` is called once, before
@@ -186,7 +186,7 @@ impl Store {
                     Err(fs::TryLockError::Error(e)) => return Err(e).context("lock", &path),
                 }
             }
-            if holds::is_at(&file, &path)? {
+            if leases::is_at(&file, &path)? {
                 return Ok(Some(SeizedMount { path, _lock: file }));
             }
         }

@@ -3,7 +3,7 @@
 use super::UpkeepError;
 use super::inventory::{Inventory, Item, ItemKind, read_names};
 use super::plan::{Plan, Policy, plan};
-use crate::store::{self, LayerId, Store, Taken};
+use crate::store::{self, CollectResult, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,8 +79,8 @@ fn remove(
             }
             is_same
         };
-        match store.take_away(&item.path, Some(item.last_used), is_current)? {
-            Taken::Away(path) => {
+        match store.try_collect(&item.path, Some(item.last_used), is_current)? {
+            CollectResult::Removed(path) => {
                 store::remove_tree(&path).map_err(|source| UpkeepError::Io {
                     doing: "remove",
                     path,
@@ -90,13 +90,13 @@ fn remove(
                 *count += 1;
                 *bytes += item.bytes;
             }
-            Taken::Held => {
+            CollectResult::Leased => {
                 needed.extend(item.links.under);
                 collected.held += 1;
             }
-            Taken::Used if names == Names::Other => return Ok(Names::Other),
-            Taken::Used => needed.extend(item.links.under),
-            Taken::Gone => {}
+            CollectResult::Used if names == Names::Other => return Ok(Names::Other),
+            CollectResult::Used => needed.extend(item.links.under),
+            CollectResult::Gone => {}
         }
     }
     Ok(Names::Same)

@@ -10,7 +10,7 @@ use crate::explain::{History, HistoryError};
 use crate::image::{Config, Document, Manifest};
 use crate::layer::{Listing, ScanOptions, scan};
 use crate::snapshot;
-use crate::store::{Descriptor, Digest, LISTING, LayerId, Store, Taken};
+use crate::store::{CollectResult, Descriptor, Digest, LISTING, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
@@ -230,7 +230,9 @@ impl Verifier<'_> {
         let folder = self.store.root().join("damaged");
         for place in std::mem::take(&mut self.damaged) {
             let finding = &mut self.report.findings[place];
-            let Taken::Away(away) = self.store.take_away(&finding.place, None, || true)? else {
+            let CollectResult::Removed(away) =
+                self.store.try_collect(&finding.place, None, || true)?
+            else {
                 finding.trouble.push_str("; a process uses it, so it is left where it is");
                 continue;
             };

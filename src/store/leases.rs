@@ -1,16 +1,15 @@
-//! What a process uses is held: garbage collection keeps its hands off it.
+//! Leases: a shared `flock` on each layer, blob and cache mount in use keeps garbage collection away from it.
 //!
-//! A hold is a shared lock on the file or folder itself, taken when a layer, a blob or a cache mount
-//! is looked up or made, and kept until the store is closed. Collection takes the exclusive lock
-//! before it renames a thing away, so it can tell without asking anybody, and without one thing in
-//! common that all would wait for:
+//! A lease is taken on the file or directory itself when a layer, a blob or a cache mount is looked up or
+//! made, and kept until the store is closed. Collection takes the exclusive lock before it renames a
+//! thing away, so it needs no registry of users and no lock that all would wait for:
 //!
-//! - A thing that somebody holds is not collected, however long its user runs.
-//! - Whoever looks a thing up while it is being taken away waits for that one rename, then sees that
-//!   the name no longer leads to what was opened, and takes it as not here.
+//! - A thing that a process has leased is not collected, however long that process runs.
+//! - A look-up during a collection waits for that one rename, then sees that the name no longer leads
+//!   to what was opened, and reports the thing as absent.
 //!
-//! The kernel drops the locks of a process however that ends. A look counts as a use: it sets the
-//! thing's time, which collection goes by.
+//! The kernel drops the locks of a process however that ends. A look-up counts as a use: it sets the
+//! thing's modification time, which collection goes by.
 
 use super::{Digest, IoContext as _, Store, StoreError};
 use crate::sys::fault;
@@ -23,31 +22,35 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
-/// Things held, by their absolute paths.
-pub(super) type Holds = BTreeMap<PathBuf, File>;
+/// Leased things, by their absolute paths.
+pub(super) type Leases = BTreeMap<PathBuf, File>;
 
-/// What became of something that was to be collected.
+/// Result of trying to collect a thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken {
-    /// It has no name any more; what it was lies at this path of the session, to be removed.
-    Away(PathBuf),
-    /// A process uses it.
-    Held,
+pub enum CollectResult {
+    /// It was renamed to this path of the session, to be deleted there.
+    Removed(PathBuf),
+    /// A process has a lease on it.
+    Leased,
     /// It has been used since it was chosen.
     Used,
-    /// Somebody else was faster.
+    /// Another process removed it first.
     Gone,
 }
 
 impl Store {
-    /// Holds what is at `path`, if anything is.
-    pub(super) fn hold(&self, path: &Path) -> Result<bool, StoreError> {
-        self.hold_or_wait(path, &|| {})
+    /// Leases what is at `path`; returns whether anything is there.
+    pub(super) fn lease(&self, path: &Path) -> Result<bool, StoreError> {
+        self.lease_or_wait(path, &|| {})
     }
 
-    /// The same; `waiting` is called before waiting for somebody who has it alone.
-    pub(super) fn hold_or_wait(&self, path: &Path, waiting: &dyn Fn()) -> Result<bool, StoreError> {
-        if self.holds().contains_key(path) {
+    /// As [`lease`](Self::lease); `waiting` is called before waiting for a process with the exclusive lock.
+    pub(super) fn lease_or_wait(
+        &self,
+        path: &Path,
+        waiting: &dyn Fn(),
+    ) -> Result<bool, StoreError> {
+        if self.leases().contains_key(path) {
             return Ok(true);
         }
         loop {
@@ -68,7 +71,7 @@ impl Store {
                 if self.inner.is_user {
                     touch(&file);
                 }
-                self.holds().insert(path.to_owned(), file);
+                self.leases().insert(path.to_owned(), file);
                 return Ok(true);
             }
         }
@@ -76,19 +79,19 @@ impl Store {
 
     /// Holds a thing of ours that is about to get the name `path`, so that there is no moment at
     /// which it has the name and nobody holds it.
-    pub(super) fn hold_as(&self, file: File, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn lease_as(&self, file: File, path: &Path) -> Result<(), StoreError> {
         file.lock_shared().context("lock", path)?;
-        self.holds().insert(path.to_owned(), file);
+        self.leases().insert(path.to_owned(), file);
         Ok(())
     }
 
     /// Forgets a hold on a name that turned out to be another's.
     pub(super) fn release(&self, path: &Path) {
-        self.holds().remove(path);
+        self.leases().remove(path);
     }
 
-    fn holds(&self) -> std::sync::MutexGuard<'_, Holds> {
-        self.inner.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leases(&self) -> std::sync::MutexGuard<'_, Leases> {
+        self.inner.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds a blob; says whether it is here. Reads nothing of it.
@@ -96,47 +99,47 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Io`] for anything but absence.
-    pub fn hold_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
-        self.hold(&self.blob_path(digest))
+    pub fn lease_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.lease(&self.blob_path(digest))
     }
 
-    /// Takes what is at `relative` away by renaming it into the session, unless somebody uses it or
+    /// Removes what is at `relative` by renaming it into the session, unless a process has leased it or
     /// has used it after `last_used` (`None`: whenever that was).
     ///
-    /// `is_current` is asked while nobody can begin to use it; `false` leaves it where it is, as
-    /// [`Taken::Used`].
+    /// `is_current` is called while no process can begin to use it; `false` leaves it in place, as
+    /// [`CollectResult::Used`].
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`] where the kernel refuses.
-    pub fn take_away(
+    pub fn try_collect(
         &self,
         relative: &Path,
         last_used: Option<SystemTime>,
         is_current: impl FnOnce() -> bool,
-    ) -> Result<Taken, StoreError> {
+    ) -> Result<CollectResult, StoreError> {
         let path = self.root().join(relative);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Taken::Gone),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(CollectResult::Gone),
             Err(e) => return Err(e).context("open", &path),
         };
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Taken::Held),
+            Err(TryLockError::WouldBlock) => return Ok(CollectResult::Leased),
             Err(TryLockError::Error(e)) => return Err(e).context("lock", &path),
         }
         if !is_at(&file, &path)? {
-            return Ok(Taken::Gone);
+            return Ok(CollectResult::Gone);
         }
         let modified = file.metadata().and_then(|facts| facts.modified()).context("read", &path)?;
         if last_used.is_some_and(|time| modified > time) || !is_current() {
-            return Ok(Taken::Used);
+            return Ok(CollectResult::Used);
         }
         let away = self.session()?.new_path()?;
         fs::rename(&path, &away).context("remove", &path)?;
         fault::at("collect.renamed").context("remove", &path)?;
-        Ok(Taken::Away(away))
+        Ok(CollectResult::Removed(away))
     }
 }
 
@@ -180,26 +183,35 @@ mod tests {
         let (_dir, store) = store();
         let (blob, time) = blob_of(&store, b"hello");
         let other = Store::open(store.root()).unwrap();
-        assert_eq!(other.take_away(&blob, Some(time), || true).unwrap(), Taken::Held, "its maker");
+        assert_eq!(
+            other.try_collect(&blob, Some(time), || true).unwrap(),
+            CollectResult::Leased,
+            "its maker"
+        );
         let root = store.root().to_owned();
         drop(store);
         let user = Store::open(&root).unwrap();
-        assert!(user.hold_blob(&Digest::of(b"hello")).unwrap());
-        assert_eq!(other.take_away(&blob, Some(time), || true).unwrap(), Taken::Held, "its user");
+        assert!(user.lease_blob(&Digest::of(b"hello")).unwrap());
+        assert_eq!(
+            other.try_collect(&blob, Some(time), || true).unwrap(),
+            CollectResult::Leased,
+            "its user"
+        );
         drop(user);
         assert_eq!(
-            other.take_away(&blob, Some(time), || true).unwrap(),
-            Taken::Used,
+            other.try_collect(&blob, Some(time), || true).unwrap(),
+            CollectResult::Used,
             "a moment ago"
         );
         let time = fs::metadata(root.join(&blob)).unwrap().modified().unwrap();
-        assert_eq!(other.take_away(&blob, Some(time), || false).unwrap(), Taken::Used);
-        let Taken::Away(away) = other.take_away(&blob, Some(time), || true).unwrap() else {
+        assert_eq!(other.try_collect(&blob, Some(time), || false).unwrap(), CollectResult::Used);
+        let CollectResult::Removed(away) = other.try_collect(&blob, Some(time), || true).unwrap()
+        else {
             panic!("nobody uses it");
         };
         assert_eq!(fs::read(away).unwrap(), b"hello");
-        assert!(!other.hold_blob(&Digest::of(b"hello")).unwrap());
-        assert_eq!(other.take_away(&blob, Some(time), || true).unwrap(), Taken::Gone);
+        assert!(!other.lease_blob(&Digest::of(b"hello")).unwrap());
+        assert_eq!(other.try_collect(&blob, Some(time), || true).unwrap(), CollectResult::Gone);
     }
 
     #[test]
@@ -212,15 +224,15 @@ mod tests {
         let now = fs::metadata(root.join(&blob)).unwrap().modified().unwrap();
         std::thread::scope(|scope| {
             let mut looker = None;
-            let taken = collector.take_away(&blob, Some(now), || {
+            let taken = collector.try_collect(&blob, Some(now), || {
                 let other = Store::open(&root).unwrap();
-                let looking = scope.spawn(move || other.hold_blob(&Digest::of(b"hello")));
+                let looking = scope.spawn(move || other.lease_blob(&Digest::of(b"hello")));
                 // Whether it waits for the lock already or comes later: it must find nothing.
                 std::thread::yield_now();
                 looker = Some(looking);
                 true
             });
-            assert!(matches!(taken.unwrap(), Taken::Away(_)));
+            assert!(matches!(taken.unwrap(), CollectResult::Removed(_)));
             assert!(!looker.unwrap().join().unwrap().unwrap());
         });
     }
