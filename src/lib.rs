@@ -6,7 +6,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | flags become requests, errors become text; the only place that prints |
-//! | [`upkeep`] | what is in the store, what of it can go, whether it is sound |
+//! | [`gc`] | what is in the store, what of it can go, whether it is sound |
 //! | [`mounts`] | cache mounts go to an OCI layout and come from one |
 //! | [`explain`] | why a step hit or missed |
 //! | [`solve`] | the scheduler: probes the cache, runs steps, cancels |
@@ -33,6 +33,7 @@ pub mod context;
 pub mod dockerfile;
 pub mod explain;
 pub mod export;
+pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod mounts;
@@ -45,4 +46,3 @@ pub mod snapshot;
 pub mod solve;
 pub mod store;
 pub mod sys;
-pub mod upkeep;

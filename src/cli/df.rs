@@ -5,9 +5,9 @@ use super::images::{since, size, write_table};
 use super::prune;
 use super::values::{self, TableFormat};
 use crate::explain::text::clean;
+use crate::gc::{Includes, Inventory, Item, ItemKind, Policy, Reach, Removals, select};
 use crate::image::Reference;
 use crate::store::{LayerId, Store};
-use crate::upkeep::{Includes, Inventory, Item, ItemKind, Plan, Policy, Reach, plan};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +69,7 @@ pub fn run(
             keep_bytes: None,
             now: values::system_time(now),
         };
-        plan(&inventory, &policy)
+        select(&inventory, &policy)
     };
     let plans = [planned(Includes::Results), planned(Includes::Everything)];
     let sums = sums(&inventory, &plans);
@@ -80,8 +80,9 @@ pub fn run(
     written.map_err(|error| Failure::output(&error))
 }
 
-fn sums(inventory: &Inventory, plans: &[Plan; 2]) -> Vec<Sum> {
-    let sets = plans.each_ref().map(|plan| plan.victims.iter().copied().collect::<BTreeSet<_>>());
+fn sums(inventory: &Inventory, plans: &[Removals; 2]) -> Vec<Sum> {
+    let sets =
+        plans.each_ref().map(|select| select.victims.iter().copied().collect::<BTreeSet<_>>());
     let mut sums = vec![Sum::default(); CLASSES.len()];
     for (index, item) in inventory.items.iter().enumerate() {
         let class = CLASSES.iter().position(|(_, _, kinds)| kinds.contains(&item.kind));

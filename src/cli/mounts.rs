@@ -5,9 +5,9 @@ use super::images::{since, size, write_table};
 use super::{Environment, prune};
 use crate::explain::text::clean;
 use crate::export::{ExportError, LayoutFolder};
+use crate::gc::{Inventory, ItemKind};
 use crate::mounts::{FoundMount, Imported, MountError, export_mount, found_mounts, import_mount};
 use crate::store::{CollectResult, KnownMount, Placed, Store};
-use crate::upkeep::{Inventory, ItemKind};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{self, Write};
@@ -137,7 +137,7 @@ fn list(args: &LsArgs, store: &Store, now: Timestamp, out: &mut dyn Write) -> Re
     written.map_err(|error| Failure::output(&error))
 }
 
-fn is_mount(item: &crate::upkeep::Item) -> bool {
+fn is_mount(item: &crate::gc::Item) -> bool {
     item.kind == ItemKind::Mount
 }
 

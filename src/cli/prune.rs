@@ -3,9 +3,9 @@
 use super::failure::{Class, Failure};
 use super::images::size;
 use super::values;
+use crate::gc::{Collected, GcError, Includes, Inventory, ItemKind, Policy, collect, select};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
-use crate::upkeep::{Collected, Includes, Inventory, ItemKind, Policy, UpkeepError, collect, plan};
 use jiff::Timestamp;
 use std::io::Write;
 
@@ -55,7 +55,7 @@ pub fn run(
     let (collected, verb) = if args.dry_run {
         let inventory = Inventory::of(store).map_err(|error| failure(&error))?;
         let mut collected = Collected::default();
-        for victim in plan(&inventory, &policy).victims {
+        for victim in select(&inventory, &policy).victims {
             let item = &inventory.items[victim];
             let (count, bytes) = collected.removed.entry(item.kind).or_default();
             *count += 1;
@@ -106,10 +106,10 @@ fn noun(kind: ItemKind, count: u64) -> &'static str {
     if count == 1 { one } else { many }
 }
 
-/// The failure to show for trouble with upkeep.
-pub(super) fn failure(error: &UpkeepError) -> Failure {
+/// Failure of a collection, as it is shown.
+pub(super) fn failure(error: &GcError) -> Failure {
     match error {
-        UpkeepError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
+        GcError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
         error => Failure::of(Class::Environment, error),
     }
 }

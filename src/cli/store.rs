@@ -2,9 +2,9 @@
 
 use super::failure::{Class, Failure};
 use super::prune;
+use crate::gc::verify;
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
-use crate::upkeep::verify;
 use serde_json::json;
 use std::io::Write;
 

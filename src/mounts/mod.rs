@@ -30,7 +30,7 @@
 //! # Not here
 //!
 //! How steps get their mounts: [`crate::solve`]. Locks: [`crate::store`]. Listing and removing:
-//! [`crate::upkeep`].
+//! [`crate::gc`].
 
 mod chunks;
 mod export;

@@ -6,10 +6,10 @@
 use crate::cli::Environment;
 use crate::cli::values;
 use crate::explain::{History, KEEP_BUILDS};
+use crate::gc::{GcError, Includes, Inventory, Policy, collect};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::sys::room::Watch;
-use crate::upkeep::{Includes, Inventory, Policy, UpkeepError, collect};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -84,7 +84,7 @@ pub(super) fn after_build(
     let _ = History::new(store).prune(KEEP_BUILDS, oldest, now.as_millisecond());
     let (Some(added), Some(bounds)) = (added, bounds(environment, store, progress)) else { return };
     match tidy(environment, store, bounds, added) {
-        Ok(0) | Err(UpkeepError::Cancelled) => {}
+        Ok(0) | Err(GcError::Cancelled) => {}
         Ok(bytes) => progress.notice(format!(
             "removed {} of cache that was used least recently",
             crate::cli::images::size(bytes)
@@ -98,7 +98,7 @@ fn tidy(
     store: &Store,
     bounds: Bounds,
     added: u64,
-) -> Result<u64, UpkeepError> {
+) -> Result<u64, GcError> {
     let now = environment.now();
     let place = Path::new("usage");
     let known = store

@@ -1,4 +1,4 @@
-//! What is to go: a pure function of an inventory and a policy.
+//! Selection of what is removed: a pure function of an inventory and a policy.
 
 use super::inventory::{Inventory, Item, ItemKind, Reach};
 use crate::store::LayerId;
@@ -32,7 +32,7 @@ pub struct Policy {
 
 /// What is going to be removed.
 #[derive(Debug, Clone, Default)]
-pub struct Plan {
+pub struct Removals {
     /// Places in [`Inventory::items`], in the order of removal.
     pub victims: Vec<usize>,
     /// The bytes of those.
@@ -48,7 +48,7 @@ impl Inventory {
 }
 
 /// Plans what goes.
-pub fn plan(inventory: &Inventory, policy: &Policy) -> Plan {
+pub fn select(inventory: &Inventory, policy: &Policy) -> Removals {
     let items = &inventory.items;
     let mut is_victim = vec![false; items.len()];
     let is_old = |item: &Item| policy.unused_since.is_none_or(|since| item.last_used < since);
@@ -123,7 +123,7 @@ pub fn plan(inventory: &Inventory, policy: &Policy) -> Plan {
         }
     }
     let bytes = victims.iter().map(|&index| items[index].bytes).sum();
-    Plan { victims, bytes }
+    Removals { victims, bytes }
 }
 
 fn is_included(kind: ItemKind, includes: Includes) -> bool {
@@ -199,15 +199,15 @@ mod tests {
     #[track_caller]
     fn goes(policy: Policy, expected: &[&str]) {
         let inventory = sample();
-        let plan = plan(&inventory, &policy);
+        let select = select(&inventory, &policy);
         let mut names: Vec<_> =
-            plan.victims.iter().map(|&i| inventory.items[i].path.to_str().unwrap()).collect();
+            select.victims.iter().map(|&i| inventory.items[i].path.to_str().unwrap()).collect();
         names.sort_unstable();
         let mut expected = expected.to_vec();
         expected.sort_unstable();
         assert_eq!(names, expected);
-        let bytes: u64 = plan.victims.iter().map(|&i| inventory.items[i].bytes).sum();
-        assert_eq!(plan.bytes, bytes);
+        let bytes: u64 = select.victims.iter().map(|&i| inventory.items[i].bytes).sum();
+        assert_eq!(select.bytes, bytes);
     }
 
     const BASE: Policy = Policy {
@@ -257,9 +257,9 @@ mod tests {
         let under = item(ItemKind::Layer, "under", 20, 100, &[2]);
         let inventory = inventory(vec![under, above, item(ItemKind::Layer, "other", 19, 10, &[3])]);
         let names = |keep_bytes| {
-            let plan = plan(&inventory, &Policy { keep_bytes, now: at(31), ..BASE });
+            let select = select(&inventory, &Policy { keep_bytes, now: at(31), ..BASE });
             let name = |&i: &usize| inventory.items[i].path.to_str().unwrap().to_owned();
-            plan.victims.iter().map(name).collect::<Vec<_>>()
+            select.victims.iter().map(name).collect::<Vec<_>>()
         };
         assert_eq!(names(Some(101)), ["other"]);
         assert_eq!(names(Some(100)), ["other", "above"]);
@@ -272,7 +272,7 @@ mod tests {
         above.links.under = Some(id(2));
         let inventory = inventory(vec![above]);
         let policy = Policy { keep_bytes: Some(1000), now: at(31), ..BASE };
-        assert_eq!(plan(&inventory, &policy).victims, [0]);
+        assert_eq!(select(&inventory, &policy).victims, [0]);
     }
 
     #[test]

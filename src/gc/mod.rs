@@ -1,17 +1,18 @@
-//! The store's upkeep: what is in it, what of that can go, and whether it is sound.
+//! Garbage collection and verification: inventory of the store, what of it can be removed, and whether it is
+//! undamaged.
 //!
-//! In comes a store that builds may be using at this moment; out come an [`Inventory`], a plan of
-//! what to remove (pure, so that `--dry-run` shows what would really happen), and findings about
-//! damage.
+//! In comes a store that builds may be using at the same time; out come an [`Inventory`], the [`Removals`]
+//! (selected by a pure function, so that `--dry-run` shows what would really happen), and findings
+//! about damage.
 //!
 //! # What is never removed
 //!
 //! - What a named image reaches: its documents, its layers' blobs, its unpacked layers.
-//! - What a process uses: see the store's holds. Collection works beside builds and waits for nobody.
+//! - What a process uses: see the store's leases. Collection runs beside builds and waits for none of them.
 //!
 //! # What goes first
 //!
-//! Everything else is cache, and the least recently used goes first. A look at a thing is a use. A
+//! Everything else is cache, and the least recently used goes first. A look-up counts as a use. A
 //! blob whose layer goes, goes with it; so do notes that lead nowhere any more. Records of results
 //! that are gone stay for a while: they are small, and `explain` says "evicted" by them.
 //!
@@ -22,20 +23,20 @@
 
 mod collect;
 mod inventory;
-mod plan;
+mod selection;
 mod verify;
 
 pub use collect::{Collected, collect};
 pub use inventory::{ImageUse, Inventory, Item, ItemKind, Reach};
-pub use plan::{EVIDENCE_AGE, Includes, Plan, Policy, plan};
-pub use verify::{Finding, Report, verify};
+pub use selection::{EVIDENCE_AGE, Includes, Policy, Removals, select};
+pub use verify::{Finding, VerifyReport, verify};
 
 use crate::store::StoreError;
 
-/// What can go wrong with upkeep: only what is wrong with the store.
+/// Failure of a collection or verification: only what is wrong with the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum UpkeepError {
+pub enum GcError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -52,7 +53,7 @@ pub enum UpkeepError {
     /// Names were given and taken away faster than a plan could be made.
     #[error("images were named all the time while garbage was collected")]
     Restless,
-    /// Somebody asked to stop.
+    /// The user interrupted it.
     #[error("cancelled")]
     Cancelled,
 }

@@ -1,4 +1,4 @@
-//! The store's upkeep: `df`, `prune`, collection after builds, `store verify`.
+//! Garbage collection and verification: `df`, `prune`, collection after builds, `store verify`.
 
 use crate::kit::{Counts, Kit, Run};
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,9 +1,9 @@
-//! Whether a store is sound: every document, blob, layer, record and name is read and checked.
+//! Verification: every document, blob, layer, record and name of a store is read and checked.
 //!
 //! Damage is not always trouble: a record or a layer that does not verify is a miss for the next
 //! build. But bits do rot, and a tool that says "cached" should be able to say "and sound".
 
-use super::UpkeepError;
+use super::GcError;
 use super::inventory::{entries, fan, hex_name, place_of_record};
 use crate::cache::{Completed, Copied, Record, TreeEntry};
 use crate::explain::{History, HistoryError};
@@ -33,7 +33,7 @@ pub struct Finding {
 
 /// What a verification found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct VerifyReport {
     /// How many things of each kind were checked: `images`, `blobs`, `layers`, `records`, `listings`,
     /// `notes`, `builds`.
     pub checked: BTreeMap<&'static str, u64>,
@@ -41,7 +41,7 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-impl Report {
+impl VerifyReport {
     /// Says whether nothing is wrong any more.
     pub fn is_sound(&self) -> bool {
         self.findings.iter().all(|finding| finding.is_repaired)
@@ -54,9 +54,10 @@ impl Report {
 ///
 /// # Errors
 ///
-/// [`UpkeepError`] where the store cannot be read at all.
-pub fn verify(store: &Store, repairs: bool, cancel: &Cancel) -> Result<Report, UpkeepError> {
-    let mut verifier = Verifier { store, cancel, report: Report::default(), damaged: Vec::new() };
+/// [`GcError`] where the store cannot be read at all.
+pub fn verify(store: &Store, repairs: bool, cancel: &Cancel) -> Result<VerifyReport, GcError> {
+    let mut verifier =
+        Verifier { store, cancel, report: VerifyReport::default(), damaged: Vec::new() };
     verifier.blobs()?;
     verifier.layers()?;
     verifier.records()?;
@@ -68,7 +69,7 @@ pub fn verify(store: &Store, repairs: bool, cancel: &Cancel) -> Result<Report, U
     // Last: what was set aside is missing from an image.
     verifier.images(repairs)?;
     if cancel.is_cancelled() {
-        return Err(UpkeepError::Cancelled);
+        return Err(GcError::Cancelled);
     }
     verifier.report.findings.sort_by(|a, b| a.place.cmp(&b.place));
     Ok(verifier.report)
@@ -77,7 +78,7 @@ pub fn verify(store: &Store, repairs: bool, cancel: &Cancel) -> Result<Report, U
 struct Verifier<'a> {
     store: &'a Store,
     cancel: &'a Cancel,
-    report: Report,
+    report: VerifyReport,
     /// Places in `report.findings` of things that can be set aside.
     damaged: Vec<usize>,
 }
@@ -122,7 +123,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn blobs(&mut self) -> Result<(), UpkeepError> {
+    fn blobs(&mut self) -> Result<(), GcError> {
         let root = self.store.root();
         let paths = names(entries(root, Path::new("blobs/sha256"))?);
         self.each("blobs", &paths, |path| {
@@ -139,7 +140,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn layers(&mut self) -> Result<(), UpkeepError> {
+    fn layers(&mut self) -> Result<(), GcError> {
         let (store, cancel) = (self.store, self.cancel);
         let paths = names(entries(store.root(), Path::new("layers"))?);
         self.each("layers", &paths, |path| layer_trouble(store, path, cancel));
@@ -168,7 +169,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn records(&mut self) -> Result<(), UpkeepError> {
+    fn records(&mut self) -> Result<(), GcError> {
         let root = self.store.root();
         let mut paths = Vec::new();
         for (folder, facts) in fan(root, "records")? {
@@ -180,7 +181,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn notes(&mut self) -> Result<(), UpkeepError> {
+    fn notes(&mut self) -> Result<(), GcError> {
         let root = self.store.root();
         self.each("listings", &names(fan(root, "trees")?), |path| {
             let bytes = read(&root.join(path))?;
@@ -203,11 +204,11 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn builds(&mut self) -> Result<(), UpkeepError> {
+    fn builds(&mut self) -> Result<(), GcError> {
         let history = History::new(self.store);
         let ids = history.ids().map_err(|error| match error {
-            HistoryError::Io { doing, path, source } => UpkeepError::Io { doing, path, source },
-            other => UpkeepError::Io {
+            HistoryError::Io { doing, path, source } => GcError::Io { doing, path, source },
+            other => GcError::Io {
                 doing: "list",
                 path: self.store.root().join("builds"),
                 source: io::Error::other(other),
@@ -226,7 +227,7 @@ impl Verifier<'_> {
     }
 
     /// Takes what is damaged out of use.
-    fn set_aside(&mut self) -> Result<(), UpkeepError> {
+    fn set_aside(&mut self) -> Result<(), GcError> {
         let folder = self.store.root().join("damaged");
         for place in std::mem::take(&mut self.damaged) {
             let finding = &mut self.report.findings[place];
@@ -238,11 +239,8 @@ impl Verifier<'_> {
             };
             let name = finding.place.to_string_lossy().replace('/', "-");
             let kept = folder.join(name);
-            let io = |doing, path: &Path, source| UpkeepError::Io {
-                doing,
-                path: path.to_owned(),
-                source,
-            };
+            let io =
+                |doing, path: &Path, source| GcError::Io { doing, path: path.to_owned(), source };
             fs::create_dir_all(&folder).map_err(|e| io("create", &folder, e))?;
             crate::store::remove_tree(&kept).map_err(|e| io("remove", &kept, e))?;
             fs::rename(&away, &kept).map_err(|e| io("set aside", &finding.place, e))?;
@@ -251,7 +249,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn images(&mut self, repairs: bool) -> Result<(), UpkeepError> {
+    fn images(&mut self, repairs: bool) -> Result<(), GcError> {
         for image in self.store.images()? {
             *self.report.checked.entry("images").or_default() += 1;
             let name = image.name.clone().unwrap_or_else(|| image.descriptor.digest.to_string());

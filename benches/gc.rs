@@ -1,4 +1,4 @@
-//! A store of 10,000 step results: `cargo bench --bench upkeep`. One lookup of a record, and the plan of
+//! A store of 10,000 step results: `cargo bench --bench gc`. One lookup of a record, and the plan of
 //! a collection. Nothing here fails for being slow.
 
 #![allow(
@@ -8,8 +8,8 @@
 )]
 
 use builder::cache::{Cache, Cost, Inputs, Output};
+use builder::gc::{Includes, Inventory, Policy, select};
 use builder::store::{ChainId, ContentId, LayerId, LayerMeta, Store};
-use builder::upkeep::{Includes, Inventory, Policy, plan};
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -41,7 +41,7 @@ fn main() {
         keep_bytes: Some(inventory.cache_bytes() / 2),
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33),
     };
-    let victims = plan(&inventory, &policy).victims.len();
+    let victims = select(&inventory, &policy).victims.len();
     println!("plan that removes {victims} of them   {:>10.1?}", begun.elapsed());
 }
 

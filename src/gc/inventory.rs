@@ -1,6 +1,6 @@
-//! What is in a store: every thing with its size, its last use and what reaches it.
+//! Inventory of a store: every thing with its size, its last use and what refers to it.
 
-use super::UpkeepError;
+use super::GcError;
 use crate::cache::{Inputs, Value};
 use crate::image::{Document, Manifest};
 use crate::store::{ChainId, Descriptor, Digest, Key, LayerId, LayerMeta, Store};
@@ -118,8 +118,8 @@ impl Inventory {
     ///
     /// # Errors
     ///
-    /// [`UpkeepError`] where a folder cannot be listed.
-    pub fn of(store: &Store) -> Result<Self, UpkeepError> {
+    /// [`GcError`] where a folder cannot be listed.
+    pub fn of(store: &Store) -> Result<Self, GcError> {
         let root = store.root();
         let names = read_names(store)?;
         let (items, layers) = (Vec::new(), BTreeMap::new());
@@ -226,7 +226,7 @@ impl Inventory {
         self.layers.contains_key(id)
     }
 
-    fn add_layers(&mut self, store: &Store) -> Result<BTreeMap<LayerId, LayerMeta>, UpkeepError> {
+    fn add_layers(&mut self, store: &Store) -> Result<BTreeMap<LayerId, LayerMeta>, GcError> {
         let mut metas = BTreeMap::new();
         for (path, facts) in entries(store.root(), Path::new("layers"))? {
             let id = hex_name(&path).and_then(|hex| hex.parse::<LayerId>().ok());
@@ -251,7 +251,7 @@ impl Inventory {
         root: &Path,
         metas: &BTreeMap<LayerId, LayerMeta>,
         reached: &Reached,
-    ) -> Result<(), UpkeepError> {
+    ) -> Result<(), GcError> {
         let mut owners: BTreeMap<Digest, Vec<LayerId>> = BTreeMap::new();
         for (id, meta) in metas {
             for blob in &meta.blobs {
@@ -279,7 +279,7 @@ impl Inventory {
         Ok(())
     }
 
-    fn add_records(&mut self, root: &Path) -> Result<(), UpkeepError> {
+    fn add_records(&mut self, root: &Path) -> Result<(), GcError> {
         for (key, facts) in fan(root, "records")? {
             if !facts.is_dir() {
                 continue;
@@ -307,7 +307,7 @@ impl Inventory {
         Ok(())
     }
 
-    fn add_pointers(&mut self, root: &Path) -> Result<(), UpkeepError> {
+    fn add_pointers(&mut self, root: &Path) -> Result<(), GcError> {
         let found = fan(root, "chains")?
             .into_iter()
             .chain(entries(root, Path::new("diffs"))?)
@@ -356,7 +356,7 @@ impl Reached {
     fn by_images(
         store: &Store,
         metas: &BTreeMap<LayerId, LayerMeta>,
-    ) -> Result<BTreeMap<Digest, (Vec<String>, Self)>, UpkeepError> {
+    ) -> Result<BTreeMap<Digest, (Vec<String>, Self)>, GcError> {
         let with_under = |id: LayerId| {
             let under = metas.get(&id).and_then(|meta| meta.under);
             std::iter::once(id).chain(under.map(|under| under.layer))
@@ -455,7 +455,7 @@ fn first_word(path: &Path) -> Option<String> {
 }
 
 /// Reads the names of images as they are written.
-pub(super) fn read_names(store: &Store) -> Result<Vec<u8>, UpkeepError> {
+pub(super) fn read_names(store: &Store) -> Result<Vec<u8>, GcError> {
     Ok(store.read_file(Path::new("index.json"))?.unwrap_or_default())
 }
 
@@ -489,20 +489,17 @@ fn label_of(inputs: &Inputs) -> String {
 }
 
 /// Lists `folder` of the store, sorted by name; paths are relative to the store.
-pub(super) fn entries(root: &Path, folder: &Path) -> Result<Vec<(PathBuf, Metadata)>, UpkeepError> {
+pub(super) fn entries(root: &Path, folder: &Path) -> Result<Vec<(PathBuf, Metadata)>, GcError> {
     let path = root.join(folder);
     let list = match fs::read_dir(&path) {
         Ok(list) => list,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(UpkeepError::Io { doing: "list", path, source }),
+        Err(source) => return Err(GcError::Io { doing: "list", path, source }),
     };
     let mut found = Vec::new();
     for entry in list {
-        let entry = entry.map_err(|source| UpkeepError::Io {
-            doing: "list",
-            path: path.clone(),
-            source,
-        })?;
+        let entry =
+            entry.map_err(|source| GcError::Io { doing: "list", path: path.clone(), source })?;
         // What went meanwhile is not there.
         if let Ok(facts) = entry.metadata() {
             found.push((folder.join(entry.file_name()), facts));
@@ -513,7 +510,7 @@ pub(super) fn entries(root: &Path, folder: &Path) -> Result<Vec<(PathBuf, Metada
 }
 
 /// Lists `<kind>/<kk>/*`.
-pub(super) fn fan(root: &Path, kind: &str) -> Result<Vec<(PathBuf, Metadata)>, UpkeepError> {
+pub(super) fn fan(root: &Path, kind: &str) -> Result<Vec<(PathBuf, Metadata)>, GcError> {
     let mut found = Vec::new();
     for (folder, facts) in entries(root, Path::new(kind))? {
         if facts.is_dir() {

@@ -1,13 +1,13 @@
-//! Removing what a plan says, beside whoever works in the store.
+//! Removal of the selected things, while builds may be using the store.
 
-use super::UpkeepError;
+use super::GcError;
 use super::inventory::{Inventory, Item, ItemKind, read_names};
-use super::plan::{Plan, Policy, plan};
+use super::selection::{Policy, Removals, select};
 use crate::store::{self, CollectResult, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How often a plan is made again because an image was named meanwhile.
+/// Maximum number of selections, when images are named while collection runs.
 const ATTEMPTS: usize = 5;
 
 /// What was removed.
@@ -30,17 +30,17 @@ impl Collected {
 ///
 /// # Errors
 ///
-/// [`UpkeepError`]; what was removed until then stays removed, and nothing else is touched.
-pub fn collect(store: &Store, policy: &Policy, cancel: &Cancel) -> Result<Collected, UpkeepError> {
+/// [`GcError`]; what was removed until then stays removed, and nothing else is touched.
+pub fn collect(store: &Store, policy: &Policy, cancel: &Cancel) -> Result<Collected, GcError> {
     let mut collected = Collected::default();
     for _ in 0..ATTEMPTS {
         let inventory = Inventory::of(store)?;
-        let plan = plan(&inventory, policy);
-        if remove(store, &inventory, &plan, &mut collected, cancel)? == Names::Same {
+        let select = select(&inventory, policy);
+        if remove(store, &inventory, &select, &mut collected, cancel)? == Names::Same {
             return Ok(collected);
         }
     }
-    Err(UpkeepError::Restless)
+    Err(GcError::Restless)
 }
 
 /// Whether images have been named or unnamed since the inventory was made.
@@ -53,16 +53,16 @@ enum Names {
 fn remove(
     store: &Store,
     inventory: &Inventory,
-    plan: &Plan,
+    select: &Removals,
     collected: &mut Collected,
     cancel: &Cancel,
-) -> Result<Names, UpkeepError> {
+) -> Result<Names, GcError> {
     collected.held = 0;
     // What layers that stay stand on.
     let mut needed: BTreeSet<LayerId> = BTreeSet::new();
-    for &victim in &plan.victims {
+    for &victim in &select.victims {
         if cancel.is_cancelled() {
-            return Err(UpkeepError::Cancelled);
+            return Err(GcError::Cancelled);
         }
         let item = &inventory.items[victim];
         if item.links.layers.iter().any(|id| needed.contains(id)) && item.kind == ItemKind::Layer {
@@ -81,7 +81,7 @@ fn remove(
         };
         match store.try_collect(&item.path, Some(item.last_used), is_current)? {
             CollectResult::Removed(path) => {
-                store::remove_tree(&path).map_err(|source| UpkeepError::Io {
+                store::remove_tree(&path).map_err(|source| GcError::Io {
                     doing: "remove",
                     path,
                     source,
@@ -109,7 +109,7 @@ fn may_be_named(item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::Includes;
+    use super::super::selection::Includes;
     use super::*;
     use crate::store::{ContentId, Descriptor, LayerMeta};
     use std::fs;
@@ -179,11 +179,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = at_rest(&dir.path().join("s"));
         let inventory = Inventory::of(&store).unwrap();
-        let plan = plan(&inventory, &policy());
+        let select = select(&inventory, &policy());
         let blob = store::Digest::of(b"one");
         store.tag("a:1", &Descriptor::new("m", blob, 3)).unwrap();
         let mut collected = Collected::default();
-        let names = remove(&store, &inventory, &plan, &mut collected, &Cancel::new()).unwrap();
+        let names = remove(&store, &inventory, &select, &mut collected, &Cancel::new()).unwrap();
         assert_eq!(names, Names::Other);
         assert_eq!(collected, Collected::default());
     }
