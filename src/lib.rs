@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`cli`] | flags become requests, errors become text; the only place that prints |
 //! | [`gc`] | what is in the store, what of it can go, whether it is sound |
-//! | [`mounts`] | cache mounts go to an OCI layout and come from one |
+//! | [`cache_mounts`] | cache mounts go to an OCI layout and come from one |
 //! | [`explain`] | why a step hit or missed |
 //! | [`solve`] | the scheduler: probes the cache, runs steps, cancels |
 //! | [`export`] | an image becomes an OCI or Docker archive, a folder, a tar |
@@ -27,6 +27,7 @@
 //! | [`sys`] | the only unsafe code: system calls the libraries lack |
 
 pub mod cache;
+pub mod cache_mounts;
 pub mod cgroup;
 pub mod cli;
 pub mod context;
@@ -36,7 +37,7 @@ pub mod export;
 pub mod gc;
 pub mod image;
 pub mod layer;
-pub mod mounts;
+
 pub mod plan;
 pub mod progress;
 pub mod registry;

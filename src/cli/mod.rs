@@ -11,6 +11,7 @@
 //! `125` there, as it is with `docker run`.
 
 pub mod build;
+pub mod cache_mounts;
 mod causes;
 pub mod check;
 pub mod copy;
@@ -29,7 +30,7 @@ pub mod limits;
 pub mod load;
 pub mod login;
 pub mod lookup;
-pub mod mounts;
+
 pub mod platforms;
 pub mod prune;
 pub mod pull;
@@ -128,7 +129,7 @@ enum Command {
     Prune(prune::PruneArgs),
     /// List, remove, export and import cache mounts of RUN
     #[command(subcommand)]
-    Mounts(mounts::MountsCommand),
+    Mounts(cache_mounts::MountsCommand),
     /// Look after the store
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -489,7 +490,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Prune(args) => {
             return prune::run(args, &environment.store()?, now, cancel, out);
         }
-        Command::Mounts(command) => return mounts::run(command, environment, out),
+        Command::Mounts(command) => return cache_mounts::run(command, environment, out),
         Command::Store(args) => return store::run(args, &environment.store()?, cancel, out),
         Command::Images(args) => images::run(args, &environment.store()?, now, out),
         Command::Inspect(args) => inspect::run(args, &environment.store()?, out),

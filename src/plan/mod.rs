@@ -24,10 +24,10 @@
 
 mod copy;
 mod dispatch;
-mod mounts;
 pub(crate) mod paths;
 mod ports;
 mod run;
+mod run_mounts;
 mod signals;
 mod stages;
 mod state;

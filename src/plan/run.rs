@@ -3,7 +3,7 @@
 use super::dispatch::Planner;
 use super::stages::{Index, Place, StageCommand, place_of};
 use super::step::{Network, Op, Run, Security, Tree};
-use super::{MountKind, PlanError, mounts, paths, words};
+use super::{MountKind, PlanError, paths, run_mounts, words};
 use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{self, CommandLine};
 use crate::dockerfile::errors::Error;
@@ -32,7 +32,7 @@ impl Planner<'_, '_> {
             return Err(place.at(device).error("RUN --device is not supported").into());
         }
         let escape = self.escape();
-        let resolved = mounts::resolve(run, place, &self.state(index).env, escape)?;
+        let resolved = run_mounts::resolve(run, place, &self.state(index).env, escape)?;
         let mut planned = Vec::with_capacity(resolved.len());
         for (mount, source) in resolved.into_iter().zip(&command.sources) {
             let tree = match source {
@@ -42,7 +42,7 @@ impl Planner<'_, '_> {
             let tree = self.tree_or_context(*source, tree);
             let cwd = self.state(index).config.working_dir().to_owned();
             let namespace = self.request.build_args.get(CACHE_NAMESPACE).map_or("", String::as_str);
-            planned.push(mounts::plan(&mount, tree, namespace, &cwd, place)?);
+            planned.push(run_mounts::plan(&mount, tree, namespace, &cwd, place)?);
         }
 
         let mut shown = instruction.origin.original.clone();

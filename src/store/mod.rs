@@ -50,12 +50,12 @@
 
 mod blobs;
 mod blocks;
+mod cache_mounts;
 mod descriptor;
 mod digest;
 mod layers;
 mod leases;
 mod locks;
-mod mounts;
 mod refs;
 mod session;
 
@@ -73,12 +73,12 @@ use std::time::Duration;
 
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use blocks::{Block, KnownBlocks, Sum};
+pub use cache_mounts::{KnownMount, MountName, Placed, SeizedMount};
 pub use descriptor::Descriptor;
 pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
 pub use layers::{DeltaBase, Diff, LISTING, Layer, LayerBlob, LayerMeta, TarFacts};
 pub use leases::CollectResult;
 pub use locks::StepLock;
-pub use mounts::{KnownMount, MountName, Placed, SeizedMount};
 pub use refs::Tagged;
 pub use session::Session;
 

@@ -3,10 +3,12 @@
 use super::failure::{Class, Failure};
 use super::images::{since, size, write_table};
 use super::{Environment, prune};
+use crate::cache_mounts::{
+    FoundMount, Imported, MountError, export_mount, found_mounts, import_mount,
+};
 use crate::explain::text::clean;
 use crate::export::{ExportError, LayoutFolder};
 use crate::gc::{Inventory, ItemKind};
-use crate::mounts::{FoundMount, Imported, MountError, export_mount, found_mounts, import_mount};
 use crate::store::{CollectResult, KnownMount, Placed, Store};
 use jiff::Timestamp;
 use serde_json::json;

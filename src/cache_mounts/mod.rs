@@ -1,4 +1,5 @@
-//! Cache mounts travel: from the store to a folder, and from there into the store of another machine.
+//! Export and import of cache mounts: from the store to a layout, and from there into the store of another
+//! machine.
 //!
 //! # The format
 //!
