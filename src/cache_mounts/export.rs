@@ -7,7 +7,7 @@ use super::{
 };
 use crate::export::{ExportError, LayoutFolder};
 use crate::image::{Descriptor, Manifest, canonical_json, media_type};
-use crate::layer::{LayerError, Parts, owner, take_apart};
+use crate::layer::{LayerError, SplitSink, owner, split_tar};
 use crate::store::{Digest, KnownMount, Store};
 use crate::sys::cancel::Cancel;
 use rayon::prelude::*;
@@ -66,7 +66,7 @@ pub fn export_mount(
         new_chunks: 0,
         failure: None,
     };
-    let walked = take_apart(fs.as_fd(), &mut writer, cancel);
+    let walked = split_tar(fs.as_fd(), &mut writer, cancel);
     let (entries, bytes) = match (walked, writer.failure.take()) {
         (_, Some(failure)) => return Err(failure.into()),
         (walked, None) => walked.map_err(|e| MountError::of_layer(e, MountError::Read))?,
@@ -156,7 +156,7 @@ struct Writer<'f> {
     failure: Option<ExportError>,
 }
 
-impl Parts for Writer<'_> {
+impl SplitSink for Writer<'_> {
     fn listing(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
         self.push(LISTING, bytes)
     }

@@ -6,7 +6,7 @@ use super::{
     LISTING_TYPE, MountError,
 };
 use crate::image::{Descriptor, LayoutSource, Manifest};
-use crate::layer::{LayerError, Whole, owner, unpack_plain};
+use crate::layer::{JoinedTar, LayerError, owner, unpack_plain};
 use crate::store::{Digest, KnownMount, Placed, Store};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{Timespec, Timestamps, futimens};
@@ -167,7 +167,7 @@ fn unpack(
     fs::create_dir(&made).map_err(|e| MountError::io("create", &made, e))?;
     let root = File::open(&made).map_err(|e| MountError::io("open", &made, e))?;
     let stream = |media_type| Chunks::new(found, document, media_type);
-    let tar = Whole::new(stream(LISTING_TYPE), stream(CONTENTS_TYPE));
+    let tar = JoinedTar::new(stream(LISTING_TYPE), stream(CONTENTS_TYPE));
     let failed = |e| chunk_error(e).unwrap_or_else(MountError::Make);
     unpack_plain(tar, root.as_fd(), cancel).map_err(|e| MountError::of_layer(e, failed))?;
     owner::set_open(&root, document.uid, document.gid)

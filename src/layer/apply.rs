@@ -9,13 +9,13 @@ mod way;
 use self::names::{check_path, clean, is_dot};
 use self::nodes::Nodes;
 use self::way::{Next, Way};
-use super::contents::Contents;
-use super::marks::{
-    FolderMark, Whiteout, announce_whiteout_files, folder_mark, is_whiteout_at, make_opaque,
-    make_whiteout,
-};
+use super::hash_cache::HashCache;
 use super::stack::Stack;
 use super::untar::{Member, MemberKind, Piece, TarReader};
+use super::whiteout::{
+    DirectoryMark, Whiteout, announce_whiteout_files, directory_mark, is_whiteout_at, make_opaque,
+    make_whiteout,
+};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace, owner};
 use crate::sys::remove::remove_tree;
 use rustix::fs::{
@@ -64,7 +64,7 @@ pub(super) struct Applier<'a> {
     /// Directories with their times, which are set when nothing more is put into them.
     nodes: Nodes,
     /// What the files of a layer hold.
-    contents: Contents,
+    contents: HashCache,
     /// Time of the root, where an archive has one.
     root_time: Option<Timespec>,
     applied: Applied,
@@ -84,7 +84,7 @@ impl<'a> Applier<'a> {
             way: Way::new(root),
             link_way: Way::new(root),
             nodes: Nodes::new(),
-            contents: Contents::default(),
+            contents: HashCache::default(),
             root_time: None,
             applied: Applied::default(),
         }
@@ -149,7 +149,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Sets the times of folders. Returns what was applied, and of a layer what its files hold.
-    pub(super) fn finish(mut self) -> Result<(Applied, Contents), LayerError> {
+    pub(super) fn finish(mut self) -> Result<(Applied, HashCache), LayerError> {
         self.way.forget();
         self.way.rejoin(b"").map_err(|e| LayerError::io("open", b"", e))?;
         // Directories on the way down, each with those of its children that are still to be visited.
@@ -222,7 +222,7 @@ impl<'a> Applier<'a> {
             });
         }
         // Below an opaque directory there is nothing to hide.
-        if folder_mark(parent, xattrs).map_err(fail)? == FolderMark::Opaque
+        if directory_mark(parent, xattrs).map_err(fail)? == DirectoryMark::Opaque
             && !is_there(parent, hidden)
         {
             return Ok(());

@@ -18,7 +18,7 @@
 //! filed under a compressed digest alone.
 
 use super::LayerError;
-use super::cut::{Cutter, MAX, Policy, Step};
+use super::block_cut::{BlockCutter, MAX, Policy, Step};
 use super::encode::{Encoder, encoding};
 use super::estargz::{END, TAR_SIZE, TOC_DIGEST, Toc, footer};
 use super::pack::{Packed, TarOptions, Wanted, pack};
@@ -198,7 +198,7 @@ fn pipeline<T>(
             threads,
             known: effort.known,
             out: Some(out),
-            cutter: Cutter::new(policy),
+            cutter: BlockCutter::new(policy),
             toc: is_estargz.then(Toc::default),
             block: Vec::new(),
             pool,
@@ -236,7 +236,7 @@ struct Feeder<'scope, 'env, 'w> {
     threads: usize,
     known: &'w KnownBlocks,
     out: Option<&'w mut (dyn Write + Send)>,
-    cutter: Cutter,
+    cutter: BlockCutter,
     toc: Option<Toc>,
     block: Vec<u8>,
     pool: Receiver<Vec<u8>>,

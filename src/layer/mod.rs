@@ -21,40 +21,40 @@
 //! `store`.
 
 mod apply;
+mod block_cut;
 mod compress;
 mod content;
-mod contents;
-mod cut;
 mod decompress;
+mod delta_tar;
 mod encode;
 mod error;
 mod estargz;
+mod hash_cache;
 mod header;
 mod listing;
-pub(crate) mod marks;
 pub mod owner;
 mod pack;
-mod parts;
 mod scan;
 mod sparse;
-mod splice;
 mod stack;
+mod tar_split;
 mod unpack;
 mod untar;
 mod walk;
+pub(crate) mod whiteout;
 mod xattrs;
 
 pub use compress::{Compressed, Compression, Effort, compress, write_compressed};
 pub use content::{CONTENT_VERSION, LayerHasher, LayerIds, Now, Time};
-pub use contents::Contents;
 pub use decompress::{Format, decompress, decompress_as, detect};
 pub use error::LayerError;
 pub use estargz::{TAR_SIZE, TOC_DIGEST};
+pub use hash_cache::HashCache;
 pub use listing::Listing;
 pub use pack::{TarOptions, Times, write_tar};
-pub use parts::{Parts, Whole, take_apart};
 pub use scan::{Beneath, Scan, ScanOptions, scan, scan_into, scan_over, scan_written};
 pub use stack::{Found, Stack, StackDir};
+pub use tar_split::{JoinedTar, SplitSink, split_tar};
 pub use unpack::{
     Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive, unpack_layer,
     unpack_plain,

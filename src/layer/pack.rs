@@ -1,7 +1,7 @@
 //! A layer's folder becomes tar bytes, hashes, or both, in one pass over its files.
 
 use super::XattrSpace;
-use super::contents::{Contents, UNKNOWN};
+use super::hash_cache::{HashCache, UNKNOWN};
 use super::header::{self, BLOCK};
 use super::walk::{Entry, Kind, Walk};
 use super::{LayerError, LayerHasher, LayerIds, Now};
@@ -134,7 +134,7 @@ pub(super) fn pack_written(
     fs: BorrowedFd<'_>,
     options: &TarOptions,
     wanted: Wanted,
-    contents: &Contents,
+    contents: &HashCache,
     cancel: &Cancel,
     sink: &mut Sink<'_>,
 ) -> Result<Packed, LayerError> {
@@ -158,7 +158,7 @@ fn pack_hashing(
     fs: BorrowedFd<'_>,
     options: &TarOptions,
     (wanted, hasher): (Wanted, LayerHasher),
-    contents: &Contents,
+    contents: &HashCache,
     cancel: &Cancel,
     sink: &mut Sink<'_>,
 ) -> Result<Packed, LayerError> {
@@ -171,7 +171,7 @@ fn pack_hashing(
 /// Makes the tar and the identities of a layer, entry by entry.
 pub(super) struct Packer<'s, 'f> {
     pub(super) wanted: Wanted,
-    contents: &'s Contents,
+    contents: &'s HashCache,
     times: Times,
     pub(super) hasher: LayerHasher,
     /// The tar that has not been handed on yet.

@@ -3,10 +3,10 @@
 use super::LayerError;
 use super::XattrSpace;
 use super::content::Now;
-use super::contents::Contents;
+use super::delta_tar::pack_over;
+use super::hash_cache::HashCache;
 use super::listing::Listing;
 use super::pack::{Packed, Sink, TarOptions, Times, Wanted, pack, pack_listing, pack_written};
-use super::splice::pack_over;
 use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts, TimesId};
 use crate::sys::cancel::Cancel;
 use sha2::{Digest as _, Sha256};
@@ -119,7 +119,7 @@ pub fn scan_into(
 pub fn scan_written(
     fs: BorrowedFd<'_>,
     options: &ScanOptions,
-    contents: &Contents,
+    contents: &HashCache,
     cancel: &Cancel,
 ) -> Result<Scan, LayerError> {
     let tar = TarOptions { xattrs: options.xattrs, times: Times::Kept };

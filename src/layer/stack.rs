@@ -4,7 +4,9 @@
 //! whiteout, an opaque folder. That is cheaper than a mount where few paths are asked for, which is
 //! what a small change of a large image is.
 
-use super::marks::{FolderMark, folder_mark, is_whiteout, is_whiteout_file, may_be_whiteout_file};
+use super::whiteout::{
+    DirectoryMark, directory_mark, is_whiteout, is_whiteout_file, may_be_whiteout_file,
+};
 use super::{LayerError, XattrSpace, owner};
 use crate::sys::rooted::open_beneath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, open, statat};
@@ -56,8 +58,8 @@ impl Stack {
         let layers = layers.iter().rev().map(|path| {
             let fail = |e| LayerError::io("open", path.as_os_str().as_encoded_bytes(), e);
             let folder = open(path, flags, Mode::empty()).map_err(fail)?;
-            let mark = folder_mark(&folder, xattrs).map_err(fail)?;
-            Ok(Opened { folder, has_whiteout_files: mark == FolderMark::WhiteoutFiles })
+            let mark = directory_mark(&folder, xattrs).map_err(fail)?;
+            Ok(Opened { folder, has_whiteout_files: mark == DirectoryMark::WhiteoutFiles })
         });
         let layers = layers.collect::<Result<_, LayerError>>()?;
         Ok(Self { layers, xattrs })
@@ -192,8 +194,8 @@ impl Stack {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = open_beneath(self.layers[layer].folder.as_fd(), path, flags)
             .map_err(|e| LayerError::io("open", path, e))?;
-        folder_mark(&fd, self.xattrs)
-            .map(|mark| mark == FolderMark::Opaque)
+        directory_mark(&fd, self.xattrs)
+            .map(|mark| mark == DirectoryMark::Opaque)
             .map_err(|e| LayerError::io("read the opaque mark of", path, e))
     }
 

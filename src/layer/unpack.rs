@@ -4,7 +4,7 @@ use super::apply::{Applied, Applier, Target};
 use super::decompress::decompress;
 use super::stack::Stack;
 use super::untar::TarReader;
-use super::{Contents, LayerError, XattrSpace};
+use super::{HashCache, LayerError, XattrSpace};
 use crate::store::{Digest, TarFacts};
 use crate::sys::cancel::{Cancel, Stoppable};
 use crossbeam_channel::{Receiver, Sender};
@@ -39,7 +39,7 @@ pub struct Unpacked {
     /// there are any, the same tar over other layers gives another layer.
     pub borrowed: u64,
     /// What its files hold, for [`super::scan_written`].
-    pub contents: Contents,
+    pub contents: HashCache,
 }
 
 /// Applies the uncompressed `tar` of a layer to the empty folder `into`, in overlay form.
@@ -167,7 +167,7 @@ fn apply(
     root: BorrowedFd<'_>,
     target: Target<'_>,
     cancel: &Cancel,
-) -> Result<(Applied, Contents), LayerError> {
+) -> Result<(Applied, HashCache), LayerError> {
     let mut tar = TarReader::new(Stoppable::new(input, cancel));
     let mut applier = Applier::new(root, target);
     let mut members = || {

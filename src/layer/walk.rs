@@ -8,7 +8,7 @@
 //! two places among its siblings: its own, and that of everything in it, whose common prefix ends in
 //! a `/`.
 
-use super::marks::{FolderMark, folder_mark, is_whiteout_at};
+use super::whiteout::{DirectoryMark, directory_mark, is_whiteout_at};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX};
 use super::{XattrSpace, owner};
 use crate::sys::cancel::Cancel;
@@ -203,7 +203,7 @@ impl<'c> Walk<'c> {
         &mut self,
         fd: OwnedFd,
         stat: &Stat,
-        mark: FolderMark,
+        mark: DirectoryMark,
         buffer: &mut [MaybeUninit<u8>],
     ) -> Result<Level, LayerError> {
         let path = &mut self.path;
@@ -219,7 +219,7 @@ impl<'c> Walk<'c> {
             pending: Vec::new(),
             prefix: path.len(),
         };
-        if mark == FolderMark::Opaque {
+        if mark == DirectoryMark::Opaque {
             level.push(b"", OPAQUE_MARKER, Role::Opaque);
         }
         let mut dir = RawDir::new(fd.as_fd(), buffer);
@@ -230,7 +230,7 @@ impl<'c> Walk<'c> {
                 continue;
             }
             match entry.file_type() {
-                FileType::RegularFile if mark == FolderMark::WhiteoutFiles => {
+                FileType::RegularFile if mark == DirectoryMark::WhiteoutFiles => {
                     let fail = |e| LayerError::io("read", &[path.as_slice(), name].concat(), e);
                     match is_whiteout_at(fd.as_fd(), name, self.xattrs) {
                         Ok(true) => level.push(WHITEOUT_PREFIX, name, Role::Whiteout),
@@ -327,8 +327,8 @@ impl<'c> Walk<'c> {
         Ok(())
     }
 
-    fn mark(&self, dir: &OwnedFd) -> Result<FolderMark, LayerError> {
-        folder_mark(dir, self.xattrs)
+    fn mark(&self, dir: &OwnedFd) -> Result<DirectoryMark, LayerError> {
+        directory_mark(dir, self.xattrs)
             .map_err(|e| LayerError::io("read the opaque mark of", &self.path, e))
     }
 

@@ -14,8 +14,8 @@
 //! Source: BuildKit util/overlay/overlay_linux.go and containerd continuity fs/diff.go (behaviour).
 
 use super::{SnapshotError, XattrSpace};
-use crate::layer::marks::{FolderMark, folder_mark, is_whiteout};
 use crate::layer::owner;
+use crate::layer::whiteout::{DirectoryMark, directory_mark, is_whiteout};
 use crate::layer::{Found, LayerError, Scan, ScanOptions, Stack, StackDir, scan};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{
@@ -244,8 +244,9 @@ impl Cleaner<'_> {
         let fd = openat(above, name, DIR_FLAGS, Mode::empty()).map_err(|e| fail("open", e))?;
         let mut stat = fstat(&fd).map_err(|e| fail("read", e))?;
         owner::amend_open(&fd, &mut stat);
-        let mark = folder_mark(&fd, self.xattrs).map_err(|e| fail("read the opaque mark of", e))?;
-        let is_opaque = mark == FolderMark::Opaque;
+        let mark =
+            directory_mark(&fd, self.xattrs).map_err(|e| fail("read the opaque mark of", e))?;
+        let is_opaque = mark == DirectoryMark::Opaque;
         if is_opaque {
             fremovexattr(&fd, self.xattrs.opaque()).map_err(|e| fail("unmark", e))?;
         }

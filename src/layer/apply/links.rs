@@ -3,9 +3,9 @@
 use super::names::{check_path, clean, split};
 use super::parents::find;
 use super::{Applier, MakeError, NOFOLLOW, Target, set_times};
-use crate::layer::marks::is_whiteout_at;
 use crate::layer::stack::{Found, Stack, StackDir};
 use crate::layer::untar::Member;
+use crate::layer::whiteout::is_whiteout_at;
 use crate::layer::{LayerError, owner};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, chmodat, linkat, openat, statat, symlinkat,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::layer::cut::LARGE as BLOCK;
+use crate::layer::block_cut::LARGE as BLOCK;
 use crate::layer::decompress;
 use crate::store::Store;
 use std::os::fd::AsFd as _;

@@ -1,4 +1,4 @@
-//! What files hold that were hashed while they were written, so that nobody need read them again.
+//! Cache of BLAKE3 hashes computed while files were written, so that a later scan need not re-read them.
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 
 /// The BLAKE3 of files by inode: of one folder on one file system, which nobody else writes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Contents(BTreeMap<u64, (u64, [u8; 32])>);
+pub struct HashCache(BTreeMap<u64, (u64, [u8; 32])>);
 
 /// No file is known.
-pub(super) static UNKNOWN: Contents = Contents(BTreeMap::new());
+pub(super) static UNKNOWN: HashCache = HashCache(BTreeMap::new());
 
-impl Contents {
+impl HashCache {
     /// Notes what a file of `size` bytes holds. A file that had its inode before it, and was removed, is
     /// forgotten.
     pub(super) fn insert(
@@ -51,7 +51,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str| File::create(dir.path().join(name)).unwrap();
         let (one, other) = (make("one"), make("other"));
-        let mut contents = Contents::default();
+        let mut contents = HashCache::default();
         contents.insert(&one, 5, [1; 32]).unwrap();
         fs::hard_link(dir.path().join("one"), dir.path().join("link")).unwrap();
         let link = File::open(dir.path().join("link")).unwrap();

@@ -1,8 +1,8 @@
-//! The tar and the identities of a layer that differs in a few files from one whose listing is at hand.
+//! The tar and the ids of a layer that is stored as a delta to another, whose listing is at hand.
 //!
 //! Entries that are the same in both are taken from the listing, and their bytes, header and content, from
-//! the other layer's tar, in which they are found by counting. So only the folder of the difference is
-//! walked, and the old tar is read from its beginning to its end, which no hash of a tar can do without.
+//! the other layer's tar, at offsets that follow from the listing. So only the directory of the delta is
+//! walked; the old tar is read from beginning to end, which no hash of a tar can avoid.
 
 use super::header::{self, BLOCK};
 use super::listing::Known;
@@ -120,5 +120,5 @@ impl Splice<'_> {
 }
 
 #[cfg(test)]
-#[path = "splice_tests.rs"]
+#[path = "delta_tar_tests.rs"]
 mod tests;

@@ -1,10 +1,10 @@
-//! Overlay's marks in a layer's folder: what hides paths of the layers below.
+//! Whiteouts and opaque directories: marks of an overlay that hide paths of the layers below.
 //!
 //! | mark | form |
 //! |---|---|
 //! | whiteout | a character device 0:0 of the hidden name |
-//! | whiteout, where no such device can be made | an empty file of that name with an attribute; its folder and the layer's root say that there are such files |
-//! | opaque folder | an attribute of the folder |
+//! | whiteout, where no such device can be made | an empty file of that name with an attribute; its directory and the layer's root say that there are such files |
+//! | opaque directory | an attribute of the directory |
 //!
 //! Overlay refuses to make whiteouts through itself, and the root of a container is an overlay: a
 //! store in there uses the second form, which kernels know since 6.7.
@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What a folder of a layer says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FolderMark {
+pub(crate) enum DirectoryMark {
     /// Nothing.
     None,
     /// It hides what the layers below have in it.
@@ -33,16 +33,16 @@ pub(crate) enum FolderMark {
 }
 
 /// Reads the mark of a folder.
-pub(crate) fn folder_mark(dir: impl AsFd, xattrs: XattrSpace) -> Result<FolderMark, Errno> {
+pub(crate) fn directory_mark(dir: impl AsFd, xattrs: XattrSpace) -> Result<DirectoryMark, Errno> {
     let mut value = [0u8; 4];
     match fgetxattr(dir, xattrs.opaque(), &mut value) {
         Ok(length) => Ok(match &value[..length] {
-            b"y" => FolderMark::Opaque,
-            b"x" => FolderMark::WhiteoutFiles,
-            _ => FolderMark::None,
+            b"y" => DirectoryMark::Opaque,
+            b"x" => DirectoryMark::WhiteoutFiles,
+            _ => DirectoryMark::None,
         }),
         // RANGE: a longer value, which overlay takes for no mark.
-        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(FolderMark::None),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(DirectoryMark::None),
         Err(e) => Err(e),
     }
 }
@@ -104,7 +104,7 @@ pub(crate) fn make_whiteout(
         Err(Errno::PERM) => {}
         other => return other.map(|()| Whiteout::Device),
     }
-    if folder_mark(dir, xattrs)? == FolderMark::Opaque {
+    if directory_mark(dir, xattrs)? == DirectoryMark::Opaque {
         return Ok(Whiteout::Device);
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -119,15 +119,15 @@ pub(crate) fn announce_whiteout_files(
     dir: BorrowedFd<'_>,
     xattrs: XattrSpace,
 ) -> Result<(), Errno> {
-    match folder_mark(dir, xattrs)? {
-        FolderMark::None => fsetxattr(dir, xattrs.opaque(), b"x", XattrFlags::empty()),
-        FolderMark::Opaque | FolderMark::WhiteoutFiles => Ok(()),
+    match directory_mark(dir, xattrs)? {
+        DirectoryMark::None => fsetxattr(dir, xattrs.opaque(), b"x", XattrFlags::empty()),
+        DirectoryMark::Opaque | DirectoryMark::WhiteoutFiles => Ok(()),
     }
 }
 
 /// Makes a folder opaque.
 pub(crate) fn make_opaque(dir: BorrowedFd<'_>, xattrs: XattrSpace) -> Result<(), Errno> {
-    if folder_mark(dir, xattrs)? == FolderMark::WhiteoutFiles {
+    if directory_mark(dir, xattrs)? == DirectoryMark::WhiteoutFiles {
         // Under the new mark they would be plain files.
         let fd: OwnedFd = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];

@@ -1,8 +1,8 @@
-//! A tar in two streams: what is said of the files, and what is in them.
+//! Splitting of a tar into two streams: the headers, and the contents of the files.
 //!
-//! Caches change in a way of their own: a tool that finds a file touches it, so times change all over
-//! while contents do not. In a tar, where a header stands before each content, that changes every part.
-//! Taken apart, the contents stay as they were:
+//! Tools touch the files of a cache that they find there, so many times change while few contents do. In a
+//! tar, which has a header before each content, that changes every block. Split, the contents stay the
+//! same:
 //!
 //! ```text
 //! listing  = entry*
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! `header` is what a tar has before the `size` bytes of content: a ustar header and, where need be,
-//! a PAX header in front. [`Whole`] puts the tar together again, so there is one reader of tars, and it
+//! a PAX header in front. [`JoinedTar`] puts the tar together again, so there is one reader of tars, and it
 //! trusts none of this.
 
 use super::header::{self, BLOCK};
@@ -29,7 +29,7 @@ const HEADER_MAX: u32 = 2 << 20;
 const PIECE: usize = 256 << 10;
 
 /// Takes the two streams.
-pub trait Parts {
+pub trait SplitSink {
     /// Takes the next bytes of the listing.
     ///
     /// # Errors
@@ -54,9 +54,9 @@ pub trait Parts {
 ///
 /// [`LayerError::Io`] and [`LayerError::Changed`] with the path, [`LayerError::Cancelled`], or what `parts`
 /// returns.
-pub fn take_apart(
+pub fn split_tar(
     fs: BorrowedFd<'_>,
-    parts: &mut impl Parts,
+    parts: &mut impl SplitSink,
     cancel: &Cancel,
 ) -> Result<(u64, u64), LayerError> {
     let (mut entries, mut bytes) = (0, 0);
@@ -96,7 +96,7 @@ fn read_file(
     path: &[u8],
     size: u64,
     piece: &mut [u8],
-    parts: &mut impl Parts,
+    parts: &mut impl SplitSink,
     cancel: &Cancel,
 ) -> Result<(), LayerError> {
     let mut left = size;
@@ -123,7 +123,7 @@ fn read_file(
 
 /// The tar that two streams make.
 #[derive(Debug)]
-pub struct Whole<L, C> {
+pub struct JoinedTar<L, C> {
     listing: L,
     contents: BufReader<C>,
     /// The header of the entry at hand, or zeros: what comes before and after the content.
@@ -136,7 +136,7 @@ pub struct Whole<L, C> {
     is_ended: bool,
 }
 
-impl<L: Read, C: Read> Whole<L, C> {
+impl<L: Read, C: Read> JoinedTar<L, C> {
     /// Puts a listing and its contents together.
     pub fn new(listing: L, contents: C) -> Self {
         Self {
@@ -176,7 +176,7 @@ impl<L: Read, C: Read> Whole<L, C> {
     }
 }
 
-impl<L: Read, C: Read> Read for Whole<L, C> {
+impl<L: Read, C: Read> Read for JoinedTar<L, C> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let bytes = self.fill_buf()?;
         let length = bytes.len().min(out.len());
@@ -186,7 +186,7 @@ impl<L: Read, C: Read> Read for Whole<L, C> {
     }
 }
 
-impl<L: Read, C: Read> BufRead for Whole<L, C> {
+impl<L: Read, C: Read> BufRead for JoinedTar<L, C> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.read == self.frame.len() && self.content == 0 && !self.is_ended {
             if self.padding > 0 {
@@ -254,7 +254,7 @@ mod tests {
         contents: Vec<u8>,
     }
 
-    impl Parts for Streams {
+    impl SplitSink for Streams {
         fn listing(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
             self.listing.extend(bytes);
             Ok(())
@@ -269,7 +269,7 @@ mod tests {
     fn streams(dir: &Path) -> Streams {
         let mut streams = Streams::default();
         let fs = fs::File::open(dir).unwrap();
-        take_apart(fs.as_fd(), &mut streams, &Cancel::new()).unwrap();
+        split_tar(fs.as_fd(), &mut streams, &Cancel::new()).unwrap();
         streams
     }
 
@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn put_together_in(streams: &Streams, dir: &Path) -> Result<(), LayerError> {
-        let whole = Whole::new(&streams.listing[..], &streams.contents[..]);
+        let whole = JoinedTar::new(&streams.listing[..], &streams.contents[..]);
         let into = fs::File::open(dir).unwrap();
         unpack_plain(whole, into.as_fd(), &Cancel::new()).map(|_| ())
     }

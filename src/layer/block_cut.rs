@@ -1,8 +1,8 @@
-//! Where the tar of a layer is cut into blocks, each of which is compressed by itself.
+//! Block boundaries in the tar of a layer. Each block is compressed by itself.
 //!
-//! A compressed layer is a row of gzip members or zstd frames, one for each block. The cuts depend on
-//! what stands near them and on nothing else, so a change of one file changes the block it is in, and
-//! all others come out as they were: they need not be compressed again.
+//! A compressed layer is a sequence of gzip members or zstd frames, one for each block. A boundary depends
+//! only on the entries near it, so a change of one file changes the block it is in, and all others
+//! come out the same: they need not be compressed again.
 //!
 //! # The rules
 //!
@@ -44,7 +44,7 @@ const RECORD: usize = 512;
 
 /// Sees the bytes of a tar go by and says where to cut.
 #[derive(Debug)]
-pub(super) struct Cutter {
+pub(super) struct BlockCutter {
     policy: Policy,
     /// The bytes of the current block.
     length: usize,
@@ -76,11 +76,11 @@ pub(super) enum Step<'b> {
     Take(&'b [u8]),
     /// The block ends here.
     Cut,
-    /// Put the header that [`Cutter::header`] has into the block.
+    /// Put the header that [`BlockCutter::header`] has into the block.
     TakeHeader,
 }
 
-impl Cutter {
+impl BlockCutter {
     pub(super) fn new(policy: Policy) -> Self {
         Self { policy, length: 0, state: State::Header, header: Vec::new(), is_extended: false }
     }
@@ -229,7 +229,7 @@ mod tests {
     /// Cuts a tar that comes in pieces of `piece` bytes.
     fn cuts(tar: &[u8], piece: usize) -> Vec<Vec<u8>> {
         let (mut cutter, mut blocks, mut block) =
-            (Cutter::new(Policy::Blocks), Vec::new(), Vec::new());
+            (BlockCutter::new(Policy::Blocks), Vec::new(), Vec::new());
         for mut bytes in tar.chunks(piece) {
             while let Some(step) = cutter.step(&mut bytes) {
                 match step {
