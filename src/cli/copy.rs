@@ -11,8 +11,8 @@ use super::push::Pushes;
 use super::registry::{self, Shown, failure_of};
 use crate::export::{self, Dest, Form, OutputKind, OutputSpec, Packed};
 use crate::image::{
-    self, BlobSource, Descriptor, ImageError, LayoutArchive, LayoutRef, LayoutSource, Offline,
-    Platform, Reference, RegistrySource, StoreSource, Which, Whole, load_archive, media_type,
+    self, BlobSource, Closure, Descriptor, ImageError, LayoutArchive, LayoutRef, LayoutSource,
+    Offline, Platform, Reference, RegistrySource, Selector, StoreSource, load_archive, media_type,
 };
 use crate::progress::{Mode, Output, Progress, Vertex};
 use crate::store::{Digest, Store};
@@ -137,7 +137,7 @@ impl Copy<'_> {
     }
 
     /// Brings the image into the store.
-    fn read(&self, from: &Place) -> Result<Whole, Failure> {
+    fn read(&self, from: &Place) -> Result<Closure, Failure> {
         let failed = |error| failure_of(&error);
         let store = self.store();
         match from {
@@ -163,7 +163,12 @@ impl Copy<'_> {
     }
 
     /// Brings the image of an archive into the store.
-    fn unpack(&self, kind: OutputKind, file: &Path, name: Option<&str>) -> Result<Whole, Failure> {
+    fn unpack(
+        &self,
+        kind: OutputKind,
+        file: &Path,
+        name: Option<&str>,
+    ) -> Result<Closure, Failure> {
         let input = Given::open_stream(file, self.pushes.cancel)
             .map_err(|e| super::build::cannot("open", file, &e))?;
         let shown = file.display().to_string();
@@ -189,13 +194,13 @@ impl Copy<'_> {
         self.fetch(&StoreSource(store), &found.ok_or_else(none)?)
     }
 
-    fn fetch(&self, source: &dyn BlobSource, top: &Descriptor) -> Result<Whole, Failure> {
-        let which = if self.is_all { Which::All } else { Which::For(&self.platform) };
+    fn fetch(&self, source: &dyn BlobSource, top: &Descriptor) -> Result<Closure, Failure> {
+        let which = if self.is_all { Selector::All } else { Selector::For(&self.platform) };
         image::fetch(self.store(), source, top, which, self.pushes.cancel)
             .map_err(|error| failure_of(&error))
     }
 
-    fn write(&self, image: &Whole, to: &Place) -> Result<(), Failure> {
+    fn write(&self, image: &Closure, to: &Place) -> Result<(), Failure> {
         let store = self.store();
         match to {
             Place::Registry(name) => {
@@ -256,7 +261,7 @@ impl Copy<'_> {
 
     fn layout(
         &self,
-        image: &Whole,
+        image: &Closure,
         spec: &OutputSpec,
         tag: Option<String>,
         names: &[Reference],
@@ -269,7 +274,7 @@ impl Copy<'_> {
     }
 
     /// Returns what an image runs on; `None` for an index and for what is no image.
-    fn platform_of(&self, image: &Whole) -> Result<Option<serde_json::Value>, Failure> {
+    fn platform_of(&self, image: &Closure) -> Result<Option<serde_json::Value>, Failure> {
         if media_type::is_index(&image.top.media_type) {
             return Ok(None);
         }
@@ -281,7 +286,7 @@ impl Copy<'_> {
     }
 
     /// Describes an image of the store as archives want it.
-    fn packed(&self, image: &Whole) -> Result<Packed, Failure> {
+    fn packed(&self, image: &Closure) -> Result<Packed, Failure> {
         let read = image::read(self.store(), &image.top, &self.platform);
         let (descriptor, manifest, config) = read.map_err(|error| failure_of(&error))?;
         Ok(Packed {

@@ -7,7 +7,7 @@ use super::platforms;
 use super::registry::{self, Shown, failure_of};
 use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
 use crate::image::{
-    self, Descriptor, ImageError, Platform, Reference, StoreSource, Which, Whole, load_stored,
+    self, Closure, Descriptor, ImageError, Platform, Reference, Selector, StoreSource, load_stored,
     media_type,
 };
 use crate::progress::{Mode, Output, Progress, Vertex};
@@ -120,11 +120,11 @@ impl Pushes<'_> {
         descriptor: &Descriptor,
         platform: Option<&Platform>,
         vertex: Digest,
-    ) -> Result<Whole, Failure> {
+    ) -> Result<Closure, Failure> {
         let (store, source) = (self.store, StoreSource(self.store));
         let failed = |error| failure_of(&error);
         if platform.is_none()
-            && let Ok(whole) = image::survey(store, &source, descriptor, Which::All)
+            && let Ok(whole) = image::survey(store, &source, descriptor, Selector::All)
             && whole.documents.len() > 1
             && whole.missing(store).map_err(failed)?.is_none()
         {
@@ -133,7 +133,7 @@ impl Pushes<'_> {
         let host = Platform::host();
         let wanted = platform.unwrap_or(&host);
         let mut whole =
-            image::survey(store, &source, descriptor, Which::For(wanted)).map_err(failed)?;
+            image::survey(store, &source, descriptor, Selector::For(wanted)).map_err(failed)?;
         if whole.top.digest != descriptor.digest && platform.is_none() {
             self.progress.notice(format!(
                 "of {} only the image for {wanted} is here: that is pushed",
@@ -163,14 +163,14 @@ impl Pushes<'_> {
         };
         let packed = export::pack(&context, &image, &options)
             .map_err(|error| Failure::of(Class::Environment, &error))?;
-        whole = image::survey(store, &source, &packed.manifest, Which::All).map_err(failed)?;
+        whole = image::survey(store, &source, &packed.manifest, Selector::All).map_err(failed)?;
         Ok(whole)
     }
 
     /// Pushes to the repository of `name` under `tags`; without any, by the digest only.
     pub(super) fn push(
         &self,
-        image: &Whole,
+        image: &Closure,
         name: &Reference,
         tags: &[String],
         vertex: Digest,

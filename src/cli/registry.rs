@@ -2,7 +2,9 @@
 
 use super::Environment;
 use super::failure::{self, Class, Failure};
-use crate::image::{self, Image, ImageError, Named, Offline, Platform, Reference, Watch};
+use crate::image::{
+    self, Image, ImageError, Offline, Platform, PullProgress, Reference, ResolvedRef,
+};
 use crate::progress::{self, Event, Progress, Vertex};
 use crate::registry::{
     Client, Credentials, Keychain, Notify, Proxies, RegistryError, Remote, Roots, Settings,
@@ -140,7 +142,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-impl Watch for Shown<'_> {
+impl PullProgress for Shown<'_> {
     fn blob(&self, digest: &Digest, current: u64, total: u64, is_done: bool) {
         let id = match self.doing {
             "" => digest.to_string(),
@@ -179,7 +181,7 @@ impl Pulls<'_> {
         name: &Reference,
         platform: &Platform,
         cancel: &Cancel,
-    ) -> Result<(Named, Image), PullFailed> {
+    ) -> Result<(ResolvedRef, Image), PullFailed> {
         let remote = self.client.remote(&name.repository());
         let offline = if self.is_forced { Offline::Fail } else { Offline::UseLast };
         let shown = Vertex::internal(format!("[internal] load metadata for {name}"));
@@ -197,7 +199,7 @@ impl Pulls<'_> {
         store: &Store,
         remote: &Remote,
         name: &Reference,
-        named: &Named,
+        named: &ResolvedRef,
         platform: &Platform,
         cancel: &Cancel,
     ) -> Result<Image, PullFailed> {

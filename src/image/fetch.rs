@@ -15,18 +15,18 @@ use std::io;
 /// How deep indexes may nest.
 const NESTING_MAX: usize = 4;
 
-/// What of an index is meant.
+/// Which manifests of an index are meant.
 #[derive(Debug, Clone, Copy)]
-pub enum Which<'p> {
+pub enum Selector<'p> {
     /// The image for a platform.
     For(&'p Platform),
-    /// All there is, statements about images included.
+    /// All manifests, attestations included.
     All,
 }
 
-/// A manifest or index with everything it names, down to the blobs.
+/// A manifest or index with everything that it refers to, down to the blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Whole {
+pub struct Closure {
     /// Where it starts.
     pub top: Descriptor,
     /// Manifests and indexes, each after all it names; the last is the top.
@@ -45,9 +45,9 @@ pub fn survey(
     store: &Store,
     source: &dyn BlobSource,
     top: &Descriptor,
-    which: Which<'_>,
-) -> Result<Whole, ImageError> {
-    let mut whole = Whole { top: top.clone(), documents: Vec::new(), blobs: Vec::new() };
+    which: Selector<'_>,
+) -> Result<Closure, ImageError> {
+    let mut whole = Closure { top: top.clone(), documents: Vec::new(), blobs: Vec::new() };
     if let Document::Manifest(manifest) =
         Document::parse_any(&document(store, source, top)?, &top.digest)?
     {
@@ -57,8 +57,8 @@ pub fn survey(
         return Ok(whole);
     }
     match which {
-        Which::All => whole.add(store, source, top, 0)?,
-        Which::For(platform) => {
+        Selector::All => whole.add(store, source, top, 0)?,
+        Selector::For(platform) => {
             let chosen = choose(store, source, top, platform, None, 0)?;
             let (descriptor, manifest, _) = chosen.ok_or_else(|| ImageError::NoPlatform {
                 name: source.name(),
@@ -72,7 +72,7 @@ pub fn survey(
     Ok(whole)
 }
 
-impl Whole {
+impl Closure {
     fn add(
         &mut self,
         store: &Store,
@@ -146,9 +146,9 @@ pub fn fetch(
     store: &Store,
     source: &dyn BlobSource,
     top: &Descriptor,
-    which: Which<'_>,
+    which: Selector<'_>,
     cancel: &Cancel,
-) -> Result<Whole, ImageError> {
+) -> Result<Closure, ImageError> {
     let whole = survey(store, source, top, which)?;
     side_by_side(whole.blobs.len(), source.streams(), |number| {
         fetch_blob(store, source, &whole.blobs[number], cancel)

@@ -37,7 +37,7 @@ pub use archive::{LayoutArchive, Loaded, load_archive};
 pub use compare::{Difference, Differences, FileDifference, Presence, compare};
 pub use config::{Config, HISTORY_COMMENT, History};
 pub use error::ImageError;
-pub use fetch::{Which, Whole, fetch, survey};
+pub use fetch::{Closure, Selector, fetch, survey};
 pub use import::{ImportOptions, import_rootfs};
 pub use json::canonical_json;
 pub use layout::{CONTAINERD_NAME, LayoutRef, LayoutSource, REF_NAME, load_layout};
@@ -47,7 +47,8 @@ pub use push::push;
 pub use receive::{BlobSource, document, receive};
 pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
 pub use remote::{
-    ACCEPT, Named, Offline, RegistrySource, Remembered, Unwatched, Watch, look_up, pull, remembered,
+    ACCEPT, NoProgress, Offline, PullProgress, RegistrySource, Remembered, ResolvedRef, look_up,
+    pull, remembered,
 };
 pub use stored::{
     StoreSource, annotations, find, id, layers_of, load_stored, manifest, read, whole,

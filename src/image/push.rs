@@ -4,8 +4,8 @@
 //! repository of the same registry is known to have is mounted from there. Then the manifests by
 //! their digests, and the tags at last: a push that is killed leaves nothing that anyone could pull.
 
-use super::fetch::Whole;
-use super::remote::{ACCEPT, Watch, origins, remember_origin, report_step};
+use super::fetch::Closure;
+use super::remote::{ACCEPT, PullProgress, origins, remember_origin, report_step};
 use super::workers::side_by_side;
 use super::{Descriptor, ImageError};
 use crate::registry::Remote;
@@ -25,9 +25,9 @@ const STREAMS: usize = 4;
 pub fn push(
     store: &Store,
     remote: &Remote,
-    image: &Whole,
+    image: &Closure,
     tags: &[String],
-    watch: &dyn Watch,
+    watch: &dyn PullProgress,
     cancel: &Cancel,
 ) -> Result<(), ImageError> {
     if let Some(missing) = image.missing(store)? {
@@ -71,7 +71,7 @@ fn push_blob(
     store: &Store,
     remote: &Remote,
     blob: &Descriptor,
-    watch: &dyn Watch,
+    watch: &dyn PullProgress,
     cancel: &Cancel,
 ) -> Result<(), ImageError> {
     if cancel.is_cancelled() {

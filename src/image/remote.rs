@@ -37,16 +37,16 @@ const REPORTS: u64 = 20;
 const ORIGINS_MAX: usize = 8;
 
 /// Told how far blobs are on their way, from any thread.
-pub trait Watch: Sync {
+pub trait PullProgress: Sync {
     /// `current` of `total` bytes of a blob are through.
     fn blob(&self, digest: &Digest, current: u64, total: u64, is_done: bool);
 }
 
-/// Watches nothing.
+/// Ignores the progress.
 #[derive(Debug, Clone, Copy)]
-pub struct Unwatched;
+pub struct NoProgress;
 
-impl Watch for Unwatched {
+impl PullProgress for NoProgress {
     fn blob(&self, _: &Digest, _: u64, _: u64, _: bool) {}
 }
 
@@ -62,7 +62,7 @@ pub struct RegistrySource<'a> {
     /// The repository.
     pub remote: Remote,
     /// Told how far each blob is.
-    pub watch: &'a dyn Watch,
+    pub watch: &'a dyn PullProgress,
 }
 
 impl std::fmt::Debug for RegistrySource<'_> {
@@ -84,7 +84,7 @@ impl BlobSource for RegistrySource<'_> {
             return Ok(Box::new(io::Cursor::new(bytes)));
         }
         let reader = self.remote.blob(blob)?;
-        Ok(Box::new(Watched { reader, blob: blob.clone(), watch: self.watch, read: 0, told: 0 }))
+        Ok(Box::new(Counted { reader, blob: blob.clone(), watch: self.watch, read: 0, told: 0 }))
     }
 
     fn name(&self) -> String {
@@ -102,15 +102,15 @@ pub(super) fn report_step(size: u64) -> u64 {
 }
 
 /// Reports what passes through it.
-struct Watched<'a> {
+struct Counted<'a> {
     reader: BlobReader,
     blob: Descriptor,
-    watch: &'a dyn Watch,
+    watch: &'a dyn PullProgress,
     read: u64,
     told: u64,
 }
 
-impl Read for Watched<'_> {
+impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buffer)?;
         self.read += count as u64;
@@ -123,12 +123,12 @@ impl Read for Watched<'_> {
     }
 }
 
-/// What a name meant, and how that is known.
+/// The descriptor that a reference resolved to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct ResolvedRef {
     /// The manifest or index.
     pub descriptor: Descriptor,
-    /// Why the registry could not be asked, where the answer is what it said last.
+    /// Why the registry could not be reached, if the descriptor is that of its last response.
     pub outage: Option<String>,
 }
 
@@ -152,9 +152,9 @@ pub fn look_up(
     remote: &Remote,
     name: &Reference,
     offline: Offline,
-) -> Result<Named, ImageError> {
+) -> Result<ResolvedRef, ImageError> {
     if let Some(digest) = name.digest() {
-        return Ok(Named { descriptor: pinned(store, remote, digest)?, outage: None });
+        return Ok(ResolvedRef { descriptor: pinned(store, remote, digest)?, outage: None });
     }
     let tag = name.tag().unwrap_or(super::DEFAULT_TAG);
     match remote.resolve(tag, ACCEPT) {
@@ -167,12 +167,12 @@ pub fn look_up(
                 true => descriptor,
                 false => pinned(store, remote, &descriptor.digest)?,
             };
-            Ok(Named { descriptor, outage: None })
+            Ok(ResolvedRef { descriptor, outage: None })
         }
         Err(error) if error.is_outage() && offline == Offline::UseLast => {
             match remembered(store, name) {
                 Some(last) => {
-                    Ok(Named { descriptor: last.descriptor, outage: Some(error.to_string()) })
+                    Ok(ResolvedRef { descriptor: last.descriptor, outage: Some(error.to_string()) })
                 }
                 None => Err(error.into()),
             }
@@ -221,7 +221,7 @@ pub fn pull(
     name: &Reference,
     descriptor: &Descriptor,
     platform: &Platform,
-    watch: &dyn Watch,
+    watch: &dyn PullProgress,
     cancel: &Cancel,
 ) -> Result<Image, ImageError> {
     let source = RegistrySource { remote: remote.clone(), watch };

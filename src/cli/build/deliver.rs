@@ -6,7 +6,7 @@ use crate::cli::failure::{Class, Failure};
 use crate::cli::push::Pushes;
 use crate::cli::{Environment, registry};
 use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Push};
-use crate::image::{self, DEFAULT_TAG, Image, Reference, StoreSource, Which, canonical_json};
+use crate::image::{self, DEFAULT_TAG, Image, Reference, Selector, StoreSource, canonical_json};
 use crate::plan::Plan;
 use crate::progress::Vertex;
 use crate::solve::{self, Job};
@@ -149,7 +149,7 @@ fn send(
     let client = registry::client(environment, progress)?;
     let pushes = Pushes { client, store, progress, cancel };
     for Parcel { packed, names, push } in parcels {
-        let image = image::survey(store, &StoreSource(store), &packed.manifest, Which::All)
+        let image = image::survey(store, &StoreSource(store), &packed.manifest, Selector::All)
             .map_err(|error| registry::failure_of(&error))?;
         for name in names {
             let tag = name.tag().filter(|_| !push.by_digest).map(str::to_owned);
