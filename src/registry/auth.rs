@@ -7,7 +7,7 @@
 
 use super::challenge::Challenge;
 use super::client::Shared;
-use super::transport::{Address, Call, Payload};
+use super::transport::{Address, Payload, Request};
 use super::{Credentials, RegistryError};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -93,7 +93,7 @@ impl Auth {
 
     /// Takes a demand that came with status 401 after `shown` was shown; returns what to show next,
     /// `None` where there is nothing else.
-    pub(super) fn answer(
+    pub(super) fn response(
         &self,
         asking: Asking<'_>,
         challenge: Challenge,
@@ -199,7 +199,7 @@ impl State {
         if let Some(service) = service {
             pair(&mut form, "service", service);
         }
-        let call;
+        let request;
         let body;
         let mut authorization = None;
         if let Some(Credentials::Identity { token }) = &credentials {
@@ -210,7 +210,7 @@ impl State {
                 pair(&mut form, "scope", &scopes.join(" "));
             }
             body = form.into_bytes();
-            call = Call::new(Method::POST, realm)
+            request = Request::new(Method::POST, realm)
                 .header("Content-Type", "application/x-www-form-urlencoded")
                 .payload(Payload::Bytes(&body));
         } else {
@@ -218,15 +218,15 @@ impl State {
                 pair(&mut form, "scope", scope);
             }
             let joint = if realm.contains('?') { '&' } else { '?' };
-            call = Call::new(Method::GET, format!("{realm}{joint}{form}"));
+            request = Request::new(Method::GET, format!("{realm}{joint}{form}"));
             authorization = credentials.clone().and_then(basic_header);
         }
-        let answer = shared.persist(&doing, &server.authority, || {
-            shared.transport.call(&call, authorization.as_deref(), &doing)
+        let response = shared.persist(&doing, &server.authority, || {
+            shared.transport.request(&request, authorization.as_deref(), &doing)
         })?;
-        let (status, host) = (answer.status, answer.host.clone());
+        let (status, host) = (response.status, response.host.clone());
         if status != 200 {
-            let said = answer.said();
+            let said = response.said();
             return Err(match status {
                 400 | 401 | 403 => RegistryError::Unauthorized {
                     doing: asking.doing.to_owned(),
@@ -242,7 +242,7 @@ impl State {
             host: host.clone(),
             what: what.to_owned(),
         };
-        let bytes = answer
+        let bytes = response
             .read(ANSWER_MAX)
             .map_err(|e| RegistryError::Connection {
                 doing: doing.clone(),

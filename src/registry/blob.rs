@@ -2,7 +2,7 @@
 
 use super::client::{Remote, pull_scope};
 use super::pace::Paced;
-use super::transport::{Answer, Call};
+use super::transport::{Request, Response};
 use super::{RegistryError, is_loopback};
 use crate::store::Descriptor;
 use std::fmt;
@@ -82,13 +82,13 @@ impl BlobReader {
         let (host, path) = &self.remote.places[self.place];
         let shared = &self.remote.shared;
         let url = format!("{}/v2/{path}/blobs/{}", host.base(shared)?, self.descriptor.digest);
-        let call = self.ranged(Call::new(Method::GET, url));
-        let answer = host.send(shared, &call, path, &[pull_scope(path)], &self.doing)?;
-        match answer.status {
-            200 | 206 => self.begin(answer),
+        let request = self.ranged(Request::new(Method::GET, url));
+        let response = host.send(shared, &request, path, &[pull_scope(path)], &self.doing)?;
+        match response.status {
+            200 | 206 => self.begin(response),
             _ => {
                 let what = format!("blob {}", self.descriptor.digest);
-                Err(host.refusal(answer, path, &what, &self.doing))
+                Err(host.refusal(response, path, &what, &self.doing))
             }
         }
     }
@@ -104,36 +104,37 @@ impl BlobReader {
             if authority.is_none_or(is_loopback) {
                 continue;
             }
-            let call = self.ranged(Call::new(Method::GET, url));
+            let request = self.ranged(Request::new(Method::GET, url));
             let shared = &self.remote.shared;
-            let host = authority_of(&call.url);
-            let answer = shared
-                .persist(&self.doing, &host, || shared.transport.call(&call, None, &self.doing));
-            if let Ok(answer) = answer
-                && matches!(answer.status, 200 | 206)
+            let host = authority_of(&request.url);
+            let response = shared.persist(&self.doing, &host, || {
+                shared.transport.request(&request, None, &self.doing)
+            });
+            if let Ok(response) = response
+                && matches!(response.status, 200 | 206)
             {
-                return self.begin(answer);
+                return self.begin(response);
             }
         }
         Err(error)
     }
 
-    fn ranged<'c>(&self, call: Call<'c>) -> Call<'c> {
+    fn ranged<'c>(&self, request: Request<'c>) -> Request<'c> {
         match self.offset {
-            0 => call,
-            offset => call.header("Range", format!("bytes={offset}-")),
+            0 => request,
+            offset => request.header("Range", format!("bytes={offset}-")),
         }
     }
 
-    fn begin(&mut self, answer: Answer) -> Result<(), RegistryError> {
+    fn begin(&mut self, response: Response) -> Result<(), RegistryError> {
         let bad = |what: String| RegistryError::BadAnswer {
             doing: self.doing.clone(),
-            host: answer.host.clone(),
+            host: response.host.clone(),
             what,
         };
-        let start = match answer.status {
+        let start = match response.status {
             206 => {
-                let range = answer.header("content-range").unwrap_or_default();
+                let range = response.header("content-range").unwrap_or_default();
                 let start =
                     range.strip_prefix("bytes ").and_then(|r| r.split('-').next()?.parse().ok());
                 start.filter(|start| *start == self.offset).ok_or_else(|| {
@@ -142,13 +143,13 @@ impl BlobReader {
             }
             _ => 0,
         };
-        let length = answer.header("content-length").and_then(|text| text.parse::<u64>().ok());
+        let length = response.header("content-length").and_then(|text| text.parse::<u64>().ok());
         let expected = self.descriptor.size.saturating_sub(start);
         if let Some(length) = length.filter(|length| *length != expected) {
             return Err(bad(format!("{length} bytes instead of {expected}")));
         }
-        self.host.clone_from(&answer.host);
-        let mut body = answer.body;
+        self.host.clone_from(&response.host);
+        let mut body = response.body;
         // A server that knows no ranges starts over: what is here already is passed over.
         let mut skip = self.offset - start;
         let mut buffer = vec![0; if skip == 0 { 0 } else { SKIP }];

@@ -3,7 +3,7 @@
 use super::auth::encoded;
 use super::blob::BlobReader;
 use super::host::Host;
-use super::transport::{Answer, Call, Transport};
+use super::transport::{Request, Response, Transport};
 use super::{Credentials, Keychain, RegistryError, Repository, Settings};
 use crate::store::{DOCUMENT_MAX, Descriptor, Digest};
 use crate::sys::cancel::Cancel;
@@ -106,11 +106,11 @@ impl Client {
         let shared = &self.shared;
         let host = shared.host(host, false);
         let doing = format!("log in to {}", host.name);
-        let call = Call::new(Method::GET, format!("{}/v2/", host.base(shared)?));
-        let answer = host.send(shared, &call, "", &[], &doing)?;
-        match answer.status {
+        let request = Request::new(Method::GET, format!("{}/v2/", host.base(shared)?));
+        let response = host.send(shared, &request, "", &[], &doing)?;
+        match response.status {
             200 => Ok(()),
-            _ => Err(host.refusal(answer, "", "registry", &doing)),
+            _ => Err(host.refusal(response, "", "registry", &doing)),
         }
     }
 }
@@ -209,16 +209,16 @@ impl Remote {
         self.anywhere(|host, path| {
             let url = self.manifest_url(host, path, reference)?;
             let scopes = [pull_scope(path)];
-            let call = Call::new(Method::HEAD, url.clone()).header("Accept", accept);
-            let answer = host.send(&self.shared, &call, path, &scopes, &doing)?;
-            match answer.status {
+            let request = Request::new(Method::HEAD, url.clone()).header("Accept", accept);
+            let response = host.send(&self.shared, &request, path, &scopes, &doing)?;
+            match response.status {
                 200 => {
-                    if let Some(descriptor) = described(&answer) {
+                    if let Some(descriptor) = described(&response) {
                         return Ok(descriptor);
                     }
                 }
                 405 | 501 => {}
-                _ => return Err(host.refusal(answer, path, &what, &doing)),
+                _ => return Err(host.refusal(response, path, &what, &doing)),
             }
             let (bytes, media_type) = self.get(host, path, &url, accept, &what, &doing)?;
             // Without a type the document itself says what it is.
@@ -266,16 +266,16 @@ impl Remote {
         what: &str,
         doing: &str,
     ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
-        let call = Call::new(Method::GET, url).header("Accept", accept);
+        let request = Request::new(Method::GET, url).header("Accept", accept);
         let mut attempt = 1;
         loop {
-            let answer = host.send(&self.shared, &call, path, &[pull_scope(path)], doing)?;
-            if answer.status != 200 {
-                return Err(host.refusal(answer, path, what, doing));
+            let response = host.send(&self.shared, &request, path, &[pull_scope(path)], doing)?;
+            if response.status != 200 {
+                return Err(host.refusal(response, path, what, doing));
             }
-            let media_type = media_type(&answer);
-            let at = answer.host.clone();
-            match answer.read(DOCUMENT_MAX) {
+            let media_type = media_type(&response);
+            let at = response.host.clone();
+            match response.read(DOCUMENT_MAX) {
                 Ok(Some(bytes)) => return Ok((bytes, media_type)),
                 Ok(None) => {
                     return Err(RegistryError::TooLarge { doing: doing.to_owned(), host: at });
@@ -353,15 +353,15 @@ pub(super) fn pull_scope(path: &str) -> String {
 }
 
 /// Returns the media type of an answer, without parameters.
-fn media_type(answer: &Answer) -> Option<String> {
-    let text = answer.header("content-type")?.split(';').next()?.trim();
+fn media_type(response: &Response) -> Option<String> {
+    let text = response.header("content-type")?.split(';').next()?.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Reads a descriptor from the headers of an answer to HEAD; `None` where one is missing, or where the
 /// length is that of the answer and not of the manifest.
-fn described(answer: &Answer) -> Option<Descriptor> {
-    let digest = answer.header("docker-content-digest")?.parse().ok()?;
-    let size = answer.header("content-length")?.parse().ok().filter(|size| *size > 0)?;
-    Some(Descriptor::new(media_type(answer)?, digest, size))
+fn described(response: &Response) -> Option<Descriptor> {
+    let digest = response.header("docker-content-digest")?.parse().ok()?;
+    let size = response.header("content-length")?.parse().ok().filter(|size| *size > 0)?;
+    Some(Descriptor::new(media_type(response)?, digest, size))
 }

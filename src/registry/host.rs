@@ -3,7 +3,7 @@
 use super::auth::{Asking, Auth};
 use super::challenge::Challenge;
 use super::client::Shared;
-use super::transport::{Address, Answer, Call, Failed};
+use super::transport::{Address, Failed, Request, Response};
 use super::{RegistryError, is_loopback, settings};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -60,45 +60,49 @@ impl Host {
     pub(super) fn send(
         &self,
         shared: &Shared,
-        call: &Call<'_>,
+        request: &Request<'_>,
         path: &str,
         scopes: &[String],
         doing: &str,
-    ) -> Result<Answer, RegistryError> {
-        shared.persist(doing, &self.authority, || self.send_once(shared, call, path, scopes, doing))
+    ) -> Result<Response, RegistryError> {
+        shared.persist(doing, &self.authority, || {
+            self.send_once(shared, request, path, scopes, doing)
+        })
     }
 
     /// As [`send`](Self::send), but only once: for requests that must not simply be repeated.
     pub(super) fn send_once(
         &self,
         shared: &Shared,
-        call: &Call<'_>,
+        request: &Request<'_>,
         path: &str,
         scopes: &[String],
         doing: &str,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Response, Failed> {
         let base = self.base(shared)?;
         let asking = Asking { shared, host: &self.name, base: &base, path, scopes, doing };
         // An upload may be sent to another host, which is told nothing.
         let is_own = {
-            let (to, own) = (Address::parse(&call.url, doing)?, Address::parse(&base, doing)?);
+            let (to, own) = (Address::parse(&request.url, doing)?, Address::parse(&base, doing)?);
             to.authority == own.authority && to.is_tls == own.is_tls
         };
         let mut header = if is_own { self.auth.header(asking)? } else { None };
         for _ in 0..DEMANDS_MAX {
-            let answer = shared.transport.call(call, header.as_deref(), doing)?;
-            if answer.status != 401 || !is_own || answer.host != self.authority.to_ascii_lowercase()
+            let response = shared.transport.request(request, header.as_deref(), doing)?;
+            if response.status != 401
+                || !is_own
+                || response.host != self.authority.to_ascii_lowercase()
             {
-                return Ok(answer);
+                return Ok(response);
             }
-            let demands = answer.headers.get_all(WWW_AUTHENTICATE);
+            let demands = response.headers.get_all(WWW_AUTHENTICATE);
             let challenge = Challenge::choose(demands.iter().filter_map(|v| v.to_str().ok()));
             let next = match challenge {
-                Some(challenge) => self.auth.answer(asking, challenge, header.as_deref())?,
+                Some(challenge) => self.auth.response(asking, challenge, header.as_deref())?,
                 None => None,
             };
             if next.is_none() {
-                return Err(self.unauthorized(path, doing, answer.said()).into());
+                return Err(self.unauthorized(path, doing, response.said()).into());
             }
             header = next;
         }
@@ -117,13 +121,13 @@ impl Host {
     /// Makes an error of an answer that is none of those expected.
     pub(super) fn refusal(
         &self,
-        answer: Answer,
+        response: Response,
         path: &str,
         what: &str,
         doing: &str,
     ) -> RegistryError {
-        let (status, host) = (answer.status, answer.host.clone());
-        let said = answer.said();
+        let (status, host) = (response.status, response.host.clone());
+        let said = response.said();
         match status {
             401 | 403 if host == self.authority.to_ascii_lowercase() => {
                 self.unauthorized(path, doing, said)
@@ -140,24 +144,24 @@ impl Shared {
         &self,
         doing: &str,
         host: &str,
-        mut once: impl FnMut() -> Result<Answer, Failed>,
-    ) -> Result<Answer, RegistryError> {
+        mut once: impl FnMut() -> Result<Response, Failed>,
+    ) -> Result<Response, RegistryError> {
         let tries = self.transport.settings().tries;
         for attempt in 1.. {
             self.check_cancelled()?;
             let (what, wait) = match once() {
                 Err(Failed::Lasting(error)) => return Err(error),
                 Err(Failed::Passing(what)) => (what, None),
-                Ok(answer) if !is_passing(answer.status) => return Ok(answer),
-                Ok(answer) => {
-                    let (status, at) = (answer.status, answer.host.clone());
-                    let wait = retry_after(&answer);
+                Ok(response) if !is_passing(response.status) => return Ok(response),
+                Ok(response) => {
+                    let (status, at) = (response.status, response.host.clone());
+                    let wait = retry_after(&response);
                     if let Some(wait) = wait.filter(|wait| *wait > WAIT_MAX) {
                         let (doing, host) = (doing.to_owned(), at);
                         return Err(RegistryError::TooManyRequests { doing, host, wait });
                     }
                     if attempt >= tries {
-                        let (doing, said) = (doing.to_owned(), answer.said());
+                        let (doing, said) = (doing.to_owned(), response.said());
                         return Err(RegistryError::Status { doing, host: at, status, said });
                     }
                     (format!("it answered {status}"), wait)
@@ -192,8 +196,8 @@ fn is_passing(status: u16) -> bool {
 }
 
 /// Returns how long an answer asks to wait; `None` where it does not, or makes no sense.
-fn retry_after(answer: &Answer) -> Option<Duration> {
-    wait_of(answer.header("retry-after")?, answer.header("date"))
+fn retry_after(response: &Response) -> Option<Duration> {
+    wait_of(response.header("retry-after")?, response.header("date"))
 }
 
 /// Returns what `Retry-After` means: seconds, or a date, which is compared with the server's own clock (the

@@ -226,8 +226,8 @@ fn of_entry(entry: &Value) -> Option<Credentials> {
 
 /// Asks a helper; `None` where it has nothing.
 fn ask(helper: &str, host: &str) -> Result<Option<Credentials>, RegistryError> {
-    let answer = match run(helper, "get", key_of(host)) {
-        Ok(answer) => answer,
+    let response = match run(helper, "get", key_of(host)) {
+        Ok(response) => response,
         // The helpers' protocol knows this text only.
         Err(RegistryError::Helper { what, .. })
             if what.contains("credentials not found") || what.contains("no credentials") =>
@@ -236,8 +236,8 @@ fn ask(helper: &str, host: &str) -> Result<Option<Credentials>, RegistryError> {
         }
         Err(error) => return Err(error),
     };
-    let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-    let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or("");
+    let response: Value = serde_json::from_slice(&response).unwrap_or_default();
+    let text = |key: &str| response.get(key).and_then(Value::as_str).unwrap_or("");
     match (text("Username"), text("Secret")) {
         (_, "") => Ok(None),
         (user, secret) => Ok(Some(Credentials::new(user, secret))),

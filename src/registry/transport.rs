@@ -38,9 +38,9 @@ pub(super) enum Payload<'p> {
     },
 }
 
-/// A request to an address, before it is known who we say we are.
+/// A request, before credentials are chosen for it.
 #[derive(Clone)]
-pub(super) struct Call<'p> {
+pub(super) struct Request<'p> {
     pub(super) method: Method,
     /// Scheme, host, path and query.
     pub(super) url: String,
@@ -48,7 +48,7 @@ pub(super) struct Call<'p> {
     pub(super) payload: Payload<'p>,
 }
 
-impl<'p> Call<'p> {
+impl<'p> Request<'p> {
     pub(super) fn new(method: Method, url: impl Into<String>) -> Self {
         Self { method, url: url.into(), headers: Vec::new(), payload: Payload::None }
     }
@@ -64,8 +64,8 @@ impl<'p> Call<'p> {
     }
 }
 
-/// An answer whose body has not been read.
-pub(super) struct Answer {
+/// A response whose body has not been read.
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Paced<BodyReader<'static>>,
@@ -75,7 +75,7 @@ pub(super) struct Answer {
     pub(super) url: String,
 }
 
-impl Answer {
+impl Response {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -204,31 +204,31 @@ impl Transport {
 
     /// Makes a request and follows redirects of GET and HEAD. `authorization` goes to the first
     /// host only. Any status is an answer.
-    pub(super) fn call(
+    pub(super) fn request(
         &self,
-        call: &Call<'_>,
+        request: &Request<'_>,
         authorization: Option<&str>,
         doing: &str,
-    ) -> Result<Answer, Failed> {
-        let mut call = call.clone();
-        let origin = Address::parse(&call.url, doing)?;
+    ) -> Result<Response, Failed> {
+        let mut request = request.clone();
+        let origin = Address::parse(&request.url, doing)?;
         for _ in 0..=REDIRECTS_MAX {
-            let at = Address::parse(&call.url, doing)?;
+            let at = Address::parse(&request.url, doing)?;
             let authorization = authorization.filter(|_| at.is_same_host(&origin));
-            let answer = self.once(&call, &at, authorization, doing)?;
-            let is_redirect = matches!(answer.status, 301 | 302 | 303 | 307 | 308);
-            let follows = matches!(call.method, Method::GET | Method::HEAD);
+            let response = self.once(&request, &at, authorization, doing)?;
+            let is_redirect = matches!(response.status, 301 | 302 | 303 | 307 | 308);
+            let follows = matches!(request.method, Method::GET | Method::HEAD);
             if !is_redirect || !follows {
-                return Ok(answer);
+                return Ok(response);
             }
-            let Some(location) = answer.header("location") else { return Ok(answer) };
+            let Some(location) = response.header("location") else { return Ok(response) };
             let refused = |to: &str, why| RegistryError::Redirect {
                 doing: doing.to_owned(),
                 host: at.authority.clone(),
                 to: to.to_owned(),
                 why,
             };
-            let Some(next) = resolve(&call.url, location) else {
+            let Some(next) = resolve(&request.url, location) else {
                 return Err(refused("no address", "it makes no sense").into());
             };
             let Ok(to) = Address::parse(&next, doing) else {
@@ -238,7 +238,7 @@ impl Transport {
             if let Some(why) = at.forbids(&to) {
                 return Err(refused(&to.shown(), why).into());
             }
-            call.url = next;
+            request.url = next;
         }
         Err(RegistryError::Redirect {
             doing: doing.to_owned(),
@@ -251,14 +251,14 @@ impl Transport {
 
     fn once(
         &self,
-        call: &Call<'_>,
+        request: &Request<'_>,
         at: &Address,
         authorization: Option<&str>,
         doing: &str,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Response, Failed> {
         let agent = self.agent(at.is_tls, &at.authority)?;
-        let mut request = Request::builder().method(call.method.clone()).uri(&call.url);
-        for (name, value) in &call.headers {
+        let mut request = Request::builder().method(request.method.clone()).uri(&request.url);
+        for (name, value) in &request.headers {
             request = request.header(*name, value);
         }
         if let Some(authorization) = authorization {
@@ -269,8 +269,10 @@ impl Transport {
             host: at.authority.clone(),
             what,
         };
-        let result = match call.payload {
-            Payload::None if matches!(call.method, Method::POST | Method::PUT | Method::PATCH) => {
+        let result = match request.payload {
+            Payload::None
+                if matches!(request.method, Method::POST | Method::PUT | Method::PATCH) =>
+            {
                 let request = request.body(&[][..]).map_err(|e| makes_no_sense(e.to_string()))?;
                 agent.run(request)
             }
@@ -305,12 +307,12 @@ impl Transport {
         match result {
             Ok(response) => {
                 let (parts, body) = response.into_parts();
-                Ok(Answer {
+                Ok(Response {
                     status: parts.status.as_u16(),
                     headers: parts.headers,
                     body: Paced::new(body.into_reader(), self.settings.limit()),
                     host: at.authority.clone(),
-                    url: call.url.clone(),
+                    url: request.url.clone(),
                 })
             }
             Err(error) => Err(self.failed(error, &at.authority, doing)),
@@ -358,7 +360,7 @@ impl Transport {
     /// Finds out whether a host speaks TLS: a handshake is tried, and any request will do.
     pub(super) fn speaks_tls(&self, authority: &str) -> Result<bool, RegistryError> {
         let agent = self.agent(true, authority)?;
-        match agent.get(format!("https://{authority}/v2/")).call() {
+        match agent.get(format!("https://{authority}/v2/")).request() {
             Ok(_) => Ok(true),
             Err(ureq::Error::Io(e)) if is_certificate(&e) => Ok(true),
             Err(ureq::Error::Io(e)) => Ok(!matches!(

@@ -9,7 +9,7 @@ use super::RegistryError;
 use super::auth::encoded;
 use super::client::Remote;
 use super::host::Host;
-use super::transport::{Address, Answer, Call, Failed, Payload, resolve};
+use super::transport::{Address, Failed, Payload, Request, Response, resolve};
 use crate::store::{Descriptor, Digest};
 use std::io::{self, Read};
 use ureq::http::Method;
@@ -38,12 +38,12 @@ impl Remote {
         let (host, path) = self.own();
         let doing = format!("look for blob {digest} in {}", self.repository());
         let url = format!("{}/v2/{path}/blobs/{digest}", host.base(&self.shared)?);
-        let call = Call::new(Method::HEAD, url);
-        let answer = host.send(&self.shared, &call, path, &[push_scope(path)], &doing)?;
-        match answer.status {
+        let request = Request::new(Method::HEAD, url);
+        let response = host.send(&self.shared, &request, path, &[push_scope(path)], &doing)?;
+        match response.status {
             200 => Ok(true),
             404 => Ok(false),
-            _ => Err(host.refusal(answer, path, "repository", &doing)),
+            _ => Err(host.refusal(response, path, "repository", &doing)),
         }
     }
 
@@ -56,12 +56,12 @@ impl Remote {
         let (host, path) = self.own();
         let doing = format!("look for manifest {digest} in {}", self.repository());
         let url = self.manifest_url(host, path, &digest.to_string())?;
-        let call = Call::new(Method::HEAD, url).header("Accept", accept);
-        let answer = host.send(&self.shared, &call, path, &[push_scope(path)], &doing)?;
-        match answer.status {
+        let request = Request::new(Method::HEAD, url).header("Accept", accept);
+        let response = host.send(&self.shared, &request, path, &[push_scope(path)], &doing)?;
+        match response.status {
             200 => Ok(true),
             404 => Ok(false),
-            _ => Err(host.refusal(answer, path, "repository", &doing)),
+            _ => Err(host.refusal(response, path, "repository", &doing)),
         }
     }
 
@@ -98,18 +98,19 @@ impl Remote {
         let (host, path) = self.own();
         let doing = format!("push {}", self.named(reference));
         let url = format!("{}/v2/{path}/manifests/{reference}", host.base(&self.shared)?);
-        let call = Call::new(Method::PUT, url)
+        let request = Request::new(Method::PUT, url)
             .header("Content-Type", media_type)
             .payload(Payload::Bytes(bytes));
-        let answer = host.send(&self.shared, &call, path, &[push_scope(path)], &doing)?;
-        if !matches!(answer.status, 200..=202) {
-            return Err(host.refusal(answer, path, "repository", &doing));
+        let response = host.send(&self.shared, &request, path, &[push_scope(path)], &doing)?;
+        if !matches!(response.status, 200..=202) {
+            return Err(host.refusal(response, path, "repository", &doing));
         }
         let expected = Digest::of(bytes);
-        match answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok()) {
+        match response.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok())
+        {
             Some(actual) if actual != expected => Err(RegistryError::BadAnswer {
                 doing,
-                host: answer.host,
+                host: response.host,
                 what: format!("it took {actual} for {expected}"),
             }),
             _ => Ok(()),
@@ -140,11 +141,11 @@ impl Upload<'_> {
         let mut offset = 0;
         for attempt in 1.. {
             let what = match self.send(&url, offset) {
-                Ok(answer) if matches!(answer.status, 201 | 204) => return Ok(true),
-                Ok(answer) if is_final(answer.status) => {
-                    return Err(self.host.refusal(answer, self.path, "repository", self.doing));
+                Ok(response) if matches!(response.status, 201 | 204) => return Ok(true),
+                Ok(response) if is_final(response.status) => {
+                    return Err(self.host.refusal(response, self.path, "repository", self.doing));
                 }
-                Ok(answer) => format!("it answered {}", answer.status),
+                Ok(response) => format!("it answered {}", response.status),
                 Err(Failed::Lasting(error)) => return Err(error),
                 Err(Failed::Passing(what)) => what,
             };
@@ -177,47 +178,48 @@ impl Upload<'_> {
             url = format!("{url}?mount={digest}&from={}", encoded(from));
             scopes.push(super::client::pull_scope(from));
         }
-        let call = Call::new(Method::POST, url);
-        let sent = self.host.send(shared, &call, self.path, &scopes, self.doing);
-        let answer = match sent {
+        let request = Request::new(Method::POST, url);
+        let sent = self.host.send(shared, &request, self.path, &scopes, self.doing);
+        let response = match sent {
             // A token server may refuse what we need not have.
             Err(RegistryError::Unauthorized { .. }) if from.is_some() => return self.begin(None),
             other => other?,
         };
-        match answer.status {
+        match response.status {
             201 => Ok(Begun::Mounted),
-            202 => Ok(Begun::At(self.location(&answer)?)),
+            202 => Ok(Begun::At(self.location(&response)?)),
             _ if from.is_some() => self.begin(None),
-            _ => Err(self.host.refusal(answer, self.path, "repository", self.doing)),
+            _ => Err(self.host.refusal(response, self.path, "repository", self.doing)),
         }
     }
 
     /// Sends the bytes from `offset` on and closes the upload.
-    fn send(&self, url: &str, offset: u64) -> Result<Answer, Failed> {
+    fn send(&self, url: &str, offset: u64) -> Result<Response, Failed> {
         let left = self.blob.size - offset;
         let (open, report) = (|| (self.open)(offset), |sent: u64| (self.report)(offset + sent));
         let body = Payload::Stream { open: &open, length: left, report: &report };
-        let octets = |call: Call<'static>| call.header("Content-Type", "application/octet-stream");
+        let octets =
+            |request: Request<'static>| request.header("Content-Type", "application/octet-stream");
         if offset == 0 {
-            let whole = octets(Call::new(Method::PUT, self.closing(url)));
-            return self.once(&Call { payload: body, ..whole });
+            let whole = octets(Request::new(Method::PUT, self.closing(url)));
+            return self.once(&Request { payload: body, ..whole });
         }
         let mut url = url.to_owned();
         if left > 0 {
             let range = format!("{offset}-{}", self.blob.size - 1);
-            let rest = octets(Call::new(Method::PATCH, &url)).header("Content-Range", range);
-            let answer = self.once(&Call { payload: body, ..rest })?;
-            if answer.status != 202 {
-                return Ok(answer);
+            let rest = octets(Request::new(Method::PATCH, &url)).header("Content-Range", range);
+            let response = self.once(&Request { payload: body, ..rest })?;
+            if response.status != 202 {
+                return Ok(response);
             }
-            url = self.location(&answer)?;
+            url = self.location(&response)?;
         }
-        self.once(&octets(Call::new(Method::PUT, self.closing(&url))))
+        self.once(&octets(Request::new(Method::PUT, self.closing(&url))))
     }
 
-    fn once(&self, call: &Call<'_>) -> Result<Answer, Failed> {
+    fn once(&self, request: &Request<'_>) -> Result<Response, Failed> {
         let scopes = [push_scope(self.path)];
-        self.host.send_once(&self.remote.shared, call, self.path, &scopes, self.doing)
+        self.host.send_once(&self.remote.shared, request, self.path, &scopes, self.doing)
     }
 
     /// Adds the digest, which closes an upload.
@@ -228,22 +230,22 @@ impl Upload<'_> {
 
     /// Asks how far a broken upload came; `None` where it must start over.
     fn reached(&self, url: &str) -> Result<Option<(String, u64)>, RegistryError> {
-        let call = Call::new(Method::GET, url);
+        let request = Request::new(Method::GET, url);
         let scopes = [push_scope(self.path)];
         let shared = &self.remote.shared;
-        let answer = match self.host.send(shared, &call, self.path, &scopes, self.doing) {
-            Ok(answer) => answer,
+        let response = match self.host.send(shared, &request, self.path, &scopes, self.doing) {
+            Ok(response) => response,
             Err(RegistryError::Cancelled) => return Err(RegistryError::Cancelled),
             Err(_) => return Ok(None),
         };
-        if answer.status != 204 {
+        if response.status != 204 {
             return Ok(None);
         }
-        let range = answer.header("range").unwrap_or_default();
+        let range = response.header("range").unwrap_or_default();
         let last = range.strip_prefix("bytes=").unwrap_or(range).strip_prefix("0-");
         let Some(last) = last.and_then(|last| last.parse::<u64>().ok()) else { return Ok(None) };
-        let next = match answer.header("location") {
-            Some(_) => self.location(&answer)?,
+        let next = match response.header("location") {
+            Some(_) => self.location(&response)?,
             None => url.to_owned(),
         };
         // `0-0` is what registries say of nothing, too; of one byte it costs nothing.
@@ -252,15 +254,15 @@ impl Upload<'_> {
     }
 
     /// Returns where an upload goes on: at the registry itself, or at an encrypted place it names.
-    fn location(&self, answer: &Answer) -> Result<String, RegistryError> {
+    fn location(&self, response: &Response) -> Result<String, RegistryError> {
         let bad = |what: &str| RegistryError::BadAnswer {
             doing: self.doing.to_owned(),
             host: self.host.authority.clone(),
             what: what.to_owned(),
         };
         let location =
-            answer.header("location").ok_or_else(|| bad("an upload without an address"))?;
-        let url = resolve(&answer.url, location)
+            response.header("location").ok_or_else(|| bad("an upload without an address"))?;
+        let url = resolve(&response.url, location)
             .ok_or_else(|| bad("an upload with an address that makes no sense"))?;
         let base = self.host.base(&self.remote.shared)?;
         let (to, own) = (Address::parse(&url, self.doing)?, Address::parse(&base, self.doing)?);
