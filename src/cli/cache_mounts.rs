@@ -179,7 +179,7 @@ fn remove(args: &RmArgs, store: &Store, out: &mut dyn Write) -> Result<(), Failu
                 let text = format!("cache mount {} is in use by a running build", shown(&mount));
                 troubles.add(Failure::new(Class::Environment, text));
             }
-            CollectResult::Used | Removed::Gone => {}
+            CollectResult::Used | CollectResult::Gone => {}
         }
     }
     troubles.end()

@@ -9,7 +9,7 @@
 use super::dest::DestFile;
 use super::{Dest, ExportError, Form, OutputSpec, Packed, load, to_dest};
 use crate::image::{
-    CONTAINERD_NAME, Descriptor, Index, REF_NAME, Reference, Whole, canonical_json,
+    CONTAINERD_NAME, Closure, Descriptor, Index, REF_NAME, Reference, canonical_json,
 };
 use crate::store::{Digest, Store};
 use crate::sys::cancel::Cancel;
@@ -58,7 +58,7 @@ impl<'a> Entry<'a> {
     }
 
     /// An image as it is: an index with all it names, say. What may not be distributed is left out.
-    pub(super) fn of_whole(whole: &'a Whole, listed: Descriptor, names: &'a [Reference]) -> Self {
+    pub(super) fn of_whole(whole: &'a Closure, listed: Descriptor, names: &'a [Reference]) -> Self {
         let blobs = whole.documents.iter().chain(whole.distributable()).collect();
         Self { listed, names, blobs, parts: None }
     }

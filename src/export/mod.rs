@@ -28,8 +28,8 @@ mod rootfs;
 mod spec;
 
 use crate::image::{
-    Config, Descriptor, Image, ImageError, LayoutSource, Manifest, Platform, REF_NAME, Reference,
-    Whole, canonical_json, media_type,
+    Closure, Config, Descriptor, Image, ImageError, LayoutSource, Manifest, Platform, REF_NAME,
+    Reference, canonical_json, media_type,
 };
 use crate::layer::{LayerError, Times};
 use crate::progress::Progress;
@@ -424,7 +424,7 @@ pub fn write_archive(
 /// [`ExportError`]; the destination is as it was before, but for blobs that nobody names.
 pub fn write_layout(
     context: &Context<'_>,
-    whole: &Whole,
+    whole: &Closure,
     listed: Descriptor,
     names: &[Reference],
     spec: &OutputSpec,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use ureq::http::{HeaderMap, Method, Request, Uri};
+use ureq::http::{self, HeaderMap, Method, Uri};
 use ureq::{Agent, BodyReader, Proxy, SendBody};
 
 /// How long a connection may take to be made.
@@ -257,12 +257,12 @@ impl Transport {
         doing: &str,
     ) -> Result<Response, Failed> {
         let agent = self.agent(at.is_tls, &at.authority)?;
-        let mut request = Request::builder().method(request.method.clone()).uri(&request.url);
+        let mut built = http::Request::builder().method(request.method.clone()).uri(&request.url);
         for (name, value) in &request.headers {
-            request = request.header(*name, value);
+            built = built.header(*name, value);
         }
         if let Some(authorization) = authorization {
-            request = request.header("Authorization", authorization);
+            built = built.header("Authorization", authorization);
         }
         let makes_no_sense = |what: String| RegistryError::BadAnswer {
             doing: doing.to_owned(),
@@ -273,16 +273,16 @@ impl Transport {
             Payload::None
                 if matches!(request.method, Method::POST | Method::PUT | Method::PATCH) =>
             {
-                let request = request.body(&[][..]).map_err(|e| makes_no_sense(e.to_string()))?;
-                agent.run(request)
+                let built = built.body(&[][..]).map_err(|e| makes_no_sense(e.to_string()))?;
+                agent.run(built)
             }
             Payload::None => {
-                let request = request.body(()).map_err(|e| makes_no_sense(e.to_string()))?;
-                agent.run(request)
+                let built = built.body(()).map_err(|e| makes_no_sense(e.to_string()))?;
+                agent.run(built)
             }
             Payload::Bytes(bytes) => {
-                let request = request.body(bytes).map_err(|e| makes_no_sense(e.to_string()))?;
-                agent.run(request)
+                let built = built.body(bytes).map_err(|e| makes_no_sense(e.to_string()))?;
+                agent.run(built)
             }
             Payload::Stream { open, length, report } => {
                 let reader = open().map_err(|e| RegistryError::Local {
@@ -291,17 +291,17 @@ impl Transport {
                 })?;
                 let pace = Pace::new(self.settings.limit());
                 let mut reader = Reported { reader, sent: 0, report, pace, last: None };
-                let request = request
+                let built = built
                     .header("Content-Length", length.to_string())
                     .body(SendBody::from_reader(&mut reader))
                     .map_err(|e| makes_no_sense(e.to_string()))?;
                 let patience = PATIENCE.max(self.settings.stall);
-                let request = agent
-                    .configure_request(request)
+                let built = agent
+                    .configure_request(built)
                     .timeout_per_read(Some(patience))
                     .timeout_recv_response(Some(patience))
                     .build();
-                agent.run(request)
+                agent.run(built)
             }
         };
         match result {
@@ -360,7 +360,7 @@ impl Transport {
     /// Finds out whether a host speaks TLS: a handshake is tried, and any request will do.
     pub(super) fn speaks_tls(&self, authority: &str) -> Result<bool, RegistryError> {
         let agent = self.agent(true, authority)?;
-        match agent.get(format!("https://{authority}/v2/")).request() {
+        match agent.get(format!("https://{authority}/v2/")).call() {
             Ok(_) => Ok(true),
             Err(ureq::Error::Io(e)) if is_certificate(&e) => Ok(true),
             Err(ureq::Error::Io(e)) => Ok(!matches!(
