@@ -5,7 +5,7 @@
 
 use super::Environment;
 use super::failure::{Class, Failure};
-use super::lookup;
+use super::image_arg;
 use super::pull::platform;
 use super::push::Pushes;
 use super::registry::{self, Shown, failure_of};
@@ -156,7 +156,7 @@ impl Copy<'_> {
             }
             Place::Archive { kind, file, name } => self.unpack(*kind, file, name.as_deref()),
             Place::Store(text) => {
-                let found = lookup::image(store, text).map_err(|e| Failure::of_images(&e))?;
+                let found = image_arg::image(store, text).map_err(|e| Failure::of_images(&e))?;
                 self.fetch(&StoreSource(store), &found.descriptor)
             }
         }

@@ -2,8 +2,8 @@
 
 use super::failure::Failure;
 use super::images::{since, size, write_table};
+use super::parse_args::{self, TableFormat};
 use super::prune;
-use super::values::{self, TableFormat};
 use crate::explain::text::clean;
 use crate::gc::{Includes, Inventory, Item, ItemKind, Policy, Reach, Removals, select};
 use crate::image::Reference;
@@ -67,7 +67,7 @@ pub fn run(
             includes,
             unused_since: None,
             keep_bytes: None,
-            now: values::system_time(now),
+            now: parse_args::system_time(now),
         };
         select(&inventory, &policy)
     };

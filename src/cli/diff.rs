@@ -4,7 +4,7 @@
 
 use super::Environment;
 use super::failure::{Class, Failure};
-use super::lookup::{self, ImageCommandError};
+use super::image_arg::{self, ImageCommandError};
 use crate::image::{
     self, Difference, Differences, Image, LayoutRef, Platform, Presence, load_archive, load_layout,
 };
@@ -79,7 +79,7 @@ fn load(
             expected: "an archive of one image",
         });
     }
-    let found = lookup::image(store, text)?;
+    let found = image_arg::image(store, text)?;
     Ok(image::load_stored(store, &found.descriptor, platform, cancel)?)
 }
 

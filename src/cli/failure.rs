@@ -1,7 +1,7 @@
 //! Every error ends here: a class with its exit code, the place it points at, and hints.
 
 use super::explain::ExplainError;
-use super::lookup::ImageCommandError;
+use super::image_arg::ImageCommandError;
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::errors::Error as DockerfileError;
 use crate::show;

@@ -1,7 +1,7 @@
 //! `builder images`: what is in the store.
 
-use super::lookup::{self, ImageCommandError};
-use super::values::TableFormat;
+use super::image_arg::{self, ImageCommandError};
+use super::parse_args::TableFormat;
 use crate::image::{self, Config, Manifest, Platform, Reference};
 use crate::store::{Digest, Store, Tagged};
 use jiff::Timestamp;
@@ -213,7 +213,7 @@ fn apply(filter: &str, store: &Store, rows: &mut Vec<Row>) -> Result<(), ImageCo
             });
         }
         "before" | "since" => {
-            let other = row(store, lookup::image(store, value)?)?.created();
+            let other = row(store, image_arg::image(store, value)?)?.created();
             let is_before = key == "before";
             rows.retain(
                 |row| if is_before { row.created() < other } else { row.created() > other },

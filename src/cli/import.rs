@@ -1,6 +1,6 @@
 //! `builder import`: a root filesystem's tar becomes a base image.
 
-use super::lookup::ImageCommandError;
+use super::image_arg::ImageCommandError;
 use super::platforms;
 use crate::image::{self, ImportOptions, Platform, Reference};
 use crate::store::{Descriptor, Store};

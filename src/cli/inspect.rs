@@ -1,7 +1,7 @@
 //! `builder inspect`: all about an image, as JSON.
 
+use super::image_arg::{self, ImageCommandError};
 use super::images::unpacked_size;
-use super::lookup::{self, ImageCommandError};
 use crate::image::{self, Manifest, Platform, Reference};
 use crate::store::Store;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ pub fn run(
     let platform = super::import::platform(&args.platform)?;
     if let Some(raw) = &args.raw {
         for text in &args.images {
-            let found = lookup::image(store, text)?;
+            let found = image_arg::image(store, text)?;
             let (descriptor, manifest) = image::manifest(store, &found.descriptor, &platform)?;
             let digest = match raw.as_str() {
                 "manifest" => descriptor.digest,
@@ -67,7 +67,7 @@ pub fn run(
 
 /// Returns what `docker image inspect` shows, as far as it has a meaning here.
 fn details(store: &Store, text: &str, platform: &Platform) -> Result<Value, ImageCommandError> {
-    let found = lookup::image(store, text)?;
+    let found = image_arg::image(store, text)?;
     let (descriptor, manifest, config): (_, Manifest, _) =
         image::read(store, &found.descriptor, platform)?;
     let names: Vec<Reference> = store

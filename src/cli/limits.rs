@@ -1,7 +1,7 @@
 //! Flags that limit what a command may use; `build` and `run` share them.
 
 use super::failure::{Class, Failure};
-use super::values;
+use super::parse_args;
 use crate::sandbox::{Limits, Throttle};
 use clap::Args;
 use rustix::fs::FileType;
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Memory limit of each step, as 512m
-    #[arg(short, long, value_name = "BYTES", value_parser = values::bytes)]
+    #[arg(short, long, value_name = "BYTES", value_parser = parse_args::bytes)]
     pub memory: Option<u64>,
     /// Memory and swap together; -1 for unlimited swap
-    #[arg(long, value_name = "BYTES", value_parser = values::bytes_or_unlimited, allow_hyphen_values = true)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_args::bytes_or_unlimited, allow_hyphen_values = true)]
     pub memory_swap: Option<i64>,
     /// How many processors' time a step may use, as 1.5
     #[arg(long, value_name = "NUMBER")]
@@ -56,10 +56,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "DEVICE:NUMBER", value_parser = number_of_device)]
     pub device_write_iops: Vec<DeviceRate>,
     /// Size of /dev/shm
-    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_args::bytes)]
     pub shm_size: Option<u64>,
     /// Limit of a process, as nofile=1024:2048
-    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit)]
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse_args::ulimit)]
     pub ulimit: Vec<crate::sandbox::Ulimit>,
 }
 
@@ -71,7 +71,7 @@ pub struct DeviceRate {
 }
 
 fn bytes_of_device(text: &str) -> Result<DeviceRate, String> {
-    rate_of_device(text, |rate| values::bytes(rate).ok())
+    rate_of_device(text, |rate| parse_args::bytes(rate).ok())
 }
 
 fn number_of_device(text: &str) -> Result<DeviceRate, String> {

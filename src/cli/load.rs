@@ -1,7 +1,7 @@
 //! `builder load`: images from an OCI or Docker archive.
 
+use super::image_arg::ImageCommandError;
 use super::import::{open, platform};
-use super::lookup::ImageCommandError;
 use crate::image::{self, Loaded, Reference};
 use crate::store::{Descriptor, Store};
 use crate::sys::cancel::Cancel;

@@ -12,7 +12,6 @@
 
 pub mod build;
 pub mod cache_mounts;
-mod causes;
 pub mod check;
 pub mod copy;
 pub mod dev;
@@ -23,14 +22,17 @@ pub mod explain;
 pub mod failure;
 mod findings;
 pub mod history;
+pub mod image_arg;
 pub mod images;
 pub mod import;
 pub mod inspect;
 pub mod limits;
 pub mod load;
 pub mod login;
-pub mod lookup;
+mod step_error;
 
+mod list_targets;
+pub mod parse_args;
 pub mod platforms;
 pub mod prune;
 pub mod pull;
@@ -46,8 +48,6 @@ pub mod signals;
 mod sources;
 pub mod store;
 pub mod tag;
-mod targets;
-pub mod values;
 
 use crate::explain::text::Colour;
 use crate::progress::Progress;

@@ -2,7 +2,7 @@
 
 use super::failure::{Class, Failure};
 use super::images::size;
-use super::values;
+use super::parse_args;
 use crate::gc::{Collected, GcError, Includes, Inventory, ItemKind, Policy, collect, select};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
@@ -19,7 +19,7 @@ pub struct PruneArgs {
     #[arg(long, value_name = "until=AGE")]
     pub filter: Vec<String>,
     /// Only as much as needed to get down to this size, the least recently used first
-    #[arg(long, value_name = "SIZE", value_parser = values::bytes, visible_alias = "max-used-space")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_args::bytes, visible_alias = "max-used-space")]
     pub keep_storage: Option<u64>,
     /// Show what would go, and remove nothing
     #[arg(long)]
@@ -48,9 +48,9 @@ pub fn run(
     }
     let policy = Policy {
         includes: if args.all { Includes::Everything } else { Includes::Results },
-        unused_since: unused_since.map(values::system_time),
+        unused_since: unused_since.map(parse_args::system_time),
         keep_bytes: args.keep_storage,
-        now: values::system_time(now),
+        now: parse_args::system_time(now),
     };
     let (collected, verb) = if args.dry_run {
         let inventory = Inventory::of(store).map_err(|error| failure(&error))?;
@@ -85,7 +85,7 @@ fn until(filter: &str, now: Timestamp) -> Result<Timestamp, Failure> {
         )
     };
     let age = filter.strip_prefix("until=").ok_or_else(wrong)?;
-    let age = values::age(age).map_err(|_| wrong())?;
+    let age = parse_args::age(age).map_err(|_| wrong())?;
     now.checked_sub(jiff::SignedDuration::try_from(age).map_err(|_| wrong())?).map_err(|_| wrong())
 }
 

@@ -2,7 +2,7 @@
 
 use super::Environment;
 use super::failure::{Class, Failure};
-use super::lookup;
+use super::image_arg;
 use super::platforms;
 use super::registry::{self, Shown, failure_of};
 use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
@@ -96,7 +96,7 @@ fn find(args: &PushArgs, store: &Store) -> Result<Vec<(Reference, Descriptor)>, 
         store.resolve(&name.to_string()).map_err(|e| Failure::of(Class::Environment, &e))?;
     match found {
         Some(descriptor) => Ok(vec![(name, descriptor)]),
-        None => Err(match lookup::image(store, &args.image) {
+        None => Err(match image_arg::image(store, &args.image) {
             Ok(_) => usage(format!("{} is no name", args.image))
                 .with_hint(format!("give it one: builder tag {} HOST/REPOSITORY:TAG", args.image)),
             Err(error) => Failure::of_images(&error),

@@ -1,6 +1,6 @@
 //! `builder rmi`: names are taken away; what no name reaches is left to garbage collection.
 
-use super::lookup::{self, ImageCommandError};
+use super::image_arg::{self, ImageCommandError};
 use crate::image::Reference;
 use crate::store::Store;
 use std::io::Write;
@@ -44,7 +44,7 @@ fn remove(
     text: &str,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
-    let found = lookup::image(store, text)?;
+    let found = image_arg::image(store, text)?;
     let digest = found.descriptor.digest;
     let names: Vec<String> = store
         .images()?

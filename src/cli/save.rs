@@ -1,6 +1,6 @@
 //! `builder save`: images of the store as one archive.
 
-use super::lookup::{self, ImageCommandError};
+use super::image_arg::{self, ImageCommandError};
 use crate::export::{
     self, Context, Dest, LayerOptions, OutputKind, OutputSpec, PackOptions, write_archive,
 };
@@ -66,7 +66,7 @@ pub fn run(
     let options = PackOptions::of(&spec);
     let mut packed: Vec<(export::Packed, Vec<Reference>)> = Vec::new();
     for text in &args.images {
-        let found = lookup::image(store, text)?;
+        let found = image_arg::image(store, text)?;
         let image = image::load_stored(store, &found.descriptor, &platform, cancel)?;
         let made = export::pack(&context, &image, &options)?;
         // An image given by its id goes without a name, as with Docker.

@@ -1,4 +1,4 @@
-//! Flags that move the walls around a command; `build` and `run` share them.
+//! Flags for the confinement of a command; `build` and `run` share them.
 
 use super::failure::{Class, Failure};
 use crate::sandbox::{self, RunSpec, SandboxOptions, Seccomp};
@@ -19,7 +19,7 @@ pub enum Userns {
     Host,
 }
 
-/// Walls, with Docker's names.
+/// Confinement, with Docker's names.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Security")]
 pub struct SecurityArgs {

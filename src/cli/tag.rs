@@ -1,6 +1,6 @@
 //! `builder tag`: another name for an image.
 
-use super::lookup::{self, ImageCommandError};
+use super::image_arg::{self, ImageCommandError};
 use crate::image::Reference;
 use crate::store::Store;
 
@@ -25,7 +25,7 @@ pub fn run(args: &TagArgs, store: &Store) -> Result<(), ImageCommandError> {
     if target.digest().is_some() {
         return Err(ImageCommandError::TagWithDigest { name: args.target.clone() });
     }
-    let found = lookup::image(store, &args.source)?;
+    let found = image_arg::image(store, &args.source)?;
     store.tag(&target.or_latest().to_string(), &found.descriptor)?;
     Ok(())
 }

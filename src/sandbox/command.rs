@@ -36,7 +36,7 @@ pub(super) struct Command<'a> {
     programs: Vec<(CString, Result<(), Errno>)>,
     identity: &'a Identity,
     keep: u64,
-    walls: Option<&'a Program>,
+    confinement: Option<&'a Program>,
     supervisor: Option<&'a Program>,
     /// Device numbers of the file systems that were made for this step.
     own: Vec<u64>,
@@ -100,7 +100,16 @@ impl<'a> Command<'a> {
         let keep = capabilities(spec)?;
         let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
         let supervisor = filters.supervisor.filter(|_| task.is_some_and(|task| task.serves(keep)));
-        Ok(Self { argv, env, programs, identity, keep, walls: filters.walls, supervisor, own })
+        Ok(Self {
+            argv,
+            env,
+            programs,
+            identity,
+            keep,
+            confinement: filters.confinement,
+            supervisor,
+            own,
+        })
     }
 
     /// Becomes the command. Returns the status to end with when it cannot.
@@ -216,7 +225,7 @@ impl<'a> Command<'a> {
                 }
             }
         }
-        if let Some(filter) = self.walls {
+        if let Some(filter) = self.confinement {
             process::load_filter(filter).doing(|| "loading the system call filter")?;
         }
         // The group is among the supplementary ones, as a login has it: else a program that drops its

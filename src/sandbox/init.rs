@@ -41,7 +41,7 @@ use crate::sys::rooted::{is_procfs, open_in_root};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Filters<'a> {
     /// What it may not call.
-    pub walls: Option<&'a Program>,
+    pub confinement: Option<&'a Program>,
     /// What the builder does for it.
     pub supervisor: Option<&'a Program>,
 }

@@ -97,7 +97,7 @@ pub(super) struct Private {
     pub dns: Option<&'static str>,
     /// What made it.
     pub recipe: Recipe,
-    /// Wall that could not be put up, as a sentence for the user.
+    /// Barrier that could not be set up, as a sentence for the user.
     pub lack: Option<String>,
     /// What was in it before the first command.
     content: Option<Content>,
@@ -260,7 +260,7 @@ pub(super) fn start(
     Err(said.join("; "))
 }
 
-/// Puts up both walls around link-local addresses. Returns a sentence for the user if one that
+/// Sets up both barriers around link-local addresses. Returns a sentence for the user if one that
 /// nothing replaces is missing.
 ///
 /// Without the filter, routes still stop every command that does not make packets itself. Only a name

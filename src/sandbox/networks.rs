@@ -50,7 +50,7 @@ struct State {
     kept: Vec<Kept>,
     /// How many fresh ones were handed out.
     handed_out: usize,
-    /// What of the walls of a network could not be put up.
+    /// Barriers of a network that could not be set up.
     lacks: Vec<String>,
 }
 
@@ -198,7 +198,7 @@ impl Networks {
         state.kept.push(Kept { last, check });
     }
 
-    /// Returns what of the walls of networks could not be put up.
+    /// Returns the barriers of networks that could not be set up.
     pub(super) fn take_lacks(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().lacks)
     }

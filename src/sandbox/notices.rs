@@ -1,4 +1,4 @@
-//! What the user is to be told of walls that are lower here than elsewhere.
+//! Notices about confinement that is weaker here than elsewhere.
 
 use std::collections::BTreeSet;
 

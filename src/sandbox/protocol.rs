@@ -112,10 +112,10 @@ pub(super) enum Report {
     Ready {
         /// Mount points made for the step, parents before children.
         stubs: Vec<Stub>,
-        /// Walls that are lower here than elsewhere.
+        /// Confinement that is weaker here than elsewhere.
         notices: Vec<String>,
     },
-    /// One more wall that is lower here than elsewhere.
+    /// One more confinement that is weaker here than elsewhere.
     Notice {
         /// What the user is to know.
         text: String,

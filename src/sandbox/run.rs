@@ -205,7 +205,7 @@ impl Sandbox {
         }
     }
 
-    /// Returns what the user is to be told of walls that this machine lacks, each thing once.
+    /// Returns notices about confinement that this machine lacks, each thing once.
     pub fn take_notices(&self) -> Vec<String> {
         lock(&self.notices).take()
     }

@@ -85,7 +85,7 @@ fn answer(
                 filters.insert(supervisor.clone(), Some(filter));
             }
             let filters = Filters {
-                walls: filters.get(&key).and_then(Option::as_ref),
+                confinement: filters.get(&key).and_then(Option::as_ref),
                 supervisor: filters.get(&supervisor).and_then(Option::as_ref),
             };
             let cgroup = request.cgroup2.map(|index| fds[index].as_fd());

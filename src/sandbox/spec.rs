@@ -91,7 +91,7 @@ pub struct RunSpec {
     pub ulimits: Vec<Ulimit>,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: u64,
-    /// Whether the usual walls stand.
+    /// Whether the usual confinement applies.
     pub security: Security,
     /// Capabilities added to Docker's default set, as `CAP_NET_ADMIN` or `NET_ADMIN`, or `ALL`.
     pub cap_add: Vec<String>,
@@ -169,7 +169,7 @@ pub enum NetworkMode {
     Private,
 }
 
-/// Whether the usual walls stand.
+/// Whether the usual confinement applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Security {

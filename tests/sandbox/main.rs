@@ -10,6 +10,7 @@
     reason = "how a test fails, says why it skips, and shares its kit"
 )]
 
+mod confinement;
 mod kit;
 mod lifetime;
 mod limits;
@@ -19,4 +20,3 @@ mod mounts;
 mod narrow;
 mod network;
 mod userns;
-mod walls;

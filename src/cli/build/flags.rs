@@ -4,8 +4,8 @@ use super::on_error::OnError;
 use super::shared_cache::SharedCacheArgs;
 use crate::cli::check::Call;
 use crate::cli::limits::LimitArgs;
+use crate::cli::parse_args;
 use crate::cli::security::SecurityArgs;
-use crate::cli::values;
 use crate::progress::Mode;
 use clap::Args;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
     /// Folder, image or OCI layout to be had under a name
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::full_pair)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_args::full_pair)]
     pub build_context: Vec<(String, String)>,
     /// Stage to build
     #[arg(long, value_name = "STAGE")]
@@ -32,7 +32,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
     pub platform: Vec<String>,
     /// Label of the image
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::pair)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_args::pair)]
     pub label: Vec<(String, String)>,
     /// Annotation of the image, or of another part of an output: [index:|manifest-descriptor:]NAME=VALUE
     #[arg(long, value_name = "NAME=VALUE")]
@@ -77,29 +77,29 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
     /// Provenance of the image: none is written yet, so only false is taken
-    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = values::no_attestation)]
-    pub provenance: Option<values::NoAttestation>,
+    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = parse_args::no_attestation)]
+    pub provenance: Option<parse_args::NoAttestation>,
     /// Software bill of materials: none is written yet, so only false is taken
-    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = values::no_attestation)]
-    pub sbom: Option<values::NoAttestation>,
+    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = parse_args::no_attestation)]
+    pub sbom: Option<parse_args::NoAttestation>,
     /// Network of RUN steps: default, none or host; default:host-loopback reaches the host's loopback at 10.0.2.2
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
     /// Line for /etc/hosts
-    #[arg(long, value_name = "NAME:ADDRESS", value_parser = values::host)]
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = parse_args::host)]
     pub add_host: Vec<(String, String)>,
     /// Host name in RUN steps
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
     /// Secret for RUN --mount=type=secret
-    #[arg(long, value_name = "id=ID[,src=PATH|,env=NAME]", value_parser = values::secret)]
-    pub secret: Vec<values::SecretFlag>,
+    #[arg(long, value_name = "id=ID[,src=PATH|,env=NAME]", value_parser = parse_args::secret)]
+    pub secret: Vec<parse_args::SecretFlag>,
     /// Export the image even where a secret's value is found in it
     #[arg(long)]
     pub allow_secret_in_image: bool,
     /// Agent or keys for RUN --mount=type=ssh
-    #[arg(long, value_name = "default|ID[=SOCKET|KEY[,KEY]]", value_parser = values::ssh)]
-    pub ssh: Vec<values::SshFlag>,
+    #[arg(long, value_name = "default|ID[=SOCKET|KEY[,KEY]]", value_parser = parse_args::ssh)]
+    pub ssh: Vec<parse_args::SshFlag>,
     /// What steps may ask for: network.host, security.insecure
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<String>,
@@ -110,7 +110,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NUMBER")]
     pub max_parallelism: Option<usize>,
     /// Memory of all RUN steps that run at once: each reserves its --memory, or all without one
-    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_args::bytes)]
     pub build_memory: Option<u64>,
     /// What a RUN step that fails leaves: nothing (fail), a shell in its files, or an image of them (keep)
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
@@ -118,7 +118,7 @@ pub struct BuildArgs {
     /// Limits of each step
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Walls around each step
+    /// Confinement of each step
     #[command(flatten)]
     pub security: SecurityArgs,
 }

@@ -4,7 +4,7 @@
 //! only when that passes the cap, or the disk is nearly full, is everything counted.
 
 use crate::cli::Environment;
-use crate::cli::values;
+use crate::cli::parse_args;
 use crate::explain::{History, KEEP_BUILDS};
 use crate::gc::{GcError, Includes, Inventory, Policy, collect};
 use crate::progress::Progress;
@@ -123,7 +123,7 @@ fn tidy(
             includes: Includes::Everything,
             unused_since: None,
             keep_bytes: Some(keep),
-            now: values::system_time(now),
+            now: parse_args::system_time(now),
         };
         removed = collect(store, &policy, &environment.cancel)?.bytes();
         bytes = bytes.saturating_sub(removed);
@@ -173,7 +173,7 @@ fn floor(environment: &Environment, size: u64, progress: &Progress) -> (u64, u64
 /// A number of bytes that the user set; one that cannot be read is told of and counts as not set.
 fn variable(environment: &Environment, name: &str, progress: &Progress) -> Option<u64> {
     let text = environment.variable(name).filter(|text| !text.is_empty())?;
-    values::bytes(&text).map_err(|error| progress.notice(format!("{name}: {error}"))).ok()
+    parse_args::bytes(&text).map_err(|error| progress.notice(format!("{name}: {error}"))).ok()
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::cli::failure::{self, Class, Failure};
 use crate::cli::findings::{self, Subject};
 use crate::cli::registry::Pulls;
 use crate::cli::resolve::Images;
-use crate::cli::{Environment, check, registry, targets, throwaway_store};
+use crate::cli::{Environment, check, list_targets, registry, throwaway_store};
 use crate::explain::{Audit, AuditVerdict, AuditedStep, BuildId, BuildRecord, History, Outcome};
 use crate::export::{Dest, OutputSpec};
 use crate::image::Image;
@@ -50,7 +50,9 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
             return check::run(&command.path, args, Format::Text, environment);
         }
         Call::Check(format) => return check::run(&command.path, args, format, environment),
-        Call::Targets(format) => return targets::run(&command.path, args, format, environment),
+        Call::Targets(format) => {
+            return list_targets::run(&command.path, args, format, environment);
+        }
         Call::Build => {}
     }
     args.on_error.check()?;

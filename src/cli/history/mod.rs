@@ -3,9 +3,9 @@
 pub mod builds;
 pub mod usage;
 
+use crate::cli::image_arg::{self, ImageCommandError};
 use crate::cli::images::{since, size, write_table};
-use crate::cli::lookup::{self, ImageCommandError};
-use crate::cli::values::TableFormat;
+use crate::cli::parse_args::TableFormat;
 use crate::image::{self, Platform};
 use crate::progress::clean_line;
 use crate::store::Store;
@@ -47,7 +47,7 @@ pub fn run(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
-    let found = lookup::image(store, &args.image)?;
+    let found = image_arg::image(store, &args.image)?;
     let (_, manifest, config) = image::read(store, &found.descriptor, &Platform::host())?;
     let layers = image::layers_of(store, &config.diff_ids().unwrap_or_default())?;
     let mut next = 0;

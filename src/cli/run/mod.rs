@@ -21,7 +21,7 @@ use super::limits::LimitArgs;
 use super::registry::{PullFailed, Pulls};
 use super::resolve::Images;
 use super::security::SecurityArgs;
-use super::{platforms, registry, values};
+use super::{parse_args, platforms, registry};
 use crate::image::{Image, Platform};
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
@@ -90,7 +90,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "[[IP:]HOST:]PORT", value_parser = ports::published)]
     pub publish: Vec<Published>,
     /// Line for /etc/hosts; host-gateway stands for the host's address
-    #[arg(long, value_name = "NAME:ADDRESS", value_parser = values::host)]
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = parse_args::host)]
     pub add_host: Vec<(String, String)>,
     /// Name that no other running command of this store has
     #[arg(long, value_name = "NAME")]
@@ -119,7 +119,7 @@ pub struct RunArgs {
     /// Limits
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Walls
+    /// Confinement
     #[command(flatten)]
     pub security: SecurityArgs,
     /// Print help

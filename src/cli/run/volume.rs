@@ -1,7 +1,7 @@
 //! Parts of the host shown inside: `-v`, `--mount`, `--tmpfs`.
 
 use crate::cli::failure::{Class, Failure};
-use crate::cli::values;
+use crate::cli::parse_args;
 use crate::sandbox::{MountKind, MountSpec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::io;
@@ -71,7 +71,7 @@ pub fn volume(text: &str) -> Result<Volume, String> {
 pub fn mount(text: &str) -> Result<Volume, String> {
     let (mut kind, mut source, mut target) = ("volume".to_owned(), None, None);
     let (mut is_read_only, mut size, mut mode) = (false, None, TMPFS_MODE);
-    for field in values::fields(text)? {
+    for field in parse_args::fields(text)? {
         let (key, value) = field.split_once('=').unwrap_or((&field, ""));
         match key.to_ascii_lowercase().as_str() {
             "type" => value.clone_into(&mut kind),
@@ -84,7 +84,7 @@ pub fn mount(text: &str) -> Result<Volume, String> {
                     other => return Err(format!("{other:?} is not true or false")),
                 };
             }
-            "tmpfs-size" => size = Some(values::bytes(value)?),
+            "tmpfs-size" => size = Some(parse_args::bytes(value)?),
             "tmpfs-mode" => mode = octal(value)?,
             "bind-propagation" if value.ends_with("private") => {}
             other => return Err(format!("unknown field {other:?} of mount {text:?}")),
@@ -115,7 +115,7 @@ pub fn tmpfs(text: &str) -> Result<Volume, String> {
     let (mut size, mut mode) = (None, TMPFS_MODE);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("size", value)) => size = Some(values::bytes(value)?),
+            Some(("size", value)) => size = Some(parse_args::bytes(value)?),
             Some(("mode", value)) => mode = octal(value)?,
             None if matches!(option, "rw" | "nosuid" | "nodev" | "noexec") => {}
             _ => {

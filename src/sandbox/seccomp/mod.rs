@@ -150,7 +150,7 @@ pub(super) fn for_spec(spec: &RunSpec) -> Result<Option<Program>, String> {
 /// What a call by an architecture that this machine should not have gets from a filter of ours.
 const REFUSED: Action = Action::Errno(libc::EPERM as u16);
 
-/// Returns the filter that hands some calls to the supervisor. All else passes: the walls are the other
+/// Returns the filter that hands some calls to the supervisor. All else passes: the confinement is in the other
 /// filter's, whose refusals outrank this one's questions.
 ///
 /// # Errors
