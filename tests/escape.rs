@@ -199,9 +199,9 @@ fn privileged_no_call_leads_out_for_a_user_without_privileges() {
 }
 
 /// Where there is one id, the builder answers calls about files with its own rights, see
-/// `sandbox::deputy`.
+/// `sandbox::supervisor`.
 #[test]
-fn rootless_the_deputy_reaches_nothing_that_the_command_cannot() {
+fn rootless_the_supervisor_reaches_nothing_that_the_command_cannot() {
     use rustix::fs::{XattrFlags, getxattr, setxattr};
     const OWNER: &str = "user.builder.owner";
     let kit = Kit::of(kit::users::without_ranges());

@@ -1,4 +1,4 @@
-/* Attempts to have the deputy that shows owners act on what the command may not reach. Arguments: the path
+/* Attempts to have the supervisor that shows owners act on what the command may not reach. Arguments: the path
  * of a file outside, whose recorded user is 77. Prints "NAME SUCCEEDED" for each that gets there. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,7 +39,7 @@ static void race(const char *name, void *(*thread)(void *), const char *looked_a
     int through = 0, own = 0;
     stop = 0;
     pthread_create(&other, NULL, thread, NULL);
-    /* Until the deputy answered at least once. */
+    /* Until the supervisor answered at least once. */
     for (int i = 0; i < 3000 || (!own && i < 1000000); i++) {
         if (stat(looked_at, &seen) == 0) {
             through |= seen.st_uid == 77;
