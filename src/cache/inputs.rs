@@ -80,6 +80,14 @@ impl Inputs {
         self.0.is_empty()
     }
 
+    /// Returns the list without the listings of files whose names `is_left_out` says yes to.
+    #[must_use]
+    pub fn without_trees(&self, is_left_out: impl Fn(&str) -> bool) -> Self {
+        let stays =
+            |input: &&Input| !matches!(input.value, Value::Tree(_)) || !is_left_out(&input.name);
+        Self(self.0.iter().filter(stays).cloned().collect())
+    }
+
     /// Finds the first input of that name.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|input| input.name == name).map(|input| &input.value)

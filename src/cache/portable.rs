@@ -64,6 +64,10 @@ pub struct Portable {
     pub layer: usize,
     /// The `diff_id` of that.
     pub diff_id: Digest,
+    /// The definition of a step that reads files of other steps or images: how they come about, instead of what
+    /// they are. See `solve::ahead`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<Key>,
 }
 
 /// Why an exported cache, or a part of it, is of no use.
@@ -117,6 +121,8 @@ pub struct Import {
     source: Box<dyn BlobSource + Send>,
     layers: Vec<Descriptor>,
     records: BTreeMap<Key, BTreeMap<ChainId, Portable>>,
+    /// The keys of records by their definitions, in the order of the document.
+    definitions: BTreeMap<Key, Vec<Key>>,
     listings: BTreeMap<TreeId, Vec<TreeEntry>>,
     /// Records that turned out to be of no use.
     refused: Mutex<Vec<(Key, ChainId)>>,
@@ -162,18 +168,22 @@ impl Import {
         }
         let document = serde_json::from_slice::<Document>(&bytes).map_err(bad)?;
         let mut records: BTreeMap<Key, BTreeMap<ChainId, Portable>> = BTreeMap::new();
+        let mut definitions: BTreeMap<Key, Vec<Key>> = BTreeMap::new();
         for portable in document.records {
             let record = &portable.record;
             let is_sound = record.is_current()
                 && record.inputs.key() == record.key
                 && portable.layer < manifest.layers.len();
             if is_sound {
+                if let Some(definition) = portable.definition {
+                    definitions.entry(definition).or_default().push(record.key);
+                }
                 records.entry(record.key).or_default().insert(record.parent, portable);
             }
         }
         let listings = document.listings.into_iter().collect();
         let refused = Mutex::default();
-        Ok(Self { source, layers: manifest.layers, records, listings, refused })
+        Ok(Self { source, layers: manifest.layers, records, definitions, listings, refused })
     }
 
     /// Returns what the cache is called in messages.
@@ -190,6 +200,22 @@ impl Import {
     pub fn has(&self, key: &Key, parent: &ChainId) -> bool {
         self.records.get(key).is_some_and(|records| records.contains_key(parent))
             && !self.refused().contains(&(*key, *parent))
+    }
+
+    /// Returns a record that may be brought here.
+    pub fn record(&self, key: &Key, parent: &ChainId) -> Option<&Record> {
+        let portable = self.records.get(key)?.get(parent)?;
+        (!self.refused().contains(&(*key, *parent))).then_some(&portable.record)
+    }
+
+    /// Says whether records are known by definitions.
+    pub fn has_definitions(&self) -> bool {
+        !self.definitions.is_empty()
+    }
+
+    /// Returns the keys that a definition was found to have.
+    pub fn defined(&self, definition: &Key) -> impl Iterator<Item = Key> {
+        self.definitions.get(definition).into_iter().flatten().copied()
     }
 
     fn refused(&self) -> std::sync::MutexGuard<'_, Vec<(Key, ChainId)>> {

@@ -10,7 +10,7 @@ use crate::cache::{
     TreeId, Value,
 };
 use crate::image::{Descriptor, ImageLayer, Manifest, canonical_json, media_type};
-use crate::store::Layer;
+use crate::store::{Key, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -192,21 +192,21 @@ fn bad(key: &str, value: &str, expected: &'static str) -> CacheSpecError {
     CacheSpecError::BadValue { key: key.to_owned(), value: value.to_owned(), expected }
 }
 
-/// Writes records and the layers they made to the folder of `to`.
+/// Writes records, the layers they made, and the definitions of steps that have any, to the directory of `to`.
 ///
 /// # Errors
 ///
 /// [`ExportError`]; an older cache in the folder stays whole then.
 pub fn export_cache(
     context: &Context<'_>,
-    results: &[(Record, Layer)],
+    results: &[(Record, Layer, Option<Key>)],
     to: &CacheTo,
 ) -> Result<(), ExportError> {
     let options =
         PackOptions { compression: to.encoding, is_forced: to.is_forced, ..PackOptions::default() };
     let mut places: BTreeMap<_, usize> = BTreeMap::new();
     let mut layers = Vec::new();
-    for (_, layer) in results {
+    for (_, layer, _) in results {
         places.entry(layer.id).or_insert_with(|| {
             let diff_id = layer.meta.tar.map(|tar| tar.diff_id);
             layers.push(ImageLayer { diff_id, layer: layer.clone(), descriptor: None });
@@ -216,9 +216,10 @@ pub fn export_cache(
     let blobs = blob::layer_blobs(context, &layers, &options)?;
     let records: Vec<Portable> = results
         .iter()
-        .map(|(record, layer)| {
+        .map(|(record, layer, definition)| {
             let place = places[&layer.id];
-            Portable { record: record.clone(), layer: place, diff_id: blobs[place].1 }
+            let (record, definition) = (record.clone(), *definition);
+            Portable { record, layer: place, diff_id: blobs[place].1, definition }
         })
         .collect();
     let listings = listings(context, &records)?;
@@ -237,7 +238,8 @@ pub fn export_cache(
     top.artifact_type = Some(ARTIFACT_TYPE.to_owned());
 
     let waiting = || {
-        context.progress.notice(format!("waiting for another export to {}", to.dir.display()));
+        let text = format!("waiting for another export to {}", to.dir.display());
+        context.progress.notice_of(context.vertex, text);
     };
     let mut folder = LayoutFolder::open(&to.dir, waiting)?;
     let parts: Vec<&Descriptor> = [&top, &document].into_iter().chain(&manifest.layers).collect();

@@ -101,6 +101,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Returns where it stands, as its name begins: `[build 2/4]`.
+    pub fn place(&self) -> &str {
+        self.name.find(']').map_or(self.name.as_str(), |end| &self.name[..=end])
+    }
+
     /// Returns every tree the step reads besides its parent, in order.
     pub fn trees(&self) -> Vec<Tree> {
         match &self.op {

@@ -84,12 +84,42 @@ fn show(bytes: &[u8]) -> String {
     out
 }
 
+/// How far inputs are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// All that the step reads.
+    All,
+    /// Contexts, addresses and what the step says itself: what is known before any step has run.
+    Contexts,
+}
+
+/// The name of the input that holds the files of a mount.
+pub(super) fn files_of_mount(target: &str) -> String {
+    format!("files of mount {target}")
+}
+
+/// Computes the inputs of a step as far as they are known before any step has run.
+pub(super) fn describe_within(job: &Job<'_>, trees: &Trees, step: &Step) -> Result<Inputs, Cause> {
+    let nothing = |_: Tree| (Stack::default(), None);
+    Ok(describe_to(job, trees, step, &nothing, Reach::Contexts)?.inputs)
+}
+
 /// Computes the inputs of a step. May walk and hash files; `files` gives the stacks of its trees.
 pub(super) fn describe(
     job: &Job<'_>,
     trees: &Trees,
     step: &Step,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+) -> Result<Described, Cause> {
+    describe_to(job, trees, step, files, Reach::All)
+}
+
+fn describe_to(
+    job: &Job<'_>,
+    trees: &Trees,
+    step: &Step,
+    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+    reach: Reach,
 ) -> Result<Described, Cause> {
     let mut inputs = Inputs::new();
     let mut chosen = Vec::new();
@@ -101,12 +131,16 @@ pub(super) fn describe(
         }
         Op::Run(run) => {
             inputs.text("platform", step.platform.to_string());
-            let sources = Sources { job, trees, files };
+            let sources = Sources { job, trees, files, reach };
             describe_run(run, Some(&sources), &mut inputs, &mut listings)?;
         }
         Op::Copy(copy) => {
             describe_copy(copy, &mut inputs);
-            chosen = choose(job, trees, copy, files)?;
+            if reach == Reach::Contexts && matches!(copy.tree, Tree::Files(_)) {
+                copy.sources.iter().for_each(|source| describe_source(source, &mut inputs));
+            } else {
+                chosen = choose(job, trees, copy, files)?;
+            }
             for (chosen, source) in chosen.iter().zip(&copy.sources) {
                 chosen.describe(source, &mut inputs);
             }
@@ -134,17 +168,7 @@ pub(super) fn outline(job: &Job<'_>, step: &Step) -> Result<Inputs, Cause> {
         }
         Op::Copy(copy) => {
             describe_copy(copy, &mut inputs);
-            for source in &copy.sources {
-                match source {
-                    CopySource::Path(name) => inputs.text("source", name),
-                    CopySource::Url(address) | CopySource::Git(address) => {
-                        inputs.text("source", &address.text);
-                    }
-                    CopySource::Inline { name, data } => {
-                        inputs.list(format!("heredoc {name}"), document(name, data));
-                    }
-                }
-            }
+            copy.sources.iter().for_each(|source| describe_source(source, &mut inputs));
         }
     }
     if let Some(epoch) = job.options.epoch
@@ -160,6 +184,27 @@ struct Sources<'a> {
     job: &'a Job<'a>,
     trees: &'a Trees,
     files: &'a dyn Fn(Tree) -> (Stack, Option<ChainId>),
+    reach: Reach,
+}
+
+impl Sources<'_> {
+    /// Whether a tree is among the files that are to be read.
+    fn reaches(&self, tree: Tree) -> bool {
+        self.reach == Reach::All || matches!(tree, Tree::Context(_))
+    }
+}
+
+/// Describes a source whose files are not known, as [`Chosen::describe`] does those that are.
+fn describe_source(source: &CopySource, inputs: &mut Inputs) {
+    match source {
+        CopySource::Path(path) => inputs.text("source", path),
+        CopySource::Url(address) | CopySource::Git(address) => {
+            inputs.text("source", &address.text);
+        }
+        CopySource::Inline { name, data } => {
+            inputs.list(format!("heredoc {name}"), document(name, data));
+        }
+    }
 }
 
 fn describe_copy(copy: &Copy, inputs: &mut Inputs) {
@@ -223,13 +268,17 @@ fn describe_run(
             MountKind::Bind { tree, source, is_read_only } => {
                 let access = if *is_read_only { "ro" } else { "rw" };
                 inputs.list(&name, vec!["bind".into(), source.clone(), access.into()]);
-                let Some(Sources { job, trees, files }) = sources else { continue };
+                let Some(Sources { job, trees, files, .. }) =
+                    sources.filter(|sources| sources.reaches(*tree))
+                else {
+                    continue;
+                };
                 let (stack, chain) = files(*tree);
                 let from = trees.source(job, *tree, &stack, chain.as_ref())?;
                 let selection =
                     from.select(&[source.as_str()], &SelectOptions::default(), job.cancel)?;
                 let id = TreeId(selection.digest(from.keeps_owner()));
-                inputs.tree(format!("files of {name}"), id);
+                inputs.tree(files_of_mount(&mount.target), id);
                 listings.push((id, selection, from.keeps_owner()));
             }
             MountKind::Cache { id, sharing, start, is_read_only } => {
@@ -248,9 +297,12 @@ fn describe_run(
                     CacheStart::Files { source, .. } => words.push(source.clone()),
                 }
                 inputs.list(&name, words);
-                if let (Some(tree), Some(Sources { job, trees, files })) = (start.tree(), sources) {
+                if let (Some(tree), Some(sources)) = (start.tree(), sources)
+                    && sources.reaches(tree)
+                {
+                    let Sources { job, trees, files, .. } = sources;
                     let (from, selection, id) = cache_mounts::files_of(job, trees, tree, files)?;
-                    inputs.tree(format!("files of {name}"), id);
+                    inputs.tree(files_of_mount(&mount.target), id);
                     listings.push((id, selection, from.keeps_owner()));
                 }
             }

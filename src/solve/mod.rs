@@ -37,6 +37,7 @@
 //! Which steps there are: [`crate::plan`]. What a key is made of: [`crate::cache`]. Why a step
 //! missed: [`crate::explain`].
 
+mod ahead;
 mod audit;
 mod cache_mounts;
 mod coordinator;
@@ -68,6 +69,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+pub use ahead::definitions;
 pub use audit::{Audited, audit};
 pub use coordinator::{predict, solve};
 pub use failed::FailedStep;

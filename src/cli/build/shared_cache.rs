@@ -4,9 +4,9 @@ use crate::cache::{Cache, Import, ImportError};
 use crate::cli::failure::{self, Class, Failure};
 use crate::export::{self, CacheFrom, CacheMode, CacheTo, ExportError};
 use crate::image::LayoutSource;
-use crate::plan::{Files, StepId};
+use crate::plan::{Files, StepId, Tree};
 use crate::progress::{self, Progress, Vertex};
-use crate::solve::{Job, Solved};
+use crate::solve::{self, Job, Solved};
 use std::path::PathBuf;
 
 /// The flags, as they were typed.
@@ -117,15 +117,18 @@ fn write(
         files = job.plan.steps[index].parent;
     }
     let cache = Cache::new(job.store.clone());
+    let definitions = solve::definitions(job, &solved.steps);
     let mut results = Vec::new();
-    for (report, _) in solved.steps.iter().zip(is_wanted).filter(|(_, is_wanted)| *is_wanted) {
+    for (index, report) in solved.steps.iter().enumerate().filter(|(index, _)| is_wanted[*index]) {
         let (Some(key), Some(parent), Some(layer)) = (&report.key, &report.parent, &report.layer)
         else {
             continue;
         };
         // A step whose sources changed under it has none.
         if let Some(record) = cache.record(key, parent).map_err(|error| error.0)? {
-            results.push((record, layer.clone()));
+            let reads_files = |tree: &Tree| matches!(tree, Tree::Files(_));
+            let is_defined = job.plan.steps[index].trees().iter().any(reads_files);
+            results.push((record, layer.clone(), is_defined.then_some(definitions[index])));
         }
     }
     export::export_cache(context, &results, to)

@@ -3,6 +3,7 @@
 use super::{Coordinator, Event, Mode, Phase};
 use crate::cache::{ImportError, Missing, Record};
 use crate::plan::{CopySource, Op, Step, Tree};
+use crate::solve::ahead::Ahead;
 use crate::solve::inputs::{self, Described};
 use crate::solve::trees::{Lower, Stack, Trees};
 use crate::solve::{Cause, End, Job, Miss};
@@ -118,7 +119,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         if let Err(trouble) = result
             && !self.is_stopping()
         {
-            self.job.progress.notice(trouble);
+            let place = self.step(index).place();
+            self.job.progress.notice(format!("{place} {trouble}"));
         }
         self.nodes[index].phase = Phase::Described;
         self.decide(index)
@@ -145,6 +147,29 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.give_up_above(index)
     }
 
+    /// Takes over what was decided before anything runs.
+    pub(super) fn leave_out(&mut self, ahead: Ahead) -> Result<(), Cause> {
+        for (index, (inputs, build)) in ahead.unneeded {
+            let reads_files = self.step(index).trees().iter().any(|t| matches!(t, Tree::Files(_)));
+            let node = &mut self.nodes[index];
+            node.report.key = (!reads_files).then(|| inputs.key());
+            node.report.inputs = Some(inputs);
+            node.report.end = End::Hit { build };
+            node.phase = Phase::Done;
+            self.job.progress.cached(self.vertex(index));
+            self.job.observer.ended(index, &self.nodes[index].report);
+        }
+        for (index, (record, layer)) in ahead.hits {
+            let node = &mut self.nodes[index];
+            node.report.inputs = Some(record.inputs.clone());
+            node.report.key = Some(record.key);
+            node.report.parent = Some(record.parent);
+            self.counts.brought += 1;
+            self.hit(index, &record, layer)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn miss(&mut self, index: usize, miss: Miss) -> Result<(), Cause> {
         self.nodes[index].report.miss = Some(miss);
         if self.mode == Mode::Predict {
@@ -155,7 +180,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
 }
 
 /// An error and its causes: `a: b`.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::solve) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

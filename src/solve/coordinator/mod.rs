@@ -11,6 +11,7 @@ mod results;
 mod shown;
 mod turns;
 
+pub(super) use deciding::chain;
 pub(super) use results::add_tar_facts;
 use results::{cost_of, micros};
 
@@ -18,10 +19,11 @@ use crate::cache::{Cache, Cost, Output, Record};
 use crate::layer::Scan;
 use crate::plan::{Files, Step, StepId, Tree};
 use crate::progress::Outcome;
+use crate::solve::ahead;
 use crate::solve::cache_mounts;
 use crate::solve::exec::Made;
 use crate::solve::inputs::Described;
-use crate::solve::trees::{Lower, Trees, chain_of};
+use crate::solve::trees::{Lower, Trees};
 use crate::solve::{
     Cause, Counts, End, Failed, Job, Predicted, SolveError, Solved, StepError, StepReport,
 };
@@ -204,8 +206,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             in_target[index] = true;
             files = steps[index].parent;
         }
-        let base_chains =
-            job.plan.bases.iter().map(|base| chain_of(&job.images[base.image].layers)).collect();
+        let base_chains = ahead::base_chains(job);
         Self {
             job,
             trees,
@@ -264,6 +265,12 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     fn run(&mut self) -> Result<(), SolveError> {
         if self.mode == Mode::Solve {
             self.show_bases();
+            let ahead = ahead::look(self.job, self.trees, &self.cache, &self.base_chains);
+            let end = ahead.and_then(|ahead| self.leave_out(ahead));
+            end.map_err(|cause| match cause.is_cancelled() {
+                true => SolveError::Cancelled,
+                false => SolveError::Other(cause),
+            })?;
         }
         loop {
             self.start_describing();
