@@ -1,6 +1,6 @@
 //! The store's images: `images`, `inspect`, `history`, `tag`, `rmi`, `import`, `load`, `save`.
 
-use crate::kit::base::rootfs;
+use crate::kit::base::{Layout, rootfs};
 use crate::kit::{Archive, Kit};
 use std::fs;
 
@@ -124,4 +124,39 @@ fn image_of_ours_is_a_base_without_unpacking_it() {
 
 fn is_tar(bytes: &[u8]) -> bool {
     bytes.get(257..262) == Some(b"ustar")
+}
+
+#[test]
+fn implied_directories_of_a_base_have_the_group_of_a_set_group_id_directory() {
+    let kit = Kit::new();
+    let layer = |members: &[(&str, u32, u64)]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, mode, gid) in members {
+            let is_dir = path.ends_with('/');
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(if is_dir {
+                tar::EntryType::Directory
+            } else {
+                tar::EntryType::Regular
+            });
+            header.set_path(path).unwrap();
+            header.set_mode(*mode);
+            header.set_uid(3);
+            header.set_gid(*gid);
+            header.set_size(0);
+            header.set_cksum();
+            tar.append(&header, &b""[..]).unwrap();
+        }
+        tar.into_inner().unwrap()
+    };
+    let mut base = Layout::of(&rootfs());
+    base.push(&layer(&[("g/", 0o2775, 50), ("g/a/f", 0o644, 7), ("plain/a/f", 0o644, 7)]));
+    // Here the directory itself is implied: it is below.
+    base.push(&layer(&[("g/b/c/f", 0o644, 7)]));
+    base.write(&kit.beside("shared"));
+    kit.dockerfile("FROM shared\nRUN stat -c '%n %a %u:%g' /g /g/a /g/b /g/b/c /plain/a > /list\n");
+    let named = format!("--build-context=shared=oci-layout://{}", kit.beside("shared").display());
+    let list = kit.build().arg(named).image().text("/list");
+    let expected = "/g 2775 3:50\n/g/a 755 0:50\n/g/b 755 0:50\n/g/b/c 755 0:0\n/plain/a 755 0:0\n";
+    assert_eq!(list, expected);
 }

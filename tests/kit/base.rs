@@ -75,6 +75,11 @@ impl Layout {
         }
     }
 
+    /// Puts a layer on top, a tar.
+    pub fn push(&mut self, layer: &[u8]) {
+        self.layers.push(layer.to_vec());
+    }
+
     /// Writes the layout into a folder that is not there yet.
     pub fn write(&self, folder: &Path) {
         make_dir(&folder.join("blobs/sha256"));

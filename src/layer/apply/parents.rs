@@ -4,9 +4,9 @@
 use super::names::split;
 use super::way::{Below, Next};
 use super::{Applier, Target, chown_fd, is_absent, is_dir, nodes, open_dir, stat_time};
-use crate::layer::LayerError;
 use crate::layer::stack::{Found, Stack, StackDir};
 use crate::layer::whiteout::{is_whiteout_at, make_opaque};
+use crate::layer::{LayerError, owner};
 use crate::sys::rooted::{open_beneath, resolve_in_root};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, fchmod, mkdirat};
 use rustix::io::Errno;
@@ -108,10 +108,11 @@ impl Applier<'_> {
                 Err(e) => return Err(fail(e)),
             };
             let attributes = match self.target {
-                Target::Layer { below, .. } => Some(match below.map(|stack| find(stack, &here)) {
-                    Some(found) => attributes_of(found?.map(|(_, found)| found.stat)),
-                    None => attributes_of(None),
-                }),
+                Target::Layer { below, .. } => {
+                    let group = inherited_group(at.as_fd()).map_err(fail)?;
+                    let found = below.map(|stack| find(stack, &here)).transpose()?.flatten();
+                    Some(attributes_of(found.map(|(_, found)| found.stat), group))
+                }
                 Target::Tree { .. } | Target::Plain => None,
             };
             let time = describe(&next, attributes, &here)?;
@@ -130,7 +131,11 @@ impl Applier<'_> {
         name: &[u8],
     ) -> Result<(Option<Attributes>, Below), LayerError> {
         let Target::Layer { below, .. } = self.target else { return Ok((None, Below::Unknown)) };
-        let Some(stack) = below else { return Ok((Some(attributes_of(None)), Below::Nothing)) };
+        let group = match self.way.here() {
+            Some(here) => inherited_group(here).map_err(|e| LayerError::io("read", name, e))?,
+            None => 0,
+        };
+        let Some(stack) = below else { return Ok((Some(new_in(group)), Below::Nothing)) };
         let here = match self.way.below() {
             Below::Unknown => {
                 let mut dir = Some(stack.root());
@@ -144,11 +149,11 @@ impl Applier<'_> {
         };
         self.way.set_below(here.clone());
         let Below::Dir(here) = here else {
-            return Ok((Some(attributes_of(None)), Below::Nothing));
+            return Ok((Some(new_in(group)), Below::Nothing));
         };
         let stat = stack.lookup(&here, name)?.map(|found| found.stat);
         let inside = stack.dir(&here, name)?.map_or(Below::Nothing, Below::Dir);
-        Ok((Some(attributes_of(stat)), inside))
+        Ok((Some(attributes_of(stat, group)), inside))
     }
 
     /// Replaces this layer's own whiteout by a directory that goes on hiding what is below.
@@ -188,12 +193,27 @@ pub(super) fn find(stack: &Stack, path: &[u8]) -> Result<Option<(StackDir, Found
 /// Mode, owner, group and time of a directory.
 type Attributes = (u32, u32, u32, Timespec);
 
-/// The attributes of a directory that no member describes: those of `below`, else 0755 and root's.
-fn attributes_of(below: Option<Stat>) -> Attributes {
+/// The attributes of a directory that no member describes: those of `below`, else those of [`new_in`].
+fn attributes_of(below: Option<Stat>, group: u32) -> Attributes {
     match below.filter(is_dir) {
         Some(stat) => (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, stat_time(&stat)),
-        None => (0o755, 0, 0, Timespec { tv_sec: 0, tv_nsec: 0 }),
+        None => new_in(group),
     }
+}
+
+/// The attributes of a directory that is neither described nor in the layers below: 0755 and root's, but for the
+/// group, which mkdir(2) takes from a directory with the set-group-ID bit. The bit itself is not passed on.
+///
+/// Source: containerd, `pkg/archive/tar.go` (`mkparent`) and `tar_unix.go` (`mkdir`).
+fn new_in(group: u32) -> Attributes {
+    (0o755, 0, group, Timespec { tv_sec: 0, tv_nsec: 0 })
+}
+
+/// Returns the group that a new directory in `dir` gets.
+fn inherited_group(dir: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut stat = rustix::fs::fstat(dir)?;
+    owner::amend_open(dir, &mut stat);
+    Ok(if stat.st_mode & 0o2000 == 0 { 0 } else { stat.st_gid })
 }
 
 /// Sets the attributes of a directory that was just made. Without any, it gets 0755 and is ours: ADD's implied
