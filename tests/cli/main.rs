@@ -40,6 +40,7 @@ mod page;
 mod platforms;
 mod progress;
 mod project;
+mod random;
 mod run;
 mod sandbox;
 mod schemas;

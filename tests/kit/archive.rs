@@ -189,7 +189,7 @@ pub fn entries(tar: &[u8]) -> Vec<Entry> {
 }
 
 /// Lays the layers over each other.
-fn flatten(layers: &[Vec<Entry>]) -> BTreeMap<String, Entry> {
+pub fn flatten(layers: &[Vec<Entry>]) -> BTreeMap<String, Entry> {
     let mut files = BTreeMap::<String, Entry>::new();
     for layer in layers {
         for entry in layer {
