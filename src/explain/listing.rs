@@ -2,8 +2,8 @@
 
 use crate::cache::{Cache, TreeEntry, TreeId};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many files are named; of the rest there are counts. A page is what anybody reads.
 pub const SHOWN: usize = 20;
@@ -47,7 +47,7 @@ pub struct FileChanges {
     pub removed: usize,
     /// How many are in both and differ.
     pub changed: usize,
-    /// The first of them, by path, at most [`SHOWN`].
+    /// Some of them, by path, at most [`SHOWN`]: of more, those that say most.
     pub files: Vec<FileChange>,
     /// Whether all that differs is the write permission of group and others: the pattern of a
     /// checkout made under another umask.
@@ -59,6 +59,11 @@ impl FileChanges {
     pub fn count(&self) -> usize {
         self.added + self.removed + self.changed
     }
+
+    /// Returns how many of them [`files`](Self::files) does not tell of.
+    pub fn left_out(&self) -> usize {
+        self.count() - self.files.iter().map(|file| file.entries.unwrap_or(1)).sum::<usize>()
+    }
 }
 
 /// How one file differs.
@@ -68,6 +73,10 @@ pub struct FileChange {
     pub path: String,
     /// Whether it was added, removed or changed.
     pub change: Change,
+    /// How many entries the directory has with itself, if this stands for all of them: in a long list, for a whole
+    /// tree that was added or removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries: Option<usize>,
     /// What differs, of a changed one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<AttributeChange>,
@@ -132,7 +141,7 @@ impl Attribute {
 }
 
 /// Compares two listings, in any order.
-pub fn compare(old: &[TreeEntry], new: &[TreeEntry]) -> FileChanges {
+pub fn compare<'e>(old: &'e [TreeEntry], new: &'e [TreeEntry]) -> FileChanges {
     let mut pairs: BTreeMap<&str, (Option<&TreeEntry>, Option<&TreeEntry>)> = BTreeMap::new();
     for entry in old {
         pairs.insert(&entry.path, (Some(entry), None));
@@ -150,6 +159,15 @@ pub fn compare(old: &[TreeEntry], new: &[TreeEntry]) -> FileChanges {
         }
     }
     let mut changes = FileChanges { is_umask: !pairs.is_empty(), ..FileChanges::default() };
+    let mut files = Vec::new();
+    let dirs = |entries: &'e [TreeEntry]| -> BTreeSet<&'e str> {
+        entries
+            .iter()
+            .filter(|entry| entry.kind == "dir")
+            .map(|entry| entry.path.as_str())
+            .collect()
+    };
+    let (old_dirs, new_dirs) = (dirs(old), dirs(new));
     for (path, pair) in pairs {
         let (change, attributes) = match pair {
             (Some(old), Some(new)) => {
@@ -167,11 +185,97 @@ pub fn compare(old: &[TreeEntry], new: &[TreeEntry]) -> FileChanges {
             }
         };
         changes.is_umask &= change == Change::Changed;
-        if changes.files.len() < SHOWN {
-            changes.files.push(FileChange { path: path.to_owned(), change, attributes });
+        let path = path.to_owned();
+        files.push(FileChange { path, change, entries: None, attributes });
+    }
+    if files.len() > SHOWN {
+        let is_dir = |file: &FileChange| {
+            let dirs = if file.change == Change::Added { &new_dirs } else { &old_dirs };
+            dirs.contains(file.path.as_str())
+        };
+        files = telling(with_trees_as_one(files, is_dir));
+    }
+    changes.files = files;
+    changes
+}
+
+/// Replaces a directory that was added or removed, with all that is in it, by one change. `files` are sorted by path;
+/// `is_dir` says whether an added or removed one is a directory.
+fn with_trees_as_one(
+    files: Vec<FileChange>,
+    is_dir: impl Fn(&FileChange) -> bool,
+) -> Vec<FileChange> {
+    let mut kept: Vec<FileChange> = Vec::new();
+    // Paths beneath a directory need not stand right behind it: `a-b` is between `a` and `a/b`.
+    let mut trees: Vec<usize> = Vec::new();
+    for file in files {
+        // `0` comes behind `/`: all beneath `a` is before `a0`.
+        trees.retain(|&tree| file.path.as_str() < format!("{}0", kept[tree].path).as_str());
+        let tree = trees.iter().copied().find(|&tree| {
+            let above = &kept[tree];
+            above.change == file.change
+                && file.path.strip_prefix(&above.path).is_some_and(|rest| rest.starts_with('/'))
+        });
+        if let Some(tree) = tree {
+            *kept[tree].entries.get_or_insert(1) += 1;
+            continue;
+        }
+        if file.change != Change::Changed && is_dir(&file) {
+            trees.push(kept.len());
+        }
+        kept.push(file);
+    }
+    kept
+}
+
+/// Chooses [`SHOWN`] of a long list: added, removed and changed ones in turn, as long as there are any, and by-products
+/// last. They stay sorted, by-products at the end.
+fn telling(files: Vec<FileChange>) -> Vec<FileChange> {
+    let mut chosen: Vec<(bool, FileChange)> = Vec::new();
+    for is_wanted in [false, true] {
+        let mut kinds = [Change::Changed, Change::Added, Change::Removed].map(|kind| {
+            let is_meant = move |file: &&FileChange| {
+                file.change == kind && is_by_product(&file.path) == is_wanted
+            };
+            files.iter().filter(is_meant)
+        });
+        loop {
+            let before = chosen.len();
+            for kind in &mut kinds {
+                if chosen.len() < SHOWN
+                    && let Some(file) = kind.next()
+                {
+                    chosen.push((is_wanted, file.clone()));
+                }
+            }
+            if chosen.len() == before {
+                break;
+            }
         }
     }
-    changes
+    chosen.sort_by(|(one, a), (other, b)| (one, &a.path).cmp(&(other, &b.path)));
+    chosen.into_iter().map(|(_, file)| file).collect()
+}
+
+/// Names of directories that tools fill by themselves.
+const BY_PRODUCT_DIRS: [&str; 8] = [
+    "__pycache__",
+    ".git",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".idea",
+    ".vscode",
+    "node_modules",
+];
+
+/// How names of files end that tools and editors leave behind.
+const BY_PRODUCT_ENDS: [&str; 7] = [".pyc", ".pyo", ".swp", ".swo", "~", ".DS_Store", ".o"];
+
+/// Whether a path is of a file that a tool made and nobody wrote.
+fn is_by_product(path: &str) -> bool {
+    path.split('/').any(|name| BY_PRODUCT_DIRS.contains(&name))
+        || BY_PRODUCT_ENDS.iter().any(|end| path.ends_with(end))
 }
 
 /// Says whether two entries differ, and only in what a umask takes away.
@@ -275,6 +379,67 @@ mod tests {
         assert_eq!((changes.added, changes.removed, changes.changed), (50, 1, 0));
         assert_eq!(changes.files.len(), SHOWN);
         assert_eq!(changes.files[0].path, "f00");
+    }
+
+    fn dir(path: &str) -> TreeEntry {
+        TreeEntry { kind: "dir".into(), size: None, content: None, ..file(path, 0o755, "") }
+    }
+
+    /// The lines of a long list, trees with their entries.
+    fn long(old: &[TreeEntry], new: &[TreeEntry]) -> Vec<String> {
+        let changes = compare(old, new);
+        let marks = changes.files.iter().map(|file| {
+            let mark = match file.change {
+                Change::Added => '+',
+                Change::Removed => '-',
+                Change::Changed => '~',
+            };
+            let entries = file.entries.map(|count| format!("/ {count}")).unwrap_or_default();
+            format!("{mark}{}{entries}", file.path)
+        });
+        let mut lines: Vec<_> = marks.collect();
+        if changes.left_out() > 0 {
+            lines.push(format!("{} more", changes.left_out()));
+        }
+        lines
+    }
+
+    #[test]
+    fn a_whole_tree_that_came_or_went_is_one_line_of_a_long_list() {
+        let tree = |name: &str, count: usize| -> Vec<TreeEntry> {
+            let files = (0..count).map(|i| file(&format!("{name}/sub/f{i:02}"), 0o644, ""));
+            [dir(name), dir(&format!("{name}/sub"))].into_iter().chain(files).collect()
+        };
+        let old = [tree("gone", 30), vec![file("a", 0o644, "x")]].concat();
+        let new = [tree("came", 40), vec![file("a", 0o644, "y"), file("came-too", 0o644, "")]];
+        let lines = long(&old, &new.concat());
+        assert_eq!(lines, ["~a", "+came/ 42", "+came-too", "-gone/ 32"]);
+        // A directory that stays is no tree that came, whatever is in it.
+        let stays: Vec<_> = (0..25).map(|i| file(&format!("d/f{i:02}"), 0o644, "")).collect();
+        let lines = long(&[dir("d")], &[vec![dir("d")], stays].concat());
+        assert_eq!((lines.len(), lines[0].as_str(), lines[20].as_str()), (21, "+d/f00", "5 more"));
+        // A short list names every file.
+        let lines = long(&[], &tree("t", 2));
+        assert_eq!(lines, ["+t", "+t/sub", "+t/sub/f00", "+t/sub/f01"]);
+    }
+
+    #[test]
+    fn a_long_list_has_something_of_each_kind_and_by_products_last() {
+        let many = |name: &str, count: usize, text: &str| -> Vec<TreeEntry> {
+            (0..count).map(|i| file(&format!("{name}{i:02}"), 0o644, text)).collect()
+        };
+        let old = [many("changed", 30, "x"), many("removed", 3, "")].concat();
+        let caches = (0..30).map(|i| file(&format!("a/__pycache__/m{i}.pyc"), 0o644, "")).collect();
+        let new = [many("changed", 30, "y"), many("added", 40, ""), caches].concat();
+        let lines = long(&old, &new);
+        let count = |mark: char| lines.iter().filter(|line| line.starts_with(mark)).count();
+        assert_eq!((count('~'), count('+'), count('-')), (9, 8, 3), "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("pyc")), "{lines:?}");
+        assert_eq!(lines[20], "83 more");
+        let old = many("src", 2, "x");
+        let caches = (0..30).map(|i| file(&format!("a/m{i:02}.pyc"), 0o644, "")).collect();
+        let lines = long(&old, &[many("src", 2, "y"), caches].concat());
+        assert_eq!(lines[..3], ["~src00", "~src01", "+a/m00.pyc"], "{lines:?}");
     }
 
     #[test]

@@ -255,7 +255,7 @@ pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
     }
     let mut phrases = vec![(0, Line::plain(format!("{name}: {}", counts.join(", "))))];
     phrases.extend(changes.files.iter().map(|file| (1, self::file(file))));
-    let more = changes.count() - changes.files.len();
+    let more = changes.left_out();
     if more > 0 {
         phrases.push((1, Line::plain(format!("… and {more} more"))));
     }
@@ -267,10 +267,13 @@ pub(super) fn files(name: &str, changes: Option<&FileChanges>) -> Vec<Phrase> {
 }
 
 fn file(file: &FileChange) -> Line {
-    let line = Line::plain(format!("{}: ", clean(&file.path)));
+    let slash = if file.entries.is_some() { "/" } else { "" };
+    let line = Line::plain(format!("{}{slash}: ", clean(&file.path)));
+    let all =
+        file.entries.map(|count| format!(" with all its {count} entries")).unwrap_or_default();
     match file.change {
-        Change::Added => return line.with(Ink::Green, "added"),
-        Change::Removed => return line.with(Ink::Red, "removed"),
+        Change::Added => return line.with(Ink::Green, "added").with(Ink::Plain, all),
+        Change::Removed => return line.with(Ink::Red, "removed").with(Ink::Plain, all),
         Change::Changed => {}
     }
     let has = |wanted| file.attributes.iter().any(|a| a.attribute == wanted);

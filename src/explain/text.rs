@@ -47,7 +47,8 @@ impl Page {
         }
     }
 
-    /// Writes a line, broken at blanks where it is too long, and within words where one alone is.
+    /// Writes a line, broken at blanks if it is too long. A word that alone is too long is broken behind a slash or
+    /// another mark, so that names stay whole as far as they fit into a line.
     fn wrapped(&mut self, indent: usize, line: &Line) {
         let mut column = 0;
         for (ink, text) in &line.0 {
@@ -75,8 +76,7 @@ impl Page {
                 }
                 let mut rest = word;
                 while column + rest.trim_end_matches(' ').chars().count() > WIDTH {
-                    let cut =
-                        rest.char_indices().nth(WIDTH - column).map_or(rest.len(), |(i, _)| i);
+                    let cut = cut_of(rest, WIDTH - column);
                     self.paint(*ink, &rest[..cut]);
                     self.end_line();
                     self.out.push_str(&" ".repeat(indent + 2));
@@ -95,6 +95,14 @@ impl Page {
         self.out.truncate(length);
         self.out.push('\n');
     }
+}
+
+/// Returns where to break a word of which `room` characters fit.
+fn cut_of(word: &str, room: usize) -> usize {
+    let end = word.char_indices().nth(room).map_or(word.len(), |(at, _)| at);
+    let fits = &word[..end];
+    let behind = |marks: &[char]| fits.rfind(marks).map(|at| at + 1);
+    behind(&['/']).or_else(|| behind(&['-', '_', '.', ',', ':', '=', '&', ';'])).unwrap_or(end)
 }
 
 /// Renders a report. Every line fits 80 columns; control characters of names and paths are shown,

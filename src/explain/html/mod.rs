@@ -53,9 +53,11 @@ pub fn render(report: &Report) -> String {
         safe(&title)
     );
     header(&mut out, report, &title);
-    tiles(&mut out, report);
     summary(&mut out, report);
     verdict(&mut out, report);
+    tiles(&mut out, report);
+    facts(&mut out, report);
+    legend(&mut out, report);
     suggestions(&mut out, report);
     if !report.steps.is_empty() {
         out.push_str("<h2>Steps and what they read</h2>\n");
@@ -83,10 +85,15 @@ fn header(out: &mut String, report: &Report, title: &str) {
     };
     let _ = writeln!(
         out,
-        "<header><h1>{}</h1><p class=\"outcome {class}\">{}</p><dl>",
+        "<header><h1>{}</h1><p class=\"outcome {class}\">{}</p></header>",
         safe(title),
         safe(&text)
     );
+}
+
+/// What the build was for, and when.
+fn facts(out: &mut String, report: &Report) {
+    out.push_str("<dl class=\"facts-of-build\">\n");
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", safe(value));
     };
@@ -107,7 +114,7 @@ fn header(out: &mut String, report: &Report, title: &str) {
     if let Some(earlier) = &report.compared_with {
         row("compared with", &format!("build {earlier}{}", phrase::basis(report)));
     }
-    out.push_str("</dl></header>\n");
+    out.push_str("</dl>\n");
 }
 
 fn tiles(out: &mut String, report: &Report) {
@@ -138,7 +145,7 @@ fn tiles(out: &mut String, report: &Report) {
     out.push_str("</ul>\n");
 }
 
-/// What happened, in a sentence or two, and what the colours mean.
+/// What happened, in a sentence or two.
 fn summary(out: &mut String, report: &Report) {
     let totals = &report.totals;
     let all = report.steps.len();
@@ -165,7 +172,12 @@ fn summary(out: &mut String, report: &Report) {
             )
         }
     };
-    out.push_str("</p>\n<p class=\"legend\">");
+    out.push_str("</p>\n");
+}
+
+/// What the colours mean.
+fn legend(out: &mut String, report: &Report) {
+    out.push_str("<p class=\"legend\">");
     let verdicts: BTreeSet<(&str, &str, &str)> = report
         .steps
         .iter()
