@@ -2,8 +2,8 @@
 
 use super::{Compression, Context, ExportError, PackOptions};
 use crate::image::{Descriptor, ImageLayer, media_type};
-use crate::layer::{self, Compressed, Effort, LayerError, TarOptions, Times};
-use crate::progress::Event;
+use crate::layer::{self, Compressed, Effort, LayerError, Meter, TarOptions, Times};
+use crate::progress::Tally;
 use crate::snapshot;
 use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
 use crate::sys::threads;
@@ -11,8 +11,8 @@ use crate::sys::writeback::Flowing;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A compression with its level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,16 +201,6 @@ fn make(
     let mut meta = stored.meta;
     let encoding = options.compression;
     let part = format!("making {} of layer {}", encoding.label(), &layer.layer.id.to_hex()[..12]);
-    let status = |current, is_done| {
-        context.progress.emit(Event::Status {
-            vertex: context.vertex,
-            id: part.clone(),
-            current,
-            total: None,
-            is_done,
-        });
-    };
-    status(0, false);
     let adds_entries = encoding.compression == Compression::Estargz;
     let clamp = options.clamp.filter(|_| received_id(layer).is_none());
     // A tar that came from elsewhere is only to be had from its blob.
@@ -220,6 +210,13 @@ fn make(
         }
         _ => None,
     };
+    let total = match (&received, &layer.descriptor) {
+        (Some(_), Some(blob)) => blob.size,
+        _ => meta.bytes,
+    };
+    let tally = Arc::new(Tally::part(context.progress, context.vertex, part, Some(total)));
+    let counting = Arc::clone(&tally);
+    let meter = Meter::new(move |bytes| counting.add(bytes, || None));
     let threads = (threads::count() / workers).max(1);
     let encoded_as = encoding.as_layer().encoding();
     let known = encoded_as.as_ref().filter(|_| meta.bytes > INDEXED_FROM);
@@ -228,12 +225,13 @@ fn make(
     let path = store.session()?.new_path()?;
     let encoded = encode(&path, |out| match &received {
         Some((blob, ..)) => {
-            let tar = layer::decompress(blob).map_err(|source| LayerError::Input { source })?;
+            let tar = layer::decompress(meter.count(blob))
+                .map_err(|source| LayerError::Input { source })?;
             layer::compress(tar, out, encoding.as_layer(), effort, context.cancel)
         }
         None => {
             let times = clamp.map_or(Times::Kept, Times::Clamped);
-            let tar = TarOptions { times, ..TarOptions::detect() };
+            let tar = TarOptions { times, meter: meter.clone(), ..TarOptions::detect() };
             layer::write_compressed(
                 files.root(),
                 out,
@@ -281,7 +279,7 @@ fn make(
         annotations: made.annotations.clone(),
     });
     store.update_layer(&meta)?;
-    status(made.size, true);
+    tally.finish(Some(made.size));
     let media_type = media_type::layer(!options.is_docker, encoding.suffix());
     let mut descriptor = Descriptor::new(media_type, made.digest, made.size);
     descriptor.annotations = made.annotations;

@@ -184,7 +184,7 @@ impl Local<'_> {
     /// Says what is special about the files.
     fn notify(&self, context: &Context<'_>) {
         if self.devices.count > 0 {
-            context.progress.notice(format!(
+            context.progress.notice_of(context.vertex, format!(
                 "left out of {}: {}; outside of an image a device node gives access to the device, \
                  and -o type=tar keeps it",
                 self.dir.display(),
@@ -192,7 +192,7 @@ impl Local<'_> {
             ));
         }
         if self.privileged.count > 0 {
-            context.progress.notice(format!(
+            context.progress.notice_of(context.vertex, format!(
                 "{} has {} with set-user-id or set-group-id bits: any user who can reach it runs it with the rights \
                  of its owner",
                 self.dir.display(),

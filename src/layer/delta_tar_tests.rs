@@ -56,7 +56,13 @@ fn write(dir: &Path, tree: &Tree) {
 const NOW: Now = Now { from: (5, 0), to: (6, 0), made: None };
 
 fn options() -> ScanOptions {
-    ScanOptions { xattrs: XattrSpace::User, want_tar: true, now: Some(NOW), want_listing: true }
+    ScanOptions {
+        xattrs: XattrSpace::User,
+        want_tar: true,
+        now: Some(NOW),
+        want_listing: true,
+        ..ScanOptions::detect(true)
+    }
 }
 
 fn scanned(dir: &Path) -> (Scan, Vec<u8>) {

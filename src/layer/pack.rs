@@ -4,7 +4,7 @@ use super::XattrSpace;
 use super::hash_cache::{HashCache, UNKNOWN};
 use super::header::{self, BLOCK};
 use super::walk::{Entry, Kind, Walk};
-use super::{LayerError, LayerHasher, LayerIds, Now};
+use super::{LayerError, LayerHasher, LayerIds, Meter, Now};
 use crate::sys::cancel::Cancel;
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -20,6 +20,8 @@ pub struct TarOptions {
     pub xattrs: XattrSpace,
     /// Which times are written.
     pub times: Times,
+    /// Counts the bytes of files that are read.
+    pub meter: Meter,
 }
 
 /// Which times the entries of a tar get; all in seconds since 1970.
@@ -47,7 +49,7 @@ impl Times {
 impl TarOptions {
     /// Returns what this process needs: its own kind of opaque marks, times as they are.
     pub fn detect() -> Self {
-        Self { xattrs: XattrSpace::detect(), times: Times::Kept }
+        Self { xattrs: XattrSpace::detect(), times: Times::Kept, meter: Meter::default() }
     }
 }
 
@@ -162,8 +164,8 @@ fn pack_hashing(
     cancel: &Cancel,
     sink: &mut Sink<'_>,
 ) -> Result<Packed, LayerError> {
-    let mut packer =
-        Packer { contents, ..Packer::new(options.times, wanted, hasher, cancel, sink) };
+    let packer = Packer::new(options.times, wanted, hasher, cancel, sink);
+    let mut packer = Packer { contents, meter: options.meter.clone(), ..packer };
     Walk::new(options.xattrs, cancel).run(fs, |entry, file| packer.entry(entry, file))?;
     packer.finish()
 }
@@ -173,6 +175,7 @@ pub(super) struct Packer<'s, 'f> {
     pub(super) wanted: Wanted,
     contents: &'s HashCache,
     times: Times,
+    meter: Meter,
     pub(super) hasher: LayerHasher,
     /// The tar that has not been handed on yet.
     pub(super) chunk: Vec<u8>,
@@ -202,6 +205,7 @@ impl<'s, 'f> Packer<'s, 'f> {
             wanted,
             contents: &UNKNOWN,
             times,
+            meter: Meter::default(),
             hasher,
             chunk: Vec::new(),
             name: Vec::new(),
@@ -281,6 +285,7 @@ impl<'s, 'f> Packer<'s, 'f> {
                 });
             }
             left -= want as u64;
+            self.meter.add(want);
             if self.wanted.identities() {
                 let bytes = &self.chunk[start..];
                 if hasher.is_none() && left == 0 {

@@ -1,12 +1,12 @@
 //! The facts of a layer: its identities, its size and, where somebody needs it, its `diff_id`.
 
-use super::LayerError;
 use super::XattrSpace;
 use super::content::Now;
 use super::delta_tar::pack_over;
 use super::hash_cache::HashCache;
 use super::listing::Listing;
 use super::pack::{Packed, Sink, TarOptions, Times, Wanted, pack, pack_listing, pack_written};
+use super::{LayerError, Meter};
 use crate::store::{ContentId, Digest, LayerId, LayerMeta, TarFacts, TimesId};
 use crate::sys::cancel::Cancel;
 use sha2::{Digest as _, Sha256};
@@ -25,12 +25,21 @@ pub struct ScanOptions {
     pub now: Option<Now>,
     /// Whether the layer's listing is wanted.
     pub want_listing: bool,
+    /// Counts the bytes of files that are read.
+    pub meter: Meter,
 }
 
 impl ScanOptions {
     /// Returns what this process needs, with or without the tar's facts.
     pub fn detect(want_tar: bool) -> Self {
-        Self { xattrs: XattrSpace::detect(), want_tar, now: None, want_listing: false }
+        let (xattrs, meter) = (XattrSpace::detect(), Meter::default());
+        Self { xattrs, want_tar, now: None, want_listing: false, meter }
+    }
+}
+
+impl ScanOptions {
+    fn tar(&self) -> TarOptions {
+        TarOptions { xattrs: self.xattrs, times: Times::Kept, meter: self.meter.clone() }
     }
 }
 
@@ -103,7 +112,7 @@ pub fn scan_into(
     out: Option<&mut dyn Write>,
     cancel: &Cancel,
 ) -> Result<Scan, LayerError> {
-    let tar_options = TarOptions { xattrs: options.xattrs, times: Times::Kept };
+    let tar_options = options.tar();
     let pack = if options.want_listing { pack_listing } else { pack };
     let (packed, digest) =
         hashing(options, out, |wanted, sink| pack(fs, &tar_options, wanted, cancel, sink))?;
@@ -122,7 +131,7 @@ pub fn scan_written(
     contents: &HashCache,
     cancel: &Cancel,
 ) -> Result<Scan, LayerError> {
-    let tar = TarOptions { xattrs: options.xattrs, times: Times::Kept };
+    let tar = options.tar();
     let wanted = Wanted::Identities(options.now);
     let packed = pack_written(fs, &tar, wanted, contents, cancel, &mut Ok)?;
     Ok(facts(packed, None))

@@ -28,6 +28,7 @@ mod pace;
 mod plain;
 mod rawjson;
 mod tail;
+mod tally;
 mod tty;
 
 use crate::store::Digest;
@@ -46,6 +47,7 @@ pub use event::{Event, Outcome, Source, Stream, Vertex, Warning, base64};
 pub use limit::LogLimits;
 use limit::Shown;
 use tail::Tail;
+pub use tally::Tally;
 
 /// Events waiting for the renderer before emitters wait for it. Log events carry up to [`PIECE`], so this
 /// bounds memory at 2 MiB when a terminal is slower than a step.

@@ -85,7 +85,7 @@ fn again(
     let vertex = Digest::of(step.name.as_bytes());
     let made = exec::execute(job, trees, index, vertex, &described.chosen, &stack, &files)?;
     let wanted = Seal { wants_tar: false, stores_tar: false, wants_listing: false };
-    let (scan, _) = seal::seal(job, &made, wanted, job.cancel)?;
+    let (scan, _) = seal::seal(job, &step.name, &made, wanted, job.cancel)?;
     let audited = if scan.content == known.meta.content {
         Audited::Same
     } else {

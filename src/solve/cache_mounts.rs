@@ -11,7 +11,7 @@ use super::{Cause, Job};
 use crate::cache::TreeId;
 use crate::context::{SelectOptions, Source};
 use crate::layer::owner;
-use crate::plan::{CacheStart, Mount, MountKind, Op, Sharing, Tree};
+use crate::plan::{CacheStart, Mount, MountKind, Op, Sharing, Step, Tree};
 use crate::snapshot::copy::Selection;
 use crate::store::{ChainId, MountName};
 use std::collections::BTreeSet;
@@ -42,7 +42,7 @@ pub(super) fn open(
     job: &Job<'_>,
     trees: &Trees,
     locks: &mut Vec<File>,
-    mount: &Mount,
+    (step, mount): (&Step, &Mount),
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<(PathBuf, String, bool), Cause> {
     let MountKind::Cache { id, sharing, start, is_read_only } = &mount.kind else {
@@ -55,7 +55,9 @@ pub(super) fn open(
         Sharing::Shared => (name(0), None),
         Sharing::Locked => {
             let waiting = || {
-                job.progress.notice(format!("waiting for another step that uses cache mount {id}"));
+                let place = step.place();
+                let text = format!("{place} waiting for another step that uses cache mount {id}");
+                job.progress.notice(text);
             };
             let lock = format!("mount-{}", name(0));
             (name(0), Some(job.store.lock_unless(&lock, Some(job.cancel), waiting)?))
@@ -72,7 +74,8 @@ pub(super) fn open(
     };
     let dir = job.store.root().join(name.path()).join("fs");
     let seized = || {
-        job.progress.notice(format!("waiting for a command that copies cache mount {id}"));
+        let place = step.place();
+        job.progress.notice(format!("{place} waiting for a command that copies cache mount {id}"));
     };
     // Held, so that it is not collected while the command runs, nor before it starts.
     while !job.store.hold_mount(&name, seized)? {

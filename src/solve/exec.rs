@@ -262,7 +262,8 @@ pub(super) fn prepare(
         }
     };
     let security = security_of(job, run)?;
-    let mut prepared = mounts::prepare(job, trees, &run.mounts, ids, files)?;
+    let mut prepared =
+        mounts::prepare(job, trees, (&job.plan.steps[index], &run.mounts), ids, files)?;
     if let Some((path, data)) = &run.script {
         prepared.script(job, path, data, SCRIPT_MODE)?;
     }

@@ -9,7 +9,7 @@ use super::trees::{Stack, Trees};
 use super::{Cause, Job, StepReport};
 use super::{exec, seal};
 use crate::image::{Config, Image, ImageLayer};
-use crate::layer::XattrSpace;
+use crate::layer::{Meter, XattrSpace};
 use crate::plan::{Files, Op, Run, StepId, Tree};
 use crate::sandbox::{Control, Exit, Inputs, OsBytes, Stdio};
 use crate::snapshot::{self, Scratch};
@@ -87,7 +87,7 @@ impl FailedStep {
         let below = self.below.paths();
         snapshot::clean(self.scratch.written(), &below, XattrSpace::detect(), &cancel)?;
         let fs = self.scratch.into_layer(&cancel)?;
-        let scan = seal::scan(&[fs], &cancel)?;
+        let scan = seal::scan(&[fs], Meter::default(), &cancel)?;
         let mut layers = vec![job.store.add_layer(&self.work, &scan.meta())?];
         let mut files = job.plan.steps[self.step].parent;
         while let Files::Step(StepId(index)) = files {

@@ -4,7 +4,7 @@ use super::trees::{Stack, Trees};
 use super::{Cause, Job, Secret, cache_mounts};
 use crate::context::{SelectOptions, Source as FileSource};
 use crate::layer::owner;
-use crate::plan::{Mount, MountKind, Tree};
+use crate::plan::{Mount, MountKind, Step, Tree};
 use crate::sandbox::{self, Ids, MountSpec, Source};
 use crate::snapshot::copy::{self as engine, CopyRequest, CopySource, Selection};
 use crate::snapshot::{Mounted, Scratch};
@@ -104,7 +104,7 @@ impl Prepared {
 pub(super) fn prepare(
     job: &Job<'_>,
     trees: &Trees,
-    mounts: &[Mount],
+    (step, mounts): (&Step, &[Mount]),
     ids: Option<&Ids>,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<Prepared, Cause> {
@@ -119,7 +119,7 @@ pub(super) fn prepare(
             }
             MountKind::Cache { .. } => {
                 let (dir, part, is_read_only) =
-                    cache_mounts::open(job, trees, &mut prepared.locks, mount, files)?;
+                    cache_mounts::open(job, trees, &mut prepared.locks, (step, mount), files)?;
                 let source = prepared.hold(Held::Tree(open_dir(&dir)?));
                 let (subpath, readonly) = (part, is_read_only);
                 prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });

@@ -3,16 +3,20 @@
 use super::exec::{Made, io};
 use super::{Cause, Job};
 use crate::export;
-use crate::layer::{self, LayerError, Scan, ScanOptions};
+use crate::layer::{self, LayerError, Meter, Scan, ScanOptions};
+use crate::progress::Tally;
 use crate::snapshot;
 use crate::store::{DeltaBase, Digest, LISTING, LayerMeta};
 use crate::sys::cancel::Cancel;
 use crate::sys::writeback::Flowing;
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek as _, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What to find out about a layer in the making.
 #[derive(Debug, Clone, Copy)]
@@ -25,9 +29,10 @@ pub(super) struct Seal {
     pub(super) wants_listing: bool,
 }
 
-/// Hashes the files that a step made, and returns what the store is to know of the layer.
+/// Hashes the files that a step made, and returns what the store is to know of the layer. `name` is the step's.
 pub(super) fn seal(
     job: &Job<'_>,
+    name: &str,
     made: &Made,
     wanted: Seal,
     cancel: &Cancel,
@@ -36,7 +41,7 @@ pub(super) fn seal(
         (wanted.wants_tar && wanted.stores_tar).then(|| NewTar::create(job)).transpose()?;
     let scan = match scan_delta(job, made, wanted, tar.as_mut(), cancel)? {
         Some(scan) => scan,
-        None => scan_made(made, wanted, tar.as_mut(), cancel)?,
+        None => scan_made(job, name, made, wanted, tar.as_mut(), cancel)?,
     };
     let mut meta = scan.meta();
     if let (Some(tar), Some(facts)) = (tar, &scan.tar) {
@@ -70,20 +75,27 @@ fn scan_delta(
 
 /// Hashes all the files of a layer.
 fn scan_made(
+    job: &Job<'_>,
+    name: &str,
     made: &Made,
     wanted: Seal,
     tar: Option<&mut NewTar>,
     cancel: &Cancel,
 ) -> Result<Scan, Cause> {
+    let tally = Tally::of_long_work(job.progress, format!("hashing the files of {name}"), None);
+    let (tally, folders) = (Arc::new(tally), made.lower.folders());
+    let (counting, measured) = (Arc::clone(&tally), folders.clone());
     let options = ScanOptions {
         now: Some(made.now),
         want_listing: wanted.wants_listing,
+        meter: Meter::new(move |bytes| counting.add(bytes, || bytes_in(&measured))),
         ..ScanOptions::detect(wanted.wants_tar)
     };
-    let files = snapshot::view(&made.lower.folders())?;
+    let files = snapshot::view(&folders)?;
     let mut tar = tar.map(NewTar::begin).transpose()?;
     let out = tar.as_mut().map(|tar| tar as &mut dyn Write);
     let mut scan = layer::scan_into(files.root(), &options, out, cancel).map_err(of_output)?;
+    tally.finish(None);
     if let Some(listing) = scan.listing.take() {
         let path = made.work.join(LISTING);
         fs::write(&path, listing).map_err(|e| io("write", &path, e))?;
@@ -128,9 +140,25 @@ impl NewTar {
 }
 
 /// Hashes files with their tar.
-pub(super) fn scan(folders: &[PathBuf], cancel: &Cancel) -> Result<Scan, Cause> {
+pub(super) fn scan(folders: &[PathBuf], meter: Meter, cancel: &Cancel) -> Result<Scan, Cause> {
     let files = snapshot::view(folders)?;
-    Ok(layer::scan(files.root(), &ScanOptions::detect(true), cancel)?)
+    let options = ScanOptions { meter, ..ScanOptions::detect(true) };
+    Ok(layer::scan(files.root(), &options, cancel)?)
+}
+
+/// Adds up the regular files of one directory, each counted once. Of several that lie over each other it does not
+/// say.
+fn bytes_in(folders: &[PathBuf]) -> Option<u64> {
+    let [folder] = folders else { return None };
+    let mut inodes = BTreeSet::new();
+    let mut bytes = 0;
+    for entry in walkdir::WalkDir::new(folder) {
+        let facts = entry.ok()?.metadata().ok()?;
+        if facts.is_file() && (facts.nlink() == 1 || inodes.insert((facts.dev(), facts.ino()))) {
+            bytes += facts.len();
+        }
+    }
+    Some(bytes)
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Cause> {

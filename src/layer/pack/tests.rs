@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 fn options() -> TarOptions {
-    TarOptions { xattrs: XattrSpace::User, times: Times::Kept }
+    TarOptions { xattrs: XattrSpace::User, times: Times::Kept, meter: Meter::default() }
 }
 
 fn tar_of(dir: &Path, options: &TarOptions) -> Vec<u8> {
@@ -226,7 +226,10 @@ fn privileged_whiteouts_marks_devices_owners_and_capabilities() {
     std::os::unix::fs::chown(at("d/f"), Some(3_000_000), Some(2_097_152)).unwrap();
     let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     setxattr(at("d/f"), "security.capability", capability, XattrFlags::empty()).unwrap();
-    let tar = tar_of(dir.path(), &TarOptions { xattrs: XattrSpace::Trusted, times: Times::Kept });
+    let tar = tar_of(
+        dir.path(),
+        &TarOptions { xattrs: XattrSpace::Trusted, times: Times::Kept, meter: Meter::default() },
+    );
     assert_eq!(names(&tar), [".wh.also-gone", "d/", "d/.wh..wh..opq", "d/.wh.gone", "d/f", "null"]);
     let mut archive = tar::Archive::new(tar.as_slice());
     for entry in archive.entries().unwrap() {

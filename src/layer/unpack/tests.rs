@@ -616,7 +616,7 @@ mod round_trip {
             let kit = Kit::new();
             let source = kit.dir.path().join("outside");
             build(&source, &nodes);
-            let options = TarOptions { xattrs: XattrSpace::User, times: Times::Kept };
+            let options = TarOptions { xattrs: XattrSpace::User, times: Times::Kept, ..TarOptions::detect() };
             let tar_of = |path: &Path| {
                 let mut out = Vec::new();
                 let fd = File::open(path).unwrap();

@@ -242,7 +242,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let made =
             exec::execute(job, self.trees, index, vertex, &described.chosen, &stack, &files)?;
         let wanted = Seal { wants_tar: false, stores_tar: false, wants_listing: false };
-        let scan = seal::seal(job, &made, wanted, job.cancel)?.0;
+        let scan = seal::seal(job, &job.plan.steps[index].name, &made, wanted, job.cancel)?.0;
         store::remove_tree(&made.work).map_err(|e| exec::io("remove", &made.work, e))?;
         Ok(Some(Output { layer: scan.id, content: scan.content, set_times: scan.set_times }))
     }

@@ -2,9 +2,9 @@
 
 use super::{Coordinator, Event, Mode, Phase};
 use crate::cache::{Cache, Cost, Output};
-use crate::layer::Scan;
+use crate::layer::{Meter, Scan};
 use crate::plan::Op;
-use crate::progress::Outcome;
+use crate::progress::{Outcome, Tally};
 use crate::sandbox::Usage;
 use crate::solve::exec::Made;
 use crate::solve::seal::{self, Seal};
@@ -39,7 +39,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.sealing += 1;
         self.counts.hashed += 1;
         let job = self.job;
-        self.work(move || Event::Sealed(index, seal::seal(job, &made, wanted, job.interrupt)));
+        self.work(move || {
+            let name = &job.plan.steps[index].name;
+            Event::Sealed(index, seal::seal(job, name, &made, wanted, job.interrupt))
+        });
         self.on_usable(index)
     }
 
@@ -211,7 +214,13 @@ pub(in crate::solve) fn add_tar_facts(
                     loop {
                         let next = queue.lock().expect("workers do not panic").next();
                         let Some(layer) = next else { return Ok(()) };
-                        layer.meta.tar = seal::scan(&layer.folders(), cancel)?.tar;
+                        let name = format!("hashing layer {}", &layer.id.to_hex()[..12]);
+                        let total = Some(layer.meta.bytes);
+                        let tally = Arc::new(Tally::of_long_work(job.progress, name, total));
+                        let counting = Arc::clone(&tally);
+                        let meter = Meter::new(move |bytes| counting.add(bytes, || None));
+                        layer.meta.tar = seal::scan(&layer.folders(), meter, cancel)?.tar;
+                        tally.finish(None);
                         job.store.update_layer(&layer.meta)?;
                     }
                 })

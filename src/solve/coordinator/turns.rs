@@ -32,8 +32,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         let other = self.job.store.step_holder(&name).unwrap_or_else(|| "another build".to_owned());
         if other != self.holder() {
-            let name = &self.step(index).name;
-            self.job.progress.notice(format!("{name}: waiting for {other}"));
+            let place = self.step(index).place();
+            self.job.progress.notice(format!("{place} waiting for {other}"));
         }
         self.nodes[index].phase = Phase::AwaitingLock;
         self.locking += 1;
