@@ -193,7 +193,7 @@ pub fn compare<'e>(old: &'e [TreeEntry], new: &'e [TreeEntry]) -> FileChanges {
             let dirs = if file.change == Change::Added { &new_dirs } else { &old_dirs };
             dirs.contains(file.path.as_str())
         };
-        files = telling(with_trees_as_one(files, is_dir));
+        files = telling(&with_trees_as_one(files, is_dir));
     }
     changes.files = files;
     changes
@@ -230,12 +230,12 @@ fn with_trees_as_one(
 
 /// Chooses [`SHOWN`] of a long list: added, removed and changed ones in turn, as long as there are any, and by-products
 /// last. They stay sorted, by-products at the end.
-fn telling(files: Vec<FileChange>) -> Vec<FileChange> {
+fn telling(files: &[FileChange]) -> Vec<FileChange> {
     let mut chosen: Vec<(bool, FileChange)> = Vec::new();
-    for is_wanted in [false, true] {
+    for by_products in [false, true] {
         let mut kinds = [Change::Changed, Change::Added, Change::Removed].map(|kind| {
             let is_meant = move |file: &&FileChange| {
-                file.change == kind && is_by_product(&file.path) == is_wanted
+                file.change == kind && is_by_product(&file.path) == by_products
             };
             files.iter().filter(is_meant)
         });
@@ -245,7 +245,7 @@ fn telling(files: Vec<FileChange>) -> Vec<FileChange> {
                 if chosen.len() < SHOWN
                     && let Some(file) = kind.next()
                 {
-                    chosen.push((is_wanted, file.clone()));
+                    chosen.push((by_products, file.clone()));
                 }
             }
             if chosen.len() == before {
@@ -272,7 +272,7 @@ const BY_PRODUCT_DIRS: [&str; 8] = [
 /// How names of files end that tools and editors leave behind.
 const BY_PRODUCT_ENDS: [&str; 7] = [".pyc", ".pyo", ".swp", ".swo", "~", ".DS_Store", ".o"];
 
-/// Whether a path is of a file that a tool made and nobody wrote.
+/// Whether a path is of a file that a tool made, and no user wrote.
 fn is_by_product(path: &str) -> bool {
     path.split('/').any(|name| BY_PRODUCT_DIRS.contains(&name))
         || BY_PRODUCT_ENDS.iter().any(|end| path.ends_with(end))

@@ -251,6 +251,8 @@ impl StepRecord {
     /// was taken from; `None` where it did not run.
     pub fn run_us(&self) -> Option<u64> {
         match &self.outcome {
+            // A step that was left out, because nothing needed its files, hits without a known cost.
+            StepOutcome::Hit { cost, .. } if cost.wall_us == 0 => None,
             StepOutcome::Hit { cost, .. } | StepOutcome::Ran { cost } => Some(cost.wall_us),
             _ => None,
         }

@@ -193,8 +193,16 @@ fn ecdsa_fields(wire: &mut Wire<'_>, curve: Curve) -> Option<Parts> {
 
 fn rsa_fields(wire: &mut Wire<'_>) -> Option<RsaParts> {
     let mut next = || wire.mpint();
-    let (n, e, d, qinv, p, q) = (next()?, next()?, next()?, next()?, next()?, next()?);
-    Some(RsaParts { n, e, d, p, q, qinv, ..RsaParts::default() })
+    // In the order of the file.
+    Some(RsaParts {
+        n: next()?,
+        e: next()?,
+        d: next()?,
+        qinv: next()?,
+        p: next()?,
+        q: next()?,
+        ..RsaParts::default()
+    })
 }
 
 /// Computes the exponents of the Chinese remainder theorem, which OpenSSH's format leaves out: d mod p-1, d mod q-1.

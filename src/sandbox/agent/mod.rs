@@ -38,7 +38,7 @@ const MESSAGE_MAX: u32 = 256 * 1024;
 const LISTING_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to sign. The user may have to confirm it, or to touch a security key.
-const SIGNING_LIMIT: Duration = Duration::from_secs(60);
+const SIGNING_LIMIT: Duration = Duration::from_mins(1);
 
 /// An agent that a mount of type ssh leads to.
 #[derive(Debug, Clone)]

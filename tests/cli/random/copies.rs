@@ -61,12 +61,8 @@ fn copy(
     {
         return None;
     }
-    if let Some((dir, _)) = to.rsplit_once('/')
-        && to
-            .match_indices('/')
-            .any(|(at, _)| image.get(&to[..at]).is_some_and(|node| node.kind != 'd'))
-    {
-        let _ = dir;
+    let mut above = to.match_indices('/').map(|(at, _)| &to[..at]);
+    if above.any(|dir| image.get(dir).is_some_and(|node| node.kind != 'd')) {
         return None;
     }
     image.parents(to, given.mode.unwrap_or(0o755), given.owner.unwrap_or((0, 0)));

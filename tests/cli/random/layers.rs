@@ -157,9 +157,7 @@ fn random_operations_make_the_layers_of_the_model() {
         for step in 0..4 {
             model.settle();
             let mut commands = vec!["set -e".to_owned()];
-            let mut left = numbers.len() / 4 + 1;
-            while left > 0 {
-                left -= 1;
+            for _ in 0..=numbers.len() / 4 {
                 let Some(mut dice) = choices.next() else { break };
                 commands.extend(operation(&mut dice, &mut model));
             }
@@ -257,7 +255,7 @@ fn layer(dice: &mut Dice, model: &mut Model) -> Vec<u8> {
 }
 
 /// Adds a member.
-fn append(
+pub(super) fn append(
     tar: &mut tar::Builder<Vec<u8>>,
     kind: tar::EntryType,
     path: &str,

@@ -3,6 +3,7 @@
 //! `PROPTEST_CASES` sets how many are tried of each kind (3), `PROPTEST_RNG_SEED` another beginning. A failure is
 //! made smaller and printed as the numbers that it came from.
 
+mod archives;
 mod copies;
 mod ignores;
 mod layers;
