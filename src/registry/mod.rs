@@ -45,6 +45,7 @@ pub use error::RegistryError;
 pub use keychain::{Keychain, Saved};
 pub use settings::{Proxies, Settings, SettingsError};
 pub use tls::Roots;
+pub use transport::resolve as resolve_location;
 pub use upload::{Open, Report};
 
 /// A repository: `docker.io` and `library/debian`.

@@ -442,7 +442,7 @@ impl Address {
 }
 
 /// Resolves a `Location` against the address that gave it; `None` where it makes no sense.
-pub(super) fn resolve(base: &str, location: &str) -> Option<String> {
+pub fn resolve(base: &str, location: &str) -> Option<String> {
     let location = location.split('#').next().unwrap_or_default().trim();
     let scheme_end = location.find("://").filter(|end| {
         location[..*end].bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))

@@ -14,15 +14,17 @@
 //! Source: BuildKit, source/http; RFC 9110, "Conditional Requests".
 
 use super::{Access, Address, RemoteError};
+use crate::registry::resolve_location;
 use crate::snapshot::copy::FileTime;
 use crate::store::Digest;
-use crate::sys::cancel::Cancel;
+use crate::sys::cancel::{Cancel, Stoppable};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 /// How long a server may say nothing.
@@ -30,6 +32,9 @@ const STALL: Duration = Duration::from_mins(1);
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(30);
+
+/// Interval at which a wait for the server looks at the cancel flag.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Redirects followed; Go's client follows as many.
 const REDIRECTS: u32 = 10;
@@ -144,13 +149,18 @@ pub fn download(
     fs::create_dir_all(options.cache).map_err(failed("create", options.cache))?;
     let cache = Cache { dir: options.cache };
     let known = cache.known(url).filter(|known| options.checksum.is_none_or(|c| c == known.digest));
-    let body = known.as_ref().and_then(|known| Some((known, cache.body(&known.digest)?)));
+    let body = known.as_ref().and_then(|known| Some((known, cache.body(&known.digest, cancel)?)));
+    if cancel.is_cancelled() {
+        return Err(RemoteError::Cancelled);
+    }
     if let (Some((known, body)), Some(_)) = (&body, options.checksum) {
-        return place(body, known, options, true);
+        return place(body, known, options, true, cancel);
     }
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .max_redirects(REDIRECTS)
+        // Followed by `fetch`: ureq panics over a redirect whose chunked body is cut off.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
         .timeout_connect(Some(CONNECT))
         .timeout_per_read(Some(STALL))
         .timeout_recv_response(Some(STALL))
@@ -158,57 +168,48 @@ pub fn download(
         .accept_encoding("gzip")
         .build();
     let agent = ureq::Agent::new_with_config(config);
-    let mut request = agent.get(url);
-    if let Some(header) = options.access.http_header(address) {
-        request = request.header("Authorization", header);
+    let known = body.as_ref().map(|(known, _)| *known);
+    let exchange = || cache.fetch(&agent, address, known, options, progress, cancel);
+    let fetched = until_cancelled(&agent, cancel, exchange);
+    if cancel.is_cancelled() {
+        return Err(RemoteError::Cancelled);
     }
-    if let Some((known, _)) = &body {
-        if let Some(etag) = &known.etag {
-            request = request.header("If-None-Match", etag);
-        } else if let Some(time) = &known.last_modified {
-            request = request.header("If-Modified-Since", time);
+    match (fetched?, &body) {
+        (Some((known, file)), _) => {
+            if let Some(expected) = options.checksum
+                && expected != known.digest
+            {
+                let url = url.to_owned();
+                return Err(RemoteError::Checksum { url, expected, actual: known.digest });
+            }
+            let body = cache.keep(url, &known, file)?;
+            place(&body, &known, options, false, cancel)
         }
+        (None, Some((known, body))) => place(body, known, options, true, cancel),
+        (None, None) => Err(RemoteError::Status { url: url.to_owned(), status: NOT_MODIFIED }),
     }
-    let mut response = request
-        .call()
-        .map_err(|e| RemoteError::Http { url: url.to_owned(), source: Box::new(e) })?;
-    let status = response.status().as_u16();
-    if let (304, Some((known, body))) = (status, &body) {
-        return place(body, known, options, true);
-    }
-    if !(200..300).contains(&status) {
-        return Err(RemoteError::Status { url: url.to_owned(), status });
-    }
-    let header = |name| {
-        response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-    };
-    let (etag, last_modified) = (header("etag"), header("last-modified"));
-    let total = header("content-length").and_then(|length| length.parse().ok());
-    let is_gzip = header("content-encoding").is_some_and(|it| it.eq_ignore_ascii_case("gzip"));
-    let received = Cell::new(0);
-    let body = Counted { inner: response.body_mut().as_reader(), count: &received };
-    let limit = || match is_gzip {
-        true => DECODED_MAX.saturating_add(received.get().saturating_mul(DECODED_RATIO)),
-        false => u64::MAX,
-    };
-    let (digest, file) = match is_gzip {
-        true => {
-            let mut body = flate2::read::MultiGzDecoder::new(body);
-            cache.receive(url, &mut body, &limit, None, progress, cancel)?
-        }
-        false => {
-            let mut body = body;
-            cache.receive(url, &mut body, &limit, total, progress, cancel)?
-        }
-    };
-    if let Some(expected) = options.checksum
-        && expected != digest
-    {
-        return Err(RemoteError::Checksum { url: url.to_owned(), expected, actual: digest });
-    }
-    let known = Known { url: url.to_owned(), etag, last_modified, digest };
-    let body = cache.keep(url, &known, file)?;
-    place(&body, &known, options, false)
+}
+
+/// The status of an answer that what is known is current.
+const NOT_MODIFIED: u16 = 304;
+
+/// Calls `exchange`, whose waits for the server end when it is cancelled.
+fn until_cancelled<T>(agent: &ureq::Agent, cancel: &Cancel, exchange: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (at_end, end) = std::sync::mpsc::channel::<()>();
+        let watch = move || {
+            while end.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                if cancel.is_cancelled() {
+                    agent.clone().shutdown();
+                    return;
+                }
+            }
+        };
+        // Without a thread a wait ends with the server's next byte, or its silence.
+        let _ = std::thread::Builder::new().name("download".to_owned()).spawn_scoped(scope, watch);
+        let _at_end = at_end;
+        exchange()
+    })
 }
 
 /// Puts a kept file where the session wants it.
@@ -217,11 +218,16 @@ fn place(
     known: &Known,
     options: &HttpOptions<'_>,
     is_cached: bool,
+    cancel: &Cancel,
 ) -> Result<Download, RemoteError> {
     let target = options.into.join(options.file_name);
     // A link would share its time with every other address of the same content.
-    fs::copy(body, &target).map_err(failed("write", &target))?;
-    let file = File::options().write(true).open(&target).map_err(failed("open", &target))?;
+    let mut from = File::open(body).map_err(failed("open", body))?;
+    let mut file = File::create(&target).map_err(failed("create", &target))?;
+    cancel.copy(&mut from, &mut file).map_err(|e| match cancel.is_cancelled() {
+        true => RemoteError::Cancelled,
+        false => failed("write", &target)(e),
+    })?;
     let mtime = parse_date(known.last_modified.as_deref());
     rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o600))
         .and_then(|()| {
@@ -272,10 +278,10 @@ impl Cache<'_> {
         serde_json::from_slice(&fs::read(self.url_path(url)).ok()?).ok()
     }
 
-    /// Returns the kept bytes of that digest, if they still have it.
-    fn body(&self, digest: &Digest) -> Option<PathBuf> {
+    /// Returns the kept bytes of that digest, if they still have it; `None` too when cancelled.
+    fn body(&self, digest: &Digest, cancel: &Cancel) -> Option<PathBuf> {
         let path = self.body_path(digest);
-        let mut file = File::open(&path).ok()?;
+        let mut file = Stoppable::new(File::open(&path).ok()?, cancel);
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -285,6 +291,77 @@ impl Cache<'_> {
             }
         }
         (Digest::from_bytes(hasher.finalize().into()) == *digest).then_some(path)
+    }
+
+    /// Asks the server; `None` where what is known is current.
+    fn fetch(
+        &self,
+        agent: &ureq::Agent,
+        address: &Address,
+        known: Option<&Known>,
+        options: &HttpOptions<'_>,
+        progress: &mut dyn FnMut(u64, Option<u64>),
+        cancel: &Cancel,
+    ) -> Result<Option<(Known, tempfile::NamedTempFile)>, RemoteError> {
+        let url = address.text.as_str();
+        let failed = |e| RemoteError::Http { url: url.to_owned(), source: Box::new(e) };
+        let mut at = url.to_owned();
+        let mut authorization = options.access.http_header(address);
+        let mut redirects = 0;
+        let mut response = loop {
+            let mut request = agent.get(&at);
+            if let Some(header) = authorization.take() {
+                request = request.header("Authorization", header);
+            }
+            if let Some(known) = known {
+                if let Some(etag) = &known.etag {
+                    request = request.header("If-None-Match", etag);
+                } else if let Some(time) = &known.last_modified {
+                    request = request.header("If-Modified-Since", time);
+                }
+            }
+            let response = request.call().map_err(failed)?;
+            let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+            let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+            match location.and_then(|location| resolve_location(&at, location)) {
+                Some(next) if is_redirect => at = next,
+                _ => break response,
+            }
+            redirects += 1;
+            if redirects > REDIRECTS {
+                return Err(failed(ureq::Error::TooManyRedirects));
+            }
+        };
+        let status = response.status().as_u16();
+        if status == NOT_MODIFIED && known.is_some() {
+            return Ok(None);
+        }
+        if !(200..300).contains(&status) {
+            return Err(RemoteError::Status { url: url.to_owned(), status });
+        }
+        let header = |name| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let (etag, last_modified) = (header("etag"), header("last-modified"));
+        let total = header("content-length").and_then(|length| length.parse().ok());
+        let is_gzip = header("content-encoding").is_some_and(|it| it.eq_ignore_ascii_case("gzip"));
+        let received = Cell::new(0);
+        let body = Counted { inner: response.body_mut().as_reader(), count: &received };
+        let limit = || match is_gzip {
+            true => DECODED_MAX.saturating_add(received.get().saturating_mul(DECODED_RATIO)),
+            false => u64::MAX,
+        };
+        let (digest, file) = match is_gzip {
+            true => {
+                let mut body = flate2::read::MultiGzDecoder::new(body);
+                self.receive(url, &mut body, &limit, None, progress, cancel)?
+            }
+            false => {
+                let mut body = body;
+                self.receive(url, &mut body, &limit, total, progress, cancel)?
+            }
+        };
+        Ok(Some((Known { url: url.to_owned(), etag, last_modified, digest }, file)))
     }
 
     fn receive(
@@ -402,6 +479,80 @@ mod tests {
         };
         let result = download(&url.into(), &options, &mut |_, _| {}, &Cancel::new());
         (result, into)
+    }
+
+    /// Downloads from a server that sends `start` and nothing more, and cancels it then.
+    fn interrupted(start: &str) -> RemoteError {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/f", listener.local_addr().unwrap());
+        let cancel = Cancel::new();
+        std::thread::scope(|scope| {
+            let (cancel, into) = (&cancel, dir.path().join("into"));
+            fs::create_dir(&into).unwrap();
+            let cache = dir.path().join("cache");
+            let client = scope.spawn(move || {
+                let options = HttpOptions {
+                    file_name: "f",
+                    access: &Access::default(),
+                    checksum: None,
+                    cache: &cache,
+                    into: &into,
+                };
+                download(&url.as_str().into(), &options, &mut |_, _| {}, cancel).unwrap_err()
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            let asked = stream.read(&mut [0; 4096]).unwrap();
+            assert!(asked > 0);
+            stream.write_all(start.as_bytes()).unwrap();
+            cancel.cancel();
+            // The connection stays open until the client has gone.
+            client.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn redirects_are_followed_however_their_bodies_end() {
+        for (redirect, want) in [
+            (answer("302 Found", "Location: /b\r\n", "moved"), Some("hello")),
+            (answer("308 x", "Location: b?c#d\r\n", ""), Some("hello")),
+            // The body is cut off after its last chunk.
+            (
+                "HTTP/1.1 301 x\r\nLocation: /b\r\nTransfer-Encoding: chunked\r\n\r\n0;x\r\n"
+                    .to_owned(),
+                Some("hello"),
+            ),
+            (answer("302 Found", "", ""), None),
+            (answer("302 Found", "Location: file:///etc/passwd\r\n", ""), None),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (url, server) = serve(vec![redirect.clone(), answer("200 OK", "", "hello")]);
+            let (result, into) = get(&url, dir.path(), None);
+            match want {
+                Some(text) => {
+                    assert_eq!(fs::read_to_string(into.path().join("f")).unwrap(), text);
+                    assert_eq!(server.join().unwrap().len(), 2, "{redirect}");
+                }
+                None => assert!(result.is_err(), "{redirect}"),
+            }
+        }
+    }
+
+    #[test]
+    fn redirects_without_an_end_are_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let answers = vec![answer("302 Found", "Location: /again\r\n", ""); 11];
+        let (url, server) = serve(answers);
+        let error = get(&url, dir.path(), None).0.unwrap_err();
+        assert!(matches!(error, RemoteError::Http { .. }), "{error:?}");
+        assert_eq!(server.join().unwrap().len(), 11);
+    }
+
+    #[test]
+    fn a_silent_server_does_not_delay_an_interruption() {
+        for start in ["", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome"] {
+            assert!(matches!(interrupted(start), RemoteError::Cancelled), "{start:?}");
+        }
     }
 
     #[test]
