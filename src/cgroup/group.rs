@@ -428,6 +428,13 @@ impl Cgroup {
         }
     }
 
+    /// Returns the limit of processes and threads, if the kernel refused one because of it.
+    pub fn reached_pids(&self) -> Option<u64> {
+        let file = |name| self.v2_file("pids", name).or_else(|| self.v1_file("pids", name));
+        keyed(&read(&file("pids.events")?)?, "max").filter(|&refused| refused > 0)?;
+        read(&file("pids.max")?)?.trim().parse().ok()
+    }
+
     /// Says whether the kernel killed for memory in the group.
     pub fn oom_kills(&self) -> Option<OomKills> {
         let file = self

@@ -141,7 +141,7 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
             };
             (Class::Step, message, hints)
         }
-        Cause::Exit { status, oom: None, .. } => {
+        Cause::Exit { status, oom: None, pids, .. } => {
             let meaning = match status {
                 126 => " (not executable)",
                 127 => " (command not found)",
@@ -154,7 +154,7 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
                 format!(
                     "{name} did not complete successfully: exit code: {status}{meaning}{signal}"
                 ),
-                Vec::new(),
+                pids.iter().map(|limit| of_processes(*limit)).collect(),
             )
         }
         Cause::DiskFull { left } => (
@@ -189,6 +189,14 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
         }
         cause => (Class::Environment, format!("{name}: {}", failure::chain(cause)), Vec::new()),
     }
+}
+
+/// The hint of a command that reached its limit of processes.
+pub(super) fn of_processes(limit: u64) -> String {
+    format!(
+        "the command reached its limit of {limit} processes and threads; allow more: --pids-limit {}",
+        limit.saturating_mul(2)
+    )
 }
 
 /// The signal that a status of 128 + N stands for. Other statuses above 128, such as 255, are the

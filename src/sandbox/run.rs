@@ -307,6 +307,7 @@ impl Sandbox {
         Ok(Exit {
             status: exited.status,
             oom: oom.map(|o| Oom { limit: o.limit, peak: o.peak, kills: o.kills }),
+            pids: group.reached_pids(),
             usage: Usage {
                 wall_us: begun.elapsed().as_micros() as u64,
                 cpu_user_us,

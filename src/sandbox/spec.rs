@@ -279,6 +279,8 @@ pub struct Exit {
     pub status: i32,
     /// Set when the kernel killed something in the sandbox for memory.
     pub oom: Option<Oom>,
+    /// Its limit of processes and threads, if the kernel refused one because of it.
+    pub pids: Option<u64>,
     /// What it used.
     pub usage: Usage,
 }

@@ -239,8 +239,15 @@ fn command(
         return Err(Cause::Cancelled);
     }
     match exit.status {
-        0 => Ok(exit.usage),
-        status => Err(Cause::Exit { status, oom: exit.oom, usage: exit.usage }),
+        0 => {
+            if let Some(limit) = exit.pids {
+                let text =
+                    format!("the command reached its limit of {limit} processes and threads");
+                job.progress.notice_of(vertex, text);
+            }
+            Ok(exit.usage)
+        }
+        status => Err(Cause::Exit { status, oom: exit.oom, pids: exit.pids, usage: exit.usage }),
     }
 }
 

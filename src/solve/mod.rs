@@ -339,6 +339,8 @@ pub enum Cause {
         status: i32,
         /// The kernel's out-of-memory kill, where that was it.
         oom: Option<Oom>,
+        /// Its limit of processes and threads, if it reached that.
+        pids: Option<u64>,
         /// What it used.
         usage: Usage,
     },

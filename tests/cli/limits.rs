@@ -63,6 +63,34 @@ fn privileged_process_limit_stops_a_fork_bomb() {
     );
     let outcome = kit.build().args(["--pids-limit", "20"]).run();
     assert!(outcome.log().contains("can't fork"), "{}\n{}", outcome.text(), outcome.log());
+    outcome.says(&["its limit of 20 processes and threads", "--pids-limit 40"]);
+    let run = kit.builder(["run", "--pids-limit", "20", "fixture/base"]);
+    kit.build().args(["-t", "fixture/base", "--pids-limit=-1"]).ok();
+    let outcome = run.args(["sh", "-c", "for i in $(seq 200); do sleep 100 & done"]).any();
+    outcome.says(&["its limit of 20 processes and threads"]);
+}
+
+#[test]
+fn privileged_a_fork_bomb_meets_the_default_limit() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN for i in $(seq 3000); do sleep 100 & done\n");
+    let outcome = kit.build().run();
+    assert!(outcome.log().contains("can't fork"), "{}\n{}", outcome.text(), outcome.log());
+    outcome.says(&["its limit of 2048 processes and threads", "--pids-limit 4096"]);
+    kit.dockerfile("FROM fixture/base\nRUN for i in $(seq 100); do sleep 100 & done\n");
+    let outcome = kit.build().ok();
+    assert!(!outcome.text().contains("its limit"), "{}", outcome.text());
+}
+
+#[test]
+fn privileged_a_limit_of_namespaces_is_named() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN true\n");
+    for (kind, status) in [("user", 0), ("net", 0), ("pid", 5), ("ipc", 5), ("mnt", 5)] {
+        let setup = format!("echo 0 > /proc/sys/user/max_{kind}_namespaces");
+        let run = kit.build_showing("plain").arg("--no-cache").in_user_namespace_after(&setup);
+        run.exits(status).says(&["the limit of namespaces is reached", "user.max_user_namespaces"]);
+    }
 }
 
 /// Four stages whose commands note who else runs, and a last one that tells what they saw. Each waits

@@ -268,6 +268,11 @@ impl Run {
         self.behind_in("--net", &format!("{setup} || exit\nexec \"$@\""), "sh")
     }
 
+    /// Runs it as root of a user namespace of its own, as `setup` makes it.
+    pub fn in_user_namespace_after(self, setup: &str) -> Self {
+        self.behind_in("--map-root-user", &format!("{setup} || exit\nexec \"$@\""), "sh")
+    }
+
     /// Runs it through a script, whose `$0` is `argument`, in a mount namespace of its own.
     fn behind(self, script: &str, argument: &str) -> Self {
         self.behind_in("--mount", script, argument)

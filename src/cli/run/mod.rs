@@ -21,7 +21,7 @@ use super::limits::LimitArgs;
 use super::registry::{PullFailed, Pulls};
 use super::resolve::Images;
 use super::security::SecurityArgs;
-use super::{parse_args, platforms, registry};
+use super::{parse_args, platforms, registry, step_error};
 use crate::image::{Image, Platform};
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
@@ -159,7 +159,12 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
             ))
         }
         (None, 0) => Ok(()),
-        (None, status) => Err(Failure::new(Class::Status(status), "")),
+        (None, status) => {
+            if let Some(limit) = exit.pids {
+                environment.warn(&step_error::of_processes(limit));
+            }
+            Err(Failure::new(Class::Status(status), ""))
+        }
     }
 }
 
