@@ -201,7 +201,8 @@ fn export(
     let dest = std::path::absolute(&args.dest)
         .map_err(|error| Failure::of(Class::Usage, &error).about(&args.dest.display()))?;
     let waiting = || tell(&format!("waiting for another export to {}", dest.display()));
-    let mut folder = LayoutFolder::open(&dest, waiting).map_err(|error| failure(&error.into()))?;
+    let mut folder = LayoutFolder::open(&dest, &environment.cancel, waiting)
+        .map_err(|error| failure(&error.into()))?;
     for mount in mounts {
         let name = shown(&mount);
         let waiting = || tell(&format!("waiting for a build that uses cache mount {name}"));

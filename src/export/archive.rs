@@ -209,13 +209,13 @@ impl Archive<'_> {
             if fs::metadata(&path).is_ok_and(|m| m.len() == size) {
                 continue;
             }
-            if self.cancel.is_cancelled() {
-                return Err(ExportError::Cancelled);
-            }
-            let failed = |e: io::Error| ExportError::io("write", &path, e);
+            let failed = |e: io::Error| match self.cancel.is_cancelled() {
+                true => ExportError::Cancelled,
+                false => ExportError::io("write", &path, e),
+            };
             let mut blob = self.open(&digest, size)?;
             let mut dest = DestFile::create(&path)?;
-            io::copy(&mut blob, dest.file()).map_err(failed)?;
+            self.cancel.copy(&mut blob, dest.file()).map_err(failed)?;
             dest.finish()?;
         }
         for (name, bytes) in self.documents().iter().rev() {

@@ -241,7 +241,7 @@ pub fn export_cache(
         let text = format!("waiting for another export to {}", to.dir.display());
         context.progress.notice_of(context.vertex, text);
     };
-    let mut folder = LayoutFolder::open(&to.dir, waiting)?;
+    let mut folder = LayoutFolder::open(&to.dir, context.cancel, waiting)?;
     let parts: Vec<&Descriptor> = [&top, &document].into_iter().chain(&manifest.layers).collect();
     for part in parts {
         if context.cancel.is_cancelled() {

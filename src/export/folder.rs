@@ -8,10 +8,12 @@ use super::ExportError;
 use super::dest::{DestFile, write_whole};
 use crate::image::{Descriptor, Index, LayoutSource, Manifest, REF_NAME, canonical_json};
 use crate::store::{DOCUMENT_MAX, Digest, Key};
+use crate::sys::cancel::Cancel;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Write as _};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What all artifacts of ours begin their type with.
 const OURS: &str = "application/vnd.builder.";
@@ -22,8 +24,12 @@ pub struct LayoutFolder {
     dir: PathBuf,
     index: Index,
     written: u64,
+    cancel: Cancel,
     _lock: File,
 }
+
+/// Interval at which a waiting export looks at the lock and at the cancel flag.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl LayoutFolder {
     /// Opens the layout at `dir`, making it where there is none. `waiting` is called once, before blocking,
@@ -31,20 +37,37 @@ impl LayoutFolder {
     ///
     /// # Errors
     ///
-    /// [`ExportError::Io`] where the folder cannot be made.
-    pub fn open(dir: &std::path::Path, waiting: impl FnOnce()) -> Result<Self, ExportError> {
+    /// [`ExportError::Io`] where the folder cannot be made; [`ExportError::Cancelled`].
+    pub fn open(
+        dir: &std::path::Path,
+        cancel: &Cancel,
+        waiting: impl FnOnce(),
+    ) -> Result<Self, ExportError> {
         let blobs = dir.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(|e| ExportError::io("create", &blobs, e))?;
         let failed = |e| ExportError::io("lock", &blobs, e);
         let lock = File::open(&blobs).map_err(failed)?;
-        if lock.try_lock().is_err() {
-            waiting();
-            lock.lock().map_err(failed)?;
+        let mut waiting = Some(waiting);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(e)) => return Err(failed(e)),
+                Err(TryLockError::WouldBlock) if cancel.is_cancelled() => {
+                    return Err(ExportError::Cancelled);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    if let Some(waiting) = waiting.take() {
+                        waiting();
+                    }
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+            }
         }
         // What is there and is no index is replaced: it can be no use to anybody.
         let index =
             LayoutSource { dir: dir.to_owned() }.index().unwrap_or_else(|_| Index::new(Vec::new()));
-        Ok(Self { dir: dir.to_owned(), index, written: 0, _lock: lock })
+        let cancel = cancel.clone();
+        Ok(Self { dir: dir.to_owned(), index, written: 0, cancel, _lock: lock })
     }
 
     /// Returns the entries that there are.
@@ -81,14 +104,17 @@ impl LayoutFolder {
     ///
     /// # Errors
     ///
-    /// [`ExportError::Io`]; nothing half-written is left then.
-    pub fn add(&mut self, blob: &Descriptor, from: &mut dyn Read) -> Result<(), ExportError> {
+    /// [`ExportError::Io`], [`ExportError::Cancelled`]; nothing half-written is left then.
+    pub fn add(&mut self, blob: &Descriptor, from: &mut File) -> Result<(), ExportError> {
         if self.has(blob) {
             return Ok(());
         }
         let path = self.blob(&blob.digest);
         let mut to = DestFile::create(&path)?;
-        io::copy(from, to.file()).map_err(|e| ExportError::io("write", &path, e))?;
+        self.cancel.copy(from, to.file()).map_err(|e| match self.cancel.is_cancelled() {
+            true => ExportError::Cancelled,
+            false => ExportError::io("write", &path, e),
+        })?;
         to.finish()?;
         self.written += blob.size;
         Ok(())

@@ -4,6 +4,7 @@ use super::{Context, ExportError};
 use crate::image::Image;
 use crate::layer::{self, Entry, Kind, LayerError, TarOptions, Times, Walk};
 use crate::snapshot::{self, MountOptions, Mounted, XattrSpace};
+use crate::sys::cancel::Cancel;
 use crate::sys::remove::remove_tree;
 use crate::sys::rooted::open_beneath;
 use rustix::fs::{
@@ -64,6 +65,7 @@ pub(super) fn write_local(
     let mount = mounted(image)?;
     let mut local = Local {
         dir,
+        cancel: context.cancel,
         root: root.as_fd(),
         times,
         folders: Vec::new(),
@@ -80,6 +82,7 @@ pub(super) fn write_local(
             })
         });
     match (failed, walked) {
+        _ if context.cancel.is_cancelled() => Err(ExportError::Cancelled),
         (Some(error), _) => Err(error),
         (None, Err(LayerError::Cancelled)) => Err(ExportError::Cancelled),
         (None, Err(error)) => Err(error.into()),
@@ -92,6 +95,7 @@ pub(super) fn write_local(
 
 struct Local<'a> {
     dir: &'a Path,
+    cancel: &'a Cancel,
     root: BorrowedFd<'a>,
     times: Times,
     /// Folders whose times are set at the end, when nothing changes them any more.
@@ -165,7 +169,15 @@ impl Local<'_> {
         }
         remove(folder.as_fd(), c".builder-export.tmp")
             .map_err(|e| self.error("create", entry, e))?;
-        let result = make(folder.as_fd(), self.root, entry, file, mode, &times).and_then(|()| {
+        let result = make(
+            folder.as_fd(),
+            self.root,
+            entry,
+            file.map(|file| (file, self.cancel)),
+            mode,
+            &times,
+        )
+        .and_then(|()| {
             let rename = || renameat(folder, TEMPORARY, folder, &name);
             let renamed = match rename() {
                 // A directory is in the way.
@@ -286,7 +298,7 @@ fn make(
     folder: BorrowedFd<'_>,
     root: BorrowedFd<'_>,
     entry: &Entry<'_>,
-    file: Option<OwnedFd>,
+    file: Option<(OwnedFd, &Cancel)>,
     mode: Mode,
     times: &Timestamps,
 ) -> Result<(), (&'static str, io::Error)> {
@@ -303,8 +315,8 @@ fn make(
             let made = openat(folder, TEMPORARY, flags, Mode::from_raw_mode(0o600))
                 .map_err(on("create"))?;
             let mut made = File::from(made);
-            if let Some(file) = file {
-                io::copy(&mut File::from(file), &mut made).map_err(|e| ("write", e))?;
+            if let Some((file, cancel)) = file {
+                cancel.copy(&mut File::from(file), &mut made).map_err(|e| ("write", e))?;
             }
             fchmod(&made, mode).map_err(on("set the mode of"))?;
             return futimens(&made, times).map_err(on("set the times of"));

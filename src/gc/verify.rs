@@ -124,13 +124,14 @@ impl Verifier<'_> {
     }
 
     fn blobs(&mut self) -> Result<(), GcError> {
-        let root = self.store.root();
+        let (root, cancel) = (self.store.root(), self.cancel);
         let paths = names(entries(root, Path::new("blobs/sha256"))?);
         self.each("blobs", &paths, |path| {
             let named: Option<Digest> =
                 hex_name(path).and_then(|hex| format!("sha256:{hex}").parse().ok());
             let Some(named) = named else { return Some("its name is no digest".to_owned()) };
-            match digest_of(&root.join(path)) {
+            match digest_of(&root.join(path), cancel) {
+                _ if cancel.is_cancelled() => None,
                 Ok(actual) if actual == named => None,
                 Ok(actual) => Some(format!("its bytes hash to {actual}")),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -274,7 +275,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     fs::read(path).ok()
 }
 
-fn digest_of(path: &Path) -> io::Result<Digest> {
+fn digest_of(path: &Path, cancel: &Cancel) -> io::Result<Digest> {
     use sha2::Digest as _;
     struct Hash(sha2::Sha256);
     impl io::Write for Hash {
@@ -288,7 +289,7 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
     }
     let mut reader = io::BufReader::with_capacity(256 << 10, File::open(path)?);
     let mut hash = Hash(sha2::Sha256::new());
-    io::copy(&mut reader, &mut hash)?;
+    cancel.copy(&mut reader, &mut hash)?;
     Ok(Digest::from_bytes(hash.0.finalize().into()))
 }
 
@@ -342,8 +343,13 @@ fn record_trouble(root: &Path, path: &Path) -> Option<String> {
 }
 
 fn image_trouble(store: &Store, top: &Descriptor) -> Option<String> {
+    // An index may list one document many times, and so may each index that it lists.
+    let mut seen = BTreeSet::new();
     let mut open = vec![top.clone()];
     while let Some(descriptor) = open.pop() {
+        if !seen.insert(descriptor.digest) {
+            continue;
+        }
         let is_top = descriptor.digest == top.digest;
         // An index may name platforms that never were brought here.
         if !is_top && !store.has_blob(&descriptor.digest) {

@@ -14,8 +14,8 @@ use super::{
     Config, Descriptor, Document, Image, ImageError, Index, Manifest, Platform, Reference,
     media_type,
 };
-use crate::layer::{self, Format};
-use crate::store::{DOCUMENT_MAX, Digest, Store};
+use crate::layer::{self, ArchiveMember, Format, LayerError};
+use crate::store::{DOCUMENT_MAX, Digest, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use serde::Deserialize;
 use sha2::Digest as _;
@@ -171,6 +171,32 @@ impl Drop for Spool {
     }
 }
 
+/// Why an archive is not spooled.
+enum Unspooled {
+    /// It cannot be read.
+    Layer(LayerError),
+    /// What it has is not taken.
+    Image(ImageError),
+}
+
+impl From<LayerError> for Unspooled {
+    fn from(error: LayerError) -> Self {
+        Self::Layer(error)
+    }
+}
+
+impl From<ImageError> for Unspooled {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<StoreError> for Unspooled {
+    fn from(error: StoreError) -> Self {
+        Self::Image(error.into())
+    }
+}
+
 impl Spool {
     fn read(
         store: &Store,
@@ -180,74 +206,50 @@ impl Spool {
     ) -> Result<Self, ImageError> {
         let mut spool =
             Self { name: name.to_owned(), files: BTreeMap::new(), links: BTreeMap::new() };
-        let unreadable = |what: &str, source: io::Error| ImageError::Read {
-            name: name.to_owned(),
-            what: what.to_owned(),
-            source,
-        };
         let session = store.session()?;
-        let input = layer::decompress(input).map_err(|e| unreadable("the archive", e))?;
-        let mut archive = tar::Archive::new(input);
-        let entries = archive.entries().map_err(|e| unreadable("the archive", e))?;
-        for (n, entry) in entries.enumerate() {
-            if cancel.is_cancelled() {
-                return Err(ImageError::Cancelled);
+        let mut count = 0;
+        let mut spool_member = |path: &[u8], kind: ArchiveMember<'_>| {
+            count += 1;
+            if count > MEMBERS_MAX {
+                let what = format!("more than {MEMBERS_MAX} members");
+                return Err(Unspooled::Image(spool.unsupported(what)));
             }
-            let mut entry = entry.map_err(|e| unreadable("the archive", e))?;
-            let Some(member) = clean(&entry.path_bytes(), "") else { continue };
-            let kind = entry.header().entry_type();
-            if n >= MEMBERS_MAX {
-                return Err(spool.unsupported(format!("more than {MEMBERS_MAX} members")));
-            }
-            if kind.is_symlink() || kind.is_hard_link() {
-                let folder = match member.rsplit_once('/') {
-                    Some((folder, _)) if kind.is_symlink() => folder,
-                    _ => "",
-                };
-                let target = entry.link_name_bytes().and_then(|link| clean(&link, folder));
-                if let Some(target) = target {
-                    spool.links.insert(member, target);
+            let Some(member) = clean(path, "") else { return Ok(None) };
+            let folder = member.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let target = match kind {
+                ArchiveMember::File => {
+                    let path = session.new_path()?;
+                    let file = OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .open(&path)
+                        .map_err(|e| ImageError::io("create", &path, e))?;
+                    if let Some(older) = spool.files.insert(member, path) {
+                        let _ = fs::remove_file(older);
+                    }
+                    return Ok(Some(file));
                 }
-            } else if kind.is_file() {
-                let path = session.new_path()?;
-                let mut file = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .open(&path)
-                    .map_err(|e| ImageError::io("create", &path, e))?;
-                if let Some(older) = spool.files.insert(member.clone(), path.clone()) {
-                    let _ = fs::remove_file(older);
-                }
-                spool.copy(&mut entry, &mut file, &member, &path, cancel)?;
+                ArchiveMember::Symlink(target) => clean(target, folder),
+                ArchiveMember::HardLink(target) => clean(target, ""),
+                ArchiveMember::Other => None,
+            };
+            if let Some(target) = target {
+                spool.links.insert(member, target);
             }
-        }
-        Ok(spool)
-    }
-
-    /// Copies one member, telling apart which side failed.
-    fn copy(
-        &self,
-        entry: &mut impl Read,
-        file: &mut File,
-        member: &str,
-        path: &std::path::Path,
-        cancel: &Cancel,
-    ) -> Result<(), ImageError> {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            if cancel.is_cancelled() {
-                return Err(ImageError::Cancelled);
-            }
-            let n = entry.read(&mut buffer).map_err(|source| ImageError::Read {
-                name: self.name.clone(),
-                what: format!("`{member}`"),
-                source,
-            })?;
-            if n == 0 {
-                return Ok(());
-            }
-            io::Write::write_all(file, &buffer[..n])
-                .map_err(|e| ImageError::io("write", path, e))?;
+            Ok(None)
+        };
+        match layer::read_archive(input, cancel, &mut spool_member) {
+            Ok(()) => Ok(spool),
+            Err(Unspooled::Image(error)) => Err(error),
+            Err(Unspooled::Layer(LayerError::Cancelled)) => Err(ImageError::Cancelled),
+            Err(Unspooled::Layer(error)) => Err(ImageError::Read {
+                name: name.to_owned(),
+                what: "the archive".to_owned(),
+                source: match error {
+                    LayerError::Input { source } => source,
+                    other => io::Error::other(other),
+                },
+            }),
         }
     }
 
@@ -370,7 +372,11 @@ impl Spool {
         let mut layers = Vec::with_capacity(members.len());
         for (member, diff_id) in members.iter().zip(&diff_ids) {
             let path = self.need(member)?;
-            let blob = describe(path, diff_id).map_err(|e| ImageError::io("read", path, e))?;
+            let blob =
+                describe(path, diff_id, cancel).map_err(|e| match cancel.is_cancelled() {
+                    true => ImageError::Cancelled,
+                    false => ImageError::io("read", path, e),
+                })?;
             source.blobs.insert(blob.digest, path.clone());
             layers.push(blob);
         }
@@ -405,7 +411,7 @@ fn name_of(entry: &Descriptor) -> Option<Result<Reference, String>> {
 
 /// Describes a layer's file: a plain tar is known by its `diff_id`, which is verified later, a
 /// compressed one is hashed.
-fn describe(path: &std::path::Path, diff_id: &Digest) -> io::Result<Descriptor> {
+fn describe(path: &std::path::Path, diff_id: &Digest, cancel: &Cancel) -> io::Result<Descriptor> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut start = Vec::with_capacity(6);
@@ -417,7 +423,7 @@ fn describe(path: &std::path::Path, diff_id: &Digest) -> io::Result<Descriptor> 
     };
     let start = io::Cursor::new(start);
     let mut tee = Tee::new(Box::new(start.chain(file)), Output::hash());
-    io::copy(&mut tee, &mut io::sink())?;
+    cancel.copy(&mut tee, &mut io::sink())?;
     let Output::Hash(hasher) = tee.output else { unreachable!("made as a hash above") };
     let digest = Digest::from_bytes(hasher.finalize().into());
     Ok(Descriptor::new(media_type::layer(true, suffix), digest, size))

@@ -8,8 +8,9 @@ use super::receive::{BlobSource, check_size, choose, document, wrong_digest};
 use super::tee::{Output, Tee};
 use super::workers::side_by_side;
 use super::{Descriptor, Document, ImageError, Manifest, Platform};
-use crate::store::{Store, StoreError};
+use crate::store::{Digest, Store, StoreError};
 use crate::sys::cancel::Cancel;
+use std::collections::BTreeSet;
 use std::io;
 
 /// How deep indexes may nest.
@@ -48,25 +49,26 @@ pub fn survey(
     which: Selector<'_>,
 ) -> Result<Closure, ImageError> {
     let mut whole = Closure { top: top.clone(), documents: Vec::new(), blobs: Vec::new() };
+    let mut known = BTreeSet::new();
     if let Document::Manifest(manifest) =
         Document::parse_any(&document(store, source, top)?, &top.digest)?
     {
         // It may be an artifact, which is of no platform.
         whole.top.annotations.clear();
-        whole.add_manifest(whole.top.clone(), *manifest);
+        whole.add_manifest(whole.top.clone(), *manifest, &mut known);
         return Ok(whole);
     }
     match which {
-        Selector::All => whole.add(store, source, top, 0)?,
+        Selector::All => whole.add(store, source, top, &mut known, 0)?,
         Selector::For(platform) => {
-            let chosen = choose(store, source, top, platform, None, 0)?;
+            let chosen = choose(store, source, top, platform)?;
             let (descriptor, manifest, _) = chosen.ok_or_else(|| ImageError::NoPlatform {
                 name: source.name(),
                 wanted: platform.clone(),
                 available: Vec::new(),
             })?;
             whole.top = descriptor.clone();
-            whole.add_manifest(descriptor, manifest);
+            whole.add_manifest(descriptor, manifest, &mut known);
         }
     }
     Ok(whole)
@@ -78,14 +80,17 @@ impl Closure {
         store: &Store,
         source: &dyn BlobSource,
         descriptor: &Descriptor,
+        known: &mut BTreeSet<Digest>,
         depth: usize,
     ) -> Result<(), ImageError> {
-        if self.documents.iter().any(|known| known.digest == descriptor.digest) {
+        if !known.insert(descriptor.digest) {
             return Ok(());
         }
         let bytes = document(store, source, descriptor)?;
         match Document::parse_any(&bytes, &descriptor.digest)? {
-            Document::Manifest(manifest) => self.add_manifest(descriptor.clone(), *manifest),
+            Document::Manifest(manifest) => {
+                self.add_manifest(descriptor.clone(), *manifest, known);
+            }
             Document::Index(_) if depth >= NESTING_MAX => {
                 return Err(ImageError::BadDocument {
                     digest: descriptor.digest,
@@ -94,7 +99,7 @@ impl Closure {
             }
             Document::Index(index) => {
                 for entry in &index.manifests {
-                    self.add(store, source, entry, depth + 1)?;
+                    self.add(store, source, entry, known, depth + 1)?;
                 }
                 self.documents.push(descriptor.clone());
             }
@@ -102,9 +107,14 @@ impl Closure {
         Ok(())
     }
 
-    fn add_manifest(&mut self, descriptor: Descriptor, manifest: Manifest) {
+    fn add_manifest(
+        &mut self,
+        descriptor: Descriptor,
+        manifest: Manifest,
+        known: &mut BTreeSet<Digest>,
+    ) {
         for blob in std::iter::once(manifest.config).chain(manifest.layers) {
-            if !self.blobs.iter().any(|known| known.digest == blob.digest) {
+            if known.insert(blob.digest) {
                 self.blobs.push(blob);
             }
         }
@@ -169,7 +179,10 @@ fn fetch_blob(
         return Ok(());
     }
     let mut tee = Tee::new(source.open(blob)?, Output::Blob(store.blob_writer()?));
-    let copied = io::copy(&mut tee, &mut io::sink());
+    let copied = cancel.copy(&mut tee, &mut io::sink());
+    if cancel.is_cancelled() {
+        return Err(ImageError::Cancelled);
+    }
     if let Some(error) = tee.failed {
         return Err(ImageError::io("write", &store.blob_path(&blob.digest), error));
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::layer::{self, Format};
 use crate::store::Store;
-use crate::sys::cancel::Cancel;
+use crate::sys::cancel::{Cancel, Stoppable};
 use crate::sys::rooted::resolve_in_root;
 use std::fs::File;
 use std::io::{self, Read};
@@ -40,16 +40,16 @@ pub struct ImportOptions {
 /// [`ImageError`]; nothing is visible then.
 pub fn import_rootfs(
     store: &Store,
-    mut input: impl Read + Send,
+    input: impl Read + Send,
     name: &str,
     options: &ImportOptions,
     cancel: &Cancel,
 ) -> Result<Image, ImageError> {
-    let unreadable = |source: io::Error| ImageError::Read {
-        name: name.to_owned(),
-        what: "the tar".to_owned(),
-        source,
+    let unreadable = |source: io::Error| match cancel.is_cancelled() {
+        true => ImageError::Cancelled,
+        false => ImageError::Read { name: name.to_owned(), what: "the tar".to_owned(), source },
     };
+    let mut input = Stoppable::new(input, cancel);
     let mut start = Vec::with_capacity(6);
     input.by_ref().take(6).read_to_end(&mut start).map_err(unreadable)?;
     let format = layer::detect(&start);

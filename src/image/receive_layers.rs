@@ -10,7 +10,7 @@ use super::unpack::{Unpacked, ids};
 use super::workers::side_by_side;
 use crate::layer::LayerError;
 use crate::store::{Descriptor, Diff, Digest, Layer, Store, StoreError};
-use crate::sys::cancel::Cancel;
+use crate::sys::cancel::{Cancel, Stoppable};
 use sha2::Digest as _;
 use std::fs::File;
 use std::io::{self, Read};
@@ -101,7 +101,7 @@ fn receive_layer(
     }
     if store.lease_blob(&blob.digest)? {
         let file = store.open_blob(&blob.digest)?;
-        let mut input = io::BufReader::with_capacity(CHUNK, file);
+        let mut input = io::BufReader::with_capacity(CHUNK, Stoppable::new(file, cancel));
         return unpack_alone(store, blob, diff_id, &mut input, cancel);
     }
     let known = store.diff(diff_id)?;
@@ -113,22 +113,21 @@ fn receive_layer(
         }
         None => (source.open(blob)?, Output::Blob(store.blob_writer()?)),
     };
-    let mut tee = Tee::new(input, output);
+    let mut tee = Tee::new(Box::new(Stoppable::new(input, cancel)), output);
     let received = match known {
         Diff::Layer(layer) => Ok(Received::Layer(layer)),
         Diff::Borrows => Ok(Received::Borrows),
         Diff::Unknown => unpack_alone(store, blob, diff_id, &mut tee, cancel),
     };
     // What does not unpack may be what was damaged on its way: then that is the error to tell.
-    let drained = if cancel.is_cancelled() { Ok(0) } else { io::copy(&mut tee, &mut io::sink()) };
+    let drained = io::copy(&mut tee, &mut io::sink());
+    if cancel.is_cancelled() {
+        return received.and(Err(ImageError::Cancelled));
+    }
     if let Some(error) = tee.failed {
         return Err(ImageError::io("write", &store.blob_path(&blob.digest), error));
     }
-    match drained {
-        Ok(_) if cancel.is_cancelled() => return received.and(Err(ImageError::Cancelled)),
-        Ok(_) => {}
-        Err(e) => return Err(ImageError::read_blob(source, blob, e)),
-    }
+    drained.map_err(|e| ImageError::read_blob(source, blob, e))?;
     check_size(source, blob, tee.size)?;
     match tee.output {
         Output::Blob(writer) => {
@@ -181,7 +180,7 @@ fn receive_over(
         return Ok(layer);
     }
     let file = store.open_blob(&blob.digest)?;
-    let mut input = io::BufReader::with_capacity(CHUNK, file);
+    let mut input = io::BufReader::with_capacity(CHUNK, Stoppable::new(file, cancel));
     unpack(store, blob, diff_id, &mut input, below, cancel)?.keep(store, below)
 }
 

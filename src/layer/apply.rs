@@ -17,6 +17,7 @@ use super::whiteout::{
     make_whiteout,
 };
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace, owner};
+use crate::sys::cancel::Cancel;
 use crate::sys::remove::remove_tree;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, chmodat,
@@ -57,6 +58,7 @@ pub(super) struct Applied {
 pub(super) struct Applier<'a> {
     root: BorrowedFd<'a>,
     target: Target<'a>,
+    cancel: &'a Cancel,
     /// The way to the directory of the member before, which most members share.
     way: Way<'a>,
     /// The same for the target of a hard link.
@@ -77,10 +79,11 @@ const NANOSECONDS_END: i64 = i64::MAX / 1_000_000_000;
 const TIME_MAX: i64 = 1 << 34;
 
 impl<'a> Applier<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, target: Target<'a>) -> Self {
+    pub(super) fn new(root: BorrowedFd<'a>, target: Target<'a>, cancel: &'a Cancel) -> Self {
         Self {
             root,
             target,
+            cancel,
             way: Way::new(root),
             link_way: Way::new(root),
             nodes: Nodes::new(),

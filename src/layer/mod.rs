@@ -58,8 +58,8 @@ pub use scan::{Beneath, Scan, ScanOptions, scan, scan_into, scan_over, scan_writ
 pub use stack::{Found, Stack, StackDir};
 pub use tar_split::{JoinedTar, SplitSink, split_tar};
 pub use unpack::{
-    Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive, unpack_layer,
-    unpack_plain,
+    ArchiveMember, Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive,
+    read_archive, unpack_layer, unpack_plain,
 };
 pub use walk::{Entry, Kind, Walk};
 pub use xattrs::XattrSpace;

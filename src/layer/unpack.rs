@@ -3,14 +3,15 @@
 use super::apply::{Applied, Applier, Target};
 use super::decompress::decompress;
 use super::stack::Stack;
-use super::untar::TarReader;
+use super::untar::{MemberKind, Piece, TarReader};
 use super::{HashCache, LayerError, XattrSpace};
 use crate::store::{Digest, TarFacts};
 use crate::sys::cancel::{Cancel, Stoppable};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::{Mode, fchmod};
 use sha2::{Digest as _, Sha256};
-use std::io::{self, BufRead, Read};
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write as _};
 use std::os::fd::BorrowedFd;
 
 /// How to unpack a layer.
@@ -83,7 +84,7 @@ pub fn import_rootfs(
     xattrs: XattrSpace,
     cancel: &Cancel,
 ) -> Result<Unpacked, LayerError> {
-    let tar = decompress(tar).map_err(|source| LayerError::Input { source })?;
+    let tar = decompress(Stoppable::new(tar, cancel)).map_err(|e| input(e, cancel))?;
     unpack_layer(tar, into, &UnpackOptions { xattrs, below: None }, cancel)
 }
 
@@ -130,8 +131,8 @@ pub fn extract_archive(
     owner: Option<(u32, u32)>,
     cancel: &Cancel,
 ) -> Result<Extracted, LayerError> {
-    let input = decompress(archive).map_err(|source| LayerError::Input { source })?;
-    let input = io::BufReader::with_capacity(CHUNK, input);
+    let archive = decompress(Stoppable::new(archive, cancel)).map_err(|e| input(e, cancel))?;
+    let input = io::BufReader::with_capacity(CHUNK, archive);
     let (applied, _) = apply(input, dest, Target::Tree { owner }, cancel)?;
     Ok(Extracted::of(&applied))
 }
@@ -149,6 +150,63 @@ pub fn unpack_plain(
 ) -> Result<Extracted, LayerError> {
     let (applied, _) = apply(tar, into, Target::Plain, cancel)?;
     Ok(Extracted::of(&applied))
+}
+
+/// Returns the error of a stream that cannot be read, or was stopped.
+fn input(source: io::Error, cancel: &Cancel) -> LayerError {
+    if cancel.is_cancelled() { LayerError::Cancelled } else { LayerError::Input { source } }
+}
+
+/// A member of an archive that is read and not applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveMember<'a> {
+    /// A regular file.
+    File,
+    /// A symbolic link to this path.
+    Symlink(&'a [u8]),
+    /// Another name of the member with this path.
+    HardLink(&'a [u8]),
+    /// A directory, a device or the like.
+    Other,
+}
+
+/// Calls `member` with the path and kind of each member of an archive, compressed or not; it returns the file that
+/// a regular file's content is written to. Limits are those of [`unpack_layer`].
+///
+/// # Errors
+///
+/// As [`unpack_layer`], and those of `member`.
+pub fn read_archive<E: From<LayerError>>(
+    archive: impl Read + Send,
+    cancel: &Cancel,
+    mut member: impl FnMut(&[u8], ArchiveMember<'_>) -> Result<Option<File>, E>,
+) -> Result<(), E> {
+    let stopped = |error: LayerError| match cancel.is_cancelled() {
+        true => LayerError::Cancelled,
+        false => error,
+    };
+    let archive = decompress(Stoppable::new(archive, cancel)).map_err(|e| input(e, cancel))?;
+    let archive = io::BufReader::with_capacity(CHUNK, archive);
+    let mut tar = TarReader::new(Stoppable::new(archive, cancel));
+    while let Some(found) = tar.next().map_err(stopped)? {
+        let kind = match found.kind {
+            MemberKind::File => ArchiveMember::File,
+            MemberKind::Symlink => ArchiveMember::Symlink(&found.link),
+            MemberKind::HardLink => ArchiveMember::HardLink(&found.link),
+            _ => ArchiveMember::Other,
+        };
+        let Some(mut file) = member(&found.path, kind)? else { continue };
+        let write = |piece: Piece<'_>| match piece {
+            Piece::Bytes(bytes) => {
+                file.write_all(bytes).map_err(|e| LayerError::io("write", &found.path, e))
+            }
+            Piece::Hole(_) => {
+                Err(LayerError::malformed("sparse members are not supported here", &found.path))
+            }
+        };
+        tar.pieces(write).map_err(stopped)?;
+    }
+    Ok(())
 }
 
 /// Says whether ADD extracts this file: whether, decompressed if need be, it begins with a sound header of a
@@ -169,7 +227,7 @@ fn apply(
     cancel: &Cancel,
 ) -> Result<(Applied, HashCache), LayerError> {
     let mut tar = TarReader::new(Stoppable::new(input, cancel));
-    let mut applier = Applier::new(root, target);
+    let mut applier = Applier::new(root, target, cancel);
     let mut members = || {
         let mut count = 0;
         while let Some(member) = tar.next()? {

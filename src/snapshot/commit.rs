@@ -17,7 +17,7 @@ use super::{SnapshotError, XattrSpace};
 use crate::layer::owner;
 use crate::layer::whiteout::{DirectoryMark, directory_mark, is_whiteout};
 use crate::layer::{Found, LayerError, Scan, ScanOptions, Stack, StackDir, scan};
-use crate::sys::cancel::Cancel;
+use crate::sys::cancel::{Cancel, Stoppable};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, fgetxattr, fremovexattr,
     fstat, futimens, mknodat, open, openat, statat, unlinkat,
@@ -340,8 +340,10 @@ impl Cleaner<'_> {
                 if is_exact {
                     return Ok(true);
                 }
-                Ok(same_content(new.into(), old.into())
-                    .map_err(|e| LayerError::io("read", &self.path, e))?)
+                match same_content(new.into(), old.into(), self.cancel) {
+                    Err(_) if self.cancel.is_cancelled() => Err(LayerError::Cancelled.into()),
+                    result => Ok(result.map_err(|e| LayerError::io("read", &self.path, e))?),
+                }
             }
             _ => Ok(true),
         }
@@ -389,9 +391,9 @@ fn capability(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
     }
 }
 
-fn same_content(a: std::fs::File, b: std::fs::File) -> io::Result<bool> {
+fn same_content(a: std::fs::File, b: std::fs::File, cancel: &Cancel) -> io::Result<bool> {
     use std::io::BufRead as _;
-    let mut a = io::BufReader::with_capacity(128 * 1024, a);
+    let mut a = io::BufReader::with_capacity(128 * 1024, Stoppable::new(a, cancel));
     let mut b = io::BufReader::with_capacity(128 * 1024, b);
     loop {
         let (left, right) = (a.fill_buf()?, b.fill_buf()?);

@@ -4,6 +4,13 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+/// Bytes that are copied between two looks at the flag.
+const PIECE: u64 = 8 << 20;
+
+fn stopped() -> io::Error {
+    io::Error::other("interrupted")
+}
+
 /// A request to stop, shared by all that work for one build; clones see the same flag.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<Flag>);
@@ -46,6 +53,29 @@ impl Cancel {
         own.or_else(|| self.0.parent.as_ref().and_then(Self::room_left))
     }
 
+    /// Copies a stream to its end, a piece at a time, and returns the number of bytes. Between files the kernel
+    /// copies the pieces itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`io::copy`]; an error of no kind of its own once this is cancelled: callers ask the token first.
+    pub fn copy<R: Read + ?Sized, W: Write + ?Sized>(
+        &self,
+        from: &mut R,
+        to: &mut W,
+    ) -> io::Result<u64> {
+        let mut done = 0;
+        loop {
+            if self.is_cancelled() {
+                return Err(stopped());
+            }
+            match io::copy(&mut from.take(PIECE), to)? {
+                0 => return Ok(done),
+                count => done += count,
+            }
+        }
+    }
+
     /// Says whether somebody asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.0.is_set.load(Ordering::Acquire)
@@ -71,7 +101,7 @@ impl<'c, S> Stoppable<'c, S> {
 
     fn check(&self) -> io::Result<()> {
         match self.cancel.is_cancelled() {
-            true => Err(io::Error::other("interrupted")),
+            true => Err(stopped()),
             false => Ok(()),
         }
     }
@@ -119,6 +149,29 @@ mod tests {
         assert!(read.read(&mut [0]).is_err());
         assert!(Stoppable::new(io::sink(), &cancel).write(&[0]).is_err());
         assert!(Stoppable::new(&b"x"[..], &cancel).fill_buf().is_err());
+    }
+
+    #[test]
+    fn a_copy_ends_within_a_piece_of_its_cancellation() {
+        struct CancelsAt<'c>(u64, &'c Cancel);
+        impl Write for CancelsAt<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 += bytes.len() as u64;
+                if self.0 > 3 * PIECE {
+                    self.1.cancel();
+                }
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let cancel = Cancel::new();
+        let mut to = CancelsAt(0, &cancel);
+        assert!(cancel.copy(&mut io::repeat(1), &mut to).is_err());
+        assert_eq!(to.0, 4 * PIECE);
+        let whole = Cancel::new().copy(&mut io::repeat(1).take(2 * PIECE + 1), &mut io::sink());
+        assert_eq!(whole.unwrap(), 2 * PIECE + 1);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod foreign;
 mod gc;
 mod ignore;
 mod images;
+mod interrupts;
 mod language;
 mod limits;
 mod many;

@@ -121,7 +121,9 @@ impl Applier<'_> {
                 self.contents.forget(&to).map_err(fail)?;
                 let mut from = std::fs::File::from(from);
                 let mut to = std::fs::File::from(to);
-                self.applied.bytes += std::io::copy(&mut from, &mut to)
+                self.applied.bytes += self
+                    .cancel
+                    .copy(&mut from, &mut to)
                     .map_err(|e| MakeError::Other(LayerError::io("copy up", path, e)))?;
                 Ok(())
             }

@@ -39,7 +39,7 @@ fn member(out: &mut Vec<u8>, path: &str, kind: u8, size: u64, link: &str) {
 
 fn applied(tar: &[u8], target: Target<'_>) -> Result<(Applied, tempfile::TempDir), LayerError> {
     let dir = tempfile::tempdir().unwrap();
-    let root = std::fs::File::open(dir.path()).unwrap();
+    let root = File::open(dir.path()).unwrap();
     let result = apply(tar, root.as_fd(), target, &Cancel::new());
     // At any depth, which the drop of a temporary directory may not manage.
     let keep = result.map(|(applied, _)| applied);
@@ -82,7 +82,7 @@ fn a_member_costs_the_same_at_any_depth() {
             assert_eq!(applied.entries, members);
             // Once down and up for each of three passes, and the links' targets.
             assert!(applied.opened <= 4 * members, "{} for {members}", applied.opened);
-            let deepest = std::fs::File::open(dir.path()).unwrap();
+            let deepest = File::open(dir.path()).unwrap();
             let path = format!("{}/g", paths[depth - 1]);
             let flags = rustix::fs::OFlags::RDONLY;
             assert!(
@@ -181,7 +181,7 @@ fn an_interrupted_unpack_stops_within_a_few_buffers() {
     const UNTIL: u64 = 4 << 20;
     for how in 0..3 {
         let dir = tempfile::tempdir().unwrap();
-        let root = std::fs::File::open(dir.path()).unwrap();
+        let root = File::open(dir.path()).unwrap();
         let (cancel, given) = (Cancel::new(), AtomicU64::new(0));
         let stream = Endless { head: &head, given: &given, until: UNTIL, cancel: &cancel };
         let options = UnpackOptions { xattrs: XattrSpace::User, below: None };
@@ -200,7 +200,7 @@ fn an_interrupted_unpack_stops_within_a_few_buffers() {
 #[test]
 fn an_interrupted_read_of_what_follows_an_archive_stops() {
     let dir = tempfile::tempdir().unwrap();
-    let root = std::fs::File::open(dir.path()).unwrap();
+    let root = File::open(dir.path()).unwrap();
     let (cancel, given) = (Cancel::new(), AtomicU64::new(0));
     let head = [0; 1024];
     let stream = Endless { head: &head, given: &given, until: 1 << 20, cancel: &cancel };
