@@ -1,6 +1,11 @@
 // What holds for any input. Shared by the fuzz targets, which need a nightly
 // compiler, and by `tests/fuzz_smoke.rs`, which does not.
 
+#[path = "peers.rs"]
+pub(crate) mod peers;
+#[path = "places.rs"]
+pub(crate) mod places;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;

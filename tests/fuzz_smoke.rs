@@ -154,7 +154,17 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[track_caller]
 fn try_all(samples: &[Vec<u8>], check: fn(&[u8])) {
-    let rounds = number("FUZZ_ROUNDS", ROUNDS);
+    try_rounds(samples, check, number("FUZZ_ROUNDS", ROUNDS));
+}
+
+/// As [`try_all`], of inputs that take a store or a server each.
+#[track_caller]
+fn try_some(samples: &[Vec<u8>], check: fn(&[u8])) {
+    try_rounds(samples, check, number("FUZZ_ROUNDS", ROUNDS / 10));
+}
+
+#[track_caller]
+fn try_rounds(samples: &[Vec<u8>], check: fn(&[u8]), rounds: u64) {
     let mut random = Random(number("FUZZ_SEED", 1));
     for round in 0..rounds {
         let mut input = random.pick(samples).clone();
@@ -223,4 +233,64 @@ fn any_challenge_of_a_registry_is_read_or_refused() {
 #[test]
 fn any_text_is_shown_without_commands_to_the_terminal() {
     try_all(&samples("fuzz/shown"), invariants::shown);
+}
+
+#[test]
+fn any_message_of_the_sandboxs_protocol_is_taken_or_refused() {
+    try_all(&samples("fuzz/message"), invariants::peers::message);
+}
+
+#[test]
+fn any_request_of_a_command_reaches_the_ssh_agent_or_fails() {
+    try_all(&samples("fuzz/ssh_agent"), invariants::peers::ssh_agent);
+}
+
+#[test]
+fn any_system_call_is_the_deputys_or_the_kernels() {
+    try_all(&samples("fuzz/call"), invariants::peers::call);
+}
+
+#[test]
+fn any_user_of_an_image_is_found_or_refused() {
+    try_all(&samples("fuzz/user"), invariants::peers::user);
+}
+
+#[test]
+fn any_seccomp_profile_is_a_filter_or_refused() {
+    try_all(&samples("fuzz/profile"), invariants::peers::profile);
+}
+
+#[test]
+fn any_answer_of_a_registry_is_taken_or_refused() {
+    try_some(&samples("fuzz/registry"), invariants::peers::registry);
+}
+
+#[test]
+fn any_answer_to_a_download_is_taken_or_refused() {
+    try_some(&samples("fuzz/downloaded"), invariants::peers::downloaded);
+}
+
+#[test]
+fn any_change_of_a_store_is_found_or_harmless() {
+    try_some(&samples("fuzz/store"), invariants::places::store);
+}
+
+#[test]
+fn any_layout_with_images_and_caches_is_loaded_or_refused() {
+    try_some(&samples("fuzz/load"), invariants::places::load);
+}
+
+#[test]
+fn any_saved_image_is_loaded_or_refused() {
+    try_some(&samples("fuzz/saved"), invariants::places::saved);
+}
+
+#[test]
+fn any_compressed_stream_is_read_or_refused() {
+    try_all(&samples("fuzz/stream"), invariants::places::stream);
+}
+
+#[test]
+fn any_exported_cache_mount_is_put_together_or_refused() {
+    try_all(&samples("fuzz/mount"), invariants::places::mount);
 }

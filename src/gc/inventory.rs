@@ -198,7 +198,10 @@ impl Inventory {
             .values()
             .map(|(names, reached)| {
                 let sum = |is_counted: &dyn Fn(&Thing) -> bool| {
-                    reached.things().filter(is_counted).filter_map(|thing| sizes.get(&thing)).sum()
+                    let sizes =
+                        reached.things().filter(is_counted).filter_map(|thing| sizes.get(&thing));
+                    // A damaged layer may have any size.
+                    sizes.fold(0_u64, |sum, size| sum.saturating_add(*size))
                 };
                 let (bytes, shared) = (sum(&|_| true), sum(&|thing| times[thing] > 1));
                 ImageUse { names: names.clone(), bytes, shared }

@@ -8,6 +8,7 @@ use super::receive_layers::receive_layers;
 use super::{Config, Document, Image, ImageError, ImageLayer, Manifest, Platform};
 use crate::store::{DOCUMENT_MAX, Descriptor, Digest, Store, StoreError};
 use crate::sys::cancel::Cancel;
+use std::collections::BTreeSet;
 use std::io::{Read, Write as _};
 use std::path::PathBuf;
 
@@ -55,8 +56,8 @@ pub fn receive(
     platform: &Platform,
     cancel: &Cancel,
 ) -> Result<Image, ImageError> {
-    let (descriptor, manifest, config) = choose(store, source, descriptor, platform, None, 0)?
-        .ok_or_else(|| ImageError::NoPlatform {
+    let (descriptor, manifest, config) =
+        choose(store, source, descriptor, platform)?.ok_or_else(|| ImageError::NoPlatform {
             name: source.name(),
             wanted: platform.clone(),
             available: Vec::new(),
@@ -101,41 +102,64 @@ pub(super) fn choose(
     source: &dyn BlobSource,
     descriptor: &Descriptor,
     platform: &Platform,
-    must_fit: Option<&Platform>,
-    depth: usize,
 ) -> Result<Option<Chosen>, ImageError> {
-    let bytes = document(store, source, descriptor)?;
-    match Document::parse(&bytes, &descriptor.digest)? {
-        Document::Manifest(manifest) => {
-            let bytes = document(store, source, &manifest.config)?;
-            let config = Config::parse(&bytes, &manifest.config.digest)?;
-            if must_fit.is_some_and(|wanted| wanted.rank(&config.platform()).is_none()) {
-                return Ok(None);
-            }
-            let mut descriptor = descriptor.clone();
-            descriptor.annotations.clear();
-            Ok(Some((descriptor, *manifest, config)))
-        }
-        Document::Index(_) if depth >= NESTING_MAX => Err(ImageError::BadDocument {
-            digest: descriptor.digest,
-            what: format!("indexes nest deeper than {NESTING_MAX}"),
-        }),
-        Document::Index(index) => {
-            for candidate in index.candidates(platform) {
-                let must_fit = candidate.platform.is_none().then_some(platform);
-                match choose(store, source, candidate, platform, must_fit, depth + 1) {
-                    Ok(None) | Err(ImageError::NoImage { .. }) => {}
-                    other => return other,
+    let mut search = Search { store, source, platform, rejected: BTreeSet::new() };
+    search.choose(descriptor, false, 0)
+}
+
+/// A search for an image among indexes that list each other.
+struct Search<'s> {
+    store: &'s Store,
+    source: &'s dyn BlobSource,
+    platform: &'s Platform,
+    /// Documents that were looked at in vain, and whether their config had to fit. Indexes may list one document
+    /// many times, and so may each index that they list: it is looked at once.
+    rejected: BTreeSet<(Digest, bool)>,
+}
+
+impl Search<'_> {
+    fn choose(
+        &mut self,
+        descriptor: &Descriptor,
+        must_fit: bool,
+        depth: usize,
+    ) -> Result<Option<Chosen>, ImageError> {
+        let bytes = document(self.store, self.source, descriptor)?;
+        match Document::parse(&bytes, &descriptor.digest)? {
+            Document::Manifest(manifest) => {
+                let bytes = document(self.store, self.source, &manifest.config)?;
+                let config = Config::parse(&bytes, &manifest.config.digest)?;
+                if must_fit && self.platform.rank(&config.platform()).is_none() {
+                    return Ok(None);
                 }
+                let mut descriptor = descriptor.clone();
+                descriptor.annotations.clear();
+                Ok(Some((descriptor, *manifest, config)))
             }
-            if must_fit.is_some() {
-                return Ok(None);
+            Document::Index(_) if depth >= NESTING_MAX => Err(ImageError::BadDocument {
+                digest: descriptor.digest,
+                what: format!("indexes nest deeper than {NESTING_MAX}"),
+            }),
+            Document::Index(index) => {
+                for candidate in index.candidates(self.platform) {
+                    let fits = candidate.platform.is_some();
+                    if !self.rejected.insert((candidate.digest, fits)) {
+                        continue;
+                    }
+                    match self.choose(candidate, !fits, depth + 1) {
+                        Ok(None) | Err(ImageError::NoImage { .. }) => {}
+                        other => return other,
+                    }
+                }
+                if must_fit {
+                    return Ok(None);
+                }
+                Err(ImageError::NoPlatform {
+                    name: self.source.name(),
+                    wanted: self.platform.clone(),
+                    available: index.platforms(),
+                })
             }
-            Err(ImageError::NoPlatform {
-                name: source.name(),
-                wanted: platform.clone(),
-                available: index.platforms(),
-            })
         }
     }
 }

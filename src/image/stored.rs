@@ -170,7 +170,7 @@ pub fn whole(
     platform: &Platform,
 ) -> Result<Option<Image>, ImageError> {
     let source = StoreSource(store);
-    let chosen = match choose(store, &source, descriptor, platform, None, 0) {
+    let chosen = match choose(store, &source, descriptor, platform) {
         Ok(Some(chosen)) => chosen,
         Ok(None) | Err(ImageError::MissingBlob { .. }) => return Ok(None),
         Err(error) => return Err(error),

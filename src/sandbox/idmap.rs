@@ -121,7 +121,7 @@ impl IdMap {
 
 fn find(extents: &[Extent], inside: u32) -> Option<u32> {
     let extent = extents.iter().find(|e| inside >= e.inside && inside - e.inside < e.count)?;
-    Some(extent.outside + (inside - extent.inside))
+    extent.outside.checked_add(inside - extent.inside)
 }
 
 /// Returns the extents of a map with the same ids on both sides; the map around it may be in pieces,

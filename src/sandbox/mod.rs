@@ -33,6 +33,8 @@ mod network;
 mod networks;
 mod notices;
 mod options;
+#[doc(hidden)]
+pub mod probe;
 mod program;
 mod protocol;
 mod relay;

@@ -4,7 +4,7 @@
 //! long for a packet travels in a memfd, which is then the last descriptor. Both ends are the same
 //! program, so the form has no version.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::io::{self, IoSlice, IoSliceMut, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -18,10 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use super::idmap::IdMap;
 use super::spec::RunSpec;
+use crate::sys::foreign;
 
 /// Longest JSON sent as a packet. Well under the least default socket buffer; an environment and
 /// argv of usual size fit many times over.
 const PACKET_MAX: usize = 32 * 1024;
+
+/// Longest JSON in a memfd. An environment that the kernel takes, hosts and a seccomp profile are far below.
+const MESSAGE_MAX: u64 = 64 << 20;
 
 /// Most descriptors in one message: the kernel's limit (`SCM_MAX_FD`).
 const FDS_MAX: usize = 253;
@@ -201,8 +205,11 @@ pub(super) fn send<M: Serialize>(
     let mut fds = fds.to_vec();
     fds.push(file.as_fd());
     // A packet may not be empty: that is how the end of the connection looks.
-    send_packet(socket, b"@", &fds)
+    send_packet(socket, IN_FILE, &fds)
 }
+
+/// Packet whose JSON is in its last descriptor.
+const IN_FILE: &[u8] = b"@";
 
 fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if fds.len() > FDS_MAX {
@@ -258,10 +265,13 @@ pub(super) fn receive<M: DeserializeOwned>(
         return Ok(None);
     }
     bytes.truncate(received);
-    if bytes == b"@" {
-        let mut file = std::fs::File::from(fds.pop().ok_or(io::ErrorKind::InvalidData)?);
-        bytes.clear();
-        file.read_to_end(&mut bytes)?;
+    if bytes == IN_FILE {
+        let file = std::fs::File::from(fds.pop().ok_or(io::ErrorKind::InvalidData)?);
+        // Reading anything else could wait for ever.
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        bytes = foreign::whole(file, MESSAGE_MAX)?;
     }
     Ok(Some((serde_json::from_slice(&bytes)?, fds)))
 }
@@ -278,6 +288,23 @@ mod tests {
             let (got, fds) = receive::<String>(b.as_fd()).unwrap().unwrap();
             assert_eq!((got, fds.len()), (text, 2));
         }
+    }
+
+    #[test]
+    fn a_message_in_something_else_than_a_short_file_is_refused() {
+        let (a, b) = pair().unwrap();
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+        let zeros = std::fs::File::open("/dev/zero").unwrap();
+        let large = tempfile::tempfile().unwrap();
+        large.set_len(MESSAGE_MAX + 1).unwrap();
+        for fd in [pipe.as_fd(), zeros.as_fd(), large.as_fd(), a.as_fd()] {
+            send_packet(a.as_fd(), IN_FILE, &[fd]).unwrap();
+            assert!(receive::<String>(b.as_fd()).is_err());
+        }
+        send_packet(a.as_fd(), IN_FILE, &[]).unwrap();
+        assert!(receive::<String>(b.as_fd()).is_err());
+        send(a.as_fd(), &"next", &[]).unwrap();
+        assert_eq!(receive::<String>(b.as_fd()).unwrap().unwrap().0, "next");
     }
 
     #[test]

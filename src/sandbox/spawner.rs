@@ -125,7 +125,7 @@ fn started(fds: &[OwnedFd], child: &process::Child) {
 }
 
 /// Refuses a request that refers to descriptors it did not bring.
-fn check_indices(request: &RunRequest, count: usize) -> Result<(), Fault> {
+pub(super) fn check_indices(request: &RunRequest, count: usize) -> Result<(), Fault> {
     let sources = request.sources.iter().filter_map(|source| match source {
         SourceFd::Mount(index) | SourceFd::File(index) => Some(*index),
         SourceFd::Agent => None,

@@ -13,6 +13,8 @@
 //!
 //! Source: BuildKit executor/oci/user.go, moby/sys/user `GetExecUser`, and runc for HOME (behaviour).
 
+use std::collections::BTreeSet;
+
 /// The ids that a command runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -26,6 +28,9 @@ pub(super) struct Identity {
 
 /// Largest id that is accepted where it stands alone or with a name, as in BuildKit.
 const ID_MAX: i64 = i32::MAX as i64;
+
+/// Maximum number of supplementary groups of a process (`NGROUPS_MAX`).
+const GROUPS_MAX: usize = 65_536;
 
 struct Passwd<'a> {
     name: &'a str,
@@ -103,14 +108,19 @@ pub(super) fn look_up(user: &str, passwd: &str, group: &str) -> Result<Identity,
             return Err(format!("unable to find user {wanted}: no such user in /etc/passwd"));
         }
     };
-    let mut groups = Vec::new();
+    let (mut groups, mut known) = (Vec::new(), BTreeSet::new());
     if named_group.is_empty() {
         for (_, member_of, members) in group_lines(group) {
             let Some(found) = &found else { break };
             if members.split(',').any(|member| member == found.name) {
                 let member_of = id(member_of)?;
-                if !groups.contains(&member_of) {
+                if known.insert(member_of) {
                     groups.push(member_of);
+                }
+                if groups.len() > GROUPS_MAX {
+                    return Err(format!(
+                        "user {wanted} is a member of more than {GROUPS_MAX} groups in /etc/group"
+                    ));
                 }
             }
         }
@@ -134,6 +144,16 @@ pub(super) fn look_up(user: &str, passwd: &str, group: &str) -> Result<Identity,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_of_more_groups_than_the_kernel_knows_is_refused() {
+        let passwd = "u:x:1:1::/:\n";
+        let groups =
+            |count: usize| -> String { (0..count).map(|n| format!("g:x:{n}:u\n")).collect() };
+        let found = look_up("u", passwd, &groups(GROUPS_MAX).repeat(2)).unwrap();
+        assert_eq!(found.groups.len(), GROUPS_MAX);
+        assert!(look_up("u", passwd, &groups(GROUPS_MAX + 1)).is_err());
+    }
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# a comment\nbroken\napp:x:12:34::/app:/bin/sh\nempty:x:13:35:::\n";
     const GROUP: &str = "root:x:0:\nwheel:x:10:root,app\ndocker:x:20:app\napp:x:34:\n";

@@ -16,12 +16,13 @@ pub use key::KeyError;
 
 use format::Wire;
 use key::{Key, joined};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,13 @@ const LISTING_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to sign. The user may have to confirm it, or to touch a security key.
 const SIGNING_LIMIT: Duration = Duration::from_mins(1);
+
+/// Maximum number of connections served at one time, each of which costs a thread. Further ones wait in the
+/// socket's queue.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Interval at which a full house of connections is looked at again.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// An agent that a mount of type ssh leads to.
 #[derive(Debug, Clone)]
@@ -114,28 +122,56 @@ pub(super) type Complaints = Arc<Mutex<Vec<String>>>;
 /// Serves connections until `stop`'s other end closes. Meant for a thread of its own.
 pub(super) fn serve(listener: OwnedFd, agent: &Agent, stop: &OwnedFd, complaints: &Complaints) {
     let listener = UnixListener::from(listener);
+    let open = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         loop {
             let mut watched =
-                [PollFd::new(&listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-            match rustix::event::poll(&mut watched, None) {
+                [PollFd::new(stop, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
+            let is_full = open.load(Ordering::Acquire) >= CONNECTIONS_MAX;
+            let (watched, timeout) = match is_full {
+                true => (&mut watched[..1], Some(&LOOK_AGAIN)),
+                false => (&mut watched[..], None),
+            };
+            match rustix::event::poll(watched, timeout) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return,
-                Ok(_) if !watched[1].revents().is_empty() => return,
+                Ok(_) if !watched[0].revents().is_empty() => return,
+                Ok(_) if is_full => continue,
                 Ok(_) => {}
             }
             let Ok((client, _)) = listener.accept() else { return };
+            open.fetch_add(1, Ordering::AcqRel);
             // The connection ends when the sandbox does: its side is closed with the command.
-            scope.spawn(move || match agent {
-                Agent::Keys(keyring) => converse(client, |request| keyring.answer(request)),
-                Agent::Socket(path) => {
-                    let limits = [LISTING_LIMIT, SIGNING_LIMIT];
-                    let mut upstream = Upstream { path, limits, stream: None, complaints };
-                    converse(client, |request| upstream.ask(request))
-                }
+            let serving = std::thread::Builder::new().spawn_scoped(scope, || {
+                let _ = match agent {
+                    Agent::Keys(keyring) => converse(client, |request| keyring.answer(request)),
+                    Agent::Socket(path) => {
+                        let limits = [LISTING_LIMIT, SIGNING_LIMIT];
+                        let mut upstream = Upstream { path, limits, stream: None, complaints };
+                        converse(client, |request| upstream.ask(request))
+                    }
+                };
+                open.fetch_sub(1, Ordering::AcqRel);
             });
+            // Without a thread the connection is closed, and the command sees an agent that is gone.
+            if serving.is_err() {
+                open.fetch_sub(1, Ordering::AcqRel);
+            }
         }
     });
+}
+
+/// Answers a client, asking an agent that is connected already. For fuzzing.
+pub(super) fn pass_on(client: UnixStream, agent: UnixStream) {
+    let (complaints, limits) = (Complaints::default(), [Duration::from_secs(1); 2]);
+    let path = Path::new("/nonexistent");
+    let mut upstream = Upstream { path, limits, stream: Some(agent), complaints: &complaints };
+    let _ = converse(client, |request| upstream.ask(request));
+}
+
+/// Answers a client with these keys. For fuzzing.
+pub(super) fn answer_with(client: UnixStream, keyring: &Keyring) {
+    let _ = converse(client, |request| keyring.answer(request));
 }
 
 /// Answers the requests of a client until it ends the connection.
@@ -184,7 +220,10 @@ impl Upstream<'_> {
                     _ => format!("the ssh agent at {path} does not answer: {error}"),
                 };
                 let mut all = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-                all.push(complaint);
+                // A command may ask any number of times.
+                if !all.contains(&complaint) {
+                    all.push(complaint);
+                }
                 None
             }
         }

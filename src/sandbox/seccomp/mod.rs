@@ -164,6 +164,11 @@ pub(super) fn for_supervisor(task: Task) -> Result<Program, String> {
     compile(&Profile { default: Action::Allow, rules }, Action::Allow, NATIVE)
 }
 
+/// Says whether a filter decides about a call by every architecture of this machine.
+pub(super) fn decides(program: &Program, number: u32, arguments: [u64; 6]) -> bool {
+    NATIVE.iter().all(|arch| bpf::ends(program, arch.audit, number | arch.mark, arguments))
+}
+
 /// Returns the name of a call.
 pub(super) fn call_name(call: &Call) -> Option<&'static str> {
     static NAMES: LazyLock<BTreeMap<(u32, u32), &'static str>> = LazyLock::new(|| {
@@ -368,5 +373,28 @@ mod tests {
         assert_eq!(interpret(&program, X86_64.audit, 62, [1, 9, 0, 0, 0, 0]), 0x8000_0000);
         assert_eq!(interpret(&program, X86_64.audit, 62, [1, 15, 0, 0, 0, 0]), ALLOWED);
         assert!(profile::parse("{", 0).is_err());
+    }
+
+    #[test]
+    fn every_condition_of_a_long_rule_counts() {
+        let rule = |count: usize| {
+            let condition = r#"{"index": 1, "value": 4294967296, "op": "SCMP_CMP_NE"},
+                {"index": 2, "value": 9, "op": "SCMP_CMP_LE"}"#;
+            let conditions = vec![condition; count / 2].join(",");
+            format!(
+                r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                {{"names": ["kill"], "action": "SCMP_ACT_KILL_PROCESS", "args": [{conditions}]}}]}}"#
+            )
+        };
+        let profile = profile::parse(&rule(32), caps::DEFAULT).unwrap();
+        let program = compile(&profile, REFUSED, &[X86_64]).unwrap();
+        for (arguments, expected) in
+            [([0, 1, 9], 0x8000_0000), ([0, 1, 10], ALLOWED), ([0, 1 << 32, 9], ALLOWED)]
+        {
+            let [first, second, third] = arguments;
+            let arguments = [first, second, third, 0, 0, 0];
+            assert_eq!(interpret(&program, X86_64.audit, 62, arguments), expected, "{arguments:?}");
+        }
+        assert!(profile::parse(&rule(34), caps::DEFAULT).is_err());
     }
 }

@@ -122,6 +122,10 @@ fn action(name: &str, errno: Option<u16>) -> Result<Action, String> {
     })
 }
 
+/// Maximum number of conditions of a rule: jumps over them reach 255 instructions, and one condition has up to six.
+/// libseccomp takes one for each of the six arguments.
+const CONDITIONS_MAX: usize = 32;
+
 /// Docker's names of the architecture we run on.
 const ARCHES: &[&str] =
     if cfg!(target_arch = "aarch64") { &["arm64", "arm"] } else { &["amd64", "x86", "x32"] };
@@ -152,6 +156,12 @@ pub(super) fn parse(json: &str, capabilities: u64) -> Result<Profile, String> {
         let arguments = rule.args.unwrap_or_default();
         if let Some(argument) = arguments.iter().find(|argument| argument.index > 5) {
             return Err(format!("seccomp profile: no call has an argument {}", argument.index));
+        }
+        if arguments.len() > CONDITIONS_MAX {
+            return Err(format!(
+                "seccomp profile: a rule has {} conditions, the limit is {CONDITIONS_MAX}",
+                arguments.len()
+            ));
         }
         rules.push(Rule {
             names: rule.names,

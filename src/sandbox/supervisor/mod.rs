@@ -158,6 +158,11 @@ fn appearance(credentials: &mut Credentials, target: Target<'_>) -> Result<Answe
     }
 }
 
+/// Says whether this is a call that the supervisor answers for a user with one id.
+pub(super) fn is_taken(call: &Call) -> bool {
+    Trapped::of(call).is_some()
+}
+
 /// A call, taken apart.
 enum Trapped {
     Look(Name, StatFormat, u64),
