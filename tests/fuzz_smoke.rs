@@ -197,7 +197,9 @@ fn any_word_has_a_value_or_none() {
 fn any_ignore_file_is_read_or_refused() {
     let files =
         ["# c\n*.log\n!a/**/b[a-z]\n/x/\n", "**\n!src\nsrc/**/*.o\n\0src/a.o", "a\\*\n[^x]?\n"];
-    try_all(&files.map(|file| file.as_bytes().to_vec()), invariants::ignore);
+    let mut all = samples("fuzz/ignore");
+    all.extend(files.map(|file| file.as_bytes().to_vec()));
+    try_all(&all, invariants::ignore);
 }
 
 #[test]
