@@ -95,14 +95,25 @@ pub fn run(
     format: Format,
     environment: &Environment,
 ) -> Result<(), Failure> {
+    checked(path, args, format, environment).map(drop)
+}
+
+/// Checks, prints, and returns whether there are warnings, advice aside.
+fn checked(
+    path: &str,
+    args: &BuildArgs,
+    format: Format,
+    environment: &Environment,
+) -> Result<bool, Failure> {
     let store = environment.store()?;
     let request = match Request::new(path, args, &store, environment) {
         Ok(request) => request,
-        Err(failure) => return unreadable(failure, format, environment),
+        Err(failure) => return unreadable(failure, format, environment).map(|()| true),
     };
     let Checked { findings, unknown_images, error } = check(&request, args, &store, environment)?;
     let text = request.text();
     let subject = Subject { name: &request.inputs.dockerfile_name, text: &text };
+    let warns = findings.iter().any(|finding| finding.rule.severity != lint::Severity::Advice);
     match format {
         Format::Text => {
             let is_coloured = environment.is_stdout_coloured();
@@ -112,16 +123,34 @@ pub fn run(
                     "image {image} is not in the store: its variables and platform are not checked"
                 ));
             }
-            error.map_or(Ok(()), Err)
+            error.map_or(Ok(warns), Err)
         }
         Format::Json => {
             let shown = error.as_ref().map(build_error);
             environment.print(&findings::json(&findings, subject, &unknown_images, shown.as_ref()));
             match error {
                 Some(failure) => Err(silent(&failure)),
-                None => Ok(()),
+                None => Ok(warns),
             }
         }
+    }
+}
+
+/// Runs `builder build --check` and `--call=check`: as [`run`], with exit status 1 where there are warnings, as
+/// `docker build --check` has it.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_as_docker(
+    path: &str,
+    args: &BuildArgs,
+    format: Format,
+    environment: &Environment,
+) -> Result<(), Failure> {
+    match checked(path, args, format, environment)? {
+        true => Err(Failure::new(Class::Status(1), "")),
+        false => Ok(()),
     }
 }
 

@@ -48,6 +48,7 @@ pub mod signals;
 mod sources;
 pub mod store;
 pub mod tag;
+mod truth;
 
 use crate::explain::text::Colour;
 use crate::progress::Progress;
@@ -358,7 +359,7 @@ pub fn main() -> ExitCode {
     if crate::sandbox::is_spawner_call(std::env::args_os().next().as_deref()) {
         return crate::sandbox::spawner_main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match truth::parse::<Cli>(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             show_usage(&error);

@@ -104,19 +104,49 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// That no attestation is wanted, which is what scripts that also drive other builders say.
-#[derive(Debug, Clone, Copy)]
-pub struct NoAttestation;
-
-/// Reads the value of `--provenance` and `--sbom`.
+/// Reads a truth value as Go's flags do: `1`, `t`, `T`, `true`, `TRUE`, `True`, and likewise for false.
 ///
 /// # Errors
 ///
-/// For anything but `false`.
-pub fn no_attestation(text: &str) -> Result<NoAttestation, String> {
+/// A sentence about what is wrong.
+pub fn truth(text: &str) -> Result<bool, String> {
     match text {
-        "false" | "disabled=true" => Ok(NoAttestation),
-        _ => Err("attestations are not supported: leave it out, or say false".to_owned()),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// When registries are asked for base images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// For what the store does not have.
+    #[default]
+    Missing,
+    /// For all.
+    Always,
+    /// Never: what the store does not have is an error.
+    Never,
+}
+
+/// Reads docker's truth value and podman's words. Podman's `newer` asks, as `always` does: what is here and
+/// current is not fetched again.
+///
+/// # Errors
+///
+/// A sentence about what is wrong.
+pub fn pull_policy(text: &str) -> Result<PullPolicy, String> {
+    match text {
+        "always" | "newer" | "ifnewer" => Ok(PullPolicy::Always),
+        "missing" | "ifmissing" => Ok(PullPolicy::Missing),
+        "never" => Ok(PullPolicy::Never),
+        text => match truth(text) {
+            Ok(true) => Ok(PullPolicy::Always),
+            Ok(false) => Ok(PullPolicy::Missing),
+            Err(_) => {
+                Err(format!("{text:?} is no policy: expected always, missing, newer or never"))
+            }
+        },
     }
 }
 

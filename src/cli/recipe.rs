@@ -53,7 +53,7 @@ pub(super) fn of_directory(
         // As docker build: relative to where we are, else to the context.
         Some(file) if std::fs::symlink_metadata(file).is_ok() => PathBuf::from(file),
         Some(file) => dir.join(file),
-        None => dir.join("Dockerfile"),
+        None => dir.join(default_name(root.as_fd())),
     };
     let Some(inside) = inside(&place, dir, &root) else {
         let bytes = Given::open(&place, &environment.cancel)
@@ -90,7 +90,7 @@ pub(super) fn of_tree(
     file: Option<&str>,
     name: &str,
 ) -> Result<(String, Vec<u8>), Failure> {
-    let file = file.unwrap_or("Dockerfile");
+    let file = file.unwrap_or_else(|| default_name(root));
     let inside = clean(Path::new(file));
     let inside = inside.strip_prefix("/").unwrap_or(&inside);
     let shown = match name {
@@ -98,6 +98,22 @@ pub(super) fn of_tree(
         name => format!("{file} in {name}"),
     };
     Ok((file.to_owned(), read_inside(root, inside, Path::new(&shown))?))
+}
+
+/// The name of the Dockerfile where none is given: the first that is there, in BuildKit's order and then Podman's.
+fn default_name(root: BorrowedFd<'_>) -> &'static str {
+    const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
+    let is_there = |name: &&&str| statat(root, **name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    NAMES.iter().find(is_there).unwrap_or(&NAMES[0])
+}
+
+/// Reads the ignore file of a context whose Dockerfile is elsewhere.
+pub(super) fn context_ignore_of(
+    dir: &Path,
+    typed: &str,
+) -> Result<(String, Option<Matcher>), Failure> {
+    let root = open_dir(dir).map_err(|e| cannot("read build context", typed, &e))?;
+    context_ignore(root.as_fd(), dir)
 }
 
 /// Reads the ignore file of a named context.

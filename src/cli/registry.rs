@@ -111,6 +111,15 @@ pub(super) fn client(environment: &Environment, progress: &Progress) -> Result<C
     ))
 }
 
+/// As [`client`], for one that takes any certificate, and plain HTTP where TLS is not spoken.
+pub(super) fn unverified_client(
+    environment: &Environment,
+    progress: &Progress,
+) -> Result<Client, Failure> {
+    let settings = settings(environment)?.unverified();
+    Ok(Client::new(settings, keychain(environment), &environment.cancel, notify(progress)))
+}
+
 /// As [`client`], with credentials of its own for one host.
 pub(super) fn client_with(
     environment: &Environment,

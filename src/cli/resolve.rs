@@ -12,7 +12,7 @@ use crate::image::{
     receive, remembered,
 };
 use crate::plan::{Resolved, Resolver};
-use crate::store::{Descriptor, Digest, Store, StoreError};
+use crate::store::{Descriptor, Digest, Store, StoreError, Tagged};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -148,6 +148,10 @@ impl<'a> Images<'a> {
         typed: &str,
         platform: &Platform,
     ) -> Result<Resolved, Box<dyn Error + Send + Sync>> {
+        if let Some(found) = self.by_id(typed)? {
+            let image = self.receive(&StoreSource(self.store), &found.descriptor, platform)?;
+            return Ok(self.add_as(found.descriptor.digest.to_string(), None, image));
+        }
         let reference = typed.parse::<Reference>()?.or_latest();
         let name = reference.to_string();
         let is_forced = self.pulls.as_ref().is_some_and(|pulls| pulls.is_forced);
@@ -182,6 +186,25 @@ impl<'a> Images<'a> {
                     (Err(error), _) => Err(error.into()),
                 }
             }
+        }
+    }
+
+    /// Finds the image of the store whose id this is, or the beginning of one. What is an id by its form, and is not
+    /// here, is nowhere: no registry is asked for `sha256:…`.
+    fn by_id(&self, typed: &str) -> Result<Option<Tagged>, Box<dyn Error + Send + Sync>> {
+        let is_hex = |text: &str| {
+            !text.is_empty() && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let is_marked = typed.strip_prefix("sha256:").is_some_and(is_hex);
+        if !is_marked && !is_hex(typed) {
+            return Ok(None);
+        }
+        match image::find(self.store, typed)? {
+            Some(found) => Ok(Some(found)),
+            None if is_marked || typed.len() == 64 => {
+                Err(Box::new(NotHere { name: typed.to_owned(), typed: typed.to_owned() }))
+            }
+            None => Ok(None),
         }
     }
 

@@ -67,6 +67,9 @@ fn remove(
             writeln!(out, "Untagged: {shown}")?;
         }
     }
+    if names.is_empty() {
+        store.forget(&digest)?;
+    }
     if doomed.len() == names.len() {
         writeln!(out, "Deleted: {digest}")?;
     }

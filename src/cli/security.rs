@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 pub enum Userns {
     /// Ids that belong to nobody else on this machine
     #[default]
+    #[value(aliases = ["private", "container"])]
     Auto,
     /// The builder's own: as root, root's
     Host,
@@ -66,6 +67,16 @@ impl SecurityArgs {
         options
     }
 
+    /// Returns a sentence for each option that changes nothing.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let options = self.security_opt.iter();
+        let told = options.filter_map(|option| {
+            let why = without_effect(option)?;
+            Some(format!("--security-opt {option} has no effect: {why}"))
+        });
+        told.collect()
+    }
+
     /// Returns which filter is loaded.
     ///
     /// # Errors
@@ -76,6 +87,9 @@ impl SecurityArgs {
         let mut seccomp = Seccomp::Default;
         for option in &self.security_opt {
             let value = option.strip_prefix("seccomp=").or_else(|| option.strip_prefix("seccomp:"));
+            if value.is_none() && without_effect(option).is_some() {
+                continue;
+            }
             seccomp = match value {
                 Some("unconfined") => Seccomp::Unconfined,
                 Some("" | "builtin") => Seccomp::Default,
@@ -101,6 +115,19 @@ impl SecurityArgs {
         spec.seccomp = seccomp;
         sandbox::check_walls(&spec).map_err(usage)?;
         Ok(spec.seccomp)
+    }
+}
+
+/// Says why an option of Docker's has no effect: what it takes away or lifts is not there. One that would
+/// put a wall up is not among these.
+fn without_effect(option: &str) -> Option<&'static str> {
+    let (key, value) = option.split_once(['=', ':'])?;
+    match (key, value) {
+        ("label", _) => Some("commands have no SELinux labels"),
+        ("apparmor", "unconfined") => Some("commands have no AppArmor profile of their own"),
+        ("systempaths", _) => None,
+        ("no-new-privileges", "false") => Some("that is the default"),
+        _ => None,
     }
 }
 

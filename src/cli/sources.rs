@@ -3,7 +3,7 @@
 use super::Environment;
 use super::build::cannot;
 use super::failure::{self, Class, Failure};
-use super::recipe;
+use super::recipe::{self, Recipe};
 use super::resolve::NamedContext;
 use crate::context::Source;
 use crate::context::remote::{
@@ -12,7 +12,8 @@ use crate::context::remote::{
 };
 use crate::dockerfile::ignore::Matcher;
 use crate::store::Store;
-use crate::sys::foreign::Given;
+use crate::sys::foreign::{self, Given};
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -97,6 +98,7 @@ pub(super) fn read(
             StreamContext::Tree => fetched(open_dir(&dir)?, "-", file, true),
         };
     }
+    let path = &*github(path);
     match NamedContext::parse(path) {
         NamedContext::Remote(address) => {
             let dir = fetch(&address, keeps_git_dir, access, store, environment)?;
@@ -112,8 +114,19 @@ pub(super) fn read(
                 }),
             }
         }
-        _ => folder(path, file, environment),
+        _ => folder(path, file, access, store, environment),
     }
+}
+
+/// Spells `github.com/OWNER/NAME` out, which docker takes for a repository where no directory has that name.
+fn github(path: &str) -> Cow<'_, str> {
+    if !path.starts_with("github.com/") || fs::symlink_metadata(path).is_ok() {
+        return Cow::Borrowed(path);
+    }
+    let end = path.find(['?', '#']).unwrap_or(path.len());
+    let (place, rest) = path.split_at(end);
+    let suffix = if place.ends_with(".git") { "" } else { ".git" };
+    Cow::Owned(format!("https://{}{suffix}{rest}", place.trim_end_matches('/')))
 }
 
 /// Opens the main context.
@@ -287,7 +300,13 @@ fn fetched(
 }
 
 /// A context in a directory of the user's.
-fn folder(path: &str, file: Option<&str>, environment: &Environment) -> Result<Inputs, Failure> {
+fn folder(
+    path: &str,
+    file: Option<&str>,
+    access: &Access,
+    store: &Store,
+    environment: &Environment,
+) -> Result<Inputs, Failure> {
     let dir = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
     match fs::metadata(&dir) {
         Ok(metadata) if metadata.is_dir() => {}
@@ -298,7 +317,17 @@ fn folder(path: &str, file: Option<&str>, environment: &Environment) -> Result<I
         Err(e) => return Err(cannot("read build context", path, &e)),
     }
     fs::read_dir(&dir).map_err(|e| cannot("read build context", path, &e))?;
-    let recipe = recipe::of_directory(&dir, path, file, environment)?;
+    let recipe = match file {
+        Some(file) if file.starts_with("http://") || file.starts_with("https://") => {
+            let address = Address::parse(file);
+            let (_, path_of_it) = download(&address, None, access, store, environment)?;
+            let bytes = foreign::read_at(&path_of_it, recipe::DOCKERFILE_MAX)
+                .map_err(|e| cannot("read", &address.text, &e))?;
+            let (ignore_name, ignore) = recipe::context_ignore_of(&dir, path)?;
+            Recipe { name: address.text, bytes, ignore_name, ignore }
+        }
+        file => recipe::of_directory(&dir, path, file, environment)?,
+    };
     let context_name = dir.display().to_string();
     Ok(Inputs {
         context: Context::Folder { dir, ignore: recipe.ignore },

@@ -31,9 +31,15 @@ pub enum CacheSpecError {
     #[error("a cache has no type: expected type=local")]
     NoType,
     /// A `type=` we do not have.
-    #[error("cache type `{name}` is not supported: expected type=local")]
+    #[error("unknown cache type `{name}`: expected type=local")]
     OtherType {
         /// What was given.
+        name: String,
+    },
+    /// A type of BuildKit's that we do not have yet.
+    #[error("caches of type {name} are not supported yet")]
+    NotYet {
+        /// The type.
         name: String,
     },
     /// A field we do not have.
@@ -169,16 +175,26 @@ impl CacheFrom {
 const TO_FIELDS: &str =
     "dest, tag, mode, compression, compression-level, force-compression or ignore-error";
 
+/// Types of BuildKit's that we do not have yet.
+const NOT_YET: [&str; 5] = ["registry", "inline", "gha", "s3", "azblob"];
+
 /// Splits a flag into fields, which must be of a cache of type local.
 fn fields(text: &str) -> Result<Vec<(String, String)>, CacheSpecError> {
     let malformed = || CacheSpecError::Malformed { text: text.to_owned() };
     let mut pairs = Vec::new();
+    // As buildx: a name alone is an image of a registry.
+    if !text.is_empty() && !text.contains(['=', ',', '"']) {
+        return Err(CacheSpecError::NotYet { name: "registry".to_owned() });
+    }
     for field in spec::split_csv(text).map_err(|_| malformed())? {
         let (key, value) = field.split_once('=').ok_or_else(malformed)?;
         pairs.push((key.trim().to_ascii_lowercase(), value.to_owned()));
     }
     match pairs.iter().find(|(key, _)| key == "type") {
         None => Err(CacheSpecError::NoType),
+        Some((_, name)) if NOT_YET.contains(&name.as_str()) => {
+            Err(CacheSpecError::NotYet { name: name.clone() })
+        }
         Some((_, name)) if name != "local" => Err(CacheSpecError::OtherType { name: name.clone() }),
         Some(_) => Ok(pairs),
     }

@@ -50,7 +50,9 @@ pub use cache::{CACHE_TAG, CacheFrom, CacheMode, CacheSpecError, CacheTo, export
 pub use dest::write_whole;
 pub use folder::LayoutFolder;
 pub use metadata::metadata;
-pub use spec::{Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError};
+pub use spec::{
+    Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError, split_csv,
+};
 
 /// What can go wrong with an output.
 #[derive(Debug, thiserror::Error)]
@@ -320,7 +322,18 @@ pub fn store_image(
         }
     }
     tag(context.store, &packed, names)?;
+    if names.is_empty() {
+        context.store.keep(&described(&packed))?;
+    }
     Ok(packed)
+}
+
+/// What the store's index has of a packed image.
+fn described(packed: &Packed) -> Descriptor {
+    let mut descriptor = packed.manifest.clone();
+    descriptor.platform = Some(packed.platform.to_json());
+    descriptor.annotations.extend(packed.descriptor_annotations.clone());
+    descriptor
 }
 
 /// Names a packed image.
@@ -331,10 +344,7 @@ pub fn store_image(
 pub fn tag(store: &Store, packed: &Packed, names: &[Reference]) -> Result<(), ExportError> {
     for name in names {
         let name = name.clone().or_latest();
-        let mut descriptor = packed.manifest.clone();
-        descriptor.platform = Some(packed.platform.to_json());
-        descriptor.annotations.extend(packed.descriptor_annotations.clone());
-        store.tag(&name.to_string(), &descriptor)?;
+        store.tag(&name.to_string(), &described(packed))?;
     }
     Ok(())
 }

@@ -343,6 +343,11 @@ impl OutputSpec {
     }
 
     fn check(&mut self) -> Result<(), SpecError> {
+        // As buildx: an archive without a place goes to stdout.
+        let is_archive = matches!(self.kind, OutputKind::Oci | OutputKind::Tar);
+        if self.dest.is_none() && is_archive && self.form == Form::Tar {
+            self.dest = Some(Dest::Stdout);
+        }
         let kind = self.kind.name();
         let is_folder = self.kind == OutputKind::Local || self.form == Form::Dir;
         // Docker's goes into the engine that is here, where no place is named.
@@ -419,7 +424,7 @@ pub(super) fn flag(key: &str, value: &str) -> Result<bool, SpecError> {
 }
 
 /// Splits one line of CSV: fields may be quoted, a doubled quote within quotes is one.
-pub(super) fn split_csv(text: &str) -> Result<Vec<String>, SpecError> {
+pub fn split_csv(text: &str) -> Result<Vec<String>, SpecError> {
     let mut fields = Vec::new();
     let mut field = String::new();
     let mut chars = text.chars().peekable();

@@ -382,7 +382,8 @@ impl Reached {
             }
         }
         let mut by_image: BTreeMap<Digest, (Vec<String>, Self)> = BTreeMap::new();
-        for image in store.images()? {
+        // One without a name is collected like any cache.
+        for image in store.images()?.into_iter().filter(|image| image.name.is_some()) {
             let (names, reached) = by_image.entry(image.descriptor.digest).or_default();
             names.extend(image.name);
             if reached.blobs.is_empty() {

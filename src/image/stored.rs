@@ -38,7 +38,10 @@ impl BlobSource for StoreSource<'_> {
 /// [`ImageError::AmbiguousId`] where the beginning of an id fits several images.
 pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
     let images = store.images()?;
-    if let Ok(name) = Reference::parse(text) {
+    // No repository is called `sha256`: that is an id.
+    if let Ok(name) = Reference::parse(text)
+        && !text.starts_with("sha256:")
+    {
         let name = name.or_latest();
         if let Some(digest) = name.digest() {
             let is_it = |image: &&Tagged| {

@@ -51,6 +51,15 @@ pub use step::{
 };
 
 impl Plan {
+    /// Mounts these in every RUN, beneath the mounts of its own.
+    pub fn mount_everywhere(&mut self, mounts: &[Mount]) {
+        for step in &mut self.steps {
+            if let Op::Run(run) = &mut step.op {
+                run.mounts.splice(0..0, mounts.iter().cloned());
+            }
+        }
+    }
+
     /// Returns the credentials that stood in addresses of ADD: the address without them, and the secret.
     pub fn credentials(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();

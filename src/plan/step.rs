@@ -214,6 +214,14 @@ pub enum MountKind {
         /// Whether writing fails.
         is_read_only: bool,
     },
+    /// A directory or file of this machine, shown in every RUN of the build. What commands read there is no part of
+    /// what their results depend on.
+    Host {
+        /// Its absolute path.
+        source: String,
+        /// Whether writing fails.
+        is_read_only: bool,
+    },
     /// Memory.
     Tmpfs {
         /// Its limit in bytes; 0 for the kernel's own.

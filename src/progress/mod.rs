@@ -77,18 +77,19 @@ pub enum Mode {
 
 impl Mode {
     /// All modes under the names of `--progress`.
-    pub const NAMES: [(&'static str, Self); 5] = [
+    pub const NAMES: [(&'static str, Self); 6] = [
         ("auto", Self::Auto),
         ("tty", Self::Tty),
         ("plain", Self::Plain),
         ("rawjson", Self::RawJson),
         ("quiet", Self::Quiet),
+        ("none", Self::Quiet),
     ];
 }
 
 /// A `--progress` value that names no mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown progress mode `{text}`: expected auto, tty, plain, rawjson or quiet")]
+#[error("unknown progress mode `{text}`: expected auto, tty, plain, rawjson, quiet or none")]
 pub struct ModeParseError {
     /// What was given.
     pub text: String,

@@ -69,6 +69,8 @@ pub struct Settings {
     /// one for a host counts, unless `registries.toml` says something of that host's TLS.
     pub host_folders: Vec<PathBuf>,
     hosts: BTreeMap<String, HostSettings>,
+    /// Whether any certificate of any host is taken.
+    is_unverified: bool,
 }
 
 /// Proxies by the scheme of what is asked for, as addresses; hosts that are reached directly.
@@ -170,6 +172,7 @@ impl Default for Settings {
             roots: Roots::default(),
             host_folders: Vec::new(),
             hosts: BTreeMap::new(),
+            is_unverified: false,
         }
     }
 }
@@ -228,11 +231,19 @@ impl Settings {
         Limit { stall: self.stall, slowest: self.slowest }
     }
 
+    /// Takes any certificate of any host.
+    #[must_use]
+    pub fn unverified(mut self) -> Self {
+        self.is_unverified = true;
+        self
+    }
+
     /// Returns what is special about a host.
     pub(super) fn host(&self, name: &str) -> HostSettings {
         let table = if name == HUB { "docker.io" } else { name };
         let found = self.hosts.get(name).or_else(|| self.hosts.get(table));
         let mut host = found.cloned().unwrap_or_default();
+        host.is_insecure |= self.is_unverified;
         let says_nothing = host.authorities.is_empty() && host.keypair.is_none();
         if says_nothing && !host.is_plain && !host.is_insecure {
             tls::add_folder_of(&mut host, &self.host_folders, table);

@@ -306,6 +306,10 @@ fn describe_run(
                     listings.push((id, selection, from.keeps_owner()));
                 }
             }
+            MountKind::Host { source, is_read_only } => {
+                let access = if *is_read_only { "ro" } else { "rw" };
+                inputs.list(&name, vec!["host".into(), source.clone(), access.into()]);
+            }
             MountKind::Tmpfs { size } => {
                 inputs.list(&name, vec!["tmpfs".into(), size.to_string()]);
             }

@@ -124,6 +124,14 @@ pub(super) fn prepare(
                 let (subpath, readonly) = (part, is_read_only);
                 prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
             }
+            MountKind::Host { source, is_read_only } => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let opened = openat(CWD, source.as_str(), flags, Mode::empty())
+                    .map_err(|e| io("open", source, e.into()))?;
+                let source = prepared.hold(Held::Tree(opened));
+                let (subpath, readonly) = (String::new(), *is_read_only);
+                prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
+            }
             MountKind::Tmpfs { size } => {
                 let size = (*size > 0).then_some(*size);
                 prepared.add(target, sandbox::MountKind::Tmpfs { size, mode: None });

@@ -1,6 +1,6 @@
 //! Image names: the entries of `index.json`.
 
-use super::{Descriptor, IoContext as _, Store, StoreError};
+use super::{Descriptor, Digest, IoContext as _, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ const NAME: &str = "org.opencontainers.image.ref.name";
 /// An image of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tagged {
-    /// Its full name, as `docker.io/library/hello:latest`; none for an image that lost its last.
+    /// Its full name, as `docker.io/library/hello:latest`; none for the result of a build without a name.
     pub name: Option<String>,
     /// Its manifest or index.
     pub descriptor: Descriptor,
@@ -39,6 +39,8 @@ impl Store {
             .read_index()?
             .manifests
             .into_iter()
+            // One without a name is collected like any cache.
+            .filter(|d| d.annotations.contains_key(NAME) || self.has_blob(&d.digest))
             .map(|descriptor| Tagged {
                 name: descriptor.annotations.get(NAME).cloned(),
                 descriptor,
@@ -72,9 +74,50 @@ impl Store {
         }
         self.sync()?;
         self.edit_index(|manifests| {
-            manifests.retain(|d| d.annotations.get(NAME).is_none_or(|n| n != name));
+            // With a name it is no longer one without.
+            let digest = wanted.digest;
+            manifests.retain(|d| match d.annotations.get(NAME) {
+                Some(other) => other != name,
+                None => d.digest != digest,
+            });
             manifests.push(wanted);
         })
+    }
+
+    /// Keeps an image that has no name until it is collected or [forgotten](Self::forget). One that the store has
+    /// already, with a name or without, is left as it is. The blobs it names are synced first.
+    ///
+    /// # Errors
+    ///
+    /// As [`tag`](Self::tag).
+    pub fn keep(&self, descriptor: &Descriptor) -> Result<(), StoreError> {
+        let is_it = |known: &Descriptor| known.digest == descriptor.digest;
+        if self.read_index()?.manifests.iter().any(is_it) {
+            return Ok(());
+        }
+        self.sync()?;
+        self.edit_index(|manifests| {
+            if !manifests.iter().any(is_it) {
+                manifests.push(descriptor.clone());
+            }
+        })
+    }
+
+    /// Forgets an image that has no name; returns whether there was one. The blobs stay until garbage collection.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`]; the image stays then.
+    pub fn forget(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let mut was_there = false;
+        self.edit_index(|manifests| {
+            manifests.retain(|d| {
+                let is_it = d.digest == *digest && !d.annotations.contains_key(NAME);
+                was_there |= is_it;
+                !is_it
+            });
+        })?;
+        Ok(was_there)
     }
 
     /// Takes a full name away; returns what it named. The blobs stay until garbage collection.
@@ -106,6 +149,7 @@ impl Store {
         let _held = self.lock("index", || {})?;
         let mut index = self.read_index()?;
         edit(&mut index.manifests);
+        index.manifests.retain(|d| d.annotations.contains_key(NAME) || self.has_blob(&d.digest));
         index.manifests.sort_by(|a, b| {
             (a.annotations.get(NAME), a.digest).cmp(&(b.annotations.get(NAME), b.digest))
         });

@@ -18,6 +18,7 @@ mod copy;
 mod deltas;
 mod diff;
 mod doctor;
+mod drop_in;
 mod errors;
 mod escapes;
 mod explain;

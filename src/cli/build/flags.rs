@@ -1,10 +1,13 @@
 //! What `builder build` takes.
 
+use super::attestations::AttestationArgs;
+use super::neighbours::NeighbourArgs;
 use super::on_error::OnError;
 use super::shared_cache::SharedCacheArgs;
 use crate::cli::check::Call;
 use crate::cli::limits::LimitArgs;
 use crate::cli::parse_args;
+use crate::cli::run::volume::{self, Volume};
 use crate::cli::security::SecurityArgs;
 use crate::progress::Mode;
 use clap::Args;
@@ -46,9 +49,9 @@ pub struct BuildArgs {
     /// Push the image to the registries of its names: short for -o type=registry
     #[arg(long)]
     pub push: bool,
-    /// Ask registries for base images even where the store has them
-    #[arg(long)]
-    pub pull: bool,
+    /// When to ask registries for base images: always (the default of --pull alone), missing, newer or never
+    #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_value = "missing", hide_default_value = true, default_missing_value = "always", value_parser = parse_args::pull_policy)]
+    pub pull: parse_args::PullPolicy,
     /// Caches shared with other machines.
     #[command(flatten)]
     pub shared: SharedCacheArgs,
@@ -64,7 +67,7 @@ pub struct BuildArgs {
     /// Run every step of these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
-    /// How to show progress: auto, tty, plain, rawjson or quiet
+    /// How to show progress: auto, tty, plain, rawjson, quiet or none
     #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
     pub progress: Mode,
     /// Print nothing but the image's digest
@@ -76,12 +79,9 @@ pub struct BuildArgs {
     /// File to write facts about the build to, as JSON
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
-    /// Provenance of the image: none is written yet, so only false is taken
-    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = parse_args::no_attestation)]
-    pub provenance: Option<parse_args::NoAttestation>,
-    /// Software bill of materials: none is written yet, so only false is taken
-    #[arg(long, value_name = "false", num_args = 0..=1, default_missing_value = "true", value_parser = parse_args::no_attestation)]
-    pub sbom: Option<parse_args::NoAttestation>,
+    /// Attestations.
+    #[command(flatten)]
+    pub attestations: AttestationArgs,
     /// Network of RUN steps: default, none or host; default:host-loopback reaches the host's loopback at 10.0.2.2
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
@@ -91,6 +91,9 @@ pub struct BuildArgs {
     /// Host name in RUN steps
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// Directory or file of this machine to mount in every RUN; what commands read there is no part of cache keys
+    #[arg(short, long, value_name = "SRC:DST[:ro]", value_parser = volume::volume)]
+    pub volume: Vec<Volume>,
     /// Secret for RUN --mount=type=secret
     #[arg(long, value_name = "id=ID[,src=PATH|,env=NAME]", value_parser = parse_args::secret)]
     pub secret: Vec<parse_args::SecretFlag>,
@@ -107,7 +110,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "SECONDS")]
     pub timestamp: Option<i64>,
     /// How many steps may run at once
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, visible_alias = "jobs", value_name = "NUMBER")]
     pub max_parallelism: Option<usize>,
     /// Memory of all RUN steps that run at once: each reserves its --memory, or all without one
     #[arg(long, value_name = "BYTES", value_parser = parse_args::bytes)]
@@ -121,6 +124,9 @@ pub struct BuildArgs {
     /// Confinement of each step
     #[command(flatten)]
     pub security: SecurityArgs,
+    /// Flags of other programs.
+    #[command(flatten)]
+    pub neighbours: NeighbourArgs,
 }
 
 /// `builder build`: where to build, and how.
@@ -135,6 +141,9 @@ pub struct BuildCommand {
     /// Look for likely mistakes instead of building: --call=check
     #[arg(long, conflicts_with = "call")]
     pub check: bool,
+    /// Form of the image in the store
+    #[arg(long, hide = true, value_name = "oci|docker", value_parser = ["oci", "docker"])]
+    pub format: Option<String>,
     /// How to build.
     #[command(flatten)]
     pub args: BuildArgs,

@@ -6,7 +6,9 @@ use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure};
 use crate::cli::parse_args::SshFlag;
 use crate::cli::resolve::NamedContext;
+use crate::cli::run::volume::Volume;
 use crate::context::remote::{Access, Address, Login};
+use crate::plan::{Mount, MountKind};
 use crate::sandbox::{Agent, KeyError, Keyring, connect_to_agent};
 use crate::solve::{SECRET_MAX, Secret};
 use crate::sys::foreign::Given;
@@ -75,6 +77,28 @@ pub(super) fn secrets(
         secrets.insert(id.clone(), secret);
     }
     Ok((secrets, access))
+}
+
+/// Reads the `--volume`s, with absolute paths.
+///
+/// # Errors
+///
+/// A failure of class usage for what is not there.
+pub(super) fn volumes(volumes: &[Volume]) -> Result<Vec<Mount>, Failure> {
+    let mount = |volume: &Volume| match volume {
+        Volume::Bind { source, target, is_read_only } => {
+            let path = std::path::absolute(source).map_err(|e| cannot("resolve", source, &e))?;
+            fs::symlink_metadata(&path).map_err(|e| cannot("mount", &path, &e))?;
+            let source = path.into_os_string().into_string().map_err(|path| {
+                let message = format!("cannot mount {}: it is not valid UTF-8", path.display());
+                Failure::new(Class::Usage, message)
+            })?;
+            let kind = MountKind::Host { source, is_read_only: *is_read_only };
+            Ok(Mount { target: target.clone(), kind })
+        }
+        Volume::Tmpfs { .. } => unreachable!("--volume mounts what is there"),
+    };
+    volumes.iter().map(mount).collect()
 }
 
 /// Takes a secret's file as it is. What can be read only once, such as a pipe, is read now.

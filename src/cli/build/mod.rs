@@ -4,10 +4,12 @@
 //! `recorder` keeps the history, `secrets` guards what leaves, `housekeeping` collects afterwards.
 
 mod arguments;
+mod attestations;
 mod deliver;
 mod flags;
 mod given;
 mod housekeeping;
+mod neighbours;
 pub mod on_error;
 mod recorder;
 mod request;
@@ -24,6 +26,7 @@ use crate::cache::{TreeEntry, TreeId};
 use crate::cli::check::{Call, Format};
 use crate::cli::failure::{self, Class, Failure};
 use crate::cli::findings::{self, Subject};
+use crate::cli::parse_args::PullPolicy;
 use crate::cli::registry::Pulls;
 use crate::cli::resolve::Images;
 use crate::cli::{Environment, check, list_targets, registry, throwaway_store};
@@ -44,12 +47,16 @@ use std::sync::{Arc, PoisonError};
 ///
 /// The failure to show.
 pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Failure> {
-    let args = &command.args;
+    let mut args = command.args.clone();
+    args.neighbours.format.clone_from(&command.format);
+    let args = &args;
     match command.call {
         _ if command.check => {
-            return check::run(&command.path, args, Format::Text, environment);
+            return check::run_as_docker(&command.path, args, Format::Text, environment);
         }
-        Call::Check(format) => return check::run(&command.path, args, format, environment),
+        Call::Check(format) => {
+            return check::run_as_docker(&command.path, args, format, environment);
+        }
         Call::Targets(format) => {
             return list_targets::run(&command.path, args, format, environment);
         }
@@ -172,9 +179,18 @@ fn build(
     store: &Store,
     progress: &Progress,
 ) -> Result<Option<Digest>, Failure> {
-    let pulls =
-        Pulls { client: registry::client(environment, progress)?, progress, is_forced: args.pull };
-    let mut images = Images::new(store, &request.contexts, &environment.cancel).or_pulled(pulls);
+    let notices = args.neighbours.notices().into_iter().chain(args.security.notices());
+    notices.chain(args.attestations.notice()?).for_each(|text| progress.notice(text));
+    request.caches.notices().iter().for_each(|text| progress.notice(text.as_str()));
+    let mut images = Images::new(store, &request.contexts, &environment.cancel);
+    if args.pull != PullPolicy::Never {
+        let client = match args.neighbours.tls_verify {
+            Some(false) => registry::unverified_client(environment, progress)?,
+            _ => registry::client(environment, progress)?,
+        };
+        let is_forced = args.pull == PullPolicy::Always;
+        images = images.or_pulled(Pulls { client, progress, is_forced });
+    }
     let (plan, findings) = request.checked_plan(args, &mut images);
     // `-q` hides other warnings; here the result is not for the wanted platform.
     for (name, warning) in &images.mismatches {

@@ -17,7 +17,7 @@ use crate::export::{
     Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, PackOptions, SpecError,
 };
 use crate::image::{Image, Platform, Reference};
-use crate::plan::{self, NoCache, Plan, Scope, Survey};
+use crate::plan::{self, Mount, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
 use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
 use crate::solve::{self, Job, Observer};
@@ -46,6 +46,8 @@ pub(in crate::cli) struct Request {
     pub(super) options: solve::Options,
     pub(super) caches: SharedCaches,
     pub(super) normalizes_modes: bool,
+    /// What every RUN sees of this machine.
+    volumes: Vec<Mount>,
 }
 
 impl Request {
@@ -108,13 +110,16 @@ impl Request {
             check_push(spec, &tags).map_err(usage)?;
         }
         let mut store_output = OutputSpec::new(OutputKind::Image, None);
+        store_output.layers.oci_media_types =
+            args.neighbours.format.as_deref().map(|format| format == "oci");
         // Without an output of its own the store takes what it can: it makes no index.
         let of_store = annotations.iter().filter(|a| a.target != AnnotationTarget::Index);
         let of_store: Vec<_> = of_store.cloned().collect();
         store_output
             .annotate(if outputs.is_empty() { &annotations } else { &of_store })
             .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
-        let platform = platforms::parse(&args.platform);
+        let parts: Vec<String> = args.neighbours.platform().into_iter().collect();
+        let platform = platforms::parse(if parts.is_empty() { &args.platform } else { &parts });
         let platform = platform.map_err(|e| usage(failure::chain(&e)))?;
         let (secrets, access) = super::given::secrets(args, environment)?;
         let inputs =
@@ -147,6 +152,7 @@ impl Request {
             options,
             caches: SharedCaches::new(&args.shared)?,
             normalizes_modes: args.normalize_modes,
+            volumes: super::given::volumes(&args.volume)?,
         })
     }
 
@@ -172,7 +178,15 @@ impl Request {
     }
 
     pub(super) fn plan(&self, args: &BuildArgs, images: &mut Images<'_>) -> Result<Plan, Failure> {
-        plan::plan(&self.plan_request(args), images).map_err(|error| self.plan_failure(error))
+        let plan = plan::plan(&self.plan_request(args), images);
+        self.with_volumes(plan.map_err(|error| self.plan_failure(error)))
+    }
+
+    fn with_volumes(&self, plan: Result<Plan, Failure>) -> Result<Plan, Failure> {
+        plan.map(|mut plan| {
+            plan.mount_everywhere(&self.volumes);
+            plan
+        })
     }
 
     /// Plans, and looks for likely mistakes, which there may be whether or not there is a plan.
@@ -189,6 +203,7 @@ impl Request {
         let survey = Survey::new(&request, Scope::Target, images);
         let findings = check::find(self, &request, survey.as_ref().ok(), &options, None);
         let plan = survey.and_then(Survey::plan).map_err(|error| self.plan_failure(error));
+        let plan = self.with_volumes(plan);
         let plan = plan.and_then(|plan| match lint::violation(&options, &findings) {
             None => Ok(plan),
             Some(message) => Err(Failure::new(Class::Dockerfile, message)
@@ -253,8 +268,8 @@ impl Request {
             });
         }
         let mut options = self.options.clone();
-        options.wants_image =
-            !self.tags.is_empty() || !self.outputs.is_empty() || options.wants_image;
+        let is_kept = |spec: &OutputSpec| spec.kind != OutputKind::CacheOnly;
+        options.wants_image = options.wants_image || self.all_outputs().any(is_kept);
         options.stores_tars =
             options.wants_image && self.all_outputs().any(PackOptions::stores_tars);
         options.downloads = store.root().join("context");
@@ -288,7 +303,7 @@ fn options(
 ) -> Result<solve::Options, Failure> {
     let usage = |message: String| Failure::new(Class::Usage, message);
     let network = match args.network.strip_suffix(HOST_LOOPBACK).unwrap_or(&args.network) {
-        "" | "default" => NetworkMode::Private,
+        "" | "default" | "bridge" | "private" | "sandbox" => NetworkMode::Private,
         "none" => NetworkMode::None,
         "host" => NetworkMode::Host,
         other => {
@@ -331,7 +346,7 @@ fn options(
         keeps_cache_mounts: args.keep_cache_mounts,
         keeps_failed: args.on_error != OnError::Fail,
         parallelism: args.max_parallelism.unwrap_or(threads::count() * 4).max(1),
-        wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
+        wants_image: args.iidfile.is_some() || args.metadata_file.is_some(),
         stores_tars: false,
         epoch,
         disk_floor: 0,

@@ -2,7 +2,7 @@
 
 use crate::cache::{Cache, Import, ImportError};
 use crate::cli::failure::{self, Class, Failure};
-use crate::export::{self, CacheFrom, CacheMode, CacheTo, ExportError};
+use crate::export::{self, CacheFrom, CacheMode, CacheSpecError, CacheTo, ExportError};
 use crate::image::LayoutSource;
 use crate::plan::{Files, StepId, Tree};
 use crate::progress::{self, Progress, Vertex};
@@ -25,6 +25,8 @@ pub struct SharedCacheArgs {
 pub(super) struct SharedCaches {
     to: Vec<CacheTo>,
     from: Vec<CacheFrom>,
+    /// Sentences about those that are not used.
+    notices: Vec<String>,
 }
 
 impl SharedCaches {
@@ -33,17 +35,34 @@ impl SharedCaches {
         let wrong = |flag: &str, text: &str, error: &dyn std::error::Error| {
             Failure::new(Class::Usage, format!("{flag} {text}: {error}"))
         };
-        let to = args.cache_to.iter().map(|text| {
-            CacheTo::parse(text)
-                .map(|to| CacheTo { dir: absolute(&to.dir), ..to })
-                .map_err(|error| wrong("--cache-to", text, &error))
-        });
-        let from = args.cache_from.iter().map(|text| {
-            CacheFrom::parse(text)
-                .map(|from| CacheFrom { dir: absolute(&from.dir), ..from })
-                .map_err(|error| wrong("--cache-from", text, &error))
-        });
-        Ok(Self { to: to.collect::<Result<_, _>>()?, from: from.collect::<Result<_, _>>()? })
+        let mut caches = Self::default();
+        let unused = |flag: &str, text: &str, error: &CacheSpecError| {
+            format!("{flag} {text} is not used: {error}")
+        };
+        for text in &args.cache_to {
+            match CacheTo::parse(text) {
+                Ok(to) => caches.to.push(CacheTo { dir: absolute(&to.dir), ..to }),
+                Err(error @ CacheSpecError::NotYet { .. }) => {
+                    caches.notices.push(unused("--cache-to", text, &error));
+                }
+                Err(error) => return Err(wrong("--cache-to", text, &error)),
+            }
+        }
+        for text in &args.cache_from {
+            match CacheFrom::parse(text) {
+                Ok(from) => caches.from.push(CacheFrom { dir: absolute(&from.dir), ..from }),
+                Err(error @ CacheSpecError::NotYet { .. }) => {
+                    caches.notices.push(unused("--cache-from", text, &error));
+                }
+                Err(error) => return Err(wrong("--cache-from", text, &error)),
+            }
+        }
+        Ok(caches)
+    }
+
+    /// Returns a sentence for each cache that is not used.
+    pub(super) fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     /// Opens the caches to look into. One that is of no use is told, and the build goes on without.

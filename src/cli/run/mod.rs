@@ -18,6 +18,7 @@ use super::Environment;
 use super::build::{HOST_LOOPBACK, cannot};
 use super::failure::{self, Class, Failure};
 use super::limits::LimitArgs;
+use super::parse_args::PullPolicy;
 use super::registry::{PullFailed, Pulls};
 use super::resolve::Images;
 use super::security::SecurityArgs;
@@ -110,9 +111,9 @@ pub struct RunArgs {
     /// Reap orphans in process 1: always so, given or not
     #[arg(long)]
     pub init: bool,
-    /// Ask the registry for the image even where the store has it
-    #[arg(long)]
-    pub pull: bool,
+    /// When to ask the registry for the image: always (the default of --pull alone), missing, newer or never
+    #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_value = "missing", hide_default_value = true, default_missing_value = "always", value_parser = parse_args::pull_policy)]
+    pub pull: PullPolicy,
     /// Platform of the image, as linux/arm64
     #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
     pub platform: Vec<String>,
@@ -176,9 +177,12 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let contexts = BTreeMap::new();
     let output = Output::stderr(environment.is_coloured);
     let progress = Progress::new(progress::Mode::Auto, output, environment.started);
-    let client = registry::client(environment, &progress)?;
-    let pulls = Pulls { client, progress: &progress, is_forced: args.pull };
-    let mut images = Images::new(&store, &contexts, &environment.cancel).or_pulled(pulls);
+    let mut images = Images::new(&store, &contexts, &environment.cancel);
+    if args.pull != PullPolicy::Never {
+        let client = registry::client(environment, &progress)?;
+        let is_forced = args.pull == PullPolicy::Always;
+        images = images.or_pulled(Pulls { client, progress: &progress, is_forced });
+    }
     let platform = platforms::parse(&args.platform);
     let platform = platform.map_err(|error| failed(&error))?.unwrap_or_else(Platform::host);
     let resolved = images.resolve(&args.image, &platform);

@@ -1,0 +1,119 @@
+//! Flags without a value that may be given one all the same: `--pull=true`, `--no-cache=false`, `-q=1`.
+//!
+//! Docker's flags are Go's, where every flag is one of truth. The definition of the command line says nothing of
+//! it: it is parsed with such values allowed, and shown, in help and in what is said of mistakes, without.
+
+use super::parse_args;
+use crate::dockerfile::errors::did_you_mean;
+use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, ArgAction, Command, Parser};
+use std::ffi::OsString;
+
+/// Parses the command line of `C`.
+///
+/// # Errors
+///
+/// What clap says: a mistake, or a wish for help.
+pub(super) fn parse<C: Parser>(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<C, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut command = with_values(C::command());
+    match command.try_get_matches_from_mut(&arguments) {
+        Ok(matches) => C::from_arg_matches(&matches).map_err(|error| error.format(&mut command)),
+        // Shown as it is defined.
+        Err(error) => match C::try_parse_from(&arguments) {
+            Err(plain) if error.kind() == plain.kind() => Err(with_near_tip(plain)),
+            _ => Err(with_near_tip(error)),
+        },
+    }
+}
+
+/// Takes the name that is suggested for an unknown flag away unless it is a likely slip of the fingers: clap's
+/// measure finds `--os` in `--no-such-flag`.
+fn with_near_tip(mut error: clap::Error) -> clap::Error {
+    if let (Some(ContextValue::String(typed)), Some(ContextValue::String(near))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::SuggestedArg))
+    {
+        let (typed, near) = (typed.trim_start_matches('-'), near.trim_start_matches('-'));
+        if did_you_mean(typed, [near]).is_none() {
+            error.remove(ContextKind::SuggestedArg);
+        }
+    }
+    error
+}
+
+/// Lets every flag that is set by its mere presence be given a value, in the subcommands too.
+fn with_values(command: Command) -> Command {
+    command.mut_args(with_value).mut_subcommands(with_values)
+}
+
+fn with_value(arg: Arg) -> Arg {
+    // A flag of the environment has a reading of its own.
+    let is_flag = matches!(arg.get_action(), ArgAction::SetTrue) && arg.get_env().is_none();
+    if !is_flag {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_value("false")
+        .default_missing_value("true")
+        .value_parser(ValueParser::from(parse_args::truth))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+
+    #[derive(Debug, Parser)]
+    #[command(args_override_self = true)]
+    struct Line {
+        #[arg(short, long)]
+        quiet: bool,
+        #[arg(short, long)]
+        rm: bool,
+        #[arg(short)]
+        tag: Option<String>,
+        path: Option<String>,
+    }
+
+    fn line(words: &[&str]) -> Result<(bool, bool, Option<String>, Option<String>), ErrorKind> {
+        let words = std::iter::once("x").chain(words.iter().copied()).map(OsString::from);
+        let line = parse::<Line>(words).map_err(|error| error.kind())?;
+        Ok((line.quiet, line.rm, line.tag, line.path))
+    }
+
+    #[test]
+    fn flags_of_truth_may_have_values_and_need_none() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(line(&["--quiet", "p"]), Ok((true, false, None, text("p"))));
+        assert_eq!(line(&["--quiet=true", "--rm=0"]), Ok((true, false, None, None)));
+        assert_eq!(line(&["--quiet", "--quiet=false"]), Ok((false, false, None, None)));
+        assert_eq!(line(&["-q=1", "p"]), Ok((true, false, None, text("p"))));
+        assert_eq!(line(&["-qr", "p"]), Ok((true, true, None, text("p"))));
+        assert_eq!(line(&["-qt", "x", "p"]), Ok((true, false, text("x"), text("p"))));
+        assert_eq!(line(&["-qtx"]), Ok((true, false, text("x"), None)));
+        assert_eq!(line(&["--quiet=maybe"]), Err(ErrorKind::ValueValidation));
+        assert_eq!(line(&["--quit"]), Err(ErrorKind::UnknownArgument));
+        assert_eq!(line(&["--help"]), Err(ErrorKind::DisplayHelp));
+    }
+
+    #[test]
+    fn a_flag_is_suggested_only_for_a_slip() {
+        let text =
+            |word: &str| parse::<Line>(["x", word].map(OsString::from)).unwrap_err().to_string();
+        assert!(text("--quite").contains("'--quiet'"), "{}", text("--quite"));
+        assert!(!text("--no-such-flag").contains("similar"), "{}", text("--no-such-flag"));
+        assert!(!text("--arm").contains("similar"), "{}", text("--arm"));
+    }
+
+    #[test]
+    fn help_shows_no_values() {
+        let error = parse::<Line>(["x", "--help"].map(OsString::from)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("-q, --quiet") && !text.contains("[="), "{text}");
+    }
+}
