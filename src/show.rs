@@ -255,7 +255,9 @@ mod tests {
         let passed = |pieces: &[&[u8]], is_coloured| {
             let mut out = Vec::new();
             let mut guard = Guard::new(&mut out, is_coloured);
-            pieces.iter().for_each(|piece| guard.write_all(piece).unwrap());
+            for piece in pieces {
+                guard.write_all(piece).unwrap();
+            }
             drop(guard);
             String::from_utf8(out).unwrap()
         };

@@ -190,7 +190,6 @@ pub struct Environment {
 }
 
 impl Environment {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     fn new(root: Option<PathBuf>) -> Self {
         Self {
             root,

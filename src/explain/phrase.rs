@@ -108,12 +108,9 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
                     None => line,
                 }
             } else {
-                let builds = match builds.split_first() {
-                    Some((first, rest)) => {
-                        let rest: String = rest.iter().map(|b| format!(" or {b}")).collect();
-                        format!("in build {first}{rest}")
-                    }
-                    None => "before".to_owned(),
+                let builds = match builds.is_empty() {
+                    false => format!("in build {}", builds.join(" or ")),
+                    true => "before".to_owned(),
                 };
                 Line::plain(match is_read {
                     false => format!("hits only if {name} makes the same files as {builds}"),

@@ -48,7 +48,7 @@ fn random_archives_are_unpacked_as_the_model_unpacks_them() {
                     let mode = *dice.of(&[0o755, 0o700, 0o1777]);
                     match is_dir {
                         Some(_) => {
-                            model.change(&path, |node| (node.mode, node.owner) = (mode, owner))
+                            model.change(&path, |node| (node.mode, node.owner) = (mode, owner));
                         }
                         None => model.put(&path, 'd', mode, owner, ""),
                     }

@@ -18,6 +18,7 @@ const CASES: u32 = 3;
 
 /// Tries `check` on lists of numbers, each of which stands for one operation.
 #[track_caller]
+#[expect(clippy::disallowed_methods, reason = "the caller chooses how many builds are tried")]
 fn try_numbers(operations: std::ops::Range<usize>, check: impl Fn(&[u64])) {
     let mut config = ProptestConfig {
         failure_persistence: None,
