@@ -149,7 +149,7 @@ mod tests {
     fn a_user_of_more_groups_than_the_kernel_knows_is_refused() {
         let passwd = "u:x:1:1::/:\n";
         let groups =
-            |count: usize| -> String { (0..count).map(|n| format!("g:x:{n}:u\n")).collect() };
+            |count: usize| (0..count).fold(String::new(), |text, n| text + &format!("g:x:{n}:u\n"));
         let found = look_up("u", passwd, &groups(GROUPS_MAX).repeat(2)).unwrap();
         assert_eq!(found.groups.len(), GROUPS_MAX);
         assert!(look_up("u", passwd, &groups(GROUPS_MAX + 1)).is_err());
