@@ -187,19 +187,14 @@ impl Cache {
         let Some(bytes) = self.store.read_file(&record_path(key, parent))? else {
             return Ok(Err(Missing::Key));
         };
-        /// What every format has.
-        #[derive(Deserialize)]
-        struct Any {
-            version: u32,
-        }
-        match serde_json::from_slice::<Any>(&bytes) {
-            Ok(any) if any.version != RECORD_VERSION => return Ok(Err(Missing::Format)),
-            _ => {}
-        }
-        Ok(serde_json::from_slice::<Record>(&bytes)
-            .ok()
-            .filter(|record| record.key == *key && record.parent == *parent)
-            .ok_or(Missing::Damaged))
+        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else {
+            return Ok(Err(why_unreadable(&bytes)));
+        };
+        Ok(match record.version {
+            RECORD_VERSION if record.key == *key && record.parent == *parent => Ok(record),
+            RECORD_VERSION => Err(Missing::Damaged),
+            _ => Err(Missing::Format),
+        })
     }
 
     /// Returns the records of `key` that could be hit, on whatever parent: those that can be read
@@ -358,6 +353,19 @@ fn key_dir(key: &Key) -> PathBuf {
 
 fn record_path(key: &Key, parent: &ChainId) -> PathBuf {
     key_dir(key).join(parent.to_hex())
+}
+
+/// Tells the record of another version from a damaged one.
+fn why_unreadable(bytes: &[u8]) -> Missing {
+    /// What every format has.
+    #[derive(Deserialize)]
+    struct Any {
+        version: u32,
+    }
+    match serde_json::from_slice::<Any>(bytes) {
+        Ok(any) if any.version != RECORD_VERSION => Missing::Format,
+        _ => Missing::Damaged,
+    }
 }
 
 fn chain_path(chain: &ChainId) -> PathBuf {

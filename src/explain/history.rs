@@ -12,8 +12,10 @@
 use super::BuildLog;
 use super::log::{FINISHED, LOGS, LogReader, RUNNING};
 use super::record::{About, BuildRecord, Head, Outcome, RECORD_VERSION, StepRecord};
+use super::report;
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
@@ -28,7 +30,7 @@ pub const KEEP_BUILDS: usize = 200;
 /// Digits of an id: milliseconds since 1970 in hexadecimal reach this width until the year 2527.
 const ID_DIGITS: usize = 11;
 
-/// How many of the newest builds are searched for ones to compare with, when none is of the same place.
+/// How many of the newest builds are searched for ones to compare with.
 const SEARCHED: usize = 50;
 
 /// An unfinished build that nobody holds is left alone for this long, since it may be one that has
@@ -275,9 +277,9 @@ impl History {
         count: usize,
     ) -> Result<(Basis, Vec<BuildRecord>), HistoryError> {
         let about = &build.about;
-        let same = self.before(build.id, about, count)?;
+        let same = self.before(build.id, about, SEARCHED)?;
         if !same.is_empty() {
-            return Ok((Basis::Place, same));
+            return Ok((Basis::Place, newest_and_nearest(build, same, count)));
         }
         let mut others: Vec<(usize, BuildRecord)> = self
             .heads()?
@@ -296,10 +298,11 @@ impl History {
             others.retain(|(_, other)| is_namesake(other));
             Basis::Name
         } else {
-            others.sort_by_key(|(shared, _)| std::cmp::Reverse(*shared));
+            others.sort_by_key(|(shared, _)| Reverse(*shared));
             Basis::Steps
         };
-        Ok((basis, others.into_iter().take(count).map(|(_, other)| other).collect()))
+        let others = others.into_iter().map(|(_, other)| other).collect();
+        Ok((basis, newest_and_nearest(build, others, count)))
     }
 
     fn newest(
@@ -483,6 +486,22 @@ fn names(about: &About) -> BTreeSet<&str> {
         tag[start..].find(':').map_or(tag.len(), |colon| start + colon)
     };
     about.tags.iter().map(|tag| &tag[..repository(tag)]).collect()
+}
+
+/// Takes the first `count` builds, the nearest one in any case.
+fn newest_and_nearest(
+    build: &BuildRecord,
+    mut found: Vec<BuildRecord>,
+    count: usize,
+) -> Vec<BuildRecord> {
+    if found.len() > count {
+        let near = |place: &usize| (report::nearness_of(build, &found[*place]), Reverse(*place));
+        let nearest = (0..found.len()).max_by_key(near).unwrap_or(0);
+        let kept = nearest.min(count - 1);
+        found.swap(kept, nearest);
+        found.truncate(count);
+    }
+    found
 }
 
 fn stages(build: &BuildRecord) -> BTreeSet<&str> {

@@ -225,3 +225,51 @@ fn a_long_log_is_kept_whole_in_few_bytes_and_can_be_read_before_its_end() {
     let kept = fs::metadata(path).unwrap().len();
     assert!(kept < 1 << 20, "{kept} bytes");
 }
+
+/// A build that was recorded, with a step of each value of `env A`.
+fn recorded(history: &History, about: About, values: &[&str]) -> BuildRecord {
+    let now = about.started_ms + 10;
+    let mut log = history.begin(about).unwrap();
+    for (number, value) in values.iter().enumerate() {
+        let mut step = step(number, StepOutcome::Ran { cost: Cost::default() });
+        step.instruction = format!("RUN make {number}");
+        step.inputs = Inputs::new();
+        step.inputs.text("env A", *value);
+        step.key = Some(step.inputs.key());
+        log.step(step).unwrap();
+    }
+    log.finish(ok(now)).unwrap()
+}
+
+#[test]
+fn a_build_is_compared_with_the_nearest_of_its_place_also_where_many_are_newer() {
+    let (_dir, history) = kit();
+    let near = recorded(&history, about(NOW, "final"), &["1", "2"]);
+    for n in 1..12 {
+        recorded(&history, about(NOW + n, "final"), &["3", "4"]);
+    }
+    let now = recorded(&history, about(NOW + 20, "final"), &["1", "2"]);
+    let (basis, found) = history.comparable(&now, 4).unwrap();
+    assert_eq!(basis, Basis::Place);
+    assert_eq!(found.len(), 4);
+    assert!(found.contains(&near));
+    assert_eq!(found[0].about.started_ms, NOW + 11);
+}
+
+#[test]
+fn a_build_in_a_new_directory_is_compared_with_its_namesakes_then_with_equal_steps() {
+    let (_dir, history) = kit();
+    let in_job = |at: i64, job: &str, tag: &str| About {
+        context: format!("/jobs/{job}"),
+        tags: vec![tag.to_owned()],
+        ..about(at, "final")
+    };
+    let same = recorded(&history, in_job(NOW, "1", "r.example:5000/app:abc"), &["1"]);
+    let other = recorded(&history, in_job(NOW + 1, "2", "tool:abc"), &["1"]);
+    let now = recorded(&history, in_job(NOW + 2, "3", "r.example:5000/app:def"), &["2"]);
+    assert_eq!(history.comparable(&now, 8).unwrap(), (Basis::Name, vec![same.clone()]));
+    let now = recorded(&history, in_job(NOW + 3, "4", "new:1"), &["2"]);
+    let (basis, found) = history.comparable(&now, 8).unwrap();
+    assert_eq!(basis, Basis::Steps);
+    assert!(found.contains(&same) && found.contains(&other));
+}

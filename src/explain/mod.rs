@@ -35,6 +35,8 @@ pub mod redact;
 pub mod report;
 #[cfg(test)]
 mod report_tests;
+#[cfg(test)]
+mod sentences_tests;
 pub mod suggest;
 #[cfg(test)]
 mod testing;

@@ -516,6 +516,11 @@ fn chain_below(build: &BuildRecord, step: &StepRecord) -> Option<ChainId> {
     }
 }
 
+/// Returns how near to `build` an earlier one is.
+pub(super) fn nearness_of(build: &BuildRecord, earlier: &BuildRecord) -> usize {
+    nearness(build, earlier, &place::counterparts(&build.steps, &earlier.steps))
+}
+
 /// Returns how much of `build` an earlier one has: steps of the same inputs, on the same files.
 fn nearness(build: &BuildRecord, earlier: &BuildRecord, places: &[Option<usize>]) -> usize {
     let pairs = build.steps.iter().zip(places);

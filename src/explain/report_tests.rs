@@ -10,11 +10,11 @@ use crate::store::{ChainId, ContentId, Digest, LayerId};
 use std::collections::BTreeMap;
 
 /// The chain that stands for `n`.
-fn chain(n: u8) -> ChainId {
+pub(super) fn chain(n: u8) -> ChainId {
     ChainId::scratch().with(&ContentId::from_bytes([n; 32]))
 }
 
-fn output(n: u8) -> Output {
+pub(super) fn output(n: u8) -> Output {
     let (layer, content) = (LayerId::from_bytes([n; 32]), ContentId::from_bytes([n; 32]));
     Output { layer, content, set_times: None }
 }
@@ -23,16 +23,16 @@ fn cost(wall_us: u64) -> Cost {
     Cost { wall_us, ..Cost::default() }
 }
 
-fn ran(seconds: u64) -> StepOutcome {
+pub(super) fn ran(seconds: u64) -> StepOutcome {
     StepOutcome::Ran { cost: cost(seconds * 1_000_000) }
 }
 
-fn hit(seconds: u64) -> StepOutcome {
+pub(super) fn hit(seconds: u64) -> StepOutcome {
     StepOutcome::Hit { build: BuildId::at(1).to_string(), cost: cost(seconds * 1_000_000) }
 }
 
 /// A step with everything the cases vary. `inputs` as `name=value`; `name=tree:N`.
-fn made(
+pub(super) fn made(
     number: usize,
     line: &str,
     inputs: &[&str],
@@ -70,7 +70,7 @@ fn made(
     step
 }
 
-struct Kept(BTreeMap<TreeId, Vec<TreeEntry>>);
+pub(super) struct Kept(BTreeMap<TreeId, Vec<TreeEntry>>);
 
 impl Listings for Kept {
     fn listing(&self, tree: &TreeId) -> Option<Vec<TreeEntry>> {
@@ -79,8 +79,10 @@ impl Listings for Kept {
 }
 
 /// Tree 1 is the project, 2 has one file's mode changed, 3 is 1 under another umask, 4 has a
-/// changed `.git`, 5 a changed source.
-fn kept() -> Kept {
+/// changed `.git`, 5 a changed source; 6 is 1 again, 7 has 25 files more, 8 has another manifest, 9 is
+/// 1 with two files under another umask, 10 has another changed `.git`,
+/// 11 a new directory with 25 files.
+pub(super) fn kept() -> Kept {
     let tree = |files: &[(&str, u32, &str)]| -> Vec<TreeEntry> {
         files.iter().map(|(path, mode, content)| entry(path, *mode, content)).collect()
     };
@@ -91,16 +93,30 @@ fn kept() -> Kept {
             ("src/a.c", mode, source),
         ])
     };
+    let new = (0..25).map(|n| entry(&format!("src/new/n{n:02}"), 0o644, "n"));
+    let mut whole = vec![TreeEntry { kind: "dir".into(), ..entry("src/new", 0o755, "") }];
+    whole.extend(new);
+    let many = (0..25).map(|n| entry(&format!("src/n{n:02}"), 0o644, "n")).collect();
+    let mut other_manifest = project("1", 0o644, "abc");
+    other_manifest[1] = entry("package.json", 0o644, "{ }");
+    let mut two = project("1", 0o664, "a");
+    two[1] = entry("package.json", 0o664, "{}");
     Kept(BTreeMap::from([
         (TreeId([1; 32]), project("1", 0o644, "a")),
         (TreeId([2; 32]), project("1", 0o755, "a")),
         (TreeId([3; 32]), project("1", 0o664, "a")),
         (TreeId([4; 32]), project("2", 0o644, "a")),
         (TreeId([5; 32]), project("1", 0o644, "abc")),
+        (TreeId([6; 32]), project("1", 0o644, "a")),
+        (TreeId([7; 32]), [project("1", 0o644, "a"), many].concat()),
+        (TreeId([8; 32]), other_manifest),
+        (TreeId([9; 32]), two),
+        (TreeId([10; 32]), project("3", 0o644, "a")),
+        (TreeId([11; 32]), [project("1", 0o644, "a"), whole].concat()),
     ]))
 }
 
-fn first() -> BuildRecord {
+pub(super) fn first() -> BuildRecord {
     build(
         1,
         vec![
@@ -399,7 +415,9 @@ fn suggestions_need_support_in_the_records() {
     const CASES: &[(u8, &str, bool, &[&str])] = &[
         (5, "RUN make", false, &[]),
         (3, "RUN make", false, &["NormalizeModes"]),
-        (4, "RUN make", false, &["IgnoreFiles"]),
+        // `git describe` reads what changed.
+        (4, "RUN make", false, &[]),
+        (4, "RUN make", true, &["IgnoreFiles"]),
         (5, "RUN make", true, &[]),
         (5, "RUN npm ci", false, &["MoveCopy", "CacheMount"]),
         (5, "RUN npm ci && npm run build", false, &["CacheMount"]),
@@ -428,9 +446,57 @@ fn an_argument_that_nothing_mentions_is_to_be_declared_later() {
             steps[number].miss = Some(Miss::Key);
         }
     }
-    let report = explained(&now, &[before]);
+    let report = explained(&now, std::slice::from_ref(&before));
     let texts: Vec<_> = report.suggestions.iter().map(|s| s.text.as_str()).collect();
-    assert_eq!(texts, ["declare ARG SHA below line 4"]);
+    assert_eq!(texts, ["declare ARG SHA below line 4, with what uses it"]);
+    // A script may read it from the environment.
+    now.steps[2].output = Some(output(90));
+    let report = explained(&now, std::slice::from_ref(&before));
+    assert_eq!(report.suggestions, []);
+    // Nor is anything known of a step that has not run.
+    now.steps[2].output = None;
+    assert_eq!(explained(&now, std::slice::from_ref(&before)).suggestions, []);
+}
+
+/// A prediction has no files of its own: what earlier builds made speaks for it, or against it.
+#[test]
+fn a_prediction_suggests_what_earlier_builds_support() {
+    let at = |id: i64, tree: u8, made_files: u8| {
+        let mut copy = made(0, "build: COPY . /src", &[&format!("files .=tree:{tree}")], 1, ran(0));
+        copy.output = Some(output(10 + tree));
+        let mut run = made(1, "build: RUN ./describe", &["argv=d"], 9, ran(4));
+        run.parent = Some(chain(10 + tree));
+        run.output = Some(output(made_files));
+        run.miss = Some(Miss::Parent);
+        build(id, vec![copy, run])
+    };
+    let mut now = at(9, 10, 0);
+    now.outcome = Outcome::Predicted;
+    for step in &mut now.steps {
+        step.outcome = StepOutcome::WouldRun;
+        step.miss = Some(Miss::Key);
+    }
+    now.steps[1].output = None;
+    let kinds = |before: &[BuildRecord]| -> Vec<String> {
+        let report = explained(&now, before);
+        report.suggestions.iter().map(|s| format!("{:?}", s.kind)).collect()
+    };
+    assert!(kinds(&[at(2, 1, 50)]).is_empty(), "nothing speaks for it");
+    assert_eq!(kinds(&[at(3, 1, 50), at(2, 4, 50)]), ["IgnoreFiles"]);
+    assert!(kinds(&[at(3, 1, 50), at(2, 4, 51)]).is_empty(), "it reads what changed");
+}
+
+#[test]
+fn what_nobody_notices_is_not_suggested() {
+    let at = |id: i64, tree: u8| {
+        let copy = made(0, "build: COPY . /src", &[&format!("files .=tree:{tree}")], 1, ran(0));
+        build(id, vec![copy])
+    };
+    let mut now = at(2, 3);
+    now.steps[0].miss = Some(Miss::Key);
+    assert_eq!(explained(&now, &[at(1, 1)]).suggestions, []);
+    now.steps[0].outcome = ran(1);
+    assert_eq!(explained(&now, &[at(1, 1)]).suggestions.len(), 1);
 }
 
 #[test]

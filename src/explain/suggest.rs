@@ -79,6 +79,8 @@ pub(super) fn suggestions(
         }
     }
     found.extend(facts.move_args());
+    // What nobody notices is not worth a sentence.
+    found.retain(|s| s.saves_us.is_none_or(|us| us >= WORTH_US));
     found.sort_by_key(|s| (s.kind, std::cmp::Reverse(s.saves_us), s.step));
     found
 }
@@ -232,15 +234,121 @@ impl Facts<'_> {
         let lines: Option<BTreeSet<&str>> =
             changes.files.iter().map(|file| ignore_line(&file.path)).collect();
         let lines: Vec<&str> = lines?.into_iter().collect();
+        let support = match self.is_unread(place)? {
+            0 => String::new(),
+            1 => ", and the step behind it made the same files".to_owned(),
+            count => format!(", and {count} steps behind it made the same files"),
+        };
         Some(Suggestion {
             kind: Kind::IgnoreFiles,
             step: step.number,
             text: format!("add to .dockerignore: {}", lines.join(", ")),
-            evidence: format!("nothing else changed in what the step copies ({})", {
+            evidence: format!(
+                "nothing else changed in what the step copies ({}){support}",
                 files(changes.count())
-            }),
+            ),
             saves_us: Some(self.broken_by(place)),
         })
+    }
+
+    /// Returns how many commands behind a copy are known not to read what changed in it, if that is so of
+    /// all that it broke: each made the same files when only such paths changed, and none made others.
+    fn is_unread(&self, copy: usize) -> Option<usize> {
+        let behind = self.behind(copy);
+        let mut supported = BTreeSet::new();
+        for [now, then] in self.pairs() {
+            let (Some(new), Some(old)) = (now.step(copy), then.step(copy)) else { continue };
+            if !self.differ_in_noise(new, old) {
+                continue;
+            }
+            for &place in &behind {
+                let (Some(new), Some(old)) = (now.step(place), then.step(place)) else { continue };
+                if new.key != old.key || !new.is_keyed() {
+                    continue;
+                }
+                match same_output(new, old) {
+                    Some(true) => _ = supported.insert(place),
+                    Some(false) => return None,
+                    None => {}
+                }
+            }
+        }
+        let runs = |place: &&usize| is_run(&self.build.steps[**place]);
+        let broken: Vec<&usize> =
+            behind.iter().filter(runs).filter(|place| is_broken(&self.steps[**place])).collect();
+        broken.iter().all(|place| supported.contains(*place)).then_some(broken.len())
+    }
+
+    /// The places of the steps that start from a step or read its files, or those of one behind it.
+    fn behind(&self, place: usize) -> Vec<usize> {
+        let mut numbers = BTreeSet::from([self.steps[place].number]);
+        let mut behind = Vec::new();
+        for (place, step) in self.steps.iter().enumerate().skip(place + 1) {
+            if step.after.iter().any(|number| numbers.contains(number)) {
+                numbers.insert(step.number);
+                behind.push(place);
+            }
+        }
+        behind
+    }
+
+    /// Builds to compare with each other: this one with each earlier one, and these with the next ones.
+    fn pairs(&self) -> Vec<[Aligned<'_>; 2]> {
+        let builds: Vec<Aligned<'_>> = std::iter::once(self.build)
+            .chain(self.before)
+            .map(|build| Aligned {
+                build,
+                places: super::place::counterparts(&self.build.steps, &build.steps),
+            })
+            .collect();
+        let now = builds.iter().skip(1).map(|then| [builds[0].clone(), then.clone()]);
+        let next = builds.windows(2).skip(1).map(|two| [two[0].clone(), two[1].clone()]);
+        now.chain(next).collect()
+    }
+
+    /// Whether two copies differ in nothing but files that no build reads by their names.
+    fn differ_in_noise(&self, now: &StepRecord, then: &StepRecord) -> bool {
+        let (new, old) = (now.inputs.iter(), then.inputs.iter());
+        if new.clone().count() != old.clone().count() || now.key == then.key {
+            return false;
+        }
+        new.zip(old).all(|(new, old)| {
+            if new == old {
+                return true;
+            }
+            let (Value::Tree(a), Value::Tree(b)) = (&new.value, &old.value) else { return false };
+            let (Some(a), Some(b)) = (self.listings.listing(a), self.listings.listing(b)) else {
+                return false;
+            };
+            let changes = super::listing::compare(&b, &a);
+            new.name == old.name
+                && changes.count() > 0
+                && changes.count() <= SHOWN
+                && changes.files.iter().all(|file| ignore_line(&file.path).is_some())
+        })
+    }
+
+    /// Whether a step made the same files whenever nothing but the argument `name` changed; `None` if that
+    /// never was.
+    fn ignores_arg(&self, place: usize, name: &str) -> Option<bool> {
+        let name = format!("arg {name}");
+        let rest = |step: &StepRecord| -> Vec<crate::cache::Input> {
+            step.inputs.iter().filter(|input| input.name != name).cloned().collect()
+        };
+        let mut found = None;
+        for [now, then] in self.pairs() {
+            let (Some(new), Some(old)) = (now.step(place), then.step(place)) else { continue };
+            let is_only_arg = new.parent.is_some()
+                && new.parent == old.parent
+                && new.key != old.key
+                && rest(new) == rest(old);
+            match same_output(new, old).filter(|_| is_only_arg) {
+                Some(false) => return Some(false),
+                Some(true) => found = Some(true),
+                None => {}
+            }
+        }
+        found
     }
 
     /// What the steps cost that missed only because of this one.
@@ -425,40 +533,56 @@ impl Facts<'_> {
                 && step.causes.iter().any(|c| matches!(c, Cause::Arg(v) if v.name == name))
         };
         let first = self.steps.iter().find(is_hit_by)?;
-        // In the first stage that it breaks, up to the first step that uses it.
-        let idle: Vec<&Step> = self
-            .steps
-            .iter()
-            .filter(|step| step.stage == first.stage && step.number >= first.number)
-            .take_while(|step| !mentions(&step.instruction, name))
-            .filter(is_hit_by)
-            .filter(|step| {
-                // Nothing else broke it.
-                step.causes.iter().all(|cause| match cause {
-                    Cause::Arg(variable) => variable.name == name,
-                    Cause::EarlierStep { first: root, .. } => *root >= first.number,
-                    _ => false,
-                })
+        // In the first stage that it breaks, up to the first step that may use it: by its text, or by what
+        // it made, as scripts read their environment.
+        let stage = self.steps.iter().enumerate().filter(|(_, step)| {
+            step.stage == first.stage && step.number >= first.number && is_hit_by(step)
+        });
+        let idle: Vec<&Step> = stage
+            .take_while(|(place, step)| {
+                !mentions(&step.instruction, name)
+                    && step.causes.iter().all(|c| matches!(c, Cause::Arg(v) if v.name == name))
+                    && self.ignores_arg(*place, name) == Some(true)
             })
+            .map(|(_, step)| step)
             .collect();
         let last = idle.last()?;
         let cost: u64 = idle.iter().filter_map(|step| step.run_us).sum();
         (cost >= WORTH_US).then(|| Suggestion {
             kind: Kind::MoveArg,
             step: first.number,
-            text: format!("declare ARG {name} below line {}", last.line),
+            text: format!("declare ARG {name} below line {}, with what uses it", last.line),
             evidence: format!(
-                "{name} changed, and {} of {} it broke does not mention it",
-                if idle.len() == 1 { "the text" } else { "the text of each" },
+                "{name} changed, and {} it broke {} not mention it and made the same files",
                 if idle.len() == 1 {
                     "the step".to_owned()
                 } else {
                     format!("{} steps", idle.len())
                 },
+                if idle.len() == 1 { "does" } else { "do" },
             ),
             saves_us: Some(cost),
         })
     }
+}
+
+/// A build, and which of its steps is which of the explained one.
+#[derive(Clone)]
+struct Aligned<'a> {
+    build: &'a BuildRecord,
+    places: Vec<Option<usize>>,
+}
+
+impl<'a> Aligned<'a> {
+    fn step(&self, place: usize) -> Option<&'a StepRecord> {
+        Some(&self.build.steps[self.places[place]?])
+    }
+}
+
+/// Whether two steps made the same files; `None` if one made none.
+fn same_output(now: &StepRecord, then: &StepRecord) -> Option<bool> {
+    let (new, old) = (now.output?, then.output?);
+    Some(new.content == old.content && new.set_times == old.set_times)
 }
 
 fn is_broken(step: &Step) -> bool {

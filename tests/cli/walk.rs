@@ -68,7 +68,7 @@ impl Project {
         let command = ["cat /src/a > /out", "head -c 1 /src/a > /out", "echo fixed > /out"];
         format!(
             "FROM walk/base{} AS build\nARG level=0\nENV mode=m{}\nWORKDIR /work\n{}{}{extra}COPY src /src\n\
-             RUN {}\nRUN wc -c < /out > /count{}\nFROM fixture/base\nRUN echo tail > /tail\n\
+             RUN {}\nRUN wc -c < /out > /count{}\nFROM fixture/base\n\
              COPY --from=build /out /final/out\nRUN cat /final/out > /last\n\
              COPY --link conf /linked\nRUN echo $(cat /linked) end > /end\n",
             self.base,
@@ -191,6 +191,8 @@ struct Walk {
     builds: BTreeMap<String, (Project, bool)>,
     last_prune: String,
     maybes: usize,
+    /// The image that each project is when it is built from nothing.
+    fresh: Vec<(Project, String)>,
 }
 
 impl Walk {
@@ -205,7 +207,14 @@ impl Walk {
                 .ok();
             format!("--build-context=walk/base{n}=oci-layout://{}", layout.display())
         });
-        Self { kit, bases, builds: BTreeMap::new(), last_prune: String::new(), maybes: 0 }
+        Self {
+            kit,
+            bases,
+            builds: BTreeMap::new(),
+            last_prune: String::new(),
+            maybes: 0,
+            fresh: Vec::new(),
+        }
     }
 
     fn args(&self, project: &Project, event: Event) -> Vec<String> {
@@ -257,10 +266,19 @@ impl Walk {
             self.check(report, project, event, &format!("{story}\n{text}"));
         }
         if let Some(digest) = digest {
-            let fresh = self.kit.beside("fresh");
-            let again = self.build(project, Event::Edit, &fresh);
+            // One project is built from nothing once.
+            let known = self.fresh.iter().find(|(known, _)| known == project);
+            let again = match known {
+                Some((_, digest)) => Some(digest.clone()),
+                None => {
+                    let fresh = self.kit.beside("fresh");
+                    let again = self.build(project, Event::Edit, &fresh);
+                    fs::remove_dir_all(fresh).unwrap();
+                    self.fresh.extend(again.clone().map(|digest| (project.clone(), digest)));
+                    again
+                }
+            };
             assert_eq!(again.as_ref(), Some(&digest), "{story}: built from nothing\n{said}");
-            fs::remove_dir_all(fresh).unwrap();
         }
     }
 
@@ -430,28 +448,28 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Edits from a seed of its own, by each of four tests that run side by side.
+/// Fifty edits from a seed of its own, by each of four tests that run side by side.
 fn part(n: u64) {
-    let edits = number("BUILDER_WALK_EDITS", 12);
+    let edits = number("BUILDER_WALK_EDITS", 50);
     walk(number("BUILDER_WALK_SEED", 20_261_130) + n, usize::try_from(edits).unwrap());
 }
 
 #[test]
-fn what_is_said_of_random_edits_is_true_part_one() {
+fn what_is_said_of_two_hundred_edits_is_true_part_one() {
     part(0);
 }
 
 #[test]
-fn what_is_said_of_random_edits_is_true_part_two() {
+fn what_is_said_of_two_hundred_edits_is_true_part_two() {
     part(1);
 }
 
 #[test]
-fn what_is_said_of_random_edits_is_true_part_three() {
+fn what_is_said_of_two_hundred_edits_is_true_part_three() {
     part(2);
 }
 
 #[test]
-fn what_is_said_of_random_edits_is_true_part_four() {
+fn what_is_said_of_two_hundred_edits_is_true_part_four() {
     part(3);
 }
