@@ -71,8 +71,8 @@ impl World {
     }
 }
 
-fn with_times(output: Output, n: u8) -> Option<Output> {
-    Some(Output { set_times: Some(TimesId::from_bytes([n; 32])), ..output })
+fn with_times(output: Output, n: u8) -> Output {
+    Output { set_times: Some(TimesId::from_bytes([n; 32])), ..output }
 }
 
 fn depends(number: usize, builds: &[i64]) -> StepOutcome {
@@ -258,13 +258,13 @@ const PAIRS: &[Pair] = &[
         &["{name} made the same files with other times"],
         "[build 2/9] made the same files with other times",
         |w| {
-            w.earlier(1).output = with_times(output(3), 1);
-            w.edited(1, COPY, &["files .=tree:2"]).output = with_times(output(3), 2);
+            w.earlier(1).output = Some(with_times(output(3), 1));
+            w.edited(1, COPY, &["files .=tree:2"]).output = Some(with_times(output(3), 2));
             w.on_others(2, 60);
         },
         |w| {
-            w.earlier(1).output = with_times(output(3), 1);
-            w.edited(1, COPY, &["files .=tree:2"]).output = with_times(output(60), 2);
+            w.earlier(1).output = Some(with_times(output(3), 1));
+            w.edited(1, COPY, &["files .=tree:2"]).output = Some(with_times(output(60), 2));
             w.on_others(2, 60);
         },
     ),
@@ -285,11 +285,11 @@ const PAIRS: &[Pair] = &[
         &["{name} was found with other times of files"],
         "[build 2/9] was found with other times of files",
         |w| {
-            w.now.steps[1].output = with_times(output(3), 1);
+            w.now.steps[1].output = Some(with_times(output(3), 1));
             w.on_others(2, 60);
         },
         |w| {
-            w.now.steps[1].output = with_times(output(60), 1);
+            w.now.steps[1].output = Some(with_times(output(60), 1));
             w.on_others(2, 60);
         },
     ),
@@ -490,7 +490,7 @@ const PAIRS: &[Pair] = &[
         &[", on top of files with other times of {}"],
         "made the same files as before, on top of files with other times of [build 1/9]",
         |w| {
-            w.edited(0, APT, &["argv=other"]).output = with_times(output(2), 1);
+            w.edited(0, APT, &["argv=other"]).output = Some(with_times(output(2), 1));
             w.on_others(1, 50);
         },
         |w| {
@@ -517,8 +517,8 @@ const PAIRS: &[Pair] = &[
         &[", with other times"],
         "made the same files as before, with other times",
         |w| {
-            w.earlier(1).output = with_times(output(3), 1);
-            w.edited(1, COPY, &["files .=tree:2"]).output = with_times(output(3), 2);
+            w.earlier(1).output = Some(with_times(output(3), 1));
+            w.edited(1, COPY, &["files .=tree:2"]).output = Some(with_times(output(3), 2));
         },
         |w| files(w, 1, 2),
     ),
@@ -592,7 +592,7 @@ const PAIRS: &[Pair] = &[
         |_| (),
     ),
     (&["{misses} of {count} {steps} would run"], "1 of 4 steps would run", would_copy, |w| {
-        _ = w.miss(1, Miss::Key)
+        _ = w.miss(1, Miss::Key);
     }),
     (
         &["{misses} of {count} {steps} would run, {unknown} more may", ": {} to {}"],
