@@ -20,6 +20,10 @@
     reason = "a benchmark's results go to the terminal, and it is told what to do by its arguments"
 )]
 
+#[macro_use]
+#[path = "../tests/kit/skip.rs"]
+mod skip;
+
 #[path = "../tests/kit/mod.rs"]
 mod kit;
 
@@ -58,22 +62,22 @@ fn main() {
     }
 }
 
-/// Puts an ext4 of our own over a folder, in a mount namespace that ends with us.
-fn own_file_system(folder: &Path) {
-    let image = folder.with_extension("ext4");
+/// Puts an ext4 of our own over a directory, in a mount namespace that ends with us.
+fn own_file_system(directory: &Path) {
+    let image = directory.with_extension("ext4");
     let made = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok() && {
         host::tool(&["mount", "--make-rprivate", "/"]);
         fs::File::create(&image).unwrap().set_len(6 << 30).unwrap();
-        let (image, folder) = (image.to_str().unwrap(), folder.to_str().unwrap());
+        let (image, directory) = (image.to_str().unwrap(), directory.to_str().unwrap());
         host::tool(&["mkfs.ext4", "-q", image]);
-        host::tool(&["mount", "-o", "loop", image, folder]);
+        host::tool(&["mount", "-o", "loop", image, directory]);
         true
     };
     // The mount keeps the file.
     fs::remove_file(&image).ok();
     println!(
         "store on {}",
-        if made { "an ext4 of its own" } else { "the folder of temporary files" }
+        if made { "an ext4 of its own" } else { "the directory of temporary files" }
     );
 }
 
@@ -205,7 +209,7 @@ fn become_user(user: &kit::users::User, run: &Command) -> Command {
     command
 }
 
-/// The same by runc, one container after another over one folder: no layers, nothing hashed or kept.
+/// The same by runc, one container after another over one directory: no layers, nothing hashed or kept.
 fn runs_by_runc(work: &Path) {
     if Command::new("runc").arg("--version").output().is_err() {
         println!("    (nothing to compare with: runc is missing)");
@@ -275,7 +279,7 @@ fn copy(work: &Path) {
     }
 }
 
-/// 20,000 files of 1 to 8 KB in 1,000 folders.
+/// 20,000 files of 1 to 8 KB in 1,000 directories.
 fn tree(work: &Path) -> PathBuf {
     let tree = work.join("tree");
     let mut state = 3_u64;
@@ -286,9 +290,9 @@ fn tree(work: &Path) -> PathBuf {
         state ^= state << 17;
         let size = 1024 + (state % 7168) as usize;
         let text = format!("{state:x} ").repeat(size / 16 + 1);
-        let folder = tree.join(format!("d{}/e{}", number % 40, number / 40 % 25));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("f{number}")), &text.as_bytes()[..size.min(text.len())])
+        let directory = tree.join(format!("d{}/e{}", number % 40, number / 40 % 25));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(format!("f{number}")), &text.as_bytes()[..size.min(text.len())])
             .unwrap();
     }
     rustix::fs::sync();

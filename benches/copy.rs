@@ -1,13 +1,13 @@
 //! COPY of 20,000 files of 1 to 8 KB, end to end: `cargo bench --bench copy [-- FOLDER]`.
 //!
 //! FOLDER is where to work (a journaled file system of its own gives steadier numbers); by default a
-//! temporary folder. Lines tell the best of three runs. As root the destination is an overlay mount
-//! as in a build, else a plain folder.
+//! temporary directory. Lines tell the best of three runs. As root the destination is an overlay mount
+//! as in a build, else a plain directory.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's results go to the terminal")]
 
 use builder::context::{SelectOptions, Selection, Source};
-use builder::snapshot::copy::{CopyRequest, CopySource, copy_into};
+use builder::copy::{CopyRequest, CopySource, copy_into};
 use builder::snapshot::{MountOptions, Upper, mount};
 use builder::sys::cancel::Cancel;
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ const FILES: usize = 20_000;
 fn make_tree(root: &Path) {
     for i in 0..FILES {
         let dir = root.join(format!("d{}/s{}", i % 20, i % 200));
-        fs::create_dir_all(&dir).expect("make a folder");
+        fs::create_dir_all(&dir).expect("make a directory");
         let text = format!("line {i}\n").repeat(100 + i * 7 % 600);
         fs::write(dir.join(format!("file-{i}")), text).expect("write a file");
     }
@@ -40,7 +40,7 @@ fn best<T>(mut prepare: impl FnMut() -> T, mut run: impl FnMut(T) -> String) {
 fn main() {
     let given = std::env::args_os().skip(1).find(|arg| arg != "--bench").map(PathBuf::from);
     let parent = given.unwrap_or_else(std::env::temp_dir);
-    let work = tempfile::tempdir_in(parent).expect("make a temporary folder");
+    let work = tempfile::tempdir_in(parent).expect("make a temporary directory");
     let context = work.path().join("context");
     make_tree(&context);
     let index = work.path().join("index");
@@ -79,7 +79,7 @@ fn main() {
             let dir = work.path().join(format!("out-{number}"));
             let [fs, work, base] = ["fs", "work", "base"].map(|name| dir.join(name));
             for dir in [&fs, &work, &base] {
-                fs::create_dir_all(dir).expect("make a folder");
+                fs::create_dir_all(dir).expect("make a directory");
             }
             let upper = Upper { fs: &fs, work: &work };
             (mount(&[base], Some(&upper), &MountOptions::detect()).ok(), fs)
@@ -102,7 +102,7 @@ fn main() {
                 before: None,
             };
             let stats = copy_into(root, &request, &Cancel::new()).expect("copy");
-            let place = if mounted.is_some() { "an overlay" } else { "a folder" };
+            let place = if mounted.is_some() { "an overlay" } else { "a directory" };
             format!("copy {} files, {} bytes into {place}", stats.files, stats.bytes)
         },
     );

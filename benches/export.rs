@@ -25,8 +25,8 @@ const BYTES: u64 = 500_000_000;
 const RUNS: u32 = 3;
 
 /// Copies about as many files as wanted, evenly chosen, into `tree`.
-fn choose(folder: &Path, tree: &Path) {
-    let walk = walkdir::WalkDir::new(folder).sort_by_file_name().same_file_system(true);
+fn choose(directory: &Path, tree: &Path) {
+    let walk = walkdir::WalkDir::new(directory).sort_by_file_name().same_file_system(true);
     let files: Vec<_> = walk
         .into_iter()
         .filter_map(Result::ok)
@@ -50,20 +50,22 @@ fn choose(folder: &Path, tree: &Path) {
         }
         skip += excess;
         let place = tree.join(path.strip_prefix("/").unwrap_or(path));
-        fs::create_dir_all(place.parent().expect("a file has a folder")).expect("make a folder");
+        fs::create_dir_all(place.parent().expect("a file has a directory"))
+            .expect("make a directory");
         if fs::copy(path, &place).is_ok() {
             taken += 1;
             bytes += size;
         }
         excess *= if bytes * FILES as u64 > BYTES * taken as u64 { 1.001 } else { 0.999 };
     }
-    // Where the files of the folder are small, a few large ones make up for it.
+    // Where the files of the directory are small, a few large ones make up for it.
     let mut largest: Vec<_> = files.iter().collect();
     largest.sort_by(|a, b| b.cmp(a));
     for (size, path) in largest {
         let place = tree.join(path.strip_prefix("/").unwrap_or(path));
         if bytes < BYTES && !place.exists() {
-            fs::create_dir_all(place.parent().expect("a file has a folder")).expect("a folder");
+            fs::create_dir_all(place.parent().expect("a file has a directory"))
+                .expect("a directory");
             if fs::copy(path, &place).is_ok() {
                 taken += 1;
                 bytes += size;
@@ -75,7 +77,7 @@ fn choose(folder: &Path, tree: &Path) {
 
 /// Makes an image of one layer, which shares its files with `tree`.
 fn image(store: &Store, tree: &Path) -> Image {
-    let work = store.session().expect("a session").new_work().expect("a folder");
+    let work = store.session().expect("a session").new_work().expect("a directory");
     let fs = work.join("fs");
     let linked = Command::new("cp").arg("-al").arg(tree).arg(&fs).status().expect("run cp");
     assert!(linked.success());
@@ -115,10 +117,10 @@ fn peak() -> u64 {
 }
 
 fn main() {
-    let (folders, rows): (Vec<_>, Vec<_>) =
+    let (directories, rows): (Vec<_>, Vec<_>) =
         std::env::args().skip(1).filter(|arg| arg != "--bench").partition(|arg| arg.contains('/'));
-    let given = folders.into_iter().next().map(PathBuf::from);
-    let dir = tempfile::tempdir().expect("make a temporary folder");
+    let given = directories.into_iter().next().map(PathBuf::from);
+    let dir = tempfile::tempdir().expect("make a temporary directory");
     let tree = dir.path().join("tree");
     choose(&given.unwrap_or_else(|| "/usr".into()), &tree);
     let archive = dir.path().join("out.tar");

@@ -1,6 +1,6 @@
 //! Throughput of the layer room, end to end: `cargo bench --bench layers [-- FOLDER]`.
 //!
-//! Without a folder one is made: 30,000 files of 1 to 64 KiB, about 500 MB, half of it text-like and
+//! Without a directory one is made: 30,000 files of 1 to 64 KiB, about 500 MB, half of it text-like and
 //! half random. Each line tells the best of three runs, its rate over the tar's bytes, and what came
 //! out. Rates of a shared machine vary; compare lines of one run.
 
@@ -32,7 +32,7 @@ fn make_tree(root: &Path) {
     let words: Vec<String> = (0..2000).map(|_| format!("{:x} ", random.next() >> 40)).collect();
     for i in 0..FILES {
         let dir = root.join(format!("d{}/s{}", i % 50, i % 600));
-        fs::create_dir_all(&dir).expect("make a folder");
+        fs::create_dir_all(&dir).expect("make a directory");
         // A long tail: the mean is about 17 KB.
         let size = (1024 + random.next() % (1024 << (random.next() % 7))) as usize;
         let bytes: Vec<u8> = if i % 2 == 0 {
@@ -62,12 +62,12 @@ fn best(mut run: impl FnMut() -> String) -> (Duration, String) {
 
 fn main() {
     let given = std::env::args_os().skip(1).find(|arg| arg != "--bench").map(PathBuf::from);
-    let made = tempfile::tempdir().expect("make a temporary folder");
+    let made = tempfile::tempdir().expect("make a temporary directory");
     let root = given.unwrap_or_else(|| {
         make_tree(made.path());
         made.path().to_owned()
     });
-    let dir = File::open(&root).expect("open the folder");
+    let dir = File::open(&root).expect("open the directory");
     let cancel = Cancel::new();
     let facts = scan(dir.as_fd(), &ScanOptions::detect(true), &cancel).expect("scan");
     let size = facts.tar.expect("asked for").size;
@@ -99,8 +99,8 @@ fn main() {
             size.expect("write").to_string()
         }),
     );
-    let empty = tempfile::tempdir().expect("make a temporary folder");
-    let empty = File::open(empty.path()).expect("open the folder");
+    let empty = tempfile::tempdir().expect("make a temporary directory");
+    let empty = File::open(empty.path()).expect("open the directory");
     let (time, _) = best(|| {
         for _ in 0..100 {
             scan(empty.as_fd(), &ScanOptions::detect(true), &cancel).expect("scan");

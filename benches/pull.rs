@@ -1,8 +1,8 @@
 //! A pull from a registry of this machine, against what the usual tools take for the same bytes:
 //! `cargo bench --bench pull [-- FOLDER] [COMPRESSION]`. Needs docker-registry, curl, gzip, zstd and tar, and root.
 //!
-//! Without a folder one is made: 30,000 files, about 500 MB, as in `benches/layers.rs`. Each line tells
-//! the best of three runs into an empty store or folder. A pull ends when all is on the disk, so a
+//! Without a directory one is made: 30,000 files, about 500 MB, as in `benches/layers.rs`. Each line tells
+//! the best of three runs into an empty store or directory. A pull ends when all is on the disk, so a
 //! machine that others write to at the same time tells little: compare lines of one quiet run.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's results go to the terminal")]
@@ -33,7 +33,7 @@ fn make_tree(root: &Path) {
     let words: Vec<String> = (0..2000).map(|_| format!("{:x} ", random.next() >> 40)).collect();
     for i in 0..FILES {
         let dir = root.join(format!("d{}/s{}", i % 50, i % 600));
-        fs::create_dir_all(&dir).expect("make a folder");
+        fs::create_dir_all(&dir).expect("make a directory");
         let size = (1024 + random.next() % (1024 << (random.next() % 7))) as usize;
         let bytes: Vec<u8> = if i % 2 == 0 {
             (0..=size / 8).flat_map(|_| random.next().to_le_bytes()).take(size).collect()
@@ -91,7 +91,7 @@ fn registry(dir: &Path) -> (Child, String) {
 fn best(place: &Path, mut work: impl FnMut(&Path)) -> Duration {
     let once = || {
         let _ = fs::remove_dir_all(place);
-        fs::create_dir_all(place).expect("make a folder");
+        fs::create_dir_all(place).expect("make a directory");
         rustix::fs::sync();
         let start = Instant::now();
         work(place);
@@ -101,10 +101,10 @@ fn best(place: &Path, mut work: impl FnMut(&Path)) -> Duration {
 }
 
 fn main() {
-    let (folders, rows): (Vec<_>, Vec<_>) =
+    let (directories, rows): (Vec<_>, Vec<_>) =
         std::env::args().skip(1).filter(|arg| arg != "--bench").partition(|arg| arg.contains('/'));
-    let given = folders.into_iter().next().map(PathBuf::from);
-    let dir = tempfile::tempdir().expect("make a temporary folder");
+    let given = directories.into_iter().next().map(PathBuf::from);
+    let dir = tempfile::tempdir().expect("make a temporary directory");
     let tree = given.unwrap_or_else(|| {
         let tree = dir.path().join("tree");
         make_tree(&tree);

@@ -11,9 +11,11 @@ use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 
 use builder::cache::Copied;
-use builder::context::remote::{Address, GitUrl, file_name_of};
+use builder::context::remote::file_name_of;
+use builder::dockerfile::address::Address;
 use builder::dockerfile::ast::{Escape, Span};
 use builder::dockerfile::expand::{self, Lexer};
+use builder::dockerfile::git_url::GitUrl;
 use builder::dockerfile::ignore::Matcher;
 use builder::dockerfile::parse::{Arguments, Statement, syntax};
 use builder::dockerfile::{parse, parse_instruction, print};

@@ -184,7 +184,7 @@ pub(crate) fn downloaded(data: &[u8]) {
     let (cache, into) = (dir.path().join("cache"), dir.path().join("into"));
     std::fs::create_dir(&into).expect("a directory for the test");
     with_server(data, |address| {
-        let url = builder::context::remote::Address::parse(&format!("http://{address}/a/file"));
+        let url = builder::dockerfile::address::Address::parse(&format!("http://{address}/a/file"));
         for _ in 0..2 {
             let options = HttpOptions {
                 file_name: "file",

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use builder::cache::{Cache, Import, Record};
 use builder::cache_mounts::{found_mounts, import_mount};
-use builder::explain::History;
 use builder::gc::{Includes, Inventory, Policy, select, verify};
+use builder::history::History;
 use builder::image::{
     LayoutArchive, LayoutRef, LayoutSource, Platform, Selector, fetch, load_archive, load_layout,
 };

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests. All a Debian 12 machine with cargo needs; arguments go to the test runner.
+# Runs all tests, or with the name of a test program (cli, registry, …) that one alone. All that a
+# Debian 12 machine with cargo needs; further arguments go to the test runner.
 #
 # The tests build images with the real sandbox, so they run as root: as another user, sudo starts them.
 set -euo pipefail
@@ -10,12 +11,47 @@ need_compiler
 # The tests run tools of these directories only; a `jsonschema` of pip's elsewhere is not what they run.
 # shellcheck disable=SC2034 # used by need
 tool_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-need busybox=busybox-static slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2 \
-    skopeo=skopeo podman=podman buildah=buildah umoci=umoci runc=runc docker-registry=docker-registry \
-    mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs qemu-system-x86_64=qemu-system-x86 strip=binutils \
-    git=git ssh-agent=openssh-client htpasswd=apache2-utils openssl=openssl zstd=zstd xz=xz-utils bzip2=bzip2 \
-    python3=python3 jsonschema=python3-jsonschema chromium=chromium \
-    /usr/share/gocode/src/github.com/opencontainers/image-spec/schema=golang-github-opencontainers-image-spec-dev
+schemas=/usr/share/gocode/src/github.com/opencontainers/image-spec/schema
+# What each test program runs; `common` is for all of them.
+declare -A tools=(
+    [common]="busybox=busybox-static strip=binutils"
+    [lib]="git=git python3=python3"
+    [house]=""
+    [fuzz_smoke]=""
+    [cli]="slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2 skopeo=skopeo
+        podman=podman umoci=umoci runc=runc git=git ssh-agent=openssh-client zstd=zstd xz=xz-utils
+        bzip2=bzip2 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs python3=python3
+        jsonschema=python3-jsonschema chromium=chromium
+        $schemas=golang-github-opencontainers-image-spec-dev"
+    [registry]="skopeo=skopeo docker-registry=docker-registry htpasswd=apache2-utils openssl=openssl git=git
+        ip=iproute2 ssh-agent=openssh-client"
+    [sandbox]="slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2"
+    [escape]="slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2"
+    [rootless]="slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2
+        mmdebstrap=mmdebstrap"
+    [cgroup_v2]="qemu-system-x86_64=qemu-system-x86"
+    [crash]="useradd=passwd newuidmap=uidmap"
+    [hostile_images]=""
+    [oracle]="git=git ssh-agent=openssh-client useradd=passwd mmdebstrap=mmdebstrap"
+    [conformance]="python3=python3 buildah=buildah podman=podman skopeo=skopeo git=git"
+)
+
+# `scripts/test.sh NAME …` runs one test program and installs only what it needs.
+programs=("${!tools[@]}")
+if [[ ${1:-} != -* && -n ${1:-} && $1 != common && -v "tools[$1]" ]]; then
+    programs=("$1")
+    case $1 in
+    lib) set -- --lib "${@:2}" ;;
+    *) set -- --test "$@" ;;
+    esac
+fi
+[[ ${programs[*]} =~ ^(lib|house|fuzz_smoke)$ ]] || programs+=(common)
+packages=()
+for program in "${programs[@]}"; do
+    # shellcheck disable=SC2206 # words of a list
+    packages+=(${tools[$program]})
+done
+[ ${#packages[@]} = 0 ] || need "${packages[@]}"
 
 if [ ${#as_root[@]} != 0 ]; then
     # cargo and nextest start each test program through this; compiling stays with the caller.
@@ -25,8 +61,8 @@ fi
 
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked "$@"
-    cargo test --locked --quiet --doc # which nextest leaves out
+    [ ${#programs[@]} -le 2 ] || cargo test --locked --quiet --doc # which nextest leaves out
 else
     cargo test --locked "$@"
 fi
-echo "all tests passed"
+echo "the tests passed"

@@ -1,43 +1,51 @@
 //! `builder` turns a Dockerfile into an OCI image: no daemon, root or not.
 //!
-//! This file is the map of the house. Data flows down the list; a room calls
-//! only rooms below it, and events flow up to [`progress`].
+//! This file is the map of the rooms. Data flows down the list: a room uses only rooms below it, which
+//! `tests/house.rs` enforces; events flow up to [`progress`].
 //!
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | flags become requests, errors become text; the only place that prints |
-//! | [`gc`] | what is in the store, what of it can go, whether it is sound |
-//! | [`cache_mounts`] | cache mounts go to an OCI layout and come from one |
+//! | [`gc`] | what is in the store, what of it can be removed, whether it is undamaged |
+//! | [`cache_mounts`] | export and import of cache mounts, as an OCI layout |
 //! | [`explain`] | why a step hit or missed |
 //! | [`solve`] | the scheduler: probes the cache, runs steps, cancels |
-//! | [`export`] | an image becomes an OCI or Docker archive, a folder, a tar |
+//! | [`history`] | what each build did: records and logs of its steps |
+//! | [`export`] | an image becomes an OCI or Docker archive, a directory, a tar |
 //! | [`cache`] | keys, records, interning |
 //! | [`plan`] | stages, arguments and platform become a DAG of steps; no I/O |
-//! | [`dockerfile`] | text becomes a spanned syntax tree; words, heredocs, ignore files, checks |
-//! | [`progress`] | events become tty, plain or JSON progress |
 //! | [`context`] | where COPY and ADD bytes come from |
+//! | [`copy`] | what a COPY selected, and the engine that copies it |
+//! | [`dockerfile`] | text becomes a spanned syntax tree; words, heredocs, ignore files, addresses, checks |
+//! | [`progress`] | events become tty, plain or JSON progress |
 //! | [`image`] | configs, manifests, indexes, history: canonical JSON |
 //! | [`registry`] | the distribution protocol: pull, push, logins, mirrors |
 //! | [`sandbox`] | one RUN or `builder run`: namespaces, mounts, network, limits |
 //! | [`cgroup`] | v1 and v2 behind one type |
-//! | [`snapshot`] | overlay stacks: mount, copy into, commit, unpack |
+//! | [`snapshot`] | overlay stacks: mount, commit, unpack |
 //! | [`layer`] | tar in, tar out, compression, digests |
-//! | [`store`] | content-addressed blobs, layers, tags, locks |
+//! | [`store`] | content-addressed blobs, layers, tags, leases, locks |
 //! | [`show`] | text from outside, made fit for a terminal |
 //! | [`sys`] | the only unsafe code: system calls the libraries lack |
+
+#[cfg(test)]
+#[macro_use]
+#[path = "../tests/kit/skip.rs"]
+mod skip;
 
 pub mod cache;
 pub mod cache_mounts;
 pub mod cgroup;
 pub mod cli;
 pub mod context;
+pub mod copy;
 pub mod dockerfile;
 pub mod explain;
 pub mod export;
 pub mod gc;
+pub mod history;
 pub mod image;
 pub mod layer;
-
 pub mod plan;
 pub mod progress;
 pub mod registry;

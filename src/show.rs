@@ -1,10 +1,10 @@
 //! Text from outside made fit to be shown to people.
 //!
-//! Names of files and images, fields of configurations, answers of registries and messages of git are
-//! chosen by others. Whatever of them is printed as text goes through [`text`] (or, for logs of commands,
-//! through [`clean_line`](crate::progress::clean_line)), which shows it best in its place. What is written to
-//! stdout passes a [`Guard`] besides, so that a text which somebody forgot does no harm. Addresses are shown
-//! without the credentials in them.
+//! Names of files and images, fields of configurations, answers of registries and messages of git
+//! are chosen by others. Whatever of them is printed as text goes through [`text`] (or, for logs of
+//! commands, through [`clean_line`](crate::progress::clean_line)), which shows it best in its
+//! place. What is written to stdout passes a [`Guard`] besides, so that a text which was forgotten
+//! does no harm. Addresses are shown without the credentials in them.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,15 +13,16 @@ use std::io::{self, Write};
 /// Replacement for a hidden part.
 pub const HIDDEN: &str = "***";
 
-/// Says whether a character can change more of a terminal than the cell it is printed to, or the order in
-/// which text is read.
+/// Says whether a character can change more of a terminal than the cell it is printed to, or the
+/// order in which text is read.
 pub(crate) fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
             '\u{ad}' | '\u{61c}' | '\u{180e}'
-            // Zero-width spaces (joiners belong to words and emoji), marks of direction, separators of lines and paragraphs, embeddings
-            // and overrides; isolates and other invisible characters; byte order mark; interlinear marks.
+            // Zero-width spaces (joiners belong to words and emoji), marks of direction, separators
+            // of lines and paragraphs, embeddings and overrides; isolates and other invisible
+            // characters; byte order mark; interlinear marks.
             | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
             // Tags, which are invisible.
@@ -54,8 +55,8 @@ fn escape(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Escapes text of one line: control characters as `\n`, `\x1b`, characters that reorder or hide text as
-/// `\u{202e}`. The result contains no line break.
+/// Escapes text of one line: control characters as `\n`, `\x1b`, characters that reorder or hide
+/// text as `\u{202e}`. The result contains no line break.
 pub fn text(text: &str) -> Cow<'_, str> {
     escape(text, |_| false)
 }
@@ -77,8 +78,8 @@ pub fn bytes(bytes: &[u8]) -> String {
     out
 }
 
-/// As [`lines`], with each escaped character replaced by as many bytes as it had, so that places in the
-/// text stay valid. Credentials in addresses are replaced by asterisks.
+/// As [`lines`], with each escaped character replaced by as many bytes as it had, so that places in
+/// the text stay valid. Credentials in addresses are replaced by asterisks.
 pub fn in_place(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -144,9 +145,10 @@ const HELD_MAX: usize = 64 * 1024;
 
 /// A writer of text that lets nothing through which could steer a terminal.
 ///
-/// Active characters other than line feeds and tabs become the escapes of JSON (`\u001b`), so that a JSON
-/// document stays the same document; bytes that are not UTF-8 become U+FFFD. Colours (`ESC [ … m`) pass where
-/// they are asked for. Whole lines are passed on at once; [`flush`](Write::flush) and dropping pass on the rest.
+/// Active characters other than line feeds and tabs become the escapes of JSON (`\u001b`), so that
+/// a JSON document stays the same document; bytes that are not UTF-8 become U+FFFD. Colours
+/// (`ESC [ … m`) pass where they are asked for. Whole lines are passed on at once;
+/// [`flush`](Write::flush) and dropping pass on the rest.
 pub struct Guard<W: Write> {
     out: W,
     is_coloured: bool,
@@ -190,12 +192,13 @@ impl<W: Write> Write for Guard<W> {
 
 impl<W: Write> Drop for Guard<W> {
     fn drop(&mut self) {
-        // Whoever must know of errors flushes.
+        // A caller that must know of errors flushes.
         let _ = self.flush();
     }
 }
 
-/// Replaces active characters by the escapes of JSON, but for line feeds, tabs and, where asked for, colours.
+/// Replaces active characters by the escapes of JSON, but for line feeds, tabs and, where asked
+/// for, colours.
 pub fn harmless(text: &str, is_coloured: bool) -> Cow<'_, str> {
     let is_unwanted = |c: char| is_active(c) && !matches!(c, '\n' | '\t');
     if !text.contains(is_unwanted) {
@@ -221,7 +224,8 @@ pub fn harmless(text: &str, is_coloured: bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The length in bytes of the sequence that sets a colour or weight (`ESC [ 1 ; 31 m`) with which text begins.
+/// The length in bytes of the sequence that sets a colour or weight (`ESC [ 1 ; 31 m`) with which
+/// text begins.
 fn colour_length(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\x1b[")?;
     let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;

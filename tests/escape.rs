@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
 
+#[macro_use]
+#[path = "kit/skip.rs"]
+mod skip;
+
 mod kit;
 #[path = "escape/paths.rs"]
 mod paths;

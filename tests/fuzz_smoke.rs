@@ -138,11 +138,11 @@ impl Random {
     }
 }
 
-/// The files of a folder of samples.
-fn samples(folder: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(folder);
+/// The files of a directory of samples.
+fn samples(directory: &str) -> Vec<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(directory);
     let mut paths: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_none_or(|end| end != "snap"));
     paths.sort();
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()

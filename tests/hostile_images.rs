@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
 
+#[macro_use]
+#[path = "kit/skip.rs"]
+mod skip;
+
 #[path = "registry/http.rs"]
 #[allow(dead_code, reason = "shared with the tests of registries, which use more of it")]
 mod http;

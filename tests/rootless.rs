@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: failing is its job")]
 
+#[macro_use]
+#[path = "kit/skip.rs"]
+mod skip;
+
 mod kit;
 
 use std::collections::BTreeSet;
@@ -313,7 +317,7 @@ fn rootless_images_are_those_of_root_in_each_compression() {
     let roots = compressed(&Kit::new(), 1, "true");
     assert_eq!(compressed(&Kit::new(), 8, "taskset -p -c 0 $$ > /dev/null"), roots);
     for user in [users::with_ranges(), users::without_ranges()] {
-        // That it is the user who builds shows in a folder that nobody else made.
+        // That it is the user who builds shows in a directory that nobody else made.
         let setup = "umask 077; mkdir \"$HOME/mine\"";
         let kit = Kit::of(user.clone());
         assert_eq!(compressed(&kit, 8, setup), roots, "{}", user.name);

@@ -1,20 +1,20 @@
-//! What a COPY took when its layer was made, so that the next one of the same instruction on the same
-//! files need take only what has changed since.
+//! What a COPY took when its layer was made, so that the next one of the same instruction on the
+//! same files need take only what has changed since.
 //!
 //! ```text
 //! copies/<kk>/<place>                  the place says which instruction, on which files
 //!
 //! note  = line entry* sum:[u8;32]      numbers little-endian; the sum is the BLAKE3 of all before
-//! line  = "<layer id> <s> <ns> <s> <ns> <s> <ns>\n"     the layer, and its step's `Now`; `-` for none
-//! entry = length:u32 path kind:u8 seconds:i64 nanoseconds:u32 rest:[u8;16]
+//! line  = "<layer id> <s> <ns> <s> <ns> <s> <ns>\n"     the layer, and its step's `Now`; `-` for
+//! none entry = length:u32 path kind:u8 seconds:i64 nanoseconds:u32 rest:[u8;16]
 //! ```
 //!
-//! `rest` is a hash of all else that a copy makes of an entry. A note that is damaged, or whose layer is
-//! gone, is none.
+//! `rest` is a hash of all else that a copy makes of an entry. A note that is damaged, or whose
+//! layer is gone, is none.
 
 use super::{Cache, CacheError, Inputs, Value};
+use crate::copy::{Entry, FileTime, Kind, Picked, Selection};
 use crate::layer::Now;
-use crate::snapshot::copy::{Entry, FileTime, Kind, Picked, Selection};
 use crate::store::{ChainId, Key, LayerId};
 use std::cmp::Ordering;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 /// Below so many entries, copying them all again costs less than thinking about it.
 const ENTRIES_MIN: usize = 256;
 
-/// A difference of more than one entry in so many is no small one.
+/// A difference of more than one entry in so many is not a small one.
 const CHANGED_SHARE: usize = 8;
 
 const SUM: usize = 32;
@@ -38,9 +38,9 @@ pub struct Copied {
 }
 
 impl Copied {
-    /// Notes that `layer` was made of `selection`. `None` where what is copied may not be taken apart:
-    /// where files are links of each other, where one source may write over what another wrote, and where
-    /// there is little to gain.
+    /// Notes that `layer` was made of `selection`. `None` where what is copied may not be taken
+    /// apart: where files are links of each other, where one source may write over what another
+    /// wrote, and where there is little to gain.
     pub fn new(layer: LayerId, now: Now, selection: &Selection, keeps_owner: bool) -> Option<Self> {
         whole_tree(selection)?;
         let mut entries = Vec::new();
@@ -61,9 +61,9 @@ impl Copied {
         whole_tree(selection).is_some()
     }
 
-    /// Returns what of `selection` has to be copied over the layer to make the layer that all of it would
-    /// make: what differs from the noted one, and the directories above. `None` where that cannot be, as
-    /// nothing is ever taken away from the layer, or where it is not worth it.
+    /// Returns what of `selection` has to be copied over the layer to make the layer that all of it
+    /// would make: what differs from the noted one, and the directories above. `None` where that
+    /// cannot be, as nothing is ever taken away from the layer, or where it is not worth it.
     pub fn changed(&self, selection: &Selection, keeps_owner: bool) -> Option<Selection> {
         let picked = whole_tree(selection)?;
         let mut old = noted(&self.entries).peekable();

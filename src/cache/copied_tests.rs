@@ -1,5 +1,5 @@
 use super::*;
-use crate::snapshot::copy::Stamp;
+use crate::copy::Stamp;
 
 /// A tree of 40 directories of 10 files each.
 fn tree() -> Selection {

@@ -24,15 +24,15 @@
 //! # Interning
 //!
 //! A chain id is made of its layers' contents without times, so a step that ran again and made the
-//! same files arrives at a chain that is already known (`chains/<kk>/<chain>`). The known layer then
-//! takes the place of the new one, with its older times. So its diff_id and everything built on it
-//! hold: early cutoff.
+//! same files arrives at a chain that is already known (`chains/<kk>/<chain>`). The known layer
+//! then takes the place of the new one, with its older times. So its diff_id and everything built
+//! on it hold: early cutoff.
 //!
 //! Not every time may be forgotten, though: `touch -d 2020-01-01 /f` means what it says. A time
 //! within a step's own run, by the clock of the file system, is no more than the moment at which a
-//! file was written, and no two runs agree on it. Any other was *set*: by `touch`, by an archive, by
-//! COPY, which keeps those of its sources. Times that were set are part of the chain
-//! ([`Output::set_times`]); the time that the build itself gives to missing folders is not. All
+//! file was written, and no two runs agree on it. Any other was *set*: by `touch`, by an archive,
+//! by COPY, which keeps those of its sources. Times that were set are part of the chain
+//! ([`Output::set_times`]); the time that the build itself gives to missing directories is not. All
 //! steps go by this one rule:
 //!
 //! | what ran again | and made | the layer is |
@@ -47,20 +47,21 @@
 //!
 //! # Caches from elsewhere
 //!
-//! A step that misses here may hit in an exported cache ([`Import`]): its layer is brought here and its
-//! record filed, and then it is a hit like any other.
+//! A step that misses here may hit in an exported cache ([`Import`]): its layer is brought here and
+//! its record filed, and then it is a hit like any other.
 //!
 //! # A broken cache is a miss
 //!
-//! A record that does not parse, is of a newer format, or names a layer that is gone is no record.
+//! A record that does not parse, is of a newer format, or names a layer that is gone is not a
+//! record.
 //!
 //! # Known imperfections
 //!
 //! - A record is trusted to have been written by a process that may write the store.
-//! - A file that a step moves, or changes the mode of, keeps the time at which an earlier step wrote
-//!   it, which counts as set. Where both steps ran again, this one's successors run as well, though
-//!   only that time differs.
-//! - Files of a base image count without their times, whoever set them: two bases that differ in
+//! - A file that a step moves, or changes the mode of, keeps the time at which an earlier step
+//!   wrote it, which counts as set. Where both steps ran again, this one's successors run as well,
+//!   though only that time differs.
+//! - Files of a base image count without their times, whatever set them: two bases that differ in
 //!   nothing else share the steps on top.
 //! - Where the clock is set while a step runs, times that it merely wrote may look set. That costs
 //!   a hit and nothing else.

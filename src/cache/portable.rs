@@ -12,15 +12,15 @@
 //! # Trust
 //!
 //! Nothing of it is believed. A record counts if its key is the hash of its inputs, a layer if its
-//! tar has the promised `diff_id` and its files the promised content id. Whatever does not verify, or
-//! is of another version, is a miss and a warning.
+//! tar has the promised `diff_id` and its files the promised content id. Whatever does not verify,
+//! or is of another version, is a miss and a warning.
 //!
 //! # What is brought here, and when
 //!
-//! Opening a cache reads the document only. A layer is brought here when a step is about to hit its record,
-//! which is then filed as if the step had run here: with the time and cost of the build that ran it, so
-//! the image that comes of it is the same image. Only the name of the layer differs: a tar has whole
-//! seconds, and the name counts nanoseconds.
+//! Opening a cache reads the document only. A layer is brought here when a step is about to hit its
+//! record, which is then filed as if the step had run here: with the time and cost of the build
+//! that ran it, so the resulting image is the same image. Only the name of the layer differs: a tar
+//! has whole seconds, and the name counts nanoseconds.
 
 use super::{Cache, CacheError, Output, Record, TreeEntry, TreeId};
 use crate::image::{BlobSource, ImageError, Index, Manifest, REF_NAME, unpack_tar};
@@ -40,7 +40,8 @@ pub const DOCUMENT_TYPE: &str = "application/vnd.builder.cache.document.v1+json"
 /// The format of the document.
 pub const DOCUMENT_VERSION: u32 = 1;
 
-/// The largest document that is read, in bytes: records of some ten thousand steps with their listings.
+/// The largest document that is read, in bytes: records of some ten thousand steps with their
+/// listings.
 const DOCUMENT_MAX: u64 = 256 << 20;
 
 /// The records of an exported cache.
@@ -64,8 +65,8 @@ pub struct Portable {
     pub layer: usize,
     /// The `diff_id` of that.
     pub diff_id: Digest,
-    /// The definition of a step that reads files of other steps or images: how they come about, instead of what
-    /// they are. See `solve::ahead`.
+    /// The definition of a step that reads files of other steps or images: how they come about,
+    /// instead of what they are. See `solve::ahead`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<Key>,
 }
@@ -146,7 +147,7 @@ impl Import {
         tag: &str,
     ) -> Result<Self, ImportError> {
         let none = || ImportError::NoCache { tag: tag.to_owned(), name: source.name() };
-        // Tools that copy a cache may leave what it is out of the entry; its manifest tells then.
+        // Tools that copy a cache may leave what it is out of the entry; its manifest says it then.
         let is_cache = |artifact_type: &Option<String>| {
             artifact_type.as_deref().is_none_or(|name| name == ARTIFACT_TYPE)
         };

@@ -225,9 +225,9 @@ impl Cache {
     /// [`CacheError`] where the store cannot be read.
     pub fn all_usable(&self) -> Result<Vec<Record>, CacheError> {
         let mut found = Vec::new();
-        let folders = std::fs::read_dir(self.store.root().join("records"));
-        for folder in folders.into_iter().flatten().flatten() {
-            for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+        let directories = std::fs::read_dir(self.store.root().join("records"));
+        for directory in directories.into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(directory.path()).into_iter().flatten().flatten() {
                 let key = entry.file_name().to_str().and_then(|name| name.parse().ok());
                 if let Some(key) = key {
                     found.extend(self.usable(&key)?);
@@ -355,7 +355,7 @@ fn record_path(key: &Key, parent: &ChainId) -> PathBuf {
     key_dir(key).join(parent.to_hex())
 }
 
-/// Tells the record of another version from a damaged one.
+/// Distinguishes the record of another version from a damaged one.
 fn why_unreadable(bytes: &[u8]) -> Missing {
     /// What every format has.
     #[derive(Deserialize)]

@@ -1,20 +1,20 @@
 //! Where a stream of bytes is cut: at places that its content chooses.
 //!
-//! A hash rolls over the last 64 bytes, and where its upper bits are zero the stream is cut. So a cut
-//! depends on what stands before it and on nothing else: bytes that are put in or taken out change the chunk
-//! they are in, seldom a neighbour, and all others are the same as before.
+//! A hash rolls over the last 64 bytes, and where its upper bits are zero the stream is cut. So a
+//! cut depends on what stands before it and on nothing else: bytes that are put in or taken out
+//! change the chunk they are in, seldom a neighbour, and all others are the same as before.
 //!
-//! Around [`AVERAGE`] bytes the chance of a cut changes, which keeps sizes close to it; no chunk but the last
-//! has less than [`MIN`] bytes, and none has more than [`MAX`].
+//! Around [`AVERAGE`] bytes the chance of a cut changes, which keeps sizes close to it; no chunk
+//! but the last has less than [`MIN`] bytes, and none has more than [`MAX`].
 //!
-//! Source: Xia and others, "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for Data
-//! Deduplication", USENIX ATC 2016.
+//! Source: Xia and others, "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for
+//! Data Deduplication", USENIX ATC 2016.
 
 /// The smallest chunk but for the last, in bytes.
 pub(super) const MIN: usize = 256 << 10;
 
-/// What chunks have more or less, in bytes. Smaller ones would write less after a change, and a manifest
-/// names each of them: this way one of 10 GB has 10,000 names.
+/// What chunks have more or less, in bytes. Smaller ones would write less after a change, and a
+/// manifest names each of them: this way one of 10 GB has 10,000 names.
 pub(super) const AVERAGE: usize = 1 << 20;
 
 /// The largest chunk, in bytes.
@@ -25,8 +25,8 @@ pub(super) fn compressed_max() -> u64 {
     zstd::zstd_safe::compress_bound(MAX) as u64
 }
 
-/// How many upper bits are zero at a cut: more before [`AVERAGE`] bytes, fewer after. Two bits to either side
-/// of the average's own twenty.
+/// How many upper bits are zero at a cut: more before [`AVERAGE`] bytes, fewer after. Two bits to
+/// either side of the average's own twenty.
 const BITS_BEFORE: u32 = AVERAGE.trailing_zeros() + 2;
 const BITS_AFTER: u32 = AVERAGE.trailing_zeros() - 2;
 

@@ -5,7 +5,7 @@ use super::{
     ARTIFACT_TYPE, CONTENTS_TYPE, ChunkFacts, DOCUMENT_MAX, DOCUMENT_TYPE, DOCUMENT_VERSION,
     Document, LEVEL, LISTING_TYPE, MountError, tag,
 };
-use crate::export::{ExportError, LayoutFolder};
+use crate::export::{ExportError, LayoutDirectory};
 use crate::image::{Descriptor, Manifest, canonical_json, media_type};
 use crate::layer::{LayerError, SplitSink, owner, split_tar};
 use crate::store::{Digest, KnownMount, Store};
@@ -16,8 +16,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 
-/// How many bytes of chunks are hashed and compressed at a time, on all processors: enough to keep these
-/// busy, and the bound of the memory that an export takes.
+/// How many bytes of chunks are hashed and compressed at a time, on all processors: enough to keep
+/// these busy, and the bound of the memory that an export takes.
 const BATCH: usize = 8 * MAX;
 
 /// What an export did.
@@ -35,8 +35,8 @@ pub struct Exported {
     pub written: u64,
 }
 
-/// Writes a mount to a layout; `None` where the store has it no more. `waiting` is called where a build uses
-/// it, which is waited for.
+/// Writes a mount to a layout; `None` where the store has it no more. `waiting` is called where a
+/// build uses it, which is waited for.
 ///
 /// # Errors
 ///
@@ -44,7 +44,7 @@ pub struct Exported {
 pub fn export_mount(
     store: &Store,
     mount: &KnownMount,
-    folder: &mut LayoutFolder,
+    directory: &mut LayoutDirectory,
     cancel: &Cancel,
     waiting: impl Fn(),
 ) -> Result<Option<Exported>, MountError> {
@@ -55,10 +55,10 @@ pub fn export_mount(
     let mut root = rustix::fs::fstat(&fs).map_err(|e| MountError::io("read", &path, e))?;
     owner::amend_open(&fs, &mut root);
 
-    let written_before = folder.written();
-    let known = known_chunks(folder);
+    let written_before = directory.written();
+    let known = known_chunks(directory);
     let mut writer = Writer {
-        folder,
+        directory,
         known,
         streams: [Stream::new(LISTING_TYPE), Stream::new(CONTENTS_TYPE)],
         batch: Vec::new(),
@@ -94,26 +94,27 @@ pub fn export_mount(
         schema_version: 2,
         media_type: Some(media_type::OCI_MANIFEST.to_owned()),
         artifact_type: Some(ARTIFACT_TYPE.to_owned()),
-        config: folder.put(&canonical_json(&document), DOCUMENT_TYPE)?,
+        config: directory.put(&canonical_json(&document), DOCUMENT_TYPE)?,
         layers: chunks.iter().map(|(_, blob)| blob.clone()).collect(),
         subject: None,
         annotations: BTreeMap::new(),
     };
-    let mut top = folder.put(&canonical_json(&manifest), media_type::OCI_MANIFEST)?;
+    let mut top = directory.put(&canonical_json(&manifest), media_type::OCI_MANIFEST)?;
     top.artifact_type = Some(ARTIFACT_TYPE.to_owned());
-    folder.name(top, &tag(&name))?;
-    let written = folder.written() - written_before;
+    directory.name(top, &tag(&name))?;
+    let written = directory.written() - written_before;
     Ok(Some(Exported { entries, bytes, chunks: chunks.len() as u64, new_chunks, written }))
 }
 
-/// The chunks that the layout's mounts have, by what is in them. What cannot be read is written again.
-fn known_chunks(folder: &LayoutFolder) -> BTreeMap<Digest, (u64, Digest)> {
+/// The chunks that the layout's mounts have, by what is in them. What cannot be read is written
+/// again.
+fn known_chunks(directory: &LayoutDirectory) -> BTreeMap<Digest, (u64, Digest)> {
     let mut known = BTreeMap::new();
-    for entry in folder.entries() {
+    for entry in directory.entries() {
         if entry.artifact_type.as_deref() != Some(ARTIFACT_TYPE) {
             continue;
         }
-        let read = |digest: &Digest| folder.read(digest, DOCUMENT_MAX).ok();
+        let read = |digest: &Digest| directory.read(digest, DOCUMENT_MAX).ok();
         let manifest =
             read(&entry.digest).and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
         let Some(manifest) = manifest else { continue };
@@ -145,7 +146,7 @@ const CONTENTS: usize = 1;
 
 /// Cuts the streams and writes the chunks.
 struct Writer<'f> {
-    folder: &'f mut LayoutFolder,
+    directory: &'f mut LayoutDirectory,
     known: BTreeMap<Digest, (u64, Digest)>,
     streams: [Stream; 2],
     /// Chunks that are complete, and whose they are.
@@ -213,7 +214,7 @@ impl Writer<'_> {
             let blob = match found[place].or_else(|| self.known.get(&facts.digest).copied()) {
                 Some((size, digest)) => Descriptor::new(media_type, digest, size),
                 None => {
-                    let blob = self.folder.put(&compressed[place], media_type)?;
+                    let blob = self.directory.put(&compressed[place], media_type)?;
                     self.known.insert(facts.digest, (blob.size, blob.digest));
                     self.new_chunks += 1;
                     blob
@@ -224,10 +225,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Finds a chunk in the layout. It is read, since a damaged one would be kept for ever otherwise.
+    /// Finds a chunk in the layout. It is read, since a damaged one would be kept for ever
+    /// otherwise.
     fn find(&mut self, digest: &Digest) -> Option<(u64, Digest)> {
         let (size, blob) = *self.known.get(digest)?;
-        let bytes = self.folder.read(&blob, size.min(compressed_max())).unwrap_or_default();
+        let bytes = self.directory.read(&blob, size.min(compressed_max())).unwrap_or_default();
         if bytes.len() as u64 == size && Digest::of(&bytes) == blob {
             return Some((size, blob));
         }

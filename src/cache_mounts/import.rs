@@ -29,7 +29,7 @@ pub struct FoundMount {
     blobs: Vec<Descriptor>,
 }
 
-/// What became of a mount that was to be imported.
+/// Result for a mount that was to be imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Imported {
     /// Whether it took the place of one that was there.
@@ -44,8 +44,8 @@ pub struct Imported {
 ///
 /// # Errors
 ///
-/// [`MountError::Image`] where the folder is no layout. A mount whose documents cannot be read is listed with
-/// its error.
+/// [`MountError::Image`] where the directory is not a layout. A mount whose documents cannot be
+/// read is listed with its error.
 pub fn found_mounts(dir: &Path) -> Result<Vec<FoundMount>, MountError> {
     let index = LayoutSource { dir: dir.to_owned() }.index()?;
     let found = index.manifests.iter().filter(|entry| is_mount(dir, entry)).map(|entry| {
@@ -67,8 +67,8 @@ pub fn found_mounts(dir: &Path) -> Result<Vec<FoundMount>, MountError> {
     Ok(found.collect())
 }
 
-/// Says whether an entry of an index is a mount. Tools that copy it may leave that out of the entry, and then
-/// its manifest tells.
+/// Says whether an entry of an index is a mount. Tools that copy it may leave that out of the
+/// entry, and then its manifest says it.
 fn is_mount(dir: &Path, entry: &Descriptor) -> bool {
     let artifact_type = entry.artifact_type.clone().or_else(|| {
         let bytes = read_document(dir, entry).ok()?;
@@ -113,7 +113,7 @@ struct Version {
     version: u32,
 }
 
-/// Makes a mount of the layout one of the store. `replaces` says what becomes of one that is there;
+/// Makes a mount of the layout one of the store. `replaces` says the results of one that is there;
 /// `waiting` is called where a build uses that, which is waited for.
 ///
 /// # Errors
@@ -156,7 +156,7 @@ fn check_space(store: &Store, document: &Document) -> Result<(), MountError> {
     }
 }
 
-/// Makes the folder of a mount at `work`.
+/// Makes the directory of a mount at `work`.
 fn unpack(
     found: &FoundMount,
     document: &Document,
@@ -245,7 +245,8 @@ fn read_document(dir: &Path, blob: &Descriptor) -> Result<Vec<u8>, MountError> {
     read_blob(dir, blob)
 }
 
-/// Reads a whole blob and checks its digest. No link is followed, and only a regular file is opened.
+/// Reads a whole blob and checks its digest. No link is followed, and only a regular file is
+/// opened.
 fn read_blob(dir: &Path, blob: &Descriptor) -> Result<Vec<u8>, MountError> {
     let layout = LayoutSource { dir: dir.to_owned() };
     let path = layout.path_of(&blob.digest);

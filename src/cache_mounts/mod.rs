@@ -1,5 +1,5 @@
-//! Export and import of cache mounts: from the store to a layout, and from there into the store of another
-//! machine.
+//! Export and import of cache mounts: from the store to a layout, and from there into the store of
+//! another machine.
 //!
 //! # The format
 //!
@@ -13,20 +13,22 @@
 //! ```
 //!
 //! The listing and the contents are [a tar taken apart](crate::layer::take_apart), each cut where
-//! [its content says](chunks). So the next export writes the chunks in which something changed, and no
-//! others: a file that was only touched costs its place in the listing.
+//! [its content says](chunks). So the next export writes the chunks in which something changed, and
+//! no others: a file that was only touched costs its place in the listing.
 //!
 //! # Beside builds
 //!
-//! A mount is copied while no build uses it, so what is copied is what it was at one moment. Who comes first
-//! is waited for, with a message; nobody holds two mounts here, so there is no deadlock.
+//! A mount is copied while no build uses it, so what is copied is what it was at one moment. Who
+//! comes first is waited for, with a message; no process holds two mounts here, so there is no
+//! deadlock.
 //!
 //! # Trust
 //!
-//! Nothing of a layout is believed. Every blob must be a regular file of the promised size and digest, every
-//! chunk must have the promised bytes, the tar is put into a folder of its own as any stranger's tar, with no
-//! devices, and only when all of that went well does the folder become the mount. So a layout that is
-//! damaged, of another version or hostile leaves everything as it was.
+//! Nothing of a layout is believed. Every blob must be a regular file of the promised size and
+//! digest, every chunk must have the promised bytes, the tar is put into a directory of its own as
+//! any stranger's tar, with no devices, and only when all of that went well does the directory
+//! become the mount. So a layout that is damaged, of another version or hostile leaves everything
+//! as it was.
 //!
 //! # Not here
 //!
@@ -108,7 +110,7 @@ pub enum MountError {
         doing: &'static str,
         /// To what.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// The store refused.
@@ -126,8 +128,8 @@ pub enum MountError {
     /// Its files cannot be made.
     #[error("cannot make the mount's files")]
     Make(#[source] LayerError),
-    /// A blob of the layout is no file, or of another size.
-    #[error("blob {} is missing, or is no file of {} bytes", blob.digest, blob.size)]
+    /// A blob of the layout is not a file, or of another size.
+    #[error("blob {} is missing, or is not a file of {} bytes", blob.digest, blob.size)]
     NoBlob {
         /// What was promised.
         blob: Descriptor,
@@ -162,7 +164,7 @@ pub enum MountError {
         /// The store.
         path: PathBuf,
     },
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }

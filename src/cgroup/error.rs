@@ -12,7 +12,7 @@ pub enum CgroupError {
     NotEnforceable {
         /// The limit as the user knows it: `memory`, `cpus`, …
         limit: &'static str,
-        /// Why.
+        /// Cause of the failure.
         reason: String,
     },
     /// A file of the control group file system refused an operation.

@@ -1,4 +1,4 @@
-//! One step's control group: its folder in every hierarchy that is needed.
+//! One step's control group: its directory in every hierarchy that is needed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -13,7 +13,7 @@ use super::{CgroupError, Limits, Throttle, read, write};
 #[derive(Debug, Default)]
 pub struct Cgroup {
     v2: Option<(PathBuf, OwnedFd)>,
-    /// Controllers that the version 2 folder has.
+    /// Controllers that the version 2 directory has.
     has_v2: Vec<String>,
     v1: BTreeMap<String, PathBuf>,
     memory_limit: Option<u64>,
@@ -58,8 +58,8 @@ pub struct OomKills {
     pub peak: u64,
 }
 
-/// Controllers of version 1 that account for a step without limits. Others cost as much and tell
-/// what init's resource usage tells as well.
+/// Controllers of version 1 that account for a step without limits. Others cost as much and report
+/// what init's resource usage reports as well.
 const ACCOUNTING: [&str; 2] = ["memory", "pids"];
 
 /// How long removing waits for the last members to be gone, in tries of a millisecond each.
@@ -100,7 +100,7 @@ pub(super) fn create(
         }
         if let Some(parent) = hierarchy.v1.get(controller) {
             let path = parent.join(name);
-            // Several controllers may share a hierarchy, and so the folder.
+            // Several controllers may share a hierarchy, and so the directory.
             if path.is_dir() || make(&path).is_ok() {
                 group.v1.insert(controller.to_owned(), path);
             }
@@ -167,7 +167,7 @@ fn wanted(limits: &Limits) -> Vec<Wanted> {
     want(limits.cpuset_mems.is_some(), "cpuset", "cpuset", "--cpuset-mems");
     want(limits.pids.is_some(), "pids", "pids", "--pids-limit");
     want(limits.io_weight.is_some(), "io", "blkio", "--io-weight");
-    want(!limits.io_throttle.is_empty(), "io", "blkio", "--device-read-bps and its like");
+    want(!limits.io_throttle.is_empty(), "io", "blkio", "--device-read-bps and similar ones");
     wanted
 }
 
@@ -234,7 +234,7 @@ impl Cgroup {
     }
 
     fn limit_memory(&self, limits: &Limits) -> Result<(), CgroupError> {
-        // Docker's rule: as much swap again as memory, unless told otherwise.
+        // Docker's rule: as much swap again as memory, by default.
         let total = match (limits.memory, limits.memory_swap) {
             (_, Some(swap)) if swap < 0 => None,
             (_, Some(total)) => Some(total as u64),
@@ -279,15 +279,15 @@ impl Cgroup {
         if let Some(file) = self.v2_file("cpuset", &name) {
             return value.map_or(Ok(()), |value| write(file, value));
         }
-        let Some(folder) = self.v1.get("cpuset") else { return Ok(()) };
-        // Version 1 admits nobody to a group that has not been given both.
+        let Some(directory) = self.v1.get("cpuset") else { return Ok(()) };
+        // Version 1 admits no process to a group that has not been given both.
         let inherited = || {
-            let parent = folder.parent()?;
+            let parent = directory.parent()?;
             read(&parent.join(format!("cpuset.effective_{what}")))
                 .or_else(|| read(&parent.join(&name)))
         };
         match value.map(str::to_owned).or_else(inherited) {
-            Some(value) => write(folder.join(&name), value.trim()),
+            Some(value) => write(directory.join(&name), value.trim()),
             None => Ok(()),
         }
     }
@@ -348,7 +348,7 @@ impl Cgroup {
         &self.substitutes
     }
 
-    /// Returns the version 2 folder, for a process to be born in.
+    /// Returns the version 2 directory, for a process to be born in.
     pub fn v2_fd(&self) -> Option<BorrowedFd<'_>> {
         self.v2.as_ref().map(|(_, fd)| fd.as_fd())
     }
@@ -359,12 +359,12 @@ impl Cgroup {
     ///
     /// When one cannot be opened.
     pub fn v1_procs(&self) -> Result<Vec<File>, CgroupError> {
-        let mut folders: Vec<&PathBuf> = self.v1.values().collect();
-        folders.dedup();
-        folders
+        let mut directories: Vec<&PathBuf> = self.v1.values().collect();
+        directories.dedup();
+        directories
             .into_iter()
-            .map(|folder| {
-                let path = folder.join("cgroup.procs");
+            .map(|directory| {
+                let path = directory.join("cgroup.procs");
                 OpenOptions::new().write(true).open(&path).map_err(|source| CgroupError::Io {
                     doing: "cannot open",
                     path,
@@ -395,12 +395,12 @@ impl Cgroup {
 
     /// Kills everything in the group.
     pub fn kill(&self) {
-        for folder in self.folders() {
-            kill_members(folder);
+        for directory in self.directories() {
+            kill_members(directory);
         }
     }
 
-    fn folders(&self) -> impl Iterator<Item = &Path> {
+    fn directories(&self) -> impl Iterator<Item = &Path> {
         self.v2.iter().map(|(path, _)| path.as_path()).chain(self.v1.values().map(PathBuf::as_path))
     }
 
@@ -448,26 +448,26 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for folder in self.folders() {
-            remove(folder);
+        for directory in self.directories() {
+            remove(directory);
         }
     }
 }
 
-/// Kills the members of one folder until none is left.
-pub(super) fn kill_members(folder: &Path) {
+/// Kills the members of one directory until none is left.
+pub(super) fn kill_members(directory: &Path) {
     // Opened, not made: where the kernel has no such file there must be none.
-    let switch = OpenOptions::new().write(true).open(folder.join("cgroup.kill"));
+    let switch = OpenOptions::new().write(true).open(directory.join("cgroup.kill"));
     if switch.and_then(|mut file| file.write_all(b"1")).is_ok() {
         return;
     }
     // A frozen process of version 1 answers no signal. Opened, not made, as above.
-    if let Ok(mut file) = OpenOptions::new().write(true).open(folder.join("freezer.state")) {
+    if let Ok(mut file) = OpenOptions::new().write(true).open(directory.join("freezer.state")) {
         file.write_all(b"THAWED").ok();
     }
     // Members may fork while the list is read; each round finds the new ones.
     for _ in 0..REMOVE_TRIES {
-        let pids = read(&folder.join("cgroup.procs")).unwrap_or_default();
+        let pids = read(&directory.join("cgroup.procs")).unwrap_or_default();
         let mut any = false;
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()) {
             // 0 is a process of a namespace we cannot see; signalling 0 would mean ourselves.
@@ -481,10 +481,11 @@ pub(super) fn kill_members(folder: &Path) {
     }
 }
 
-/// Removes one folder, waiting a little for members that are just dying. Says whether it is gone.
-pub(super) fn remove(folder: &Path) -> bool {
+/// Removes one directory, waiting a little for members that are just dying. Says whether it is
+/// gone.
+pub(super) fn remove(directory: &Path) -> bool {
     for _ in 0..REMOVE_TRIES {
-        match fs::remove_dir(folder) {
+        match fs::remove_dir(directory) {
             Ok(()) => return true,
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => return true,
@@ -565,7 +566,7 @@ mod tests {
         hierarchy.v2 = None;
         hierarchy.prepare();
         if !hierarchy.v1.contains_key("freezer") {
-            println!("left out: no freezer of version 1 can be had here");
+            cannot_run_here!(optional: "no freezer of version 1 can be had here");
             return;
         }
         let name = format!("builder-test-{}", std::process::id());
@@ -589,9 +590,9 @@ mod tests {
         has_state("FROZEN");
         group.kill();
         assert!(!child.wait().unwrap().success(), "it was killed, frozen as it was");
-        let folders: Vec<PathBuf> = group.folders().map(Path::to_owned).collect();
+        let directories: Vec<PathBuf> = group.directories().map(Path::to_owned).collect();
         drop(group);
-        assert!(folders.iter().all(|folder| !folder.exists()), "{folders:?}");
+        assert!(directories.iter().all(|directory| !directory.exists()), "{directories:?}");
     }
 
     #[test]

@@ -15,11 +15,11 @@ const V1_SIZING: [&str; 5] = ["memory", "cpu", "cpuacct", "cpuset", "pids"];
 /// Version 2 controllers that we enable for our groups.
 const V2_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 
-/// The folders in which groups are made.
+/// The directories in which groups are made.
 #[derive(Debug, Default)]
 pub(super) struct Hierarchy {
     pub v2: Option<V2>,
-    /// Parent folder by controller.
+    /// Parent directory by controller.
     pub v1: BTreeMap<String, PathBuf>,
     /// Version 1 hierarchies by whose files programs size themselves: the controllers of each, as
     /// `/proc/self/cgroup` names them (`cpu,cpuacct`), whether groups can be made there or not.
@@ -28,7 +28,7 @@ pub(super) struct Hierarchy {
 
 #[derive(Debug)]
 pub(super) struct V2 {
-    /// Parent folder.
+    /// Parent directory.
     pub parent: PathBuf,
     /// Controllers that groups made there have.
     pub enabled: BTreeSet<String>,
@@ -45,7 +45,7 @@ impl Hierarchy {
         self.v2.is_none() && self.v1.is_empty()
     }
 
-    /// Works out own folders from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`.
+    /// Works out own directories from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`.
     fn parse(own: &str, mounts: &str) -> Self {
         // Controllers are mounted one by one or several at once; paths may differ for each.
         let mut own_paths: BTreeMap<&str, &str> = BTreeMap::new();
@@ -69,7 +69,7 @@ impl Hierarchy {
             else {
                 continue;
             };
-            let folder = |own: &str| {
+            let directory = |own: &str| {
                 // Mounts may show a part of the tree only: a container's.
                 let below = if *root == "/" { Some(own) } else { own.strip_prefix(root) };
                 let below = below.unwrap_or("").trim_matches('/');
@@ -78,7 +78,7 @@ impl Hierarchy {
             };
             match *kind {
                 "cgroup2" if found.v2.is_none() => {
-                    let parent = folder(own_paths.get("").copied().unwrap_or("/"));
+                    let parent = directory(own_paths.get("").copied().unwrap_or("/"));
                     found.v2 = Some(V2 { parent, enabled: BTreeSet::new() });
                 }
                 "cgroup" => {
@@ -86,7 +86,7 @@ impl Hierarchy {
                         if V1_CONTROLLERS.contains(&option)
                             && let Some(own) = own_paths.get(option)
                         {
-                            found.v1.entry(option.to_owned()).or_insert_with(|| folder(own));
+                            found.v1.entry(option.to_owned()).or_insert_with(|| directory(own));
                         }
                     }
                 }
@@ -96,7 +96,7 @@ impl Hierarchy {
         found
     }
 
-    /// Chooses writable folders and enables version 2 controllers; drops what cannot be used.
+    /// Chooses writable directories and enables version 2 controllers; drops what cannot be used.
     pub(super) fn prepare(&mut self) {
         self.v1.retain(|_, parent| is_writable(parent));
         let Some(v2) = &mut self.v2 else { return };
@@ -150,9 +150,9 @@ impl V2 {
     }
 }
 
-/// Returns the topmost folder above `folder` that is still a control group.
-fn mount_top(folder: &Path) -> PathBuf {
-    let mut top = folder;
+/// Returns the topmost directory above `directory` that is still a control group.
+fn mount_top(directory: &Path) -> PathBuf {
+    let mut top = directory;
     while let Some(parent) = top.parent()
         && parent.join("cgroup.procs").exists()
     {
@@ -161,10 +161,10 @@ fn mount_top(folder: &Path) -> PathBuf {
     top.to_owned()
 }
 
-fn is_writable(folder: &Path) -> bool {
+fn is_writable(directory: &Path) -> bool {
     use rustix::fs::Access;
     let may = |path: &Path| rustix::fs::access(path, Access::WRITE_OK).is_ok();
-    may(folder) && may(&folder.join("cgroup.procs"))
+    may(directory) && may(&directory.join("cgroup.procs"))
 }
 
 #[cfg(test)]
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hybrid_machine_has_a_folder_per_controller() {
+    fn a_hybrid_machine_has_a_directory_per_controller() {
         let own = "8:pids:/\n4:memory:/process/ab\n2:cpu,cpuacct:/x\n0::/user\n";
         let mounts = "\
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct

@@ -1,4 +1,5 @@
-//! Who made which control groups, so that somebody can remove them after a `kill -9`.
+//! Record of the control groups that were made, so that the next command can remove them after a
+//! `kill -9`.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -61,7 +62,7 @@ impl Drop for Lease {
     }
 }
 
-/// Removes the groups of all leases that nobody holds.
+/// Removes the groups of all leases that no process holds.
 pub(super) fn sweep(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
@@ -120,7 +121,7 @@ mod tests {
         fs::create_dir(&tree).unwrap();
         let alive = Lease::take(&leases, &hierarchy(&tree)).unwrap();
         fs::create_dir(tree.join(format!("{}1", alive.prefix))).unwrap();
-        fs::create_dir(tree.join("somebody-elses")).unwrap();
+        fs::create_dir(tree.join("another-program")).unwrap();
         fs::create_dir(tree.join("builder-dead-1")).unwrap();
         let claim = Claim { prefix: "builder-dead-".into(), parents: vec![tree.clone()] };
         fs::write(leases.join("cgroups-dead"), serde_json::to_vec(&claim).unwrap()).unwrap();
@@ -128,7 +129,7 @@ mod tests {
         sweep(&leases);
         assert!(!tree.join("builder-dead-1").exists() && !leases.join("cgroups-dead").exists());
         assert!(tree.join(format!("{}1", alive.prefix)).exists());
-        assert!(tree.join("somebody-elses").exists());
+        assert!(tree.join("another-program").exists());
 
         drop(alive);
         assert_eq!(fs::read_dir(&tree).unwrap().count(), 1);

@@ -22,10 +22,11 @@ pub struct Limits {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes it may use.
     pub cpuset_mems: Option<String>,
-    /// Most processes and threads, as the user asked: an error or a notice where it cannot be enforced.
+    /// Most processes and threads, as the user asked: an error or a notice where it cannot be
+    /// enforced.
     pub pids: Option<u64>,
-    /// Most processes and threads where `pids` is not given: enforced by a control group if there is
-    /// one for it, and by nothing else.
+    /// Most processes and threads where `pids` is not given: enforced by a control group if there
+    /// is one for it, and by nothing else.
     pub default_pids: Option<u64>,
     /// Relative weight of storage requests, 10 to 1000.
     pub io_weight: Option<u64>,

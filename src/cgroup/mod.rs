@@ -1,19 +1,19 @@
 //! Control groups v1, v2 and the hybrid of both, behind one type.
 //!
 //! [`Cgroups`] finds out once per build where groups can be made and which controllers they would
-//! have; [`Cgroups::create`] makes one group for one step: a folder in every hierarchy that is
+//! have; [`Cgroups::create`] makes one group for one step: a directory in every hierarchy that is
 //! needed. A machine may have version 2 throughout, version 1, or version 1 for resources beside a
 //! version 2 tree without controllers, which still freezes and kills.
 //!
 //! What the user limits must be enforced or is an error; what is only accounted may be missing. For
-//! two limits there is something between: without a controller a resource limit stands in for memory
-//! and for the number of processes, and the user is told what that does not enforce.
+//! two limits there is something between: without a controller a resource limit stands in for
+//! memory and for the number of processes, and a notice says what that does not enforce.
 //!
 //! # Leases
 //!
 //! Groups outlive the process that made them. Before the first is made, a lease file says where
-//! groups of this process are and under which prefix; its lock tells whether the process lives. The
-//! next command of anybody removes the groups of leases nobody holds, and then the lease.
+//! groups of this process are and under which prefix; its lock shows whether the process lives. The
+//! next command of any user removes the groups of leases that no process holds, and then the lease.
 //!
 //! Source: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/; runc `libcontainer/cgroups` for
 //! Docker's translation of weights and swap.
@@ -45,10 +45,10 @@ pub struct Cgroups {
 
 impl Cgroups {
     /// Looks at what the machine has, and removes what dead processes left behind according to the
-    /// leases in `leases`, a folder that is made where it is missing.
+    /// leases in `leases`, a directory that is made where it is missing.
     ///
-    /// Never fails: where nothing can be had, [`Cgroups::create`] makes groups without folders and
-    /// refuses limits.
+    /// Never fails: where nothing can be had, [`Cgroups::create`] makes groups without directories
+    /// and refuses limits.
     pub fn open(leases: &Path) -> Self {
         let mut hierarchy = Hierarchy::detect();
         if fs::create_dir_all(leases).is_ok() {
@@ -64,8 +64,8 @@ impl Cgroups {
         self.hierarchy.v1_sizing.is_empty() && self.hierarchy.v2.is_some()
     }
 
-    /// Returns the version 1 hierarchies by whose files programs size themselves: the controllers of
-    /// each, sorted, as `cpu,cpuacct`.
+    /// Returns the version 1 hierarchies by whose files programs size themselves: the controllers
+    /// of each, sorted, as `cpu,cpuacct`.
     pub fn v1_sizing(&self) -> &[String] {
         &self.hierarchy.v1_sizing
     }

@@ -7,7 +7,7 @@ use crate::cache_mounts::{
     FoundMount, Imported, MountError, export_mount, found_mounts, import_mount,
 };
 use crate::explain::text::clean;
-use crate::export::{ExportError, LayoutFolder};
+use crate::export::{ExportError, LayoutDirectory};
 use crate::gc::{Inventory, ItemKind};
 use crate::store::{CollectResult, KnownMount, Placed, Store};
 use jiff::Timestamp;
@@ -58,7 +58,7 @@ pub struct RmArgs {
 /// What `builder mounts export` takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ExportArgs {
-    /// Folder of the OCI layout; it is made, or added to
+    /// Directory of the OCI layout; it is made, or added to
     #[arg(value_name = "DEST")]
     pub dest: PathBuf,
     /// The mounts: their `id=`, which is the target where a Dockerfile gives none; all without any
@@ -69,7 +69,7 @@ pub struct ExportArgs {
 /// What `builder mounts import` takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ImportArgs {
-    /// Folder of the OCI layout
+    /// Directory of the OCI layout
     #[arg(value_name = "SRC")]
     pub src: PathBuf,
     /// The mounts: their `id=`; all that are there without any
@@ -84,8 +84,8 @@ pub struct ImportArgs {
 ///
 /// # Errors
 ///
-/// A failure for an unknown mount, a layout that cannot be used, or a store that refuses. What is independent
-/// of that is done all the same.
+/// A failure for an unknown mount, a layout that cannot be used, or a store that refuses. What is
+/// independent of that is done all the same.
 pub fn run(
     command: &MountsCommand,
     environment: &Environment,
@@ -200,13 +200,13 @@ fn export(
     }
     let dest = std::path::absolute(&args.dest)
         .map_err(|error| Failure::of(Class::Usage, &error).about(&args.dest.display()))?;
-    let waiting = || tell(&format!("waiting for another export to {}", dest.display()));
-    let mut folder = LayoutFolder::open(&dest, &environment.cancel, waiting)
+    let waiting = || notify(&format!("waiting for another export to {}", dest.display()));
+    let mut directory = LayoutDirectory::open(&dest, &environment.cancel, waiting)
         .map_err(|error| failure(&error.into()))?;
     for mount in mounts {
         let name = shown(&mount);
-        let waiting = || tell(&format!("waiting for a build that uses cache mount {name}"));
-        let exported = export_mount(store, &mount, &mut folder, &environment.cancel, waiting)
+        let waiting = || notify(&format!("waiting for a build that uses cache mount {name}"));
+        let exported = export_mount(store, &mount, &mut directory, &environment.cancel, waiting)
             .map_err(|error| failure(&error).about(&format_args!("cache mount {name}")))?;
         let Some(done) = exported else { continue };
         let text = format!(
@@ -218,7 +218,7 @@ fn export(
         );
         say(out, format_args!("{text}"))?;
     }
-    folder.sweep();
+    directory.sweep();
     troubles.end()
 }
 
@@ -241,7 +241,7 @@ fn import(
     for found in chosen(&args.ids, readable, id_of_found, &mut troubles) {
         let Ok(mount) = &found.mount else { continue };
         let name = shown(mount);
-        let waiting = || tell(&format!("waiting for a build that uses cache mount {name}"));
+        let waiting = || notify(&format!("waiting for a build that uses cache mount {name}"));
         match import_mount(store, &found, args.replace, &environment.cancel, waiting) {
             Ok(Imported { placed: Placed::Kept, .. }) => say(
                 out,
@@ -316,8 +316,8 @@ fn say(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Result<(), Failure
         .map_err(|error| Failure::output(&error))
 }
 
-/// Tells the user something on stderr.
-fn tell(text: &str) {
+/// Shows a message on stderr.
+fn notify(text: &str) {
     let _ = writeln!(io::stderr(), "{}", crate::show::lines(text));
 }
 

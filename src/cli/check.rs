@@ -55,7 +55,7 @@ impl FromStr for Call {
             "build" | "" => Ok(Self::Build),
             "check" | "lint" => Ok(Self::Check(format)),
             "targets" => Ok(Self::Targets(format)),
-            _ => Err(format!("{method:?} is no method: expected build, check or targets")),
+            _ => Err(format!("{method:?} is not a method: expected build, check or targets")),
         }
     }
 }
@@ -63,7 +63,8 @@ impl FromStr for Call {
 /// `builder check`: what to check, as it would be built.
 #[derive(Debug, Clone, Args)]
 pub struct CheckCommand {
-    /// Folder, git repository or archive to build from; - for a Dockerfile or a tar on standard input
+    /// Directory, git repository or archive to build from; - for a Dockerfile or a tar on standard
+    /// input
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: String,
     /// How to show what is found
@@ -136,8 +137,8 @@ fn checked(
     }
 }
 
-/// Runs `builder build --check` and `--call=check`: as [`run`], with exit status 1 where there are warnings, as
-/// `docker build --check` has it.
+/// Runs `builder build --check` and `--call=check`: as [`run`], with exit status 1 where there are
+/// warnings, as `docker build --check` has it.
 ///
 /// # Errors
 ///
@@ -154,7 +155,7 @@ pub fn run_as_docker(
     }
 }
 
-/// A file that is no Dockerfile, or inputs that cannot be read.
+/// A file that is not a Dockerfile, or inputs that cannot be read.
 fn unreadable(failure: Failure, format: Format, environment: &Environment) -> Result<(), Failure> {
     if format == Format::Text || failure.class != Class::Dockerfile {
         return Err(failure);
@@ -168,7 +169,7 @@ fn unreadable(failure: Failure, format: Format, environment: &Environment) -> Re
     Err(silent(&failure))
 }
 
-/// A failure that standard output has already told.
+/// A failure that standard output has already shown.
 fn silent(failure: &Failure) -> Failure {
     Failure::new(Class::Status(failure.class.code()), "")
 }

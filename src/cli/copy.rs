@@ -51,14 +51,14 @@ pub struct CopyArgs {
 
 /// A place images are in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Endpoint {
     Registry(Reference),
     Layout(String),
     Archive { kind: OutputKind, file: PathBuf, name: Option<String> },
     Store(String),
 }
 
-impl Place {
+impl Endpoint {
     fn parse(text: &str) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(Class::Usage, message);
         if let Some(name) = text.strip_prefix("docker://") {
@@ -95,10 +95,10 @@ fn reference(text: &str) -> Result<Reference, Failure> {
 ///
 /// # Errors
 ///
-/// The failure to show; the destination is as it was, but for blobs nobody names.
+/// The failure to show; the destination is as it was, but for blobs without a name.
 pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
-    let (from, to) = (Place::parse(&args.source)?, Place::parse(&args.destination)?);
-    if args.all && matches!(to, Place::Archive { kind: OutputKind::Docker, .. }) {
+    let (from, to) = (Endpoint::parse(&args.source)?, Endpoint::parse(&args.destination)?);
+    if args.all && matches!(to, Endpoint::Archive { kind: OutputKind::Docker, .. }) {
         let message = "a docker-archive holds an image of one platform: --all has no place there";
         return Err(Failure::new(Class::Usage, message)
             .with_hint("choose a platform: builder copy --platform linux/amd64 …"));
@@ -137,25 +137,25 @@ impl Copy<'_> {
     }
 
     /// Brings the image into the store.
-    fn read(&self, from: &Place) -> Result<Closure, Failure> {
+    fn read(&self, from: &Endpoint) -> Result<Closure, Failure> {
         let failed = |error| failure_of(&error);
         let store = self.store();
         match from {
-            Place::Registry(name) => {
+            Endpoint::Registry(name) => {
                 let remote = self.pushes.client.remote(&name.repository());
                 let named = image::look_up(store, &remote, name, Offline::Fail).map_err(failed)?;
                 let watch = Shown::new(self.pushes.progress, self.vertex, "");
                 let source = RegistrySource { remote, watch: &watch };
                 self.fetch(&source, &named.descriptor)
             }
-            Place::Layout(text) => {
+            Endpoint::Layout(text) => {
                 let reference = LayoutRef::parse(text).map_err(failed)?;
                 let source = LayoutSource { dir: reference.dir.clone() };
                 let top = source.find(&reference, &self.platform).map_err(failed)?;
                 self.fetch(&source, &top)
             }
-            Place::Archive { kind, file, name } => self.unpack(*kind, file, name.as_deref()),
-            Place::Store(text) => {
+            Endpoint::Archive { kind, file, name } => self.unpack(*kind, file, name.as_deref()),
+            Endpoint::Store(text) => {
                 let found = image_arg::image(store, text).map_err(|e| Failure::of_images(&e))?;
                 self.fetch(&StoreSource(store), &found.descriptor)
             }
@@ -200,10 +200,10 @@ impl Copy<'_> {
             .map_err(|error| failure_of(&error))
     }
 
-    fn write(&self, image: &Closure, to: &Place) -> Result<(), Failure> {
+    fn write(&self, image: &Closure, to: &Endpoint) -> Result<(), Failure> {
         let store = self.store();
         match to {
-            Place::Registry(name) => {
+            Endpoint::Registry(name) => {
                 if name.digest().is_some_and(|digest| *digest != image.top.digest) {
                     let message = format!("{name} cannot be the name of {}", image.top.digest);
                     return Err(Failure::new(Class::Usage, message));
@@ -211,7 +211,7 @@ impl Copy<'_> {
                 let tags: Vec<_> = name.tag().map(str::to_owned).into_iter().collect();
                 self.pushes.push(image, name, &tags, self.vertex)
             }
-            Place::Store(text) => {
+            Endpoint::Store(text) => {
                 let name = text.parse::<Reference>().map_err(|e| Failure::of(Class::Usage, &e))?;
                 if name.digest().is_some() {
                     let message = format!("{text} has a digest: a name to give has none");
@@ -223,14 +223,14 @@ impl Copy<'_> {
                     .tag(&name.or_latest().to_string(), &top)
                     .map_err(|error| Failure::of(Class::Environment, &error))
             }
-            Place::Layout(text) => {
+            Endpoint::Layout(text) => {
                 let reference = LayoutRef::parse(text).map_err(|error| failure_of(&error))?;
                 let mut spec =
                     OutputSpec::new(OutputKind::Oci, Some(Dest::Path(reference.dir.clone())));
                 spec.form = Form::Dir;
                 self.layout(image, &spec, reference.tag, &[])
             }
-            Place::Archive { kind, file, name } => {
+            Endpoint::Archive { kind, file, name } => {
                 let spec = OutputSpec::new(*kind, Some(Dest::Path(file.clone())));
                 let names: Vec<_> =
                     name.as_deref().map(reference).transpose()?.into_iter().collect();
@@ -273,7 +273,7 @@ impl Copy<'_> {
             .map_err(|error| Failure::of(Class::Environment, &error))
     }
 
-    /// Returns what an image runs on; `None` for an index and for what is no image.
+    /// Returns what an image runs on; `None` for an index and for what is not an image.
     fn platform_of(&self, image: &Closure) -> Result<Option<serde_json::Value>, Failure> {
         if media_type::is_index(&image.top.media_type) {
             return Ok(None);
@@ -306,25 +306,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_by_their_prefix() {
+    fn places_are_reported_by_their_prefix() {
         let name = |text: &str| text.parse::<Reference>().unwrap().or_latest();
-        let archive = |kind, file: &str, name: Option<&str>| Place::Archive {
+        let archive = |kind, file: &str, name: Option<&str>| Endpoint::Archive {
             kind,
             file: file.into(),
             name: name.map(str::to_owned),
         };
         for (text, want) in [
-            ("docker://a.example/b", Place::Registry(name("a.example/b"))),
-            ("oci:/no/dir:tag", Place::Layout("/no/dir:tag".to_owned())),
+            ("docker://a.example/b", Endpoint::Registry(name("a.example/b"))),
+            ("oci:/no/dir:tag", Endpoint::Layout("/no/dir:tag".to_owned())),
             ("oci-archive:x.tar", archive(OutputKind::Oci, "x.tar", None)),
             ("docker-archive:x.tar:a:1", archive(OutputKind::Docker, "x.tar", Some("a:1"))),
-            ("store:a", Place::Store("a".to_owned())),
-            ("a:1", Place::Store("a:1".to_owned())),
+            ("store:a", Endpoint::Store("a".to_owned())),
+            ("a:1", Endpoint::Store("a:1".to_owned())),
         ] {
-            assert_eq!(Place::parse(text).unwrap(), want, "{text}");
+            assert_eq!(Endpoint::parse(text).unwrap(), want, "{text}");
         }
         for text in ["docker://", "docker://A", "oci-archive:", "oci-archive:x:A"] {
-            assert!(Place::parse(text).is_err(), "{text}");
+            assert!(Endpoint::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum DevError {
     File {
         /// Which one.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// A line is not a record.
@@ -45,7 +45,7 @@ pub enum DevError {
     NotARecord {
         /// One-based.
         line: usize,
-        /// Why.
+        /// Cause of the failure.
         source: serde_json::Error,
     },
 }
@@ -221,10 +221,10 @@ mod tests {
     fn corpora() -> Option<PathBuf> {
         let found = Path::new(env!("CARGO_MANIFEST_DIR"))
             .ancestors()
-            .map(|folder| folder.join("shared/conformance/parser"))
-            .find(|folder| folder.is_dir());
+            .map(|directory| directory.join("shared/conformance/parser"))
+            .find(|directory| directory.is_dir());
         if found.is_none() {
-            println!("skipped: no shared/conformance/parser beside the project");
+            cannot_run_here!(optional: "no shared/conformance/parser beside the project");
         }
         found
     }

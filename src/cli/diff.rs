@@ -1,6 +1,7 @@
 //! `builder diff`: what differs between two images.
 //!
-//! The exit status is that of diff(1): 0 for none, 1 for some; trouble has the codes of all commands.
+//! The exit status is that of diff(1): 0 for none, 1 for some; trouble has the codes of all
+//! commands.
 
 use super::Environment;
 use super::failure::{Class, Failure};
@@ -18,7 +19,7 @@ use std::path::Path;
 /// Show what differs between two images: configuration, layers, files.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DiffArgs {
-    /// An image of the store, the file of an archive, or the folder of a layout
+    /// An image of the store, the file of an archive, or the directory of a layout
     #[arg(value_name = "A")]
     pub a: String,
     /// The other one
@@ -54,7 +55,7 @@ pub fn run(args: &DiffArgs, environment: &Environment, out: &mut dyn Write) -> R
     if found.is_empty() { Ok(()) } else { Err(Failure::new(Class::Status(1), "")) }
 }
 
-/// Finds an image by its name, or where a file or folder of that name is, there.
+/// Finds an image by its name, or where a file or directory of that name is, there.
 fn load(
     store: &Store,
     text: &str,

@@ -1,10 +1,11 @@
 //! `builder explain`: why steps hit and missed.
 
 use crate::cache::{Cache, CacheError, TreeEntry, TreeId};
+use crate::explain::html;
 use crate::explain::listing::{Listings, Unwritten};
 use crate::explain::report::{self, Report, Verdict};
 use crate::explain::text::{self, Colour};
-use crate::explain::{BuildRecord, History, HistoryError, html};
+use crate::history::{BuildRecord, History, HistoryError};
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,7 +14,8 @@ use std::io::{self, Read, Write};
 /// others fill in what it did not reach and how often a step ran.
 const EARLIER: usize = 8;
 
-/// How many lines of a failed step's output a report has, and the most bytes they are looked for in.
+/// How many lines of a failed step's output a report has, and the most bytes they are looked for
+/// in.
 const OUTPUT_LINES: usize = 20;
 const TAIL: usize = 64 * 1024;
 
@@ -108,8 +110,8 @@ pub fn past(store: &Store, build: Option<&str>) -> Result<Report, ExplainError> 
     against_history(&history, &build, &Cache::new(store.clone()))
 }
 
-/// Explains what a build would do now. `listings` are those of the files as they are, which nobody
-/// has written to the store.
+/// Explains what a build would do now. `listings` are those of the files as they are, which no
+/// build has written to the store.
 ///
 /// # Errors
 ///
@@ -129,7 +131,7 @@ fn against_history(
     build: &BuildRecord,
     listings: &dyn Listings,
 ) -> Result<Report, ExplainError> {
-    let (basis, before) = history.comparable(build, EARLIER)?;
+    let (basis, before) = history.comparable(build, EARLIER, report::nearness_of)?;
     let mut report = report::explain(build, &before, listings);
     report.basis = report.compared_with.as_ref().map(|_| basis);
     add_output(history, build, &mut report);

@@ -27,7 +27,7 @@ pub enum Class {
     Network,
     /// A bug in us.
     Bug,
-    /// Somebody interrupted us.
+    /// The user interrupted the program.
     Interrupted,
     /// A command of `builder run`: its own status.
     Status(u8),
@@ -63,7 +63,8 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    /// Returns it as it is shown: text that steers no terminal, without credentials; places stay valid.
+    /// Returns it as it is shown: text that steers no terminal, without credentials; places stay
+    /// valid.
     pub(super) fn shown(&self) -> Self {
         Self {
             path: show::text(&self.path).into_owned(),
@@ -286,8 +287,8 @@ fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Returns what to do where a file's owner is an id that the builder's user namespace lacks, which is
-/// why chown(2) refuses it.
+/// Returns what to do where a file's owner is an id that the builder's user namespace lacks, which
+/// is why chown(2) refuses it.
 pub fn hint_of_owner(error: &(dyn Error + 'static)) -> Option<String> {
     let text = chain(error);
     let is_owner = ["owner of", "create the directory"].iter().any(|doing| text.contains(doing));

@@ -84,7 +84,7 @@ pub(super) fn text(findings: &[Finding], subject: Subject<'_>, is_coloured: bool
                     .path(excerpt.path.as_str())
                     .annotation(AnnotationKind::Primary.span(excerpt.span.clone())),
             )
-            .element(Level::HELP.message(finding.rule.mend))
+            .element(Level::HELP.message(finding.rule.fix))
             .elements(url.as_deref().map(|url| Level::NOTE.message(url)));
         out.push_str(&renderer.render(&[group]));
         out.push_str("\n\n");
@@ -107,8 +107,8 @@ pub(super) fn text(findings: &[Finding], subject: Subject<'_>, is_coloured: bool
     out
 }
 
-/// The lines that a span touches, and the number of the first; `lines` has where each begins. The whole
-/// file for each finding would cost the square of its length.
+/// The lines that a span touches, and the number of the first; `lines` has where each begins. The
+/// whole file for each finding would cost the square of its length.
 fn excerpt_of(span: Span, subject: Subject<'_>, lines: &[usize]) -> (usize, Excerpt) {
     let number = lines.partition_point(|&start| start <= span.start).max(1);
     let start = lines[number - 1];
@@ -120,8 +120,8 @@ fn excerpt_of(span: Span, subject: Subject<'_>, lines: &[usize]) -> (usize, Exce
     (number, excerpt_at(inside, subject.name, text, None))
 }
 
-/// Writes findings for programs: the document of BuildKit's `frontend.lint`, with `severity`, `help`
-/// and `unknownImages` added.
+/// Writes findings for programs: the document of BuildKit's `frontend.lint`, with `severity`,
+/// `help` and `unknownImages` added.
 pub(super) fn json(
     findings: &[Finding],
     subject: Subject<'_>,
@@ -140,7 +140,7 @@ pub(super) fn json(
                 Severity::Advice => "advice",
                 Severity::Warning | Severity::Experimental => "warning",
             },
-            help: finding.rule.mend,
+            help: finding.rule.fix,
         })
         .collect();
     let document = DocumentJson {

@@ -78,7 +78,7 @@ pub enum ImageCommandError {
     Open {
         /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// The output cannot be written.
@@ -147,7 +147,8 @@ pub fn similar(store: &Store, text: &str) -> Result<Vec<String>, StoreError> {
     Ok(ranked.into_iter().take(3).map(|(_, name)| name).collect())
 }
 
-/// Returns how many letters must be changed, added, dropped or swapped to get from one to the other.
+/// Returns how many letters must be changed, added, dropped or swapped to get from one to the
+/// other.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before = vec![0; b.len() + 1];

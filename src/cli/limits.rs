@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Memory limit of each step, as 512m
+    /// Memory limit of each step, such as 512m
     #[arg(short, long, value_name = "BYTES", value_parser = parse_args::bytes)]
     pub memory: Option<u64>,
     /// Memory and swap together; -1 for unlimited swap
@@ -36,8 +36,8 @@ pub struct LimitArgs {
     /// Memory nodes to use, as 0-1
     #[arg(long, value_name = "LIST")]
     pub cpuset_mems: Option<String>,
-    /// Processes and threads at one time; -1 for any number [default: 2048 where a control group can
-    /// enforce it]
+    /// Processes and threads at one time; -1 for any number [default: 2048 where a control group
+    /// can enforce it]
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
     /// Input/output weight, 10 to 1000
@@ -83,7 +83,7 @@ fn rate_of_device(text: &str, parse: fn(&str) -> Option<u64>) -> Result<DeviceRa
         .filter(|(device, _)| device.starts_with('/'))
         .and_then(|(device, rate)| Some((device, parse(rate).filter(|rate| *rate > 0)?)))
         .map(|(device, rate)| DeviceRate { device: PathBuf::from(device), rate })
-        .ok_or_else(|| format!("{text:?} is no rate of a device: expected /dev/NAME:NUMBER"))
+        .ok_or_else(|| format!("{text:?} is not a rate of a device: expected /dev/NAME:NUMBER"))
 }
 
 impl LimitArgs {
@@ -180,7 +180,7 @@ fn device_number(path: &Path) -> Result<(u32, u32), Failure> {
     };
     let stat = rustix::fs::stat(path).map_err(|e| usage(&std::io::Error::from(e).to_string()))?;
     if !FileType::from_raw_mode(stat.st_mode).is_block_device() {
-        return Err(usage("it is no block device"));
+        return Err(usage("it is not a block device"));
     }
     Ok((rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
 }

@@ -110,7 +110,7 @@ fn host(text: &str) -> Result<String, Failure> {
     match bare {
         _ if !is_host => Err(Failure::new(
             Class::Usage,
-            format!("{text:?} is no registry: expected HOST[:PORT]"),
+            format!("{text:?} is not a registry: expected HOST[:PORT]"),
         )),
         "index.docker.io" | "registry-1.docker.io" => Ok("docker.io".to_owned()),
         host => Ok(host.to_owned()),
@@ -152,7 +152,7 @@ fn ask_quietly(question: &str) -> Result<String, Failure> {
     }
     let answer = ask(question);
     if let Some(before) = &before {
-        // The terminal's own state; there is nobody to tell if it cannot be had back.
+        // The terminal's own state; a failure to restore it has nowhere to go.
         let _ = tcsetattr(&stdin, OptionalActions::Now, before);
         let _ = writeln!(io::stderr());
     }

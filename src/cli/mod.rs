@@ -1,14 +1,14 @@
 //! The command line: flags become requests, errors become text.
 //!
 //! The only room that prints, reads the environment, or asks what time it is. One file per
-//! subcommand: what was typed (clap's structs) becomes what was meant (a request with absolute paths
-//! and defaults), and everything below works on that.
+//! subcommand: what was typed (clap's structs) becomes what was meant (a request with absolute
+//! paths and defaults), and everything below works on that.
 //!
 //! # Exit codes
 //!
-//! `2` usage, `3` Dockerfile, `4` a RUN step failed, `5` environment, `6` network, `70` a bug in us,
-//! `130` interrupted. `builder run` passes its command's status through, so a failure of our own is
-//! `125` there, as it is with `docker run`.
+//! `2` usage, `3` Dockerfile, `4` a RUN step failed, `5` environment, `6` network, `70` a bug in
+//! us, `130` interrupted. `builder run` passes its command's status through, so a failure of our
+//! own is `125` there, as it is with `docker run`.
 
 pub mod build;
 pub mod cache_mounts;
@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod explain;
 pub mod failure;
 mod findings;
+mod help;
 pub mod history;
 pub mod image_arg;
 pub mod images;
@@ -58,6 +59,7 @@ use crate::store::{Store, StoreError};
 use crate::sys::cancel::Cancel;
 use crate::sys::foreign::Given;
 use crate::sys::threads;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use failure::{Class, Failure};
 use jiff::Timestamp;
@@ -75,11 +77,12 @@ const ROOT_STORE: &str = "/var/lib/builder";
     name = "builder",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    subcommand_value_name = "COMMAND",
     args_override_self = true
 )]
 struct Cli {
-    /// Folder that holds images, layers and the cache
+    /// Directory that holds images, layers and the cache
     #[arg(long, global = true, env = "BUILDER_ROOT", value_name = "DIR", help_heading = "Global")]
     root: Option<PathBuf>,
     #[command(subcommand)]
@@ -131,11 +134,17 @@ enum Command {
     /// List, remove, export and import cache mounts of RUN
     #[command(subcommand)]
     Mounts(cache_mounts::MountsCommand),
-    /// Look after the store
+    /// Verify and repair the store
     #[command(subcommand)]
     Store(store::StoreCommand),
-    /// Say what this machine offers, what follows for builds, and what mends each lack
+    /// Say what this machine offers, what follows for builds, and how to fix what is missing
     Doctor(doctor::DoctorArgs),
+    /// Show the version, the commit and the platform of this program
+    Version(help::VersionArgs),
+    /// Print completions for a shell
+    Completions(help::CompletionsArgs),
+    /// Write the man pages
+    Man(help::ManArgs),
     /// Answers of the parsers, for tests
     #[command(hide = true)]
     Dev {
@@ -144,12 +153,12 @@ enum Command {
     },
 }
 
-/// `builder explain`: a build of the history, or the one that a folder would be now.
+/// `builder explain`: a build of the history, or the one that a directory would be now.
 #[derive(Debug, clap::Args)]
 struct ExplainCommand {
     #[command(flatten)]
     report: explain::ReportArgs,
-    /// Folder whose build is to be predicted; without it, a build of the history is explained
+    /// Directory whose build is to be predicted; without it, a build of the history is explained
     #[arg(value_name = "PATH", conflicts_with = "build")]
     path: Option<String>,
     #[command(flatten)]
@@ -203,7 +212,7 @@ impl Environment {
         }
     }
 
-    /// Reads an environment variable; one that is no UTF-8 counts as unset.
+    /// Reads an environment variable; one that is not UTF-8 counts as unset.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn variable(&self, name: &str) -> Option<String> {
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -229,8 +238,8 @@ impl Environment {
         Ok(store)
     }
 
-    /// Opens the store for a command that leaves it as it is; where there is none, an empty one that goes
-    /// with what is returned.
+    /// Opens the store for a command that leaves it as it is; where there is none, an empty one
+    /// that goes with what is returned.
     ///
     /// # Errors
     ///
@@ -283,7 +292,7 @@ impl Environment {
         if self.is_stdout_coloured() { Colour::Terminal } else { Colour::Plain }
     }
 
-    /// Tells the user something on stderr.
+    /// Shows a message on stderr.
     pub fn warn(&self, text: &str) {
         let _ = writeln!(io::stderr(), "warning: {}", show::lines(&show::addresses(text)));
     }
@@ -293,7 +302,7 @@ impl Environment {
         Guard::new(io::stdout(), self.is_stdout_coloured())
     }
 
-    /// Writes text to stdout. A reader that went away is no error.
+    /// Writes text to stdout. A reader that went away is not an error.
     pub fn print(&self, text: &str) {
         let mut stdout = self.stdout();
         if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
@@ -307,14 +316,14 @@ impl Environment {
 /// A store that is looked at.
 struct LookedAt {
     store: Store,
-    /// The folder of one that is empty.
+    /// The directory of one that is empty.
     _empty: Option<tempfile::TempDir>,
 }
 
-/// Makes a store that goes with its folder.
+/// Makes a store that goes with its directory.
 fn throwaway_store() -> Result<(Store, tempfile::TempDir), Failure> {
     let dir = tempfile::Builder::new().prefix("builder-").tempdir().map_err(|error| {
-        Failure::new(Class::Environment, format!("cannot make a temporary folder: {error}"))
+        Failure::new(Class::Environment, format!("cannot make a temporary directory: {error}"))
     })?;
     let store = Store::open(&dir.path().join("store")).map_err(|error| unusable(&error))?;
     Ok((store, dir))
@@ -331,8 +340,8 @@ fn unusable(error: &StoreError) -> Failure {
     failure.with_hint("name another store: builder --root DIR …")
 }
 
-/// Shows the help that was asked for, or what is wrong with the arguments: scripts pass on names that others
-/// chose.
+/// Shows the help that was asked for, or what is wrong with the arguments: scripts pass on names
+/// that others chose.
 fn show_usage(error: &clap::Error) {
     let text = error.render();
     let show = |out: &mut dyn Write, is_terminal: bool| {
@@ -340,7 +349,7 @@ fn show_usage(error: &clap::Error) {
         let text = if is_coloured { text.ansi().to_string() } else { text.to_string() };
         out.write_all(show::harmless(&text, is_coloured).as_bytes())
     };
-    // A reader that went away is no error.
+    // A reader that went away is not an error.
     let _ = match error.use_stderr() {
         true => show(&mut io::stderr(), io::stderr().is_terminal()),
         false => show(&mut io::stdout(), io::stdout().is_terminal()),
@@ -361,6 +370,16 @@ pub fn main() -> ExitCode {
     let cli = match truth::parse::<Cli>(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
+            // The texts of the help are put together only when they are shown.
+            let error = match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                    help::command().try_get_matches().err().unwrap_or(error)
+                }
+                // Clap's own message lists hidden commands too.
+                ErrorKind::MissingSubcommand if std::env::args_os().len() == 1 => help::command()
+                    .error(ErrorKind::MissingSubcommand, "name a command; --help lists them"),
+                _ => error,
+            };
             show_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -369,7 +388,9 @@ pub fn main() -> ExitCode {
     let is_root = rustix::process::geteuid().is_root();
     signals::Signals::hold();
     let standing = match cli.command {
-        Command::Dev { .. } => Ok(Standing::Machine),
+        Command::Dev { .. } | Command::Version(_) | Command::Completions(_) | Command::Man(_) => {
+            Ok(Standing::Machine)
+        }
         _ => crate::sandbox::enter(),
     };
     let mut environment = Environment::new(cli.root);
@@ -389,7 +410,7 @@ pub fn main() -> ExitCode {
     }
     #[cfg(debug_assertions)]
     if let Some(plan) = environment.variable("BUILDER_FAULT") {
-        assert!(crate::sys::fault::arm(&plan), "BUILDER_FAULT={plan} is no plan");
+        assert!(crate::sys::fault::arm(&plan), "BUILDER_FAULT={plan} is not a plan");
     }
     environment.signals.watch(&environment.cancel, matches!(cli.command, Command::Run(_)));
     let result = set_threads(&environment).and_then(|()| run_command(&cli.command, &environment));
@@ -446,7 +467,8 @@ fn set_threads(environment: &Environment) -> Result<(), Failure> {
         return Ok(());
     };
     let count = text.parse().map_err(|_| {
-        let message = format!("BUILDER_THREADS={text} is no number of threads: expected 1 or more");
+        let message =
+            format!("BUILDER_THREADS={text} is not a number of threads: expected 1 or more");
         Failure::new(Class::Usage, message)
     })?;
     threads::set(count);
@@ -486,6 +508,15 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
             return dev::run(kind, io::stdin().lock(), io::stdout().lock())
                 .map_err(|error| Failure::of(Class::Usage, &error));
         }
+        Command::Version(args) => {
+            environment.print(&help::version(args));
+            return Ok(());
+        }
+        Command::Completions(args) => {
+            environment.print(&help::completions(args));
+            return Ok(());
+        }
+        Command::Man(args) => return help::man(args),
         Command::Df(args) => return df::run(args, &environment.store()?, now, out),
         Command::Prune(args) => {
             return prune::run(args, &environment.store()?, now, cancel, out);

@@ -1,6 +1,6 @@
 //! Values of flags: sizes, pairs, comma-separated fields. What was typed becomes what was meant.
 
-use crate::sandbox::Ulimit;
+use crate::sandbox::{NetworkMode, Ulimit};
 use std::time::{Duration, SystemTime};
 
 /// How lists are printed.
@@ -19,7 +19,11 @@ pub enum TableFormat {
 ///
 /// A sentence about what is wrong, for the command line.
 pub fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size: expected a number and b, k, m, g or t, as 512m");
+    let wrong = || {
+        format!(
+            "{text:?} is not a size: expected a number with an optional unit (b, k, m, g, t), such as 512m"
+        )
+    };
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &lower[digits.len()..] {
@@ -60,8 +64,9 @@ pub fn bytes_or_unlimited(text: &str) -> Result<i64, String> {
 ///
 /// A sentence about what is wrong.
 pub fn age(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("{text:?} is no age: expected numbers and s, m, h, d or w, as 24h or 7d");
+    let wrong = || {
+        format!("{text:?} is not an age: expected numbers and s, m, h, d or w, such as 24h or 7d")
+    };
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -104,7 +109,8 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Reads a truth value as Go's flags do: `1`, `t`, `T`, `true`, `TRUE`, `True`, and likewise for false.
+/// Reads a truth value as Go's flags do: `1`, `t`, `T`, `true`, `TRUE`, `True`, and likewise for
+/// false.
 ///
 /// # Errors
 ///
@@ -129,8 +135,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// Reads docker's truth value and podman's words. Podman's `newer` asks, as `always` does: what is here and
-/// current is not fetched again.
+/// Reads docker's truth value and podman's words. Podman's `newer` asks, as `always` does: what is
+/// here and current is not fetched again.
 ///
 /// # Errors
 ///
@@ -144,7 +150,7 @@ pub fn pull_policy(text: &str) -> Result<PullPolicy, String> {
             Ok(true) => Ok(PullPolicy::Always),
             Ok(false) => Ok(PullPolicy::Missing),
             Err(_) => {
-                Err(format!("{text:?} is no policy: expected always, missing, newer or never"))
+                Err(format!("{text:?} is not a policy: expected always, missing, newer or never"))
             }
         },
     }
@@ -157,7 +163,7 @@ pub fn pull_policy(text: &str) -> Result<PullPolicy, String> {
 /// Where either is missing.
 pub fn full_pair(text: &str) -> Result<(String, String), String> {
     match pair(text)? {
-        (_, value) if value.is_empty() => Err(format!("{text:?} is no name=value")),
+        (_, value) if value.is_empty() => Err(format!("{text:?} is not of the form name=value")),
         both => Ok(both),
     }
 }
@@ -171,11 +177,11 @@ pub fn host(text: &str) -> Result<(String, String), String> {
     let at = text.find(['=', ':']);
     let (name, address) = match at {
         Some(at) => (&text[..at], &text[at + 1..]),
-        None => return Err(format!("{text:?} is no name:address")),
+        None => return Err(format!("{text:?} is not of the form name:address")),
     };
     let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
     if name.is_empty() || (bare != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err()) {
-        return Err(format!("{text:?} is no name:address"));
+        return Err(format!("{text:?} is not of the form name:address"));
     }
     Ok((name.to_owned(), bare.to_owned()))
 }
@@ -186,7 +192,7 @@ pub fn host(text: &str) -> Result<(String, String), String> {
 ///
 /// A sentence about what is wrong.
 pub fn ulimit(text: &str) -> Result<Ulimit, String> {
-    let wrong = || format!("{text:?} is no limit: expected name=soft or name=soft:hard");
+    let wrong = || format!("{text:?} is not a limit: expected name=soft or name=soft:hard");
     let (name, values) = text.split_once('=').ok_or_else(wrong)?;
     let number = |text: &str| match text {
         "-1" | "unlimited" => Ok(None),
@@ -266,8 +272,9 @@ pub struct SecretFlag {
 pub fn secret(text: &str) -> Result<SecretFlag, String> {
     let mut flag = SecretFlag { id: String::new(), src: None, env: None };
     for field in fields(text)? {
-        let (key, value) =
-            field.split_once('=').ok_or_else(|| format!("{field:?} is no key=value"))?;
+        let (key, value) = field
+            .split_once('=')
+            .ok_or_else(|| format!("{field:?} is not of the form key=value"))?;
         match key.to_ascii_lowercase().as_str() {
             "id" => value.clone_into(&mut flag.id),
             "src" | "source" => flag.src = Some(value.to_owned()),
@@ -320,6 +327,41 @@ pub fn ssh(text: &str) -> Result<SshFlag, String> {
         return Err(format!("{text:?} has an empty path"));
     }
     Ok(SshFlag { id: id.to_owned(), paths })
+}
+
+/// What follows a network mode that reaches the host's loopback.
+const HOST_LOOPBACK: &str = ":host-loopback";
+
+/// `--network`, for `build` and `run`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkFlag {
+    /// Which network a command has.
+    pub mode: NetworkMode,
+    /// Whether a private one reaches the host's loopback.
+    pub reaches_host_loopback: bool,
+}
+
+/// Parses a network mode: `default` (or `private`, `bridge`), `none` or `host`; the first may be
+/// followed by `:host-loopback`.
+///
+/// # Errors
+///
+/// A sentence for the user.
+pub fn network(text: &str) -> Result<NetworkFlag, String> {
+    let (mode, reaches_host_loopback) = match text.strip_suffix(HOST_LOOPBACK) {
+        Some(mode) => (mode, true),
+        None => (text, false),
+    };
+    let mode = match mode {
+        "" | "default" | "private" | "bridge" | "sandbox" => NetworkMode::Private,
+        _ if reaches_host_loopback => {
+            return Err(format!("network mode {mode:?} cannot have {HOST_LOOPBACK:?}"));
+        }
+        "none" => NetworkMode::None,
+        "host" => NetworkMode::Host,
+        _ => return Err(format!("unknown network mode {mode:?}: expected default, none or host")),
+    };
+    Ok(NetworkFlag { mode, reaches_host_loopback })
 }
 
 #[cfg(test)]
@@ -394,5 +436,17 @@ mod tests {
         assert_eq!(ulimit("nofile=1:2").unwrap().hard, Some(2));
         assert!(ulimit("nofile=3:2").is_err());
         assert!(ulimit("nofile").is_err());
+    }
+
+    #[test]
+    fn only_a_private_network_can_reach_the_hosts_loopback() {
+        let parsed = |text| network(text).map(|flag| (flag.mode, flag.reaches_host_loopback));
+        assert_eq!(parsed("default"), Ok((NetworkMode::Private, false)));
+        assert_eq!(parsed("bridge:host-loopback"), Ok((NetworkMode::Private, true)));
+        assert_eq!(parsed("none"), Ok((NetworkMode::None, false)));
+        assert_eq!(parsed("host"), Ok((NetworkMode::Host, false)));
+        for wrong in ["none:host-loopback", "host:host-loopback", "wide", "default:"] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -33,8 +33,8 @@ pub enum PlatformError {
 /// Names that users give to some of [`ARCHITECTURES`].
 const OTHER_SPELLINGS: &[&str] = &["aarch64", "armhf", "armel", "i386", "x86_64"];
 
-/// Reads the values of all `--platform` options of a command, each of which may be a list with commas;
-/// empty ones count for nothing.
+/// Reads the values of all `--platform` options of a command, each of which may be a list with
+/// commas; empty ones count for nothing.
 ///
 /// # Errors
 ///
@@ -92,8 +92,8 @@ fn parse_known(text: &str) -> Result<Platform, PlatformError> {
     Ok(platform)
 }
 
-/// Returns the sentence that warns of an image for another platform than the wanted one; `None` where it
-/// is for that, or has no layers and so is for any.
+/// Returns the sentence that warns of an image for another platform than the wanted one; `None`
+/// where it is for that, or has no layers and so is for any.
 pub(super) fn mismatch(name: &str, image: &Image, wanted: &Platform) -> Option<String> {
     let actual = image.config.platform();
     let is_same = (&actual.os, &actual.architecture) == (&wanted.os, &wanted.architecture)

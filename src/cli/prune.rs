@@ -1,4 +1,4 @@
-//! `builder prune`: what nobody needs goes, and what that freed.
+//! `builder prune`: removal of unused cache, and how much that freed.
 
 use super::failure::{Class, Failure};
 use super::images::size;

@@ -97,7 +97,7 @@ fn find(args: &PushArgs, store: &Store) -> Result<Vec<(Reference, Descriptor)>, 
     match found {
         Some(descriptor) => Ok(vec![(name, descriptor)]),
         None => Err(match image_arg::image(store, &args.image) {
-            Ok(_) => usage(format!("{} is no name", args.image))
+            Ok(_) => usage(format!("{} is not a name", args.image))
                 .with_hint(format!("give it one: builder tag {} HOST/REPOSITORY:TAG", args.image)),
             Err(error) => Failure::of_images(&error),
         }),

@@ -7,7 +7,8 @@
 //! | directory, `-f -` | standard input | the context's `.dockerignore` |
 //! | archive, repository | inside, as above | none: BuildKit applies one to local directories only |
 //!
-//! So nothing in a context can make the build read, or quote in an error message, a file outside it.
+//! So nothing in a context can make the build read, or quote in an error message, a file outside
+//! it.
 
 use super::Environment;
 use super::build::cannot;
@@ -33,7 +34,8 @@ pub(super) struct Recipe {
     pub(super) ignore: Option<Matcher>,
 }
 
-/// Reads the Dockerfile and ignore file of the directory `dir`, an absolute path that the user typed as `typed`.
+/// Reads the Dockerfile and ignore file of the directory `dir`, an absolute path that the user
+/// typed as `typed`.
 pub(super) fn of_directory(
     dir: &Path,
     typed: &str,
@@ -100,7 +102,8 @@ pub(super) fn of_tree(
     Ok((file.to_owned(), read_inside(root, inside, Path::new(&shown))?))
 }
 
-/// The name of the Dockerfile where none is given: the first that is there, in BuildKit's order and then Podman's.
+/// The name of the Dockerfile where none is given: the first that is there, in BuildKit's order and
+/// then Podman's.
 fn default_name(root: BorrowedFd<'_>) -> &'static str {
     const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
     let is_there = |name: &&&str| statat(root, **name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
@@ -193,8 +196,8 @@ fn with_suffix(path: &Path) -> PathBuf {
     own.into()
 }
 
-/// Returns the path of `place` relative to the context it lies in, by its name or by where its directory really
-/// is; `None` for one that lies elsewhere.
+/// Returns the path of `place` relative to the context it lies in, by its name or by where its
+/// directory really is; `None` for one that lies elsewhere.
 fn inside(place: &Path, dir: &Path, root: &OwnedFd) -> Option<PathBuf> {
     let place = clean(&std::path::absolute(place).ok()?);
     if let Ok(inside) = place.strip_prefix(clean(dir)) {

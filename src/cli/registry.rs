@@ -21,7 +21,7 @@ const SYSTEM_SETTINGS: &str = "/etc/builder/registries.toml";
 const SETTINGS_MAX: u64 = 4 << 20;
 
 /// Where docker and podman keep certificates for hosts, below `/etc` and the user's configuration.
-const HOST_FOLDERS: [&str; 2] = ["docker/certs.d", "containers/certs.d"];
+const HOST_DIRECTORIES: [&str; 2] = ["docker/certs.d", "containers/certs.d"];
 
 /// Reads `registries.toml`, the system's and then the user's, and what the environment says.
 pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
@@ -29,13 +29,13 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
     settings.proxies = proxies(environment);
     settings.roots = roots(environment);
     let config = environment
-        .folder("XDG_CONFIG_HOME")
-        .or_else(|| environment.folder("HOME").map(|home| home.join(".config")));
+        .directory("XDG_CONFIG_HOME")
+        .or_else(|| environment.directory("HOME").map(|home| home.join(".config")));
     let etc = Some(PathBuf::from("/etc"));
-    settings.host_folders = [&config, &etc]
+    settings.host_directories = [&config, &etc]
         .into_iter()
         .flatten()
-        .flat_map(|base| HOST_FOLDERS.map(|folder| base.join(folder)))
+        .flat_map(|base| HOST_DIRECTORIES.map(|directory| base.join(directory)))
         .collect();
     let own = config.map(|config| config.join("builder/registries.toml"));
     for path in [Some(PathBuf::from(SYSTEM_SETTINGS)), own].into_iter().flatten() {
@@ -53,10 +53,14 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
 /// Returns what OpenSSL's variables say.
 fn roots(environment: &Environment) -> Roots {
     let variable = |name| environment.variable(name).filter(|value| !value.is_empty());
-    let folders = variable("SSL_CERT_DIR").unwrap_or_default();
+    let directories = variable("SSL_CERT_DIR").unwrap_or_default();
     Roots {
         file: variable("SSL_CERT_FILE").map(PathBuf::from),
-        folders: folders.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect(),
+        directories: directories
+            .split(':')
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .collect(),
     }
 }
 
@@ -80,7 +84,7 @@ pub(super) fn docker_config(environment: &Environment) -> Option<PathBuf> {
     let given = environment.variable("DOCKER_CONFIG").filter(|path| !path.is_empty());
     let dir = match given {
         Some(dir) => Some(PathBuf::from(dir)),
-        None => environment.folder("HOME").map(|home| home.join(".docker")),
+        None => environment.directory("HOME").map(|home| home.join(".docker")),
     };
     dir.map(|dir| dir.join("config.json"))
 }
@@ -90,10 +94,11 @@ pub(super) fn keychain(environment: &Environment) -> Keychain {
     let given = environment.variable("REGISTRY_AUTH_FILE").filter(|path| !path.is_empty());
     let given = given.map(PathBuf::from);
     let docker = docker_config(environment);
-    let runtime = environment.folder("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
+    let runtime =
+        environment.directory("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
     let config = environment
-        .folder("XDG_CONFIG_HOME")
-        .or_else(|| environment.folder("HOME").map(|home| home.join(".config")))
+        .directory("XDG_CONFIG_HOME")
+        .or_else(|| environment.directory("HOME").map(|home| home.join(".config")))
         .map(|dir| dir.join("containers/auth.json"));
     Keychain {
         files: [given.clone(), docker.clone(), runtime, config].into_iter().flatten().collect(),
@@ -101,7 +106,7 @@ pub(super) fn keychain(environment: &Environment) -> Keychain {
     }
 }
 
-/// Makes a client that tells `progress` what it tries again.
+/// Makes a client that reports retries to `progress`.
 pub(super) fn client(environment: &Environment, progress: &Progress) -> Result<Client, Failure> {
     Ok(Client::new(
         settings(environment)?,
@@ -305,8 +310,8 @@ fn with_hint(failure: Failure, error: &RegistryError) -> Failure {
 }
 
 impl Environment {
-    /// Reads a variable that names a folder; a relative one counts as unset.
-    fn folder(&self, name: &str) -> Option<PathBuf> {
+    /// Reads a variable that names a directory; a relative one counts as unset.
+    fn directory(&self, name: &str) -> Option<PathBuf> {
         self.variable(name).map(PathBuf::from).filter(|path| Path::is_absolute(path))
     }
 }

@@ -1,12 +1,13 @@
 //! Finding images: named contexts first, then the store, then registries.
 //!
-//! An image that the store has under the very name is taken without asking anybody, unless `--pull`
+//! An image that the store has under the very name is taken without a request, unless `--pull`
 //! says otherwise. One that only builds have pulled has no name there; its registry is asked what
 //! the tag means now, which is one request when that is here already.
 
 use super::platforms::mismatch;
 use super::registry::Pulls;
-use crate::context::remote::{Address, GitUrl};
+use crate::dockerfile::address::Address;
+use crate::dockerfile::git_url::GitUrl;
 use crate::image::{
     self, BlobSource, Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, StoreSource,
     receive, remembered,
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 /// What a `--build-context` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedContext {
-    /// A folder.
+    /// A directory.
     Dir(PathBuf),
     /// An image under another name.
     Image(String),
@@ -68,7 +69,7 @@ pub fn context_name(name: &str) -> String {
     }
 }
 
-/// A name that is no image here.
+/// A name that is not an image here.
 #[derive(Debug, thiserror::Error)]
 #[error("no image {name:?} in the store")]
 pub struct NotHere {
@@ -91,7 +92,8 @@ pub struct Images<'a> {
     known: BTreeMap<(String, String), Resolved>,
     /// What was found, by the number that plans use.
     pub images: Vec<Image>,
-    /// The name of each image that is for another platform than the wanted one, and a sentence that says so.
+    /// The name of each image that is for another platform than the wanted one, and a sentence that
+    /// says so.
     pub mismatches: Vec<(String, String)>,
 }
 
@@ -189,8 +191,8 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// Finds the image of the store whose id this is, or the beginning of one. What is an id by its form, and is not
-    /// here, is nowhere: no registry is asked for `sha256:…`.
+    /// Finds the image of the store whose id this is, or the beginning of one. What is an id by its
+    /// form, and is not here, is nowhere: no registry is asked for `sha256:…`.
     fn by_id(&self, typed: &str) -> Result<Option<Tagged>, Box<dyn Error + Send + Sync>> {
         let is_hex = |text: &str| {
             !text.is_empty() && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -286,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contexts_are_folders_images_layouts_or_addresses() {
+    fn contexts_are_directories_images_layouts_or_addresses() {
         for (value, want) in [
             ("../x", NamedContext::Dir("../x".into())),
             ("docker-image://a:1", NamedContext::Image("a:1".into())),

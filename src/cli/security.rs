@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 /// Whose ids a command has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Userns {
-    /// Ids that belong to nobody else on this machine
+    /// Ids that no user of this machine has
     #[default]
     #[value(aliases = ["private", "container"])]
     Auto,
@@ -27,8 +27,8 @@ pub struct SecurityArgs {
     /// Whose user ids commands have on this machine
     #[arg(long, value_name = "MODE", value_enum, default_value_t, env = "BUILDER_USERNS")]
     pub userns: Userns,
-    /// First of the ids that users 0 to 65535 of commands have, where root builds [default: that of builder or root
-    /// in /etc/subuid, or 1879048192]
+    /// First of the ids that users 0 to 65535 of commands have, where root builds [default: that of
+    /// builder or root in /etc/subuid, or 1879048192]
     #[arg(
         long,
         value_name = "ID",
@@ -45,7 +45,8 @@ pub struct SecurityArgs {
     /// System call filter: seccomp=FILE for a profile in Docker's form, seccomp=unconfined for none
     #[arg(long, value_name = "seccomp=FILE|unconfined")]
     pub security_opt: Vec<String>,
-    /// Let commands in a private network reach link-local addresses, such as a cloud's metadata service
+    /// Let commands in a private network reach link-local addresses, such as a cloud's metadata
+    /// service
     #[arg(
         long,
         env = "BUILDER_ALLOW_LINK_LOCAL",
@@ -70,18 +71,18 @@ impl SecurityArgs {
     /// Returns a sentence for each option that changes nothing.
     pub(super) fn notices(&self) -> Vec<String> {
         let options = self.security_opt.iter();
-        let told = options.filter_map(|option| {
+        let named = options.filter_map(|option| {
             let why = without_effect(option)?;
             Some(format!("--security-opt {option} has no effect: {why}"))
         });
-        told.collect()
+        named.collect()
     }
 
     /// Returns which filter is loaded.
     ///
     /// # Errors
     ///
-    /// A usage failure for what is no filter, or a capability that the kernel does not have.
+    /// A usage failure for what is not a filter, or a capability that the kernel does not have.
     pub fn seccomp(&self) -> Result<Seccomp, Failure> {
         let usage = |message: String| Failure::new(Class::Usage, message);
         let mut seccomp = Seccomp::Default;
@@ -118,8 +119,8 @@ impl SecurityArgs {
     }
 }
 
-/// Says why an option of Docker's has no effect: what it takes away or lifts is not there. One that would
-/// put a wall up is not among these.
+/// Says why an option of Docker's has no effect: what it takes away or lifts is not there. One that
+/// would put a wall up is not among these.
 fn without_effect(option: &str) -> Option<&'static str> {
     let (key, value) = option.split_once(['=', ':'])?;
     match (key, value) {

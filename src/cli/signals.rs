@@ -8,15 +8,15 @@
 //!
 //! Commands have sessions of their own, so nothing that a terminal sends reaches them by itself.
 //!
-//! The exit status is 128 and the number of the signal, as of `docker`: 130 for Ctrl-C, 143 for SIGTERM,
-//! 129 for SIGHUP.
+//! The exit status is 128 and the number of the signal, as of `docker`: 130 for Ctrl-C, 143 for
+//! SIGTERM, 129 for SIGHUP.
 //!
 //! # Ending within a second
 //!
-//! Loops over files and streams ask the token and stop after a buffer. What cannot ask (a lock of the
-//! kernel, a server that does not answer, an output that is not read, a removal of a million files) is
-//! ended with the process: the store is written such that a killed process leaves nothing half, and what
-//! it made so far is swept by the next one. RUN commands end with their builder.
+//! Loops over files and streams ask the token and stop after a buffer. What cannot ask (a lock of
+//! the kernel, a server that does not answer, an output that is not read, a removal of a million
+//! files) is ended with the process: the store is written such that a killed process leaves nothing
+//! half, and what it made so far is swept by the next one. RUN commands end with their builder.
 
 use crate::sandbox::Sandbox;
 use crate::sys::cancel::Cancel;
@@ -40,7 +40,7 @@ const FOR_COMMANDS: [Signal; 3] = [Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIG
 type Receiver = Box<dyn FnMut(Signal) + Send>;
 
 #[derive(Default)]
-struct State {
+struct SignalState {
     receiver: Option<Receiver>,
     sandbox: Weak<Sandbox>,
     /// The first signal that asked us to stop.
@@ -49,7 +49,7 @@ struct State {
 
 /// What signals do at the moment. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Signals(Arc<Mutex<State>>);
+pub struct Signals(Arc<Mutex<SignalState>>);
 
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,7 +58,7 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SignalState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,7 +78,8 @@ impl Signals {
         self.lock().interrupted_by.map(status_of)
     }
 
-    /// Holds back the signals that [`watch`](Self::watch) takes, so that one that comes before is not lost.
+    /// Holds back the signals that [`watch`](Self::watch) takes, so that one that comes before is
+    /// not lost.
     pub(super) fn hold() {
         let mut signals = SigSet::empty();
         for signal in ALWAYS {
@@ -135,7 +136,7 @@ impl Signals {
         let _ = thread::Builder::new().name("grace".to_owned()).spawn(late);
     }
 
-    /// Freezes what runs for us, stops all our threads until somebody sends SIGCONT, and thaws.
+    /// Freezes what runs for us, stops all our threads until SIGCONT arrives, and thaws.
     fn stop(&self) {
         let sandbox = self.lock().sandbox.upgrade();
         if let Some(sandbox) = &sandbox {
@@ -173,8 +174,8 @@ fn end(signal: Signal) -> ! {
 pub struct Handed<'a>(&'a Signals);
 
 impl Handed<'_> {
-    /// Keeps it so to the end of the program: a signal that comes between the command's end and ours
-    /// is nobody's.
+    /// Keeps it so to the end of the program: a signal that comes between the command's end and
+    /// ours belongs to no process.
     pub fn for_good(self) {
         std::mem::forget(self);
     }

@@ -1,4 +1,5 @@
-//! Where a build's Dockerfile and contexts come from: folders, standard input, web addresses, git.
+//! Where a build's Dockerfile and contexts come from: directories, standard input, web addresses,
+//! git.
 
 use super::Environment;
 use super::build::cannot;
@@ -7,9 +8,10 @@ use super::recipe::{self, Recipe};
 use super::resolve::NamedContext;
 use crate::context::Source;
 use crate::context::remote::{
-    self, Access, Address, GitOptions, GitUrl, HttpOptions, RemoteError, StreamContext,
-    file_name_of,
+    self, Access, GitOptions, HttpOptions, RemoteError, StreamContext, file_name_of,
 };
+use crate::dockerfile::address::{Address, redact};
+use crate::dockerfile::git_url::GitUrl;
 use crate::dockerfile::ignore::Matcher;
 use crate::store::Store;
 use crate::sys::foreign::{self, Given};
@@ -36,16 +38,16 @@ pub(super) struct Inputs {
 pub(super) enum Context {
     /// Nothing: only a Dockerfile was given.
     Nothing,
-    /// A folder of the user's.
-    Folder {
+    /// A directory of the user's.
+    Directory {
         /// Its absolute path.
         dir: PathBuf,
         /// What its ignore file hides.
         ignore: Option<Matcher>,
     },
-    /// A folder of this session, which nobody else changes.
+    /// A directory of this session, which no other process changes.
     Fetched {
-        /// The folder.
+        /// The directory.
         root: OwnedFd,
         /// Whether files keep the owners they have: those of an archive.
         keeps_owners: bool,
@@ -57,13 +59,13 @@ impl Context {
     pub(super) fn ignore(&self) -> Option<&Matcher> {
         match self {
             Self::Nothing | Self::Fetched { .. } => None,
-            Self::Folder { ignore, .. } => ignore.as_ref(),
+            Self::Directory { ignore, .. } => ignore.as_ref(),
         }
     }
 }
 
-/// Reads the Dockerfile and finds the context. A context that is a git repository keeps its `.git` where
-/// `keeps_git_dir` or its address says so.
+/// Reads the Dockerfile and finds the context. A context that is a git repository keeps its `.git`
+/// where `keeps_git_dir` or its address says so.
 pub(super) fn read(
     path: &str,
     file: Option<&str>,
@@ -114,11 +116,12 @@ pub(super) fn read(
                 }),
             }
         }
-        _ => folder(path, file, access, store, environment),
+        _ => directory(path, file, access, store, environment),
     }
 }
 
-/// Spells `github.com/OWNER/NAME` out, which docker takes for a repository where no directory has that name.
+/// Spells `github.com/OWNER/NAME` out, which docker takes for a repository where no directory has
+/// that name.
 fn github(path: &str) -> Cow<'_, str> {
     if !path.starts_with("github.com/") || fs::symlink_metadata(path).is_ok() {
         return Cow::Borrowed(path);
@@ -134,7 +137,7 @@ pub(super) fn open(context: &Context, store: &Store) -> Result<Source, Failure> 
     let failed = |error| Failure::of(Class::Environment, &error);
     match context {
         Context::Nothing => Source::dir(&fresh(store)?, None, None).map_err(failed),
-        Context::Folder { dir, ignore } => {
+        Context::Directory { dir, ignore } => {
             Source::dir(dir, ignore.clone(), Some(index_of(dir, store))).map_err(failed)
         }
         Context::Fetched { root, keeps_owners } => {
@@ -173,18 +176,18 @@ pub(super) fn named(
             Source::dir(&dir, None, None).map_err(failed)
         }
         NamedContext::Image(_) | NamedContext::Layout(_) => {
-            unreachable!("an image is no context")
+            unreachable!("an image is not a context")
         }
     }
 }
 
-/// Where the fingerprints of a folder are kept.
+/// Where the fingerprints of a directory are kept.
 fn index_of(dir: &Path, store: &Store) -> PathBuf {
     let hash = blake3::hash(dir.as_os_str().as_encoded_bytes());
     store.root().join("context").join(&hash.to_hex()[..32])
 }
 
-/// An empty folder of the session.
+/// An empty directory of the session.
 fn fresh(store: &Store) -> Result<PathBuf, Failure> {
     store
         .session()
@@ -229,7 +232,9 @@ fn check_out(
     environment: &Environment,
 ) -> Result<Option<OwnedFd>, Failure> {
     let failed = |error: RemoteError| remote_failure(&error);
-    let Some(mut url) = GitUrl::parse(&address.text).map_err(failed)? else { return Ok(None) };
+    let Some(mut url) = GitUrl::parse(&address.text).map_err(|error| failed(error.into()))? else {
+        return Ok(None);
+    };
     url.login.clone_from(&address.login);
     let into = fresh(store)?;
     let options = GitOptions {
@@ -241,7 +246,8 @@ fn check_out(
     Ok(Some(url.check_out(&options, &environment.cancel).map_err(failed)?.root))
 }
 
-/// Downloads a file, under the name it has in its address or another; returns its directory and its path.
+/// Downloads a file, under the name it has in its address or another; returns its directory and its
+/// path.
 fn download(
     address: &Address,
     name: Option<&str>,
@@ -288,7 +294,7 @@ fn fetched(
     file: Option<&str>,
     keeps_owners: bool,
 ) -> Result<Inputs, Failure> {
-    let name = remote::redact(name);
+    let name = redact(name);
     let (dockerfile_name, dockerfile) = recipe::of_tree(root.as_fd(), file, &name)?;
     Ok(Inputs {
         context: Context::Fetched { root, keeps_owners },
@@ -300,7 +306,7 @@ fn fetched(
 }
 
 /// A context in a directory of the user's.
-fn folder(
+fn directory(
     path: &str,
     file: Option<&str>,
     access: &Access,
@@ -311,7 +317,7 @@ fn folder(
     match fs::metadata(&dir) {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => {
-            let message = format!("the build context {path} is not a folder");
+            let message = format!("the build context {path} is not a directory");
             return Err(Failure::new(Class::Usage, message));
         }
         Err(e) => return Err(cannot("read build context", path, &e)),
@@ -330,7 +336,7 @@ fn folder(
     };
     let context_name = dir.display().to_string();
     Ok(Inputs {
-        context: Context::Folder { dir, ignore: recipe.ignore },
+        context: Context::Directory { dir, ignore: recipe.ignore },
         context_name,
         dockerfile_name: recipe.name,
         dockerfile: recipe.bytes,

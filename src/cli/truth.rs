@@ -1,7 +1,9 @@
-//! Flags without a value that may be given one all the same: `--pull=true`, `--no-cache=false`, `-q=1`.
+//! Flags without a value that may be given one all the same: `--pull=true`, `--no-cache=false`,
+//! `-q=1`.
 //!
-//! Docker's flags are Go's, where every flag is one of truth. The definition of the command line says nothing of
-//! it: it is parsed with such values allowed, and shown, in help and in what is said of mistakes, without.
+//! Docker's flags are Go's, where every flag is one of truth. The definition of the command line
+//! says nothing of it: it is parsed with such values allowed, and shown, in help and in what is
+//! said of mistakes, without.
 
 use super::parse_args;
 use crate::dockerfile::errors::did_you_mean;
@@ -30,8 +32,8 @@ pub(super) fn parse<C: Parser>(
     }
 }
 
-/// Takes the name that is suggested for an unknown flag away unless it is a likely slip of the fingers: clap's
-/// measure finds `--os` in `--no-such-flag`.
+/// Takes the name that is suggested for an unknown flag away unless it is a likely slip of the
+/// fingers: clap's measure finds `--os` in `--no-such-flag`.
 fn with_near_tip(mut error: clap::Error) -> clap::Error {
     if let (Some(ContextValue::String(typed)), Some(ContextValue::String(near))) =
         (error.get(ContextKind::InvalidArg), error.get(ContextKind::SuggestedArg))

@@ -3,7 +3,7 @@
 use super::index::{Fingerprint, is_racy};
 use super::walk::{pool, stamp_of, time};
 use super::{ContextError, Source};
-use crate::snapshot::copy::{FileTime, Kind, Selection};
+use crate::copy::{FileTime, Kind, Selection};
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
 use rayon::prelude::*;

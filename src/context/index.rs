@@ -13,14 +13,15 @@
 //!
 //! # Invariants
 //!
-//! - A reader sees a whole index or none: it is replaced by rename, and one that fails its checksum,
-//!   or is of another version, counts as empty. Losing an index costs time, never a wrong result.
+//! - A reader sees a whole index or none: it is replaced by rename, and one that fails its
+//!   checksum, or is of another version, counts as empty. Losing an index costs time, never a wrong
+//!   result.
 //! - A record is written only if its file's ctime was older than the clock when reading began, by
 //!   more than the file system's granularity. So an edit after the reading has another ctime, also
 //!   within the same tick; with a clock set back the file is read again until time has caught up.
 //!   Renames, reused inodes and other mounts differ in inode, ctime or device.
 
-use crate::snapshot::copy::{FileTime, Stamp};
+use crate::copy::{FileTime, Stamp};
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ const COARSE_TICK: i128 = 2_100_000_000;
 /// What must be equal for a file to count as unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// Device, inode, size, mtime and ctime: a directory that anybody may write.
+    /// Device, inode, size, mtime and ctime: a directory that any user may write.
     Stamp,
     /// Size and mtime: a snapshot whose identity names the index, mounted anew each time.
     Immutable,
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn records_nobody_looks_at_are_dropped_in_the_end() {
+    fn records_that_are_not_used_are_dropped_in_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index");
         let mut index = Index::open(Some(path.clone()), Trust::Stamp);

@@ -17,7 +17,7 @@
 //!
 //! # Not here
 //!
-//! Parsing ignore files is `dockerfile::ignore`'s business, writing the files `snapshot::copy`'s.
+//! Parsing ignore files is `dockerfile::ignore`'s business, writing the files `copy`'s.
 
 mod fingerprint;
 mod index;
@@ -26,7 +26,7 @@ mod select;
 mod walk;
 mod wildcard;
 
-pub use crate::snapshot::copy::{Entry, Kind, Picked, Selection};
+pub use crate::copy::{Entry, Kind, Picked, Selection};
 
 use crate::dockerfile::ignore::{IgnoreError, Matcher};
 use index::{Index, Trust};
@@ -72,7 +72,7 @@ pub enum ContextError {
         /// Sources that exist and are spelled nearly like it, nearest first; at most 3.
         similar: Vec<String>,
     },
-    /// A source or an `--exclude` that is no pattern.
+    /// A source or an `--exclude` that is not a pattern.
     #[error("malformed pattern {pattern:?}")]
     BadPattern {
         /// The pattern.
@@ -81,7 +81,7 @@ pub enum ContextError {
     /// A line of the ignore file that is malformed, found out when it was tried on a path.
     #[error("the ignore file is malformed")]
     Ignore(#[source] IgnoreError),
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }
@@ -139,7 +139,7 @@ impl Source {
     /// Opens a directory of the host: a build context.
     ///
     /// `ignore` hides files. `index` is the file that remembers fingerprints between builds; its
-    /// folder must exist. Files are copied as root's, without capabilities.
+    /// directory must exist. Files are copied as root's, without capabilities.
     ///
     /// # Errors
     ///
@@ -163,8 +163,8 @@ impl Source {
         Self::new(Root::Directory(root), None, Index::open(None, Trust::Stamp), false)
     }
 
-    /// Takes a directory into which this build extracted an archive: owners and capabilities are the archive's, and
-    /// are kept.
+    /// Takes a directory into which this build extracted an archive: owners and capabilities are
+    /// the archive's, and are kept.
     pub fn extracted(root: OwnedFd) -> Self {
         Self::new(Root::Directory(root), None, Index::open(None, Trust::Stamp), true)
     }
@@ -189,8 +189,8 @@ impl Source {
         }))
     }
 
-    /// Leaves write permission of group and others out of all modes, so that a checkout under another
-    /// umask is the same context. Of a source that was just opened.
+    /// Leaves write permission of group and others out of all modes, so that a checkout under
+    /// another umask is the same context. Of a source that was just opened.
     #[must_use]
     pub fn with_normal_modes(mut self) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
@@ -228,7 +228,8 @@ impl Source {
         self.0.hashed.load(Ordering::Relaxed)
     }
 
-    /// Lists what a build may see of this source: paths from its root, of all that is no directory.
+    /// Lists what a build may see of this source: paths from its root, of all that is not a
+    /// directory.
     ///
     /// # Errors
     ///

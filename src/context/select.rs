@@ -7,8 +7,8 @@
 //! | `--parents a/b` | with the directories above, from the source's root or from a `/./` on |
 //! | `--parents a*/./b` | for each match of `a*`, what fits `b` below it; a match that is a file, that file |
 //!
-//! With `--parents`, something must be there only where there is no wildcard, neither before the `/./` nor
-//! behind it. Nothing behind the `/./` fits nothing.
+//! With `--parents`, something must be there only where there is no wildcard, neither before the
+//! `/./` nor behind it. Nothing behind the `/./` fits nothing.
 //!
 //! Links are followed in what is written and in what a wildcard matched, never below, and never out
 //! of the source.
@@ -18,8 +18,8 @@
 use super::walk::{Found, Include, Listing, Rules, Walk, found, join, read_capability, read_names};
 use super::wildcard::{Wildcard, has_wildcard};
 use super::{ContextError, HiddenBy, SelectOptions, Source};
+use crate::copy::{Entry, Kind, Picked, Selection};
 use crate::dockerfile::ignore::Matcher;
-use crate::snapshot::copy::{Entry, Kind, Picked, Selection};
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
 use rustix::fs::FileType;
@@ -216,7 +216,8 @@ impl Selecting<'_> {
         self.source.0.directories.fetch_add(1, Ordering::Relaxed);
         let names = match read_names(self.source.root(), &path) {
             Ok((_, names)) => names,
-            // The base is a file, with nothing below it: not an error in the files of a stage or an image.
+            // The base is a file, with nothing below it: not an error in the files of a stage or an
+            // image.
             Err(e) if e.raw_os_error() == Some(libc::ENOTDIR) && self.source.keeps_owner() => {
                 return Ok(());
             }

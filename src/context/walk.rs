@@ -11,8 +11,8 @@
 
 use super::ContextError;
 use super::wildcard::Wildcard;
+use crate::copy::{FileTime, Kind, Stamp};
 use crate::dockerfile::ignore::{Inherited, Matcher};
-use crate::snapshot::copy::{FileTime, Kind, Stamp};
 use crate::sys::cancel::Cancel;
 use crate::sys::{rooted, threads};
 use rayon::prelude::*;
@@ -124,7 +124,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Paths of what is taken of it and is no directory, from the source's root.
+    /// Paths of what is taken of it and is not a directory, from the source's root.
     pub(super) fn files(&self) -> impl Iterator<Item = Vec<u8>> {
         let taken = self.entries.iter().filter(|e| e.is_taken && e.kind != Kind::Dir);
         taken.map(|entry| join(&self.path, &entry.name))
@@ -135,7 +135,7 @@ pub(super) fn time(seconds: i64, nanoseconds: u64) -> FileTime {
     FileTime { seconds, nanoseconds: nanoseconds as u32 }
 }
 
-/// Takes out of a stat what tells a changed file from an unchanged one.
+/// Takes out of a stat what distinguishes a changed file from an unchanged one.
 pub(super) fn stamp_of(stat: &Stat) -> Stamp {
     Stamp {
         dev: stat.st_dev,
@@ -193,7 +193,8 @@ pub(super) fn read_capability(
     capability(|value| rustix::fs::fgetxattr(file, c"security.capability", value))
 }
 
-/// Reads `security.capability` of a name in an open directory, which takes one call; a link is not followed.
+/// Reads `security.capability` of a name in an open directory, which takes one call; a link is not
+/// followed.
 fn capability_at(dir: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<Option<Box<[u8]>>> {
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
     match capability(|value| rustix::fs::lgetxattr(&*path, c"security.capability", value)) {

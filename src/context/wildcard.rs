@@ -1,12 +1,12 @@
 //! Wildcards in COPY sources: the language of Go's `path.Match`.
 //!
 //! `*` and `?` never cross a slash, `[a-c]` and `[^a-c]` are classes, a backslash takes the next
-//! character as it is. A malformed pattern is an error even where a shorter one would have failed to
-//! match.
+//! character as it is. A malformed pattern is an error even where a shorter one would have failed
+//! to match.
 //!
 //! Source: Go, package path/filepath, `Match`.
 
-/// A pattern that is no pattern, such as `[a` or one that ends in a backslash.
+/// A pattern that is not a pattern, such as `[a` or one that ends in a backslash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -15,7 +15,7 @@ enum Token {
     Star,
     Any,
     Char(char),
-    /// A byte that is no part of a UTF-8 character; stands for itself.
+    /// A byte that is not a part of a UTF-8 character; stands for itself.
     Byte(u8),
     Class {
         is_negated: bool,

@@ -4,7 +4,7 @@
 //! they were typed, and [`super::expand`] makes values of them once the stage's
 //! variables are known. What BuildKit checks only when a stage is built (the
 //! options of `--mount`, a signal, a port) is checked then here too, so that a
-//! mistake in a stage nobody asked for does not fail a build that works there.
+//! mistake in a stage that is not needed does not fail a build that works there.
 //!
 //! # Invariants
 //!
@@ -413,7 +413,7 @@ pub enum MountType {
     /// Files of the context, a stage or an image.
     #[default]
     Bind,
-    /// A folder kept between builds.
+    /// A directory kept between builds.
     Cache,
     /// A fresh tmpfs.
     Tmpfs,

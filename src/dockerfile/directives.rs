@@ -43,7 +43,7 @@ pub(super) fn read(source: &[u8]) -> Result<Head, Error> {
     if is_script {
         head.directives.extend(scan(&mut joiner, "#").unwrap_or_default().into_iter().filter(
             |directive| {
-                // The escape character is no business of whoever picks the frontend.
+                // The escape character does not matter for choosing the frontend.
                 directive.name != DirectiveName::Escape
             },
         ));
@@ -136,8 +136,8 @@ fn escape(directive: &Directive) -> Result<Escape, Error> {
     }
 }
 
-/// Says whether an image is a frontend of Dockerfile's language, wherever it is mirrored. What follows a
-/// space is the frontend's own.
+/// Says whether an image is a frontend of Dockerfile's language, wherever it is mirrored. What
+/// follows a space is the frontend's own.
 pub fn is_dockerfile_frontend(image: &str) -> bool {
     let image = image.trim().split(' ').next().unwrap_or_default();
     let name = image.rsplit('/').next().unwrap_or_default();

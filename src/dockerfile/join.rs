@@ -155,7 +155,7 @@ pub(super) struct Joiner<'a> {
 }
 
 impl<'a> Joiner<'a> {
-    /// Starts in front of the first line. Directives, which are no comments, are
+    /// Starts in front of the first line. Directives, which are not comments, are
     /// the caller's to skip.
     pub(super) fn new(source: &'a [u8], escape: Escape) -> Self {
         Self {

@@ -7,11 +7,14 @@
 //!
 //! What stages and images are: the plan room.
 
+pub mod address;
 pub mod ast;
+pub mod chmod;
 mod directives;
 pub mod env;
 pub mod errors;
 pub mod expand;
+pub mod git_url;
 pub(crate) mod golang;
 pub mod heredoc;
 pub mod ignore;

@@ -416,7 +416,7 @@ impl Printer {
                     (&marker.name, marker.strip_tabs) == (&heredoc.name, heredoc.strip_tabs)
                 });
             if !is_same {
-                return Err(Unprintable { what: "markers that are no heredocs" });
+                return Err(Unprintable { what: "markers that are not heredocs" });
             }
         }
         self.end(&line, &heredocs)
@@ -463,7 +463,7 @@ mod tests {
         }
     }
 
-    /// Pieces that mean something to somebody, and some that do not.
+    /// Pieces that have a meaning, and some that do not.
     fn piece() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec![
             " ",

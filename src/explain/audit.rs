@@ -1,7 +1,7 @@
 //! What an audit found, in words and as JSON.
 
+use super::describe;
 use super::listing::{FileChanges, compare};
-use super::phrase;
 use super::text::clean;
 use crate::cache::TreeEntry;
 use serde::Serialize;
@@ -40,7 +40,7 @@ pub enum Verdict {
     },
     /// It failed.
     Failed {
-        /// Why.
+        /// Cause of the failure.
         message: String,
     },
     /// It has no known result.
@@ -65,11 +65,11 @@ impl Audit {
                 Verdict::Failed { .. } => "FAILED",
                 Verdict::NoResult => "-",
             };
-            let name = phrase::shortened(&clean(&step.name), 60);
+            let name = describe::shortened(&clean(&step.name), 60);
             text.push_str(&format!("{word:<8} {name:<60} line {}\n", step.line));
             match &step.verdict {
                 Verdict::Differs { changes } => {
-                    for (depth, line) in phrase::files("files", Some(changes)) {
+                    for (depth, line) in describe::files("files", Some(changes)) {
                         let indent = " ".repeat(10 + 2 * depth);
                         let line: String = line.0.into_iter().map(|(_, text)| text).collect();
                         text.push_str(&format!("{indent}{line}\n"));

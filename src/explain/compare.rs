@@ -3,8 +3,8 @@
 use super::diff::{self, Piece};
 use super::listing::{self, FileChanges, Listings};
 use super::redact;
-use super::{Origin, StepRecord};
 use crate::cache::{Inputs, TreeId, Value};
+use crate::history::{Origin, StepRecord};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -197,8 +197,8 @@ pub enum Evicted {
 }
 
 /// Returns the earlier inputs with the files of each source under the name that the source has now,
-/// if sources have other names than before and each still is one: what they hold is compared then, and
-/// the name is a difference of its own.
+/// if sources have other names than before and each still is one: what they hold is compared then,
+/// and the name is a difference of its own.
 fn renamed_sources(earlier: &Inputs, now: &Inputs) -> Option<Inputs> {
     let names = |inputs: &Inputs| -> Vec<String> {
         let files = inputs.iter().filter(|input| {
@@ -234,17 +234,17 @@ pub fn inputs(now: &StepRecord, earlier: &StepRecord, listings: &dyn Listings) -
     let old_inputs = renamed.as_ref().unwrap_or(&earlier.inputs);
     let (old, new) = (Named::new(old_inputs), Named::new(&now.inputs));
     let mut causes = Vec::new();
-    let mut is_told = false;
+    let mut is_waiting = false;
     for (name, old, new) in old.pairs(&new) {
         let cause = one(name, old, new, listings);
         // The text of the instruction says the same in the user's own words.
         if is_edited && is_in_text(&cause, old, new) {
-            is_told = true;
+            is_waiting = true;
         } else {
             causes.push(cause);
         }
     }
-    if is_told {
+    if is_waiting {
         let diff = text_diff(&earlier.instruction, &now.instruction);
         causes.insert(0, Cause::Instruction { diff });
     }
@@ -439,10 +439,10 @@ mod tests {
         }
     }
 
-    type Entry<'a> = (&'a str, &'a [&'a str]);
+    type Pair<'a> = (&'a str, &'a [&'a str]);
 
     /// A list of one word is a text; a word `tree:N` a tree.
-    fn with(instruction: &str, entries: &[Entry<'_>]) -> StepRecord {
+    fn with(instruction: &str, entries: &[Pair<'_>]) -> StepRecord {
         let mut step = step(0, "build", instruction);
         step.inputs = Inputs::new();
         for (name, words) in entries {
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(old: (&str, &[Entry<'_>]), new: (&str, &[Entry<'_>]), expected: &[&str]) {
+    fn check(old: (&str, &[Pair<'_>]), new: (&str, &[Pair<'_>]), expected: &[&str]) {
         let kept = Kept(BTreeMap::from([
             (TreeId([1; 32]), vec![entry("a.c", 0o644, "x")]),
             (TreeId([2; 32]), vec![entry("a.c", 0o755, "x")]),
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edited_instruction_is_told_once() {
+    fn an_edited_instruction_is_reported_once() {
         check(
             ("COPY a /x", &[("dest", &["/x"]), ("files a", &["tree:1"])]),
             ("COPY b /x/", &[("dest", &["/x/"]), ("files b", &["tree:1"])]),
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_differs_beside_the_text_is_told_too() {
+    fn what_else_differs_beside_the_text_is_reported_too() {
         check(
             ("RUN a", &[("argv", &["/bin/sh", "-c", "a"]), ("env V", &["1"])]),
             ("RUN b", &[("argv", &["/bin/sh", "-c", "b"]), ("env V", &["2"])]),
@@ -552,7 +552,7 @@ mod tests {
                 "{env,name:V,old:1,new:2}",
             ],
         );
-        // Blanks that mean nothing are no cause.
+        // Blanks that mean nothing are not cause.
         check(
             ("RUN  a", &[("argv", &["/bin/sh", "-c", "a"]), ("env V", &["1"])]),
             ("RUN a", &[("argv", &["/bin/sh", "-c", "a"]), ("env V", &["2"])]),

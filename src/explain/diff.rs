@@ -23,8 +23,8 @@ pub enum Op {
     Added,
 }
 
-/// Beyond this many comparisons what differs is shown as replaced as a whole: a heredoc of a thousand
-/// lines is not worth a second of anybody's time.
+/// Beyond this many comparisons what differs is shown as replaced as a whole: a heredoc of a
+/// thousand lines is not worth a second of waiting.
 const WORK_MAX: usize = 1 << 20;
 
 /// Compares two texts. The pieces that are not [`Op::Added`] make the old one, those that are not

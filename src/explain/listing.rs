@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many files are named; of the rest there are counts. A page is what anybody reads.
+/// How many files are named; of the rest there are counts. A user reads a page of them.
 pub const SHOWN: usize = 20;
 
 /// The bits a umask of 022 takes away and one of 002 or 000 leaves.
@@ -60,7 +60,7 @@ impl FileChanges {
         self.added + self.removed + self.changed
     }
 
-    /// Returns how many of them [`files`](Self::files) does not tell of.
+    /// Returns how many of them [`files`](Self::files) does not name.
     pub fn left_out(&self) -> usize {
         self.count() - self.files.iter().map(|file| file.entries.unwrap_or(1)).sum::<usize>()
     }
@@ -73,8 +73,8 @@ pub struct FileChange {
     pub path: String,
     /// Whether it was added, removed or changed.
     pub change: Change,
-    /// How many entries the directory has with itself, if this stands for all of them: in a long list, for a whole
-    /// tree that was added or removed.
+    /// How many entries the directory has with itself, if this stands for all of them: in a long
+    /// list, for a whole tree that was added or removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entries: Option<usize>,
     /// What differs, of a changed one.
@@ -82,7 +82,7 @@ pub struct FileChange {
     pub attributes: Vec<AttributeChange>,
 }
 
-/// What became of a file.
+/// Result of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -199,8 +199,8 @@ pub fn compare<'e>(old: &'e [TreeEntry], new: &'e [TreeEntry]) -> FileChanges {
     changes
 }
 
-/// Replaces a directory that was added or removed, with all that is in it, by one change. `files` are sorted by path;
-/// `is_dir` says whether an added or removed one is a directory.
+/// Replaces a directory that was added or removed, with all that is in it, by one change. `files`
+/// are sorted by path; `is_dir` says whether an added or removed one is a directory.
 fn with_trees_as_one(
     files: Vec<FileChange>,
     is_dir: impl Fn(&FileChange) -> bool,
@@ -228,8 +228,8 @@ fn with_trees_as_one(
     kept
 }
 
-/// Chooses [`SHOWN`] of a long list: added, removed and changed ones in turn, as long as there are any, and by-products
-/// last. They stay sorted, by-products at the end.
+/// Chooses [`SHOWN`] of a long list: added, removed and changed ones in turn, as long as there are
+/// any, and by-products last. They stay sorted, by-products at the end.
 fn telling(files: &[FileChange]) -> Vec<FileChange> {
     let mut chosen: Vec<(bool, FileChange)> = Vec::new();
     for by_products in [false, true] {
@@ -414,7 +414,7 @@ mod tests {
         let new = [tree("came", 40), vec![file("a", 0o644, "y"), file("came-too", 0o644, "")]];
         let lines = long(&old, &new.concat());
         assert_eq!(lines, ["~a", "+came/ 42", "+came-too", "-gone/ 32"]);
-        // A directory that stays is no tree that came, whatever is in it.
+        // A directory that stays is not a tree that came, whatever is in it.
         let stays: Vec<_> = (0..25).map(|i| file(&format!("d/f{i:02}"), 0o644, "")).collect();
         let lines = long(&[dir("d")], &[vec![dir("d")], stays].concat());
         assert_eq!((lines.len(), lines[0].as_str(), lines[20].as_str()), (21, "+d/f00", "5 more"));

@@ -3,7 +3,7 @@
 //! # Overview
 //!
 //! Every build leaves a [`BuildRecord`] in the store: its steps, with every input of their keys,
-//! what became of each, and what it cost. Two such records are [compared](compare) step by step,
+//! the result of each, and what it cost. Two such records are [compared](compare) step by step,
 //! and the differences are the causes that a [`Report`](report::Report) names. A build that has
 //! not run yet is described by the same record, with outcomes that say "would run", so a
 //! prediction and a look back are one piece of code.
@@ -21,16 +21,13 @@
 //! Deciding whether a step hits: [`crate::solve`]. Printing: [`crate::cli`] gets text from
 //! [`report`] and chooses colour.
 
+mod align;
 mod audit;
 pub mod compare;
+mod describe;
 pub mod diff;
-pub mod history;
 pub mod html;
 pub mod listing;
-mod log;
-mod phrase;
-mod place;
-mod record;
 pub mod redact;
 pub mod report;
 #[cfg(test)]
@@ -43,6 +40,3 @@ mod testing;
 pub mod text;
 
 pub use audit::{Audit, AuditedStep, Verdict as AuditVerdict};
-pub use history::{Basis, BuildId, History, HistoryError, KEEP_BUILDS};
-pub use log::{BuildLog, LogReader, StepLog};
-pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_secrets() {
+    fn names_show_secrets() {
         for name in ["NPM_TOKEN", "password", "AWS_SECRET_ACCESS_KEY", "GITHUB_PAT", "DB_PASSWD"] {
             assert!(is_secret(name), "{name}");
         }

@@ -3,7 +3,8 @@
 use super::compare::{self, Cause, Evicted, NoRecord};
 use super::listing::Listings;
 use super::suggest::{self, Suggestion};
-use super::{Basis, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord, place, redact};
+use super::{align, redact};
+use crate::history::{Basis, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord};
 use crate::store::ChainId;
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -70,7 +71,7 @@ pub struct Step {
     pub instruction: String,
     /// Its first line in the Dockerfile, from 1.
     pub line: u32,
-    /// What became of it.
+    /// Its result.
     pub result: Verdict,
     /// For a hit, the build that ran it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +110,7 @@ pub struct Step {
     pub run_us: Option<u64>,
 }
 
-/// What became of a step.
+/// Result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -168,7 +169,7 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
         build,
         before: before
             .iter()
-            .map(|earlier| (earlier, place::counterparts(&build.steps, &earlier.steps)))
+            .map(|earlier| (earlier, align::counterparts(&build.steps, &earlier.steps)))
             .collect(),
         listings,
     };
@@ -285,9 +286,9 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// Returns the earlier self of a step in the nearest build that has one with a result; failing that,
-    /// in the nearest that knows its inputs. So steps are compared with one and the same build as far as
-    /// that goes, and what is said of one fits what is said of the next.
+    /// Returns the earlier self of a step in the nearest build that has one with a result; failing
+    /// that, in the nearest that knows its inputs. So steps are compared with one and the same
+    /// build as far as that goes, and what is said of one fits what is said of the next.
     fn earlier(&self, place: usize) -> Option<Earlier<'a>> {
         let has_result = |step: &StepRecord| step.run_us().is_some() || step.has_run();
         self.selves(place)
@@ -517,8 +518,8 @@ fn chain_below(build: &BuildRecord, step: &StepRecord) -> Option<ChainId> {
 }
 
 /// Returns how near to `build` an earlier one is.
-pub(super) fn nearness_of(build: &BuildRecord, earlier: &BuildRecord) -> usize {
-    nearness(build, earlier, &place::counterparts(&build.steps, &earlier.steps))
+pub fn nearness_of(build: &BuildRecord, earlier: &BuildRecord) -> usize {
+    nearness(build, earlier, &align::counterparts(&build.steps, &earlier.steps))
 }
 
 /// Returns how much of `build` an earlier one has: steps of the same inputs, on the same files.
@@ -585,8 +586,8 @@ enum Certainty<'a> {
     Times,
     /// It follows another step or image.
     Moved,
-    /// Not known: a hit is possible if it makes the same files as in one of these builds, or, if the
-    /// flag is set, what is read of them.
+    /// Not known: a hit is possible if it makes the same files as in one of these builds, or, if
+    /// the flag is set, what is read of them.
     Unless(&'a [String], bool),
 }
 

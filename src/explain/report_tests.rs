@@ -4,8 +4,8 @@ use super::listing::{Listings, Unwritten};
 use super::report::{Report, Verdict, explain};
 use super::testing::{build, entry, step};
 use super::text::{Colour, render};
-use super::*;
 use crate::cache::{Cache, Cost, Inputs, Output, TreeEntry, TreeId};
+use crate::history::{BuildId, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord};
 use crate::store::{ChainId, ContentId, Digest, LayerId};
 use std::collections::BTreeMap;
 
@@ -79,8 +79,8 @@ impl Listings for Kept {
 }
 
 /// Tree 1 is the project, 2 has one file's mode changed, 3 is 1 under another umask, 4 has a
-/// changed `.git`, 5 a changed source; 6 is 1 again, 7 has 25 files more, 8 has another manifest, 9 is
-/// 1 with two files under another umask, 10 has another changed `.git`,
+/// changed `.git`, 5 a changed source; 6 is 1 again, 7 has 25 files more, 8 has another manifest, 9
+/// is 1 with two files under another umask, 10 has another changed `.git`,
 /// 11 a new directory with 25 files.
 pub(super) fn kept() -> Kept {
     let tree = |files: &[(&str, u32, &str)]| -> Vec<TreeEntry> {
@@ -306,7 +306,7 @@ maybe  [build 4/9] RUN strip /out                               line 5     1.0 s
 }
 
 #[test]
-fn causes_outside_the_step_are_told_apart() {
+fn causes_outside_the_step_are_distinguished() {
     let one = |change: &dyn Fn(&mut BuildRecord, &mut BuildRecord)| {
         let (mut now, mut before) = (first(), first());
         now.id = BuildId::at(2);
@@ -487,7 +487,7 @@ fn a_prediction_suggests_what_earlier_builds_support() {
 }
 
 #[test]
-fn what_nobody_notices_is_not_suggested() {
+fn what_no_user_notices_is_not_suggested() {
     let at = |id: i64, tree: u8| {
         let copy = made(0, "build: COPY . /src", &[&format!("files .=tree:{tree}")], 1, ran(0));
         build(id, vec![copy])

@@ -2,12 +2,11 @@
 //!
 //! The sentences are read out of the source, so that one without its two builds fails.
 
-use super::history::Basis;
 use super::report::explain;
 use super::report_tests::{chain, first, hit, kept, made, output, ran};
 use super::text::{Colour, render};
-use super::*;
 use crate::cache::{Cost, Output};
+use crate::history::{Basis, BuildId, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord};
 use crate::store::{Digest, Key, TimesId};
 use std::collections::BTreeSet;
 
@@ -118,8 +117,8 @@ const COPY: &str = "build: COPY . /src";
 const MAKE: &str = "build: RUN make";
 const OLD: (&str, Option<&[u8]>) = ("debian:12", Some(b"old"));
 
-/// The sentences as the source has them, what a report shows then, the build in which that is true, and the
-/// near one.
+/// The sentences as the source has them, what a report shows then, the build in which that is true,
+/// and the near one.
 type Pair = (&'static [&'static str], &'static str, fn(&mut World), fn(&mut World));
 
 const PAIRS: &[Pair] = &[
@@ -701,7 +700,7 @@ const PAIRS: &[Pair] = &[
     ),
     (
         &[
-            "keep what `{}` downloads: RUN --mount=type=cache,target={folder} on line {}",
+            "keep what `{}` downloads: RUN --mount=type=cache,target={directory} on line {}",
             "it ran in {runs} of the last {builds} builds, {}",
         ],
         "hint: keep what `npm ci` downloads: RUN --mount=type=cache,target=/root/.npm on line 4 (it \
@@ -787,7 +786,7 @@ fn sentences(source: &str) -> BTreeSet<String> {
 #[test]
 fn every_sentence_has_its_two_builds() {
     let suggest = include_str!("suggest.rs");
-    let mut all = sentences(include_str!("phrase.rs"));
+    let mut all = sentences(include_str!("describe.rs"));
     all.extend(sentences(include_str!("text.rs")));
     all.extend(sentences(&suggest[suggest.find("impl Facts").unwrap()..]));
     // What records are searched for.

@@ -1,22 +1,22 @@
 //! What would avoid a miss, said only where the records support it.
 //!
-//! A suggestion is a conclusion from recorded facts, and carries them as its evidence: the files that
-//! changed and those that did not, what a step cost, how often it ran, that it made the same files
-//! again. Advice that would be good for any Dockerfile is not given.
+//! A suggestion is a conclusion from recorded facts, and carries them as its evidence: the files
+//! that changed and those that did not, what a step cost, how often it ran, that it made the same
+//! files again. Advice that would be good for any Dockerfile is not given.
 
 use super::compare::Cause;
 use super::listing::{FileChanges, Listings, SHOWN};
 use super::report::{Step, Verdict, seconds};
-use super::{BuildRecord, Origin, StepRecord};
 use crate::cache::{TreeEntry, Value};
+use crate::history::{BuildRecord, Origin, StepRecord};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-/// A step that costs less is not worth a change to anybody's Dockerfile.
+/// A step that costs less is not worth a change of the Dockerfile.
 const WORTH_US: u64 = 1_000_000;
 
-/// A step must have made the same files from so many different ones before it is believed not to read
-/// what changed.
+/// A step must have made the same files from so many different ones before it is believed not to
+/// read what changed.
 const SAME_MIN: usize = 3;
 
 /// Before a cache mount is suggested, a step must have run this often.
@@ -79,7 +79,7 @@ pub(super) fn suggestions(
         }
     }
     found.extend(facts.move_args());
-    // What nobody notices is not worth a sentence.
+    // What no user notices is not worth a sentence.
     found.retain(|s| s.saves_us.is_none_or(|us| us >= WORTH_US));
     found.sort_by_key(|s| (s.kind, std::cmp::Reverse(s.saves_us), s.step));
     found
@@ -141,15 +141,15 @@ const MANIFESTS: &[(&str, &[&str])] = &[
 const NODE: &[&str] =
     &["package.json", "package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml"];
 
-/// A tool that keeps downloads or objects in a folder, which a cache mount would save. Package
+/// A tool that keeps downloads or objects in a directory, which a cache mount would save. Package
 /// managers of distributions are not here: their images are set up to throw the downloads away.
 struct Tool {
     command: &'static str,
-    /// The variable that names the folder above `folder`, and what that folder is without it;
-    /// relative to the home folder.
+    /// The variable that names the directory above `directory`, and what that directory is without
+    /// it; relative to the home directory.
     base: (&'static str, &'static str),
     /// Below `base`.
-    folder: &'static str,
+    directory: &'static str,
     /// A flag that says that nothing is kept.
     off: &'static str,
 }
@@ -157,10 +157,10 @@ struct Tool {
 const fn tool(
     command: &'static str,
     base: (&'static str, &'static str),
-    folder: &'static str,
+    directory: &'static str,
     off: &'static str,
 ) -> Tool {
-    Tool { command, base, folder, off }
+    Tool { command, base, directory, off }
 }
 
 const XDG_CACHE: (&str, &str) = ("XDG_CACHE_HOME", ".cache");
@@ -183,15 +183,15 @@ const TOOLS: &[Tool] = &[
 ];
 
 impl Tool {
-    /// Returns the folder, where the records say which it is.
+    /// Returns the directory, where the records say which it is.
     fn target(&self, record: &StepRecord) -> Option<String> {
         let text = |name: &str| match record.inputs.get(name) {
             Some(Value::Text(text)) => Some(text.as_str()),
             _ => None,
         };
         let (variable, fallback) = self.base;
-        let base = if let Some(folder) = text(&format!("env {variable}")) {
-            folder.to_owned()
+        let base = if let Some(directory) = text(&format!("env {variable}")) {
+            directory.to_owned()
         } else {
             let home = match text("env HOME") {
                 Some(home) => home,
@@ -200,7 +200,7 @@ impl Tool {
             };
             format!("{home}/{fallback}")
         };
-        Some(format!("{}/{}", base.trim_end_matches('/'), self.folder))
+        Some(format!("{}/{}", base.trim_end_matches('/'), self.directory))
     }
 }
 
@@ -251,8 +251,9 @@ impl Facts<'_> {
         })
     }
 
-    /// Returns how many commands behind a copy are known not to read what changed in it, if that is so of
-    /// all that it broke: each made the same files when only such paths changed, and none made others.
+    /// Returns how many commands behind a copy are known not to read what changed in it, if that is
+    /// so of all that it broke: each made the same files when only such paths changed, and none
+    /// made others.
     fn is_unread(&self, copy: usize) -> Option<usize> {
         let behind = self.behind(copy);
         let mut supported = BTreeSet::new();
@@ -292,13 +293,14 @@ impl Facts<'_> {
         behind
     }
 
-    /// Builds to compare with each other: this one with each earlier one, and these with the next ones.
+    /// Builds to compare with each other: this one with each earlier one, and these with the next
+    /// ones.
     fn pairs(&self) -> Vec<[Aligned<'_>; 2]> {
         let builds: Vec<Aligned<'_>> = std::iter::once(self.build)
             .chain(self.before)
             .map(|build| Aligned {
                 build,
-                places: super::place::counterparts(&self.build.steps, &build.steps),
+                places: super::align::counterparts(&self.build.steps, &build.steps),
             })
             .collect();
         let now = builds.iter().skip(1).map(|then| [builds[0].clone(), then.clone()]);
@@ -328,8 +330,8 @@ impl Facts<'_> {
         })
     }
 
-    /// Whether a step made the same files whenever nothing but the argument `name` changed; `None` if that
-    /// never was.
+    /// Whether a step made the same files whenever nothing but the argument `name` changed; `None`
+    /// if that never was.
     fn ignores_arg(&self, place: usize, name: &str) -> Option<bool> {
         let name = format!("arg {name}");
         let rest = |step: &StepRecord| -> Vec<crate::cache::Input> {
@@ -435,7 +437,7 @@ impl Facts<'_> {
         let mut parents = BTreeSet::from([record.parent?]);
         let place = self.build.steps.iter().position(|step| std::ptr::eq(step, record))?;
         for earlier in self.before {
-            let places = super::place::counterparts(&self.build.steps, &earlier.steps);
+            let places = super::align::counterparts(&self.build.steps, &earlier.steps);
             let Some(step) = places[place].map(|there| &earlier.steps[there]) else { continue };
             if step.key != record.key {
                 continue;
@@ -455,7 +457,7 @@ impl Facts<'_> {
         let now = self.named(&self.build.steps[copy], names);
         let with = self.steps[copy].compared_with.as_ref()?;
         let earlier = self.before.iter().find(|build| build.id.to_string() == *with)?;
-        let places = super::place::counterparts(&self.build.steps, &earlier.steps);
+        let places = super::align::counterparts(&self.build.steps, &earlier.steps);
         let before = self.named(&earlier.steps[places[copy]?], names);
         if now.is_empty() || now != before {
             return None;
@@ -483,7 +485,7 @@ impl Facts<'_> {
         let tool = TOOLS.iter().find(|tool| {
             text.contains(tool.command) && (tool.off.is_empty() || !text.contains(tool.off))
         })?;
-        let folder = tool.target(record)?;
+        let directory = tool.target(record)?;
         let has_mount = text.contains("type=cache")
             || record.inputs.iter().any(|input| input.name.starts_with("mount "));
         if has_mount {
@@ -493,7 +495,7 @@ impl Facts<'_> {
         let mut total = if record.has_run() { cost } else { 0 };
         let mut builds = 1;
         for earlier in self.before {
-            let places = super::place::counterparts(&self.build.steps, &earlier.steps);
+            let places = super::align::counterparts(&self.build.steps, &earlier.steps);
             builds += 1;
             if let Some(there) = places[place].map(|there| &earlier.steps[there])
                 && there.has_run()
@@ -506,7 +508,7 @@ impl Facts<'_> {
             kind: Kind::CacheMount,
             step: step.number,
             text: format!(
-                "keep what `{}` downloads: RUN --mount=type=cache,target={folder} on line {}",
+                "keep what `{}` downloads: RUN --mount=type=cache,target={directory} on line {}",
                 tool.command.trim(),
                 step.line
             ),
@@ -533,8 +535,8 @@ impl Facts<'_> {
                 && step.causes.iter().any(|c| matches!(c, Cause::Arg(v) if v.name == name))
         };
         let first = self.steps.iter().find(is_hit_by)?;
-        // In the first stage that it breaks, up to the first step that may use it: by its text, or by what
-        // it made, as scripts read their environment.
+        // In the first stage that it breaks, up to the first step that may use it: by its text, or
+        // by what it made, as scripts read their environment.
         let stage = self.steps.iter().enumerate().filter(|(_, step)| {
             step.stage == first.stage && step.number >= first.number && is_hit_by(step)
         });

@@ -1,7 +1,7 @@
 //! Steps and listings for the tests of this room.
 
-use super::{About, BuildId, BuildRecord, Origin, Outcome, StepOutcome, StepRecord};
 use crate::cache::{Inputs, TreeEntry};
+use crate::history::{About, BuildId, BuildRecord, Origin, Outcome, StepOutcome, StepRecord};
 
 /// A step that hit, with the instruction as its only input.
 pub(super) fn step(number: usize, stage: &str, instruction: &str) -> StepRecord {

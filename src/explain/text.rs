@@ -1,10 +1,11 @@
 //! A report as text of 80 columns.
 
 use super::compare::{Cause, NoRecord};
-pub use super::phrase::clean;
-use super::phrase::{self, Ink, Line, shortened, stage_name};
+pub use super::describe::clean;
+use super::describe::{self, Ink, Line, shortened, stage_name};
+use super::redact;
 use super::report::{Report, Step, Verdict, seconds};
-use super::{Outcome, redact};
+use crate::history::Outcome;
 use std::fmt::Write as _;
 
 /// How wide a line may be.
@@ -47,8 +48,8 @@ impl Page {
         }
     }
 
-    /// Writes a line, broken at blanks if it is too long. A word that alone is too long is broken behind a slash or
-    /// another mark, so that names stay whole as far as they fit into a line.
+    /// Writes a line, broken at blanks if it is too long. A word that alone is too long is broken
+    /// behind a slash or another mark, so that names stay whole as far as they fit into a line.
     fn wrapped(&mut self, indent: usize, line: &Line) {
         let mut column = 0;
         for (ink, text) in &line.0 {
@@ -143,7 +144,7 @@ fn head(page: &mut Page, report: &Report) {
     );
     page.wrapped(0, &Line::default().with(Ink::Dim, place));
     if let Some(earlier) = &report.compared_with {
-        let text = format!("compared with build {earlier}{}", phrase::basis(report));
+        let text = format!("compared with build {earlier}{}", describe::basis(report));
         page.wrapped(0, &Line::default().with(Ink::Dim, text));
     }
     page.out.push('\n');
@@ -189,7 +190,7 @@ fn step(page: &mut Page, report: &Report, step: &Step) {
     for cause in &step.causes {
         // Of a first build that is said once.
         if is_first || !matches!(cause, Cause::NoRecord { reason: NoRecord::FirstBuild }) {
-            for (depth, line) in phrase::cause(report, cause) {
+            for (depth, line) in describe::cause(report, cause) {
                 page.wrapped(INDENT + 2 * depth, &line);
             }
         }
@@ -197,7 +198,7 @@ fn step(page: &mut Page, report: &Report, step: &Step) {
     if let Some(exit) = step.exit {
         page.wrapped(INDENT, &Line::default().with(Ink::Red, format!("exit status {exit}")));
     }
-    if let Some((ink, text)) = phrase::remade(step) {
+    if let Some((ink, text)) = describe::remade(step) {
         page.wrapped(INDENT, &Line::default().with(ink, text));
     }
     for line in &step.output {

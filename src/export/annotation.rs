@@ -34,7 +34,7 @@ pub struct Annotation {
 #[non_exhaustive]
 pub enum AnnotationError {
     /// No `NAME=VALUE`.
-    #[error("annotation `{text}` is no name=value")]
+    #[error("annotation `{text}` is not of the form name=value")]
     NoValue {
         /// What was given.
         text: String,
@@ -158,8 +158,8 @@ mod tests {
             assert_eq!(places(text).as_deref(), Ok(want), "{text}");
         }
         for (text, what) in [
-            ("a", "no name=value"),
-            ("index:=b", "no name=value"),
+            ("a", "name=value"),
+            ("index:=b", "name=value"),
             ("config:a=b", "cannot annotate `config`"),
             ("index-descriptor:a=b", "cannot annotate `index-descriptor`"),
             ("index[linux/amd64]:a=b", "cannot annotate"),

@@ -1,10 +1,10 @@
-//! Images as OCI layouts and Docker archives, in one file or a folder.
+//! Images as OCI layouts and Docker archives, in one file or a directory.
 //!
 //! Both are the same layout: `oci-layout`, `index.json`, `blobs/sha256/`. A Docker archive has a
 //! `manifest.json` besides, which `docker load` and other readers of that format go by.
 //!
-//! Source: OCI image specification 1.1, "image-layout.md"; Docker image specification 1.3, "Combined
-//! Image JSON + Filesystem Changeset Format".
+//! Source: OCI image specification 1.1, "image-layout.md"; Docker image specification 1.3,
+//! "Combined Image JSON + Filesystem Changeset Format".
 
 use super::dest::DestFile;
 use super::{Dest, ExportError, Form, OutputSpec, Packed, load, to_dest};
@@ -162,12 +162,12 @@ impl Archive<'_> {
         }
     }
 
-    /// Writes the archive as a tar: entries in the order of their names, all times 0, so that the same
-    /// images give the same bytes.
+    /// Writes the archive as a tar: entries in the order of their names, all times 0, so that the
+    /// same images give the same bytes.
     fn write_tar(&self, path: &Path, out: &mut TarSink<'_>) -> Result<(), ExportError> {
         let write = |e: io::Error| ExportError::io("write", path, e);
-        for folder in ["blobs/", "blobs/sha256/"] {
-            out.bytes(&header(folder, 0, tar::EntryType::Directory)).map_err(write)?;
+        for directory in ["blobs/", "blobs/sha256/"] {
+            out.bytes(&header(directory, 0, tar::EntryType::Directory)).map_err(write)?;
         }
         for (digest, size) in self.blobs() {
             let name = format!("blobs/sha256/{}", digest.to_hex());
@@ -199,7 +199,7 @@ impl Archive<'_> {
         out.bytes(&[0; 2 * BLOCK as usize]).map_err(write)
     }
 
-    /// Writes the archive as a folder. Blobs appear one by one, each whole; `index.json`, which
+    /// Writes the archive as a directory. Blobs appear one by one, each whole; `index.json`, which
     /// names them, comes last.
     fn write_dir(&self, dir: &Path) -> Result<(), ExportError> {
         let blobs = dir.join("blobs/sha256");

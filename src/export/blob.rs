@@ -176,7 +176,7 @@ fn find(
     Ok(Some((descriptor, diff_id)))
 }
 
-/// Reads the layer's facts as they are now: somebody may have made a blob since.
+/// Reads the layer's facts as they are now: another process may have made a blob since.
 fn current(context: &Context<'_>, layer: &ImageLayer) -> Result<Layer, ExportError> {
     Ok(context.store.layer(&layer.layer.id)?.unwrap_or_else(|| layer.layer.clone()))
 }
@@ -197,7 +197,7 @@ fn make(
         return Err(ExportError::Cancelled);
     }
     let stored = current(context, layer)?;
-    let files = snapshot::view(&stored.folders())?;
+    let files = snapshot::view(&stored.directories())?;
     let mut meta = stored.meta;
     let encoding = options.compression;
     let part = format!("making {} of layer {}", encoding.label(), &layer.layer.id.to_hex()[..12]);

@@ -1,9 +1,9 @@
 //! The cache of a build leaves the store: `--cache-to type=local`.
 //!
-//! The format is in [`crate::cache`]'s `portable`; here it is written, into a [`LayoutFolder`].
+//! The format is in [`crate::cache`]'s `portable`; here it is written, into a [`LayoutDirectory`].
 
 use super::{
-    Compression, Context, Encoding, ExportError, LayoutFolder, PackOptions, blob, put, spec,
+    Compression, Context, Encoding, ExportError, LayoutDirectory, PackOptions, blob, put, spec,
 };
 use crate::cache::{
     ARTIFACT_TYPE, Cache, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, Portable, Record, TreeEntry,
@@ -14,7 +14,7 @@ use crate::store::{Key, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// The tag of a cache where nobody says otherwise.
+/// The tag of a cache by default.
 pub const CACHE_TAG: &str = "latest";
 
 /// A `--cache-to` or `--cache-from` that cannot be meant.
@@ -80,7 +80,7 @@ pub enum CacheMode {
 /// What `--cache-to` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheTo {
-    /// The folder of the layout.
+    /// The directory of the layout.
     pub dir: PathBuf,
     /// The tag in it.
     pub tag: String,
@@ -90,14 +90,14 @@ pub struct CacheTo {
     pub encoding: Encoding,
     /// Whether layers that are packed in another way are packed anew.
     pub is_forced: bool,
-    /// Whether trouble is told and fails nothing.
+    /// Whether a failure is reported only, and does not fail the build.
     pub ignores_errors: bool,
 }
 
 /// What `--cache-from` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheFrom {
-    /// The folder of the layout.
+    /// The directory of the layout.
     pub dir: PathBuf,
     /// The tag in it.
     pub tag: String,
@@ -208,11 +208,12 @@ fn bad(key: &str, value: &str, expected: &'static str) -> CacheSpecError {
     CacheSpecError::BadValue { key: key.to_owned(), value: value.to_owned(), expected }
 }
 
-/// Writes records, the layers they made, and the definitions of steps that have any, to the directory of `to`.
+/// Writes records, the layers they made, and the definitions of steps that have any, to the
+/// directory of `to`.
 ///
 /// # Errors
 ///
-/// [`ExportError`]; an older cache in the folder stays whole then.
+/// [`ExportError`]; an older cache in the directory stays whole then.
 pub fn export_cache(
     context: &Context<'_>,
     results: &[(Record, Layer, Option<Key>)],
@@ -257,16 +258,16 @@ pub fn export_cache(
         let text = format!("waiting for another export to {}", to.dir.display());
         context.progress.notice_of(context.vertex, text);
     };
-    let mut folder = LayoutFolder::open(&to.dir, context.cancel, waiting)?;
+    let mut directory = LayoutDirectory::open(&to.dir, context.cancel, waiting)?;
     let parts: Vec<&Descriptor> = [&top, &document].into_iter().chain(&manifest.layers).collect();
     for part in parts {
         if context.cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
-        folder.add(part, &mut context.store.open_blob(&part.digest)?)?;
+        directory.add(part, &mut context.store.open_blob(&part.digest)?)?;
     }
-    folder.name(top, &to.tag)?;
-    folder.sweep();
+    directory.name(top, &to.tag)?;
+    directory.sweep();
     Ok(())
 }
 

@@ -16,11 +16,11 @@ const LARGE: u64 = 1 << 20;
 pub(super) struct DestFile {
     file: File,
     path: PathBuf,
-    state: State,
+    state: FileState,
 }
 
 #[derive(Debug)]
-enum State {
+enum FileState {
     /// Without a name: whatever happens to us, the kernel removes it.
     Unnamed,
     /// Under a name of its own beside the destination, where the file system knows no unnamed ones.
@@ -36,7 +36,7 @@ impl DestFile {
         let failed = |e: io::Error| ExportError::io("create", path, e);
         match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => {
-                return Err(ExportError::IsFolder { path: path.to_owned() });
+                return Err(ExportError::IsDirectory { path: path.to_owned() });
             }
             Ok(meta)
                 if meta.file_type().is_fifo()
@@ -44,20 +44,20 @@ impl DestFile {
                     || meta.file_type().is_socket() =>
             {
                 let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-                return Ok(Self { file, path: path.to_owned(), state: State::Direct });
+                return Ok(Self { file, path: path.to_owned(), state: FileState::Direct });
             }
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failed(e)),
         }
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        if let Ok(fd) = rustix::fs::open(folder(path), flags, Mode::from_raw_mode(0o666)) {
-            return Ok(Self { file: fd.into(), path: path.to_owned(), state: State::Unnamed });
+        if let Ok(fd) = rustix::fs::open(directory(path), flags, Mode::from_raw_mode(0o666)) {
+            return Ok(Self { file: fd.into(), path: path.to_owned(), state: FileState::Unnamed });
         }
         let (name, file) =
             beside(path, |name| OpenOptions::new().write(true).create_new(true).open(name))
                 .map_err(failed)?;
-        Ok(Self { file, path: path.to_owned(), state: State::Named(name) })
+        Ok(Self { file, path: path.to_owned(), state: FileState::Named(name) })
     }
 
     pub(super) fn file(&mut self) -> &mut File {
@@ -69,11 +69,11 @@ impl DestFile {
         let path = self.path.clone();
         let failed = |e: io::Error| ExportError::io("write", &path, e);
         self.file.flush().map_err(failed)?;
-        let state = std::mem::replace(&mut self.state, State::Finished);
+        let state = std::mem::replace(&mut self.state, FileState::Finished);
         let name = match state {
-            State::Direct | State::Finished => return Ok(()),
-            State::Named(name) => name,
-            State::Unnamed => {
+            FileState::Direct | FileState::Finished => return Ok(()),
+            FileState::Named(name) => name,
+            FileState::Unnamed => {
                 let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
                 let (name, ()) = beside(&path, |name| {
                     Ok(rustix::fs::linkat(CWD, &from, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
@@ -103,7 +103,7 @@ impl Write for DestFile {
 
 impl Drop for DestFile {
     fn drop(&mut self) {
-        if let State::Named(name) = &self.state {
+        if let FileState::Named(name) = &self.state {
             let _ = fs::remove_file(name);
         }
     }
@@ -111,8 +111,9 @@ impl Drop for DestFile {
 
 /// Puts the file `name` at `path`, in place of what is there, in one step.
 ///
-/// A large one changes places with its predecessor, which is removed then: ext4 sends a file to the disk that is
-/// renamed over another (`auto_da_alloc`), and the half second that 500 MB take is nobody's wish.
+/// A large one changes places with its predecessor, which is removed then: ext4 sends a file to the
+/// disk that is renamed over another (`auto_da_alloc`), and the half second that 500 MB take helps
+/// no user.
 fn replace(file: &File, name: &Path, path: &Path) -> io::Result<()> {
     let is_large = file.metadata()?.len() >= LARGE;
     if is_large && renameat_with(CWD, name, CWD, path, RenameFlags::EXCHANGE).is_ok() {
@@ -122,8 +123,8 @@ fn replace(file: &File, name: &Path, path: &Path) -> io::Result<()> {
     fs::rename(name, path)
 }
 
-/// Returns the folder a path is in; `.` for a bare name.
-fn folder(path: &Path) -> &Path {
+/// Returns the directory a path is in; `.` for a bare name.
+fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -138,7 +139,7 @@ pub(super) fn beside<T>(
         let mut temporary = std::ffi::OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{}.{n}.tmp", std::process::id()));
-        let candidate = folder(path).join(temporary);
+        let candidate = directory(path).join(temporary);
         match make(&candidate) {
             Ok(made) => return Ok((candidate, made)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && n < 10_000 => n += 1,
@@ -198,9 +199,9 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_and_a_missing_folder_are_told_apart() {
+    fn a_directory_and_a_missing_directory_are_distinguished() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(DestFile::create(dir.path()), Err(ExportError::IsFolder { .. })));
+        assert!(matches!(DestFile::create(dir.path()), Err(ExportError::IsDirectory { .. })));
         let missing = DestFile::create(&dir.path().join("no/out"));
         assert!(matches!(missing, Err(ExportError::Io { .. })));
     }

@@ -1,14 +1,15 @@
 //! Secrets of a build are looked for in what is about to leave it.
 //!
-//! In come the values that were given as secrets; out go the places of an image that hold one, as it
-//! is or in base64. Nothing here repeats a value: places are named with it blotted out.
+//! In come the values that were given as secrets; out go the places of an image that hold one, as
+//! it is or in base64. Nothing here repeats a value: places are named with it blotted out.
 //!
 //! # What is found, and what is not
 //!
-//! - A value is found wherever its bytes stand in a row: in a file, a name, a link's target, a string
-//!   of the config. White space around it does not count.
-//! - In base64 it is found within a longer text too (as in `auth` of Docker's config file), with the
-//!   alphabet of files and that of addresses; not across the line breaks that some tools put in.
+//! - A value is found wherever its bytes stand in a row: in a file, a name, a link's target, a
+//!   string of the config. White space around it does not count.
+//! - In base64 it is found within a longer text too (as in `auth` of Docker's config file), with
+//!   the alphabet of files and that of addresses; not across the line breaks that some tools put
+//!   in.
 //! - Values shorter than [`SHORTEST`] bytes are not looked for: they stand in any image by chance.
 //! - What is compressed, encrypted or hashed is not seen through.
 //!
@@ -252,7 +253,7 @@ mod tests {
         let form = |text: &str| guard.first(text.as_bytes()).map(|needle| needle.form);
         assert_eq!(form(&format!("token={SECRET};")), Some(Form::Plain));
         assert_eq!(form("s3cr3t-tok?n>"), None);
-        for before in ["", "u", "us", "use", "user:", "somebody:"] {
+        for before in ["", "u", "us", "use", "user:", "someone:"] {
             for after in ["", "\n", "@host", "/x"] {
                 let text = base64(&format!("{before}{SECRET}{after}"));
                 assert_eq!(form(&text), Some(Form::Base64), "{before} {after}");
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn files_names_and_fields_are_told_and_the_value_is_not() {
+    fn files_names_and_fields_are_reported_and_the_value_is_not() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("clean"), "nothing").unwrap();
         fs::write(dir.path().join("conf"), format!("a\n{SECRET}\n")).unwrap();

@@ -1,15 +1,15 @@
 //! An image leaves the store, or settles in it.
 //!
-//! In come an [`Image`] whose layers are folders of the store, and an [`OutputSpec`]; out go
-//! archives, folders, tars, or names in the store. Layers become blobs only here, several at a time,
-//! and each blob is kept and remembered, so a second export compresses nothing.
+//! In come an [`Image`] whose layers are directories of the store, and an [`OutputSpec`]; out go
+//! archives, directories, tars, or names in the store. Layers become blobs only here, several at a
+//! time, and each blob is kept and remembered, so a second export compresses nothing.
 //!
 //! # Invariants
 //!
 //! - The same image and options give the same bytes: entries sorted, times fixed, JSON canonical.
 //! - A layer that was received keeps its blob unless `force-compression` says otherwise or it came
 //!   uncompressed; its `diff_id` is kept always.
-//! - An output appears when it is whole: a file by rename, a folder's `index.json` last.
+//! - An output appears when it is whole: a file by rename, a directory's `index.json` last.
 //!
 //! # Not here
 //!
@@ -20,7 +20,7 @@ mod archive;
 mod blob;
 mod cache;
 mod dest;
-mod folder;
+mod directory;
 pub mod guard;
 mod load;
 mod metadata;
@@ -48,7 +48,7 @@ use dest::DestFile;
 pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
 pub use cache::{CACHE_TAG, CacheFrom, CacheMode, CacheSpecError, CacheTo, export_cache};
 pub use dest::write_whole;
-pub use folder::LayoutFolder;
+pub use directory::LayoutDirectory;
 pub use metadata::metadata;
 pub use spec::{
     Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError, split_csv,
@@ -68,22 +68,22 @@ pub enum ExportError {
         /// Why; [`io::ErrorKind::StorageFull`] on a full disk.
         source: io::Error,
     },
-    /// A file is wanted where a folder is.
-    #[error("cannot write {}: it is a folder", path.display())]
-    IsFolder {
-        /// The folder.
+    /// A file is wanted where a directory is.
+    #[error("cannot write {}: it is a directory", path.display())]
+    IsDirectory {
+        /// The directory.
         path: PathBuf,
     },
-    /// An entry of the image cannot be made in the folder.
+    /// An entry of the image cannot be made in the directory.
     #[error("cannot {doing} `{path}` in {}", dest.display())]
     Entry {
         /// What was being done.
         doing: &'static str,
         /// The entry's path in the image.
         path: String,
-        /// The folder it was to be made in.
+        /// The directory it was to be made in.
         dest: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// The store refused.
@@ -129,7 +129,7 @@ pub enum ExportError {
     /// A layout that is to be added to cannot be read.
     #[error("cannot add to the layout")]
     Layout(#[from] Box<ImageError>),
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }
@@ -145,7 +145,7 @@ impl ExportError {
 pub struct Context<'a> {
     /// Where layers and blobs are.
     pub store: &'a Store,
-    /// Told which layers are compressed.
+    /// Receives which layers are compressed.
     pub progress: &'a Progress,
     /// The vertex that the statuses belong to.
     pub vertex: Digest,
@@ -311,7 +311,7 @@ pub fn store_image(
     options: &PackOptions,
 ) -> Result<Packed, ExportError> {
     let packed = pack(context, image, options)?;
-    // Whoever reads the image finds the layers it was made of, and need not unpack its blobs; unless
+    // A reader of the image finds the layers it was made of, and need not unpack its blobs; unless
     // these hold something else, as other times.
     for (layer, diff_id) in image.layers.iter().zip(&packed.diff_ids) {
         let own = context.store.layer(&layer.layer.id)?.and_then(|layer| layer.meta.tar);
@@ -351,11 +351,11 @@ pub fn tag(store: &Store, packed: &Packed, names: &[Reference]) -> Result<(), Ex
 
 /// Makes one output of an image. `stdout` takes what goes to `dest=-`.
 ///
-/// Returns what was packed; `None` for outputs that are no images.
+/// Returns what was packed; `None` for outputs that are not images.
 ///
 /// # Errors
 ///
-/// [`ExportError`]; the destination is as it was before, except that a `local` folder may hold
+/// [`ExportError`]; the destination is as it was before, except that a `local` directory may hold
 /// some of the files.
 pub fn export(
     context: &Context<'_>,
@@ -370,7 +370,7 @@ pub fn export(
         OutputKind::Image => store_image(context, image, names, &PackOptions::of(spec)).map(Some),
         OutputKind::Oci | OutputKind::Docker => {
             let packed = pack(context, image, &PackOptions::of(spec))?;
-            // The new blobs are to be on the disk when all is over: they get there meanwhile.
+            // The new blobs are to be on the disk when all is over: they get there in the meantime.
             std::thread::scope(|scope| {
                 let sync = scope.spawn(|| context.store.sync());
                 write_archive(context, &[(&packed, names)], spec, stdout)?;
@@ -426,12 +426,12 @@ pub fn write_archive(
     archive.write(spec, stdout)
 }
 
-/// Writes an image as it is into an OCI layout: an index with all it names, an artifact. `listed` is
-/// how the layout lists it. A folder keeps what it lists under other names.
+/// Writes an image as it is into an OCI layout: an index with all it names, an artifact. `listed`
+/// is how the layout lists it. A directory keeps what it lists under other names.
 ///
 /// # Errors
 ///
-/// [`ExportError`]; the destination is as it was before, but for blobs that nobody names.
+/// [`ExportError`]; the destination is as it was before, but for blobs without a name.
 pub fn write_layout(
     context: &Context<'_>,
     whole: &Closure,

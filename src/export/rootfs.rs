@@ -1,4 +1,4 @@
-//! The final files of an image, without its layers: as a tar, or in a folder.
+//! The final files of an image, without its layers: as a tar, or in a directory.
 
 use super::{Context, ExportError};
 use crate::image::Image;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 fn mounted(image: &Image) -> Result<Mounted, ExportError> {
     let lowers: Vec<PathBuf> =
-        image.layers.iter().flat_map(|layer| layer.layer.folders()).collect();
+        image.layers.iter().flat_map(|layer| layer.layer.directories()).collect();
     let options = MountOptions { read_only: true, ..MountOptions::detect() };
     Ok(snapshot::mount(&lowers, None, &options)?)
 }
@@ -50,10 +50,11 @@ fn at_path(error: LayerError, path: &Path) -> ExportError {
     }
 }
 
-/// Writes the final files into a folder, beside what is there. They belong to the caller, as those
-/// that `docker build -o` writes; modes and times are kept. Files are replaced one by one, each
-/// whole; what has another type than the image's entry is removed first, with all below it, and never followed.
-/// Device nodes are left out, and files that run with their owner's rights are reported.
+/// Writes the final files into a directory, beside what is there. They belong to the caller, as
+/// those that `docker build -o` writes; modes and times are kept. Files are replaced one by one,
+/// each whole; what has another type than the image's entry is removed first, with all below it,
+/// and never followed. Device nodes are left out, and files that run with their owner's rights are
+/// reported.
 pub(super) fn write_local(
     context: &Context<'_>,
     image: &Image,
@@ -68,7 +69,7 @@ pub(super) fn write_local(
         cancel: context.cancel,
         root: root.as_fd(),
         times,
-        folders: Vec::new(),
+        directories: Vec::new(),
         open: None,
         devices: Noted::default(),
         privileged: Noted::default(),
@@ -98,9 +99,9 @@ struct Local<'a> {
     cancel: &'a Cancel,
     root: BorrowedFd<'a>,
     times: Times,
-    /// Folders whose times are set at the end, when nothing changes them any more.
-    folders: Vec<(Vec<u8>, u32, Timestamps)>,
-    /// The folder of the last entry: siblings come one after the other.
+    /// Directories whose times are set at the end, when nothing changes them any more.
+    directories: Vec<(Vec<u8>, u32, Timestamps)>,
+    /// The directory of the last entry: siblings come one after the other.
     open: Option<(Vec<u8>, OwnedFd)>,
     /// Device nodes that were left out.
     devices: Noted,
@@ -143,10 +144,10 @@ impl Local<'_> {
         if self.open.as_ref().is_none_or(|(path, _)| path != parent) {
             let fd =
                 open_beneath(self.root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
-                    .map_err(|e| self.error("open the folder of", entry, e))?;
+                    .map_err(|e| self.error("open the directory of", entry, e))?;
             self.open = Some((parent.to_vec(), fd));
         }
-        let (_, folder) = self.open.as_ref().expect("opened above");
+        let (_, directory) = self.open.as_ref().expect("opened above");
         let name = CString::new(name).map_err(|e| self.error("name", entry, e.into()))?;
         let tv_sec = self.times.of(entry.mtime);
         let tv_nsec = if tv_sec == entry.mtime { entry.mtime_nsec.into() } else { 0 };
@@ -159,18 +160,18 @@ impl Local<'_> {
         }
         if entry.kind == Kind::Dir {
             let made =
-                make_dir(folder.as_fd(), &name).map_err(|e| self.error("create", entry, e))?;
+                make_dir(directory.as_fd(), &name).map_err(|e| self.error("create", entry, e))?;
             own(&made).map_err(|e| self.error("change the owner of", entry, e))?;
-            self.folders.push((entry.path.to_vec(), entry.mode, times));
+            self.directories.push((entry.path.to_vec(), entry.mode, times));
             return Ok(());
         }
         if is_privileged(entry) {
             self.privileged.add(entry.path);
         }
-        remove(folder.as_fd(), c".builder-export.tmp")
+        remove(directory.as_fd(), c".builder-export.tmp")
             .map_err(|e| self.error("create", entry, e))?;
         let result = make(
-            folder.as_fd(),
+            directory.as_fd(),
             self.root,
             entry,
             file.map(|file| (file, self.cancel)),
@@ -178,18 +179,18 @@ impl Local<'_> {
             &times,
         )
         .and_then(|()| {
-            let rename = || renameat(folder, TEMPORARY, folder, &name);
+            let rename = || renameat(directory, TEMPORARY, directory, &name);
             let renamed = match rename() {
                 // A directory is in the way.
                 Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                    remove(folder.as_fd(), &name).and_then(|()| Ok(rename()?))
+                    remove(directory.as_fd(), &name).and_then(|()| Ok(rename()?))
                 }
                 other => other.map_err(io::Error::from),
             };
             renamed.map_err(|e| ("create", e))
         });
         // Renaming onto another name of the same file leaves both.
-        let _ = unlinkat(folder, TEMPORARY, AtFlags::empty());
+        let _ = unlinkat(directory, TEMPORARY, AtFlags::empty());
         result.map_err(|(doing, e)| self.error(doing, entry, e))
     }
 
@@ -214,7 +215,7 @@ impl Local<'_> {
     }
 
     fn finish(self) -> Result<(), ExportError> {
-        for (path, mode, times) in self.folders.iter().rev() {
+        for (path, mode, times) in self.directories.iter().rev() {
             let set = || -> io::Result<()> {
                 let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
                 let fd = open_beneath(self.root, path, flags)?;
@@ -248,23 +249,23 @@ fn is_privileged(entry: &Entry<'_>) -> bool {
 }
 
 /// Removes what has a name, and all below it; nothing is followed.
-fn remove(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<()> {
-    match unlinkat(folder, name, AtFlags::empty()) {
+fn remove(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<()> {
+    match unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => remove_tree(folder, name),
+        Err(Errno::ISDIR | Errno::PERM) => remove_tree(directory, name),
         Err(e) => Err(e.into()),
     }
 }
 
 /// Makes a directory, or takes one that is there; a link or file of that name is replaced.
-fn make_dir(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+fn make_dir(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    let make = || mkdirat(folder, name, Mode::from_raw_mode(0o700));
-    let open = || openat(folder, name, flags, Mode::empty());
+    let make = || mkdirat(directory, name, Mode::from_raw_mode(0o700));
+    let open = || openat(directory, name, flags, Mode::empty());
     let made = match make() {
         Err(Errno::EXIST) => match open() {
             Err(Errno::NOTDIR | Errno::LOOP) => {
-                remove(folder, name)?;
+                remove(directory, name)?;
                 make()?;
                 open()?
             }
@@ -283,7 +284,7 @@ fn make_dir(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<OwnedFd
     Ok(made)
 }
 
-/// Gives a folder to the caller, where the kernel gave it to somebody else (a setgid parent).
+/// Gives a directory to the caller, if the kernel gave it to another user (a setgid parent).
 fn own(fd: &OwnedFd) -> io::Result<()> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let stat = rustix::fs::fstat(fd)?;
@@ -293,9 +294,9 @@ fn own(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an entry other than a folder under its temporary name.
+/// Makes an entry other than a directory under its temporary name.
 fn make(
-    folder: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
     root: BorrowedFd<'_>,
     entry: &Entry<'_>,
     file: Option<(OwnedFd, &Cancel)>,
@@ -307,12 +308,13 @@ fn make(
         let from =
             open_beneath(root, first, OFlags::PATH | OFlags::CLOEXEC).map_err(|e| ("link", e))?;
         let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&from));
-        return linkat(CWD, from, folder, TEMPORARY, AtFlags::SYMLINK_FOLLOW).map_err(on("link"));
+        return linkat(CWD, from, directory, TEMPORARY, AtFlags::SYMLINK_FOLLOW)
+            .map_err(on("link"));
     }
     let special = match entry.kind {
         Kind::File { .. } => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            let made = openat(folder, TEMPORARY, flags, Mode::from_raw_mode(0o600))
+            let made = openat(directory, TEMPORARY, flags, Mode::from_raw_mode(0o600))
                 .map_err(on("create"))?;
             let mut made = File::from(made);
             if let Some((file, cancel)) = file {
@@ -322,8 +324,8 @@ fn make(
             return futimens(&made, times).map_err(on("set the times of"));
         }
         Kind::Symlink { target } => {
-            symlinkat(target, folder, TEMPORARY).map_err(on("create"))?;
-            return utimensat(folder, TEMPORARY, times, AtFlags::SYMLINK_NOFOLLOW)
+            symlinkat(target, directory, TEMPORARY).map_err(on("create"))?;
+            return utimensat(directory, TEMPORARY, times, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(on("set the times of"));
         }
         Kind::Fifo => (FileType::Fifo, 0),
@@ -331,8 +333,9 @@ fn make(
             return Err(("create", io::ErrorKind::Unsupported.into()));
         }
     };
-    mknodat(folder, TEMPORARY, special.0, mode, special.1).map_err(on("create"))?;
-    rustix::fs::chmodat(folder, TEMPORARY, mode, AtFlags::empty())
+    mknodat(directory, TEMPORARY, special.0, mode, special.1).map_err(on("create"))?;
+    rustix::fs::chmodat(directory, TEMPORARY, mode, AtFlags::empty())
         .map_err(on("set the mode of"))?;
-    utimensat(folder, TEMPORARY, times, AtFlags::SYMLINK_NOFOLLOW).map_err(on("set the times of"))
+    utimensat(directory, TEMPORARY, times, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(on("set the times of"))
 }

@@ -18,16 +18,16 @@ pub struct OutputSpec {
     pub names: Vec<Reference>,
     /// How to store its layers.
     pub layers: LayerOptions,
-    /// Whether an OCI or Docker output is a tar or a folder.
+    /// Whether an OCI or Docker output is a tar or a directory.
     pub form: Form,
-    /// Whether files go into a folder named after the platform, as `linux_amd64`.
+    /// Whether files go into a directory named after the platform, as `linux_amd64`.
     pub is_split: bool,
     /// Whether, and how, an image goes to the registries of its names.
     pub push: Push,
     /// Annotations; of two for the same place, the last one counts.
     pub annotations: Vec<Annotation>,
-    /// `SOURCE_DATE_EPOCH`, in seconds since 1970; filled in by the command line. Trees get it as the
-    /// time of all files, images as the latest time of files where times are rewritten.
+    /// `SOURCE_DATE_EPOCH`, in seconds since 1970; filled in by the command line. Trees get it as
+    /// the time of all files, images as the latest time of files where times are rewritten.
     pub epoch: Option<i64>,
 }
 
@@ -49,7 +49,7 @@ pub enum OutputKind {
     Oci,
     /// What `docker load` reads.
     Docker,
-    /// The files of the last stage, in a folder.
+    /// The files of the last stage, in a directory.
     Local,
     /// The files of the last stage, as a tar.
     Tar,
@@ -78,7 +78,7 @@ impl OutputKind {
 pub enum Dest {
     /// The standard output.
     Stdout,
-    /// A file or folder.
+    /// A file or directory.
     Path(PathBuf),
 }
 
@@ -87,7 +87,7 @@ pub enum Dest {
 pub enum Form {
     /// One file.
     Tar,
-    /// A folder.
+    /// A directory.
     Dir,
 }
 
@@ -102,7 +102,8 @@ pub struct LayerOptions {
     pub is_forced: bool,
     /// Whether media types are OCI's; `None` leaves it to the output.
     pub oci_media_types: Option<bool>,
-    /// Whether times of files after `SOURCE_DATE_EPOCH` are set to it; `None` where nothing was said.
+    /// Whether times of files after `SOURCE_DATE_EPOCH` are set to it; `None` where nothing was
+    /// said.
     pub rewrites_times: Option<bool>,
 }
 
@@ -174,9 +175,9 @@ pub enum SpecError {
         /// Whether standard output would do as well.
         or_stdout: bool,
     },
-    /// `dest=-` for a folder.
-    #[error("output type {kind} cannot go to stdout: it is a folder")]
-    FolderToStdout {
+    /// `dest=-` for a directory.
+    #[error("output type {kind} cannot go to stdout: it is a directory")]
+    DirectoryToStdout {
         /// The output's type.
         kind: &'static str,
     },
@@ -227,7 +228,7 @@ impl OutputSpec {
         }
     }
 
-    /// Parses one `--output`: `type=oci,dest=out.tar`, a folder, or `-` for a tar on stdout.
+    /// Parses one `--output`: `type=oci,dest=out.tar`, a directory, or `-` for a tar on stdout.
     ///
     /// # Errors
     ///
@@ -349,14 +350,16 @@ impl OutputSpec {
             self.dest = Some(Dest::Stdout);
         }
         let kind = self.kind.name();
-        let is_folder = self.kind == OutputKind::Local || self.form == Form::Dir;
+        let is_directory = self.kind == OutputKind::Local || self.form == Form::Dir;
         // Docker's goes into the engine that is here, where no place is named.
         let is_loaded = self.kind == OutputKind::Docker && self.form == Form::Tar;
         let needs_dest =
             !is_loaded && !matches!(self.kind, OutputKind::Image | OutputKind::CacheOnly);
         match &self.dest {
-            None if needs_dest => return Err(SpecError::NoDest { kind, or_stdout: !is_folder }),
-            Some(Dest::Stdout) if is_folder => return Err(SpecError::FolderToStdout { kind }),
+            None if needs_dest => return Err(SpecError::NoDest { kind, or_stdout: !is_directory }),
+            Some(Dest::Stdout) if is_directory => {
+                return Err(SpecError::DirectoryToStdout { kind });
+            }
             _ => {}
         }
         if let Some(level) = self.layers.level {
@@ -461,7 +464,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_forms_are_a_folder_and_a_tar_on_stdout() {
+    fn short_forms_are_a_directory_and_a_tar_on_stdout() {
         let local = OutputSpec::parse("out").unwrap();
         assert_eq!((local.kind, local.dest), (OutputKind::Local, Some(Dest::Path("out".into()))));
         let tar = OutputSpec::parse("-").unwrap();

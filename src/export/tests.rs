@@ -309,13 +309,13 @@ fn layered(store: &Store) -> Image {
 fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("skipped: mounting an overlay takes root");
+        cannot_run_here!("mounting an overlay takes root");
     }
     is_root
 }
 
 #[test]
-fn privileged_a_folder_gets_the_final_files_and_nothing_is_written_through_links() {
+fn privileged_a_directory_gets_the_final_files_and_nothing_is_written_through_links() {
     if !is_root() {
         return;
     }
@@ -391,7 +391,7 @@ fn tool(program: &str, arguments: &[&str]) -> Option<(bool, String)> {
             Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
         }
         Err(_) => {
-            eprintln!("skipped: {program} is not installed");
+            cannot_run_here!("{program} is not installed");
             None
         }
     }
@@ -493,10 +493,10 @@ fn times_are_rewritten_in_new_layers_only() {
 }
 
 #[test]
-fn trees_get_the_time_they_are_told() {
+fn trees_get_the_time_that_is_given() {
     const EPOCH: i64 = 1_400_000_000;
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounting needs root");
+        cannot_run_here!("mounting needs root");
         return;
     }
     let (dir, store) = store();

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_needs_goes_and_what_a_process_uses_stays() {
+    fn what_no_image_needs_goes_and_what_a_process_uses_stays() {
         let dir = tempfile::tempdir().unwrap();
         let store = at_rest(&dir.path().join("s"));
         let build = Store::open(store.root()).unwrap();

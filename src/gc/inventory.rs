@@ -26,7 +26,8 @@ pub enum ItemKind {
     Fingerprints,
     /// The result of a step, spelled out: `records/…`.
     Record,
-    /// A note that leads to a layer: `chains/…`, `diffs/…`, `copies/…`; one of its blocks: `blocks/…`.
+    /// A note that leads to a layer: `chains/…`, `diffs/…`, `copies/…`; one of its blocks:
+    /// `blocks/…`.
     Pointer,
     /// What a COPY read: `trees/…`.
     Listing,
@@ -114,11 +115,12 @@ struct OutputLinks {
 }
 
 impl Inventory {
-    /// Looks at everything in the store. Things that go meanwhile are left out; nothing is held.
+    /// Looks at everything in the store. Things that go in the meantime are left out; nothing is
+    /// held.
     ///
     /// # Errors
     ///
-    /// [`GcError`] where a folder cannot be listed.
+    /// [`GcError`] where a directory cannot be listed.
     pub fn of(store: &Store) -> Result<Self, GcError> {
         let root = store.root();
         let names = read_names(store)?;
@@ -136,12 +138,12 @@ impl Inventory {
             item.links.listings.extend(listing.map(|key| *key.as_bytes()));
             inventory.items.push(item);
         }
-        for (kind, folder) in [
+        for (kind, directory) in [
             (ItemKind::Mount, "mounts"),
             (ItemKind::Build, "builds"),
             (ItemKind::Damaged, "damaged"),
         ] {
-            for (path, facts) in entries(root, Path::new(folder))? {
+            for (path, facts) in entries(root, Path::new(directory))? {
                 let mut item = Item::new(kind, path, &facts);
                 item.bytes = bytes_of(&root.join(&item.path));
                 if kind == ItemKind::Mount {
@@ -211,7 +213,7 @@ impl Inventory {
         uses
     }
 
-    /// Whoever uses a layer uses the one that it stands on.
+    /// A user of a layer uses the one that it stands on.
     fn use_what_is_under(&mut self) {
         for index in 0..self.items.len() {
             let item = &self.items[index];
@@ -418,7 +420,7 @@ impl Reached {
             if !reached.blobs.insert(descriptor.digest) {
                 continue;
             }
-            // What is missing or damaged is for `verify` to tell.
+            // What is missing or damaged is for `verify` to report.
             let Ok(bytes) = store.read_blob(&descriptor.digest) else { continue };
             match Document::parse_any(&bytes, &descriptor.digest) {
                 Ok(Document::Index(index)) => open.extend(index.manifests),
@@ -492,9 +494,9 @@ fn label_of(inputs: &Inputs) -> String {
     )
 }
 
-/// Lists `folder` of the store, sorted by name; paths are relative to the store.
-pub(super) fn entries(root: &Path, folder: &Path) -> Result<Vec<(PathBuf, Metadata)>, GcError> {
-    let path = root.join(folder);
+/// Lists `directory` of the store, sorted by name; paths are relative to the store.
+pub(super) fn entries(root: &Path, directory: &Path) -> Result<Vec<(PathBuf, Metadata)>, GcError> {
+    let path = root.join(directory);
     let list = match fs::read_dir(&path) {
         Ok(list) => list,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -504,9 +506,9 @@ pub(super) fn entries(root: &Path, folder: &Path) -> Result<Vec<(PathBuf, Metada
     for entry in list {
         let entry =
             entry.map_err(|source| GcError::Io { doing: "list", path: path.clone(), source })?;
-        // What went meanwhile is not there.
+        // What went in the meantime is not there.
         if let Ok(facts) = entry.metadata() {
-            found.push((folder.join(entry.file_name()), facts));
+            found.push((directory.join(entry.file_name()), facts));
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -516,9 +518,9 @@ pub(super) fn entries(root: &Path, folder: &Path) -> Result<Vec<(PathBuf, Metada
 /// Lists `<kind>/<kk>/*`.
 pub(super) fn fan(root: &Path, kind: &str) -> Result<Vec<(PathBuf, Metadata)>, GcError> {
     let mut found = Vec::new();
-    for (folder, facts) in entries(root, Path::new(kind))? {
+    for (directory, facts) in entries(root, Path::new(kind))? {
         if facts.is_dir() {
-            found.extend(entries(root, &folder)?);
+            found.extend(entries(root, &directory)?);
         }
     }
     Ok(found)
@@ -529,7 +531,7 @@ pub(super) fn hex_name(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
 }
 
-/// The bytes of all files below a folder; what cannot be read counts nothing.
+/// The bytes of all files below a directory; what cannot be read counts nothing.
 fn bytes_of(path: &Path) -> u64 {
     walkdir::WalkDir::new(path)
         .into_iter()

@@ -1,14 +1,15 @@
-//! Garbage collection and verification: inventory of the store, what of it can be removed, and whether it is
-//! undamaged.
+//! Garbage collection and verification: inventory of the store, what of it can be removed, and
+//! whether it is undamaged.
 //!
-//! In comes a store that builds may be using at the same time; out come an [`Inventory`], the [`Removals`]
-//! (selected by a pure function, so that `--dry-run` shows what would really happen), and findings
-//! about damage.
+//! In comes a store that builds may be using at the same time; out come an [`Inventory`], the
+//! [`Removals`] (selected by a pure function, so that `--dry-run` shows what would really happen),
+//! and findings about damage.
 //!
 //! # What is never removed
 //!
 //! - What a named image reaches: its documents, its layers' blobs, its unpacked layers.
-//! - What a process uses: see the store's leases. Collection runs beside builds and waits for none of them.
+//! - What a process uses: see the store's leases. Collection runs beside builds and waits for none
+//!   of them.
 //!
 //! # What goes first
 //!
@@ -18,7 +19,7 @@
 //!
 //! # Not here
 //!
-//! The history of builds has its own rules: [`crate::explain::History::prune`]. When all this
+//! The history of builds has its own rules: [`crate::history::History::prune`]. When all this
 //! happens: the command line.
 
 mod collect;
@@ -47,7 +48,7 @@ pub enum GcError {
         doing: &'static str,
         /// To what.
         path: std::path::PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// Names were given and taken away faster than a plan could be made.

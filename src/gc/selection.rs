@@ -59,8 +59,8 @@ pub fn select(inventory: &Inventory, policy: &Policy) -> Removals {
             item.reach == Reach::Cache && is_included(item.kind, policy.includes) && is_old(item)
         })
         .collect();
-    // Of what one build used, the steps it ended with are given up last: they stand for the others. And
-    // what other layers stand on goes after them.
+    // Of what one build used, the steps it ended with are given up last: they stand for the others.
+    // And what other layers stand on goes after them.
     let unders: BTreeSet<LayerId> = items.iter().filter_map(|item| item.links.under).collect();
     let is_under = |item: &Item| {
         item.kind == ItemKind::Layer && item.links.layers.iter().any(|id| unders.contains(id))
@@ -105,7 +105,7 @@ pub fn select(inventory: &Inventory, policy: &Policy) -> Removals {
         let goes = match item.kind {
             // A record that cannot be read leads nowhere.
             ItemKind::Record => item.links.layers.iter().all(is_gone) && is_stale(item),
-            // Written anew by whoever asks or is told again.
+            // Written anew at the next request.
             ItemKind::Fingerprints | ItemKind::Remote => is_stale(item),
             _ => lost(item),
         };

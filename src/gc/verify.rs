@@ -6,7 +6,7 @@
 use super::GcError;
 use super::inventory::{entries, fan, hex_name, place_of_record};
 use crate::cache::{Completed, Copied, Record, TreeEntry};
-use crate::explain::{History, HistoryError};
+use crate::history::{History, HistoryError};
 use crate::image::{Config, Document, Manifest};
 use crate::layer::{Listing, ScanOptions, scan};
 use crate::snapshot;
@@ -34,8 +34,8 @@ pub struct Finding {
 /// What a verification found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// How many things of each kind were checked: `images`, `blobs`, `layers`, `records`, `listings`,
-    /// `notes`, `builds`.
+    /// How many things of each kind were checked: `images`, `blobs`, `layers`, `records`,
+    /// `listings`, `notes`, `builds`.
     pub checked: BTreeMap<&'static str, u64>,
     /// What is wrong, in the order of places.
     pub findings: Vec<Finding>,
@@ -48,9 +48,9 @@ impl VerifyReport {
     }
 }
 
-/// Checks everything in the store, which builds may go on using. With `repairs`, what is damaged is set
-/// aside under `damaged/`, and an image that lacks something loses its name: the next build makes
-/// what it needs again.
+/// Checks everything in the store, which builds may go on using. With `repairs`, what is damaged is
+/// set aside under `damaged/`, and an image that lacks something loses its name: the next build
+/// makes what it needs again.
 ///
 /// # Errors
 ///
@@ -129,7 +129,7 @@ impl Verifier<'_> {
         self.each("blobs", &paths, |path| {
             let named: Option<Digest> =
                 hex_name(path).and_then(|hex| format!("sha256:{hex}").parse().ok());
-            let Some(named) = named else { return Some("its name is no digest".to_owned()) };
+            let Some(named) = named else { return Some("its name is not a digest".to_owned()) };
             match digest_of(&root.join(path), cancel) {
                 _ if cancel.is_cancelled() => None,
                 Ok(actual) if actual == named => None,
@@ -173,9 +173,9 @@ impl Verifier<'_> {
     fn records(&mut self) -> Result<(), GcError> {
         let root = self.store.root();
         let mut paths = Vec::new();
-        for (folder, facts) in fan(root, "records")? {
+        for (directory, facts) in fan(root, "records")? {
             if facts.is_dir() {
-                paths.extend(names(entries(root, &folder)?));
+                paths.extend(names(entries(root, &directory)?));
             }
         }
         self.each("records", &paths, |path| record_trouble(root, path));
@@ -229,7 +229,7 @@ impl Verifier<'_> {
 
     /// Takes what is damaged out of use.
     fn set_aside(&mut self) -> Result<(), GcError> {
-        let folder = self.store.root().join("damaged");
+        let directory = self.store.root().join("damaged");
         for place in std::mem::take(&mut self.damaged) {
             let finding = &mut self.report.findings[place];
             let CollectResult::Removed(away) =
@@ -239,10 +239,10 @@ impl Verifier<'_> {
                 continue;
             };
             let name = finding.place.to_string_lossy().replace('/', "-");
-            let kept = folder.join(name);
+            let kept = directory.join(name);
             let io =
                 |doing, path: &Path, source| GcError::Io { doing, path: path.to_owned(), source };
-            fs::create_dir_all(&folder).map_err(|e| io("create", &folder, e))?;
+            fs::create_dir_all(&directory).map_err(|e| io("create", &directory, e))?;
             crate::store::remove_tree(&kept).map_err(|e| io("remove", &kept, e))?;
             fs::rename(&away, &kept).map_err(|e| io("set aside", &finding.place, e))?;
             finding.is_repaired = true;
@@ -299,7 +299,7 @@ fn layer_of(path: &Path) -> Option<LayerId> {
 
 fn layer_trouble(store: &Store, path: &Path, cancel: &Cancel) -> Option<String> {
     let Some(id) = layer_of(path) else {
-        return Some("its name is no layer's".to_owned());
+        return Some("its name is not a layer's".to_owned());
     };
     let layer = match store.peek_layer(&id) {
         Ok(Some(layer)) => layer,
@@ -307,7 +307,7 @@ fn layer_trouble(store: &Store, path: &Path, cancel: &Cancel) -> Option<String> 
         Ok(None) => return Some("its facts cannot be read".to_owned()),
         Err(error) => return Some(chain(&error)),
     };
-    let files = match snapshot::view(&layer.folders()) {
+    let files = match snapshot::view(&layer.directories()) {
         Ok(files) => files,
         Err(error) => return Some(format!("its files cannot be read: {}", chain(&error))),
     };

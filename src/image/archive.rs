@@ -1,7 +1,7 @@
 //! `builder load`: images packed into one file, as OCI layouts or as `docker save` writes them.
 //!
-//! Members are spooled to the session's folder, since an archive names its blobs only at its end, and
-//! renamed into the store from there.
+//! Members are spooled to the session's directory, since an archive names its blobs only at its
+//! end, and renamed into the store from there.
 //!
 //! Source: Docker image specification 1.3, "Combined Image JSON + Filesystem Changeset Format".
 
@@ -77,8 +77,8 @@ pub fn load_archive(
     docker.iter().map(|entry| spool.load_docker(store, entry, platform, cancel)).collect()
 }
 
-/// An OCI layout in a tar, with its members in files of the session: for images that are to be copied,
-/// not used.
+/// An OCI layout in a tar, with its members in files of the session: for images that are to be
+/// copied, not used.
 pub struct LayoutArchive {
     spool: Spool,
     index: Index,
@@ -105,8 +105,8 @@ impl LayoutArchive {
         }
     }
 
-    /// Returns the entry of this name or tag, or the only one; of several for different platforms the
-    /// best. `None` where there is none, or no single one.
+    /// Returns the entry of this name or tag, or the only one; of several for different platforms
+    /// the best. `None` where there is none, or no single one.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl Spool {
                 return Err(Unspooled::Image(spool.unsupported(what)));
             }
             let Some(member) = clean(path, "") else { return Ok(None) };
-            let folder = member.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let directory = member.rsplit_once('/').map_or("", |(directory, _)| directory);
             let target = match kind {
                 ArchiveMember::File => {
                     let path = session.new_path()?;
@@ -229,7 +229,7 @@ impl Spool {
                     }
                     return Ok(Some(file));
                 }
-                ArchiveMember::Symlink(target) => clean(target, folder),
+                ArchiveMember::Symlink(target) => clean(target, directory),
                 ArchiveMember::HardLink(target) => clean(target, ""),
                 ArchiveMember::Other => None,
             };
@@ -477,11 +477,11 @@ fn open(
     }
 }
 
-/// Returns a member's path, read relative to `folder`, without `.` and `..`; `None` where it leaves
-/// the archive or is no UTF-8: no member we look for does.
-fn clean(path: &[u8], folder: &str) -> Option<String> {
+/// Returns a member's path, read relative to `directory`, without `.` and `..`; `None` where it
+/// leaves the archive or is not UTF-8: no member we look for does.
+fn clean(path: &[u8], directory: &str) -> Option<String> {
     let path = std::str::from_utf8(path).ok()?;
-    let base = if path.starts_with('/') { "" } else { folder };
+    let base = if path.starts_with('/') { "" } else { directory };
     let mut parts: Vec<&str> = Vec::new();
     for part in base.split('/').chain(path.split('/')) {
         match part {

@@ -84,9 +84,9 @@ pub fn compare(a: &Image, b: &Image, cancel: &Cancel) -> Result<Differences, Ima
     let (ids_a, ids_b) = (ids(a), ids(b));
     let mut found = Differences { layers: layers(&ids_a, &ids_b), ..Differences::default() };
     fields(String::new(), Some(a.config.as_json()), Some(b.config.as_json()), &mut found.config);
-    let folders =
+    let directories =
         |image: &Image| image.layers.iter().map(|layer| layer.layer.id).collect::<Vec<_>>();
-    if folders(a) != folders(b) {
+    if directories(a) != directories(b) {
         found.files = files(a, b, cancel)?;
     }
     Ok(found)
@@ -131,7 +131,7 @@ fn attributes(entry: &Entry<'_>) -> Attributes {
     let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes).into_owned());
     let kind = match entry.kind {
         Kind::File { .. } => "file",
-        Kind::Dir => "folder",
+        Kind::Dir => "directory",
         Kind::Symlink { .. } => "symlink",
         Kind::Char { .. } => "character device",
         Kind::Block { .. } => "block device",
@@ -168,7 +168,7 @@ fn mounted(image: &Image) -> Result<Option<Mounted>, ImageError> {
         return Ok(None);
     }
     let lowers: Vec<PathBuf> =
-        image.layers.iter().flat_map(|layer| layer.layer.folders()).collect();
+        image.layers.iter().flat_map(|layer| layer.layer.directories()).collect();
     let options = MountOptions { read_only: true, ..MountOptions::detect() };
     Ok(Some(snapshot::mount(&lowers, None, &options)?))
 }
@@ -190,13 +190,13 @@ fn files(a: &Image, b: &Image, cancel: &Cancel) -> Result<Vec<FileDifference>, I
         Ok(())
     })?;
     let mut found = BTreeMap::new();
-    let mut tell = |path: &[u8], presence, attributes| {
+    let mut report = |path: &[u8], presence, attributes| {
         let shown = format!("/{}", String::from_utf8_lossy(path));
         found.insert(path.to_vec(), FileDifference { path: shown, presence, attributes });
     };
     walk(mount_b.as_ref(), cancel, |entry, file| {
         let Some(of_a) = left.remove(entry.path) else {
-            tell(entry.path, Presence::OnlyB, Vec::new());
+            report(entry.path, Presence::OnlyB, Vec::new());
             return Ok(());
         };
         let mut differences = unequal(of_a, attributes(entry));
@@ -206,12 +206,12 @@ fn files(a: &Image, b: &Image, cancel: &Cancel) -> Result<Vec<FileDifference>, I
             differences.extend(contents(mount.root(), entry.path, file)?);
         }
         if !differences.is_empty() {
-            tell(entry.path, Presence::Both, differences);
+            report(entry.path, Presence::Both, differences);
         }
         Ok(())
     })?;
     for path in left.keys() {
-        tell(path, Presence::OnlyA, Vec::new());
+        report(path, Presence::OnlyA, Vec::new());
     }
     Ok(found.into_values().collect())
 }

@@ -17,8 +17,8 @@ pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 #[derive(Debug, Clone)]
 pub struct Config {
     value: Value,
-    /// Where the variables are in `Env`, once one was set: the first entry of each name. A Dockerfile may
-    /// set hundreds of thousands.
+    /// Where the variables are in `Env`, once one was set: the first entry of each name. A
+    /// Dockerfile may set hundreds of thousands.
     env_places: Option<BTreeMap<String, usize>>,
 }
 
@@ -69,7 +69,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ImageError::BadDocument`] for what is no JSON object.
+    /// [`ImageError::BadDocument`] for what is not a JSON object.
     pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
         let bad = |what: String| ImageError::BadDocument { digest: *digest, what };
         let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
@@ -401,7 +401,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first text that is no sha256 digest.
+    /// The first text that is not a sha256 digest.
     pub fn diff_ids(&self) -> Result<Vec<Digest>, crate::store::DigestParseError> {
         let ids =
             self.value.get("rootfs").and_then(|r| r.get("diff_ids")).and_then(Value::as_array);

@@ -29,7 +29,7 @@ pub enum ImageError {
         name: String,
         /// The blob or file that was being read.
         what: String,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// The store refused.
@@ -40,7 +40,7 @@ pub enum ImageError {
     Layer {
         /// The digest of its blob.
         digest: Digest,
-        /// Why.
+        /// Cause of the failure.
         source: LayerError,
     },
     /// The files of an image cannot be read.
@@ -85,7 +85,7 @@ pub enum ImageError {
         digest: Digest,
     },
     /// A manifest of something else: a chart, a signature, an attestation.
-    #[error("the manifest {digest} is no image: its config is of type `{media_type}`")]
+    #[error("the manifest {digest} is not an image: its config is of type `{media_type}`")]
     NoImage {
         /// Its digest.
         digest: Digest,
@@ -166,10 +166,10 @@ pub enum ImageError {
         /// What was given.
         text: String,
     },
-    /// A folder is no layout.
-    #[error("{} is no OCI image layout: it has no index.json that lists manifests", dir.display())]
+    /// A directory is not a layout.
+    #[error("{} is not an OCI image layout: it has no index.json that lists manifests", dir.display())]
     NotALayout {
-        /// The folder.
+        /// The directory.
         dir: PathBuf,
     },
     /// A layout has no such image.
@@ -197,7 +197,7 @@ pub enum ImageError {
         id: String,
     },
     /// A file is neither an OCI nor a Docker archive.
-    #[error("{name} is no image archive: it has neither index.json nor manifest.json")]
+    #[error("{name} is not an image archive: it has neither index.json nor manifest.json")]
     NotAnArchive {
         /// The file.
         name: String,
@@ -213,7 +213,7 @@ pub enum ImageError {
     /// A registry refused, or could not be reached.
     #[error(transparent)]
     Registry(RegistryError),
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }

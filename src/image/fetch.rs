@@ -126,8 +126,8 @@ impl Closure {
         self.blobs.iter().filter(|blob| !is_foreign(blob))
     }
 
-    /// Holds all of it in the store, so that collection leaves it; says what is not there. Layers that
-    /// may not be distributed need not be.
+    /// Holds all of it in the store, so that collection leaves it; says what is not there. Layers
+    /// that may not be distributed need not be.
     ///
     /// # Errors
     ///

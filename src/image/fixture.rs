@@ -7,7 +7,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-/// Returns a tar of files owned by whoever runs the test; a name that ends in `/` is a folder.
+/// Returns a tar of files owned by the user who runs the test; a name that ends in `/` is a
+/// directory.
 pub(crate) fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, text) in files {

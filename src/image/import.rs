@@ -18,7 +18,7 @@ use std::os::fd::AsFd as _;
 pub(super) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a tar does not tell.
+/// What a tar does not contain.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
     /// What its programs run on.
@@ -29,8 +29,8 @@ pub struct ImportOptions {
     pub message: String,
 }
 
-/// Makes an image of a root filesystem's tar, compressed or not. `name` is what the tar is called in
-/// messages.
+/// Makes an image of a root filesystem's tar, compressed or not. `name` is what the tar is called
+/// in messages.
 ///
 /// The layer is kept as it came where images may hold it so: plain, gzip or zstd; otherwise
 /// uncompressed. PATH is Docker's default, CMD the shell there is: `bash`, else `sh`.

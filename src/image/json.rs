@@ -12,12 +12,13 @@ use serde_json::Value;
 ///
 /// Never for our own types: maps have string keys, and writing to memory cannot fail.
 pub fn canonical_json(value: &impl Serialize) -> Vec<u8> {
-    // Struct fields come in source order; going through `Value`, whose maps are sorted, orders them.
+    // Struct fields come in source order; going through `Value`, whose maps are sorted, orders
+    // them.
     let value = serde_json::to_value(value).expect("documents have string keys");
     serde_json::to_vec(&value).expect("writing to memory cannot fail")
 }
 
-/// Takes an object apart, making one of what is no object.
+/// Takes an object apart, making one of what is not an object.
 pub(super) fn object(value: &mut Value) -> &mut serde_json::Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(serde_json::Map::new());

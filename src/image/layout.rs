@@ -1,4 +1,4 @@
-//! OCI image layouts: a folder of blobs and an `index.json` that names them.
+//! OCI image layouts: a directory of blobs and an `index.json` that names them.
 //!
 //! Source: OCI image specification 1.1, "image-layout.md".
 
@@ -22,7 +22,7 @@ pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Which image of which layout: `DIR[:TAG|@DIGEST]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayoutRef {
-    /// The folder.
+    /// The directory.
     pub dir: PathBuf,
     /// The tag.
     pub tag: Option<String>,
@@ -35,7 +35,7 @@ impl LayoutRef {
     ///
     /// # Errors
     ///
-    /// [`ImageError::BadLayoutRef`] for an empty folder or a malformed tag or digest.
+    /// [`ImageError::BadLayoutRef`] for an empty directory or a malformed tag or digest.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
         let bad = || ImageError::BadLayoutRef { text: text.to_owned() };
         let (rest, digest) = match text.rsplit_once('@') {
@@ -155,7 +155,7 @@ fn tag_of(entry: &Descriptor) -> Option<String> {
 /// A layout on disk.
 #[derive(Debug, Clone)]
 pub struct LayoutSource {
-    /// Its folder.
+    /// Its directory.
     pub dir: PathBuf,
 }
 
@@ -207,7 +207,7 @@ impl LayoutSource {
     ///
     /// # Errors
     ///
-    /// [`ImageError::NotALayout`] where the folder is none.
+    /// [`ImageError::NotALayout`] where the directory is none.
     pub fn index(&self) -> Result<Index, ImageError> {
         let path = self.dir.join("index.json");
         let bytes = match self.root().and_then(|root| {

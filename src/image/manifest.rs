@@ -77,7 +77,7 @@ pub struct Manifest {
     /// The document's own media type; old OCI tools leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The type of an artifact that is no image.
+    /// The type of an artifact that is not an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// The config.
@@ -135,7 +135,7 @@ impl Index {
     }
 
     /// Returns the images among the manifests that `wanted` can run, the best first; statements
-    /// about images are left out. One without a platform comes last: only its config can tell.
+    /// about images are left out. One without a platform comes last: only its config says it.
     pub fn candidates(&self, wanted: &Platform) -> Vec<&Descriptor> {
         let mut ranked: Vec<_> = self
             .manifests
@@ -283,5 +283,28 @@ mod tests {
         assert_eq!(media_type::convert(&oci, false), docker);
         assert_eq!(media_type::convert(&docker, true), oci);
         assert_eq!(media_type::convert(media_type::OCI_LAYER, false), media_type::DOCKER_LAYER);
+    }
+
+    #[test]
+    fn media_types_and_platform_words_are_those_of_oci_spec() {
+        use oci_spec::image::{Arch, MediaType, Os};
+        for (ours, theirs) in [
+            (media_type::OCI_MANIFEST, MediaType::ImageManifest),
+            (media_type::OCI_INDEX, MediaType::ImageIndex),
+            (media_type::OCI_CONFIG, MediaType::ImageConfig),
+            (media_type::OCI_LAYER, MediaType::ImageLayer),
+            (&media_type::layer(true, "gzip"), MediaType::ImageLayerGzip),
+            (&media_type::layer(true, "zstd"), MediaType::ImageLayerZstd),
+        ] {
+            assert_eq!(ours, theirs.to_string());
+        }
+        // Go knows more ports than the specification lists.
+        let later = ["illumos", "ios", "wasip1"];
+        for os in crate::image::OSES.iter().filter(|os| !later.contains(os)) {
+            assert!(!matches!(Os::from(*os), Os::Other(_)), "{os}");
+        }
+        for architecture in crate::image::ARCHITECTURES {
+            assert!(!matches!(Arch::from(*architecture), Arch::Other(_)), "{architecture}");
+        }
     }
 }

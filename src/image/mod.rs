@@ -69,7 +69,7 @@ pub struct Image {
 /// One layer of an image.
 #[derive(Debug, Clone)]
 pub struct ImageLayer {
-    /// The sha256 of its tar; `None` where nobody has needed it yet.
+    /// The sha256 of its tar; `None` if it was not needed yet.
     pub diff_id: Option<Digest>,
     /// Where it is unpacked.
     pub layer: Layer,

@@ -2,7 +2,8 @@
 //!
 //! Blobs go first, several at a time, each only if the registry has not got it; one that another
 //! repository of the same registry is known to have is mounted from there. Then the manifests by
-//! their digests, and the tags at last: a push that is killed leaves nothing that anyone could pull.
+//! their digests, and the tags at last: a push that is killed leaves nothing that anyone could
+//! pull.
 
 use super::fetch::Closure;
 use super::remote::{ACCEPT, PullProgress, origins, remember_origin, report_step};
@@ -16,8 +17,8 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 /// How many blobs are pushed at once.
 const STREAMS: usize = 4;
 
-/// Puts an image, all of which is in the store, into a repository under some tags; without any, it is
-/// there by its digest only.
+/// Puts an image, all of which is in the store, into a repository under some tags; without any, it
+/// is there by its digest only.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
-//! An image from elsewhere arrives in the store: documents and blobs verified, layers unpacked once.
+//! An image from elsewhere arrives in the store: documents and blobs verified, layers unpacked
+//! once.
 //!
 //! Whatever the source is (a layout, an archive, a registry), only its way to open a blob differs:
-//! [`BlobSource`]. Every byte is hashed while it is copied and unpacked, in one pass; what the store
-//! has is not read again.
+//! [`BlobSource`]. Every byte is hashed while it is copied and unpacked, in one pass; what the
+//! store has is not read again.
 
 use super::receive_layers::receive_layers;
 use super::{Config, Document, Image, ImageError, ImageLayer, Manifest, Platform};
@@ -96,7 +97,7 @@ pub fn receive(
 pub(super) type Chosen = (Descriptor, Manifest, Config);
 
 /// Follows indexes to the one manifest wanted. `must_fit` is the platform to compare with where
-/// only the config tells it.
+/// only the config says it.
 pub(super) fn choose(
     store: &Store,
     source: &dyn BlobSource,
@@ -112,8 +113,8 @@ struct Search<'s> {
     store: &'s Store,
     source: &'s dyn BlobSource,
     platform: &'s Platform,
-    /// Documents that were looked at in vain, and whether their config had to fit. Indexes may list one document
-    /// many times, and so may each index that they list: it is looked at once.
+    /// Documents that were looked at in vain, and whether their config had to fit. Indexes may list
+    /// one document many times, and so may each index that they list: it is looked at once.
     rejected: BTreeSet<(Digest, bool)>,
 }
 

@@ -21,8 +21,8 @@ const CHUNK: usize = 256 << 10;
 /// Brings layers here, each a blob and the `diff_id` of its tar; returns them in that order.
 ///
 /// Most layers are the same over whatever they lie on, and are received side by side. One that uses
-/// folders or files below it without describing them (as builders without a root file system write
-/// them) is unpacked once all below it are there, and filed under those too.
+/// directories or files below it without describing them (as builders without a root file system
+/// write them) is unpacked once all below it are there, and filed under those too.
 pub(super) fn receive_layers(
     store: &Store,
     source: &dyn BlobSource,
@@ -65,7 +65,7 @@ enum Received {
     Borrows,
 }
 
-/// Tells what is here of a layer, if its blob is.
+/// Returns what is here of a layer, if its blob is.
 fn present(
     store: &Store,
     blob: &Descriptor,
@@ -119,7 +119,7 @@ fn receive_layer(
         Diff::Borrows => Ok(Received::Borrows),
         Diff::Unknown => unpack_alone(store, blob, diff_id, &mut tee, cancel),
     };
-    // What does not unpack may be what was damaged on its way: then that is the error to tell.
+    // What does not unpack may be what was damaged on its way: then that is the error to report.
     let drained = io::copy(&mut tee, &mut io::sink());
     if cancel.is_cancelled() {
         return received.and(Err(ImageError::Cancelled));
@@ -149,8 +149,8 @@ fn receive_layer(
     received
 }
 
-/// Unpacks a layer's blob, compressed or not, and makes the layer visible, unless it depends on what
-/// is below it. Its bytes need no other check than its `diff_id`.
+/// Unpacks a layer's blob, compressed or not, and makes the layer visible, unless it depends on
+/// what is below it. Its bytes need no other check than its `diff_id`.
 fn unpack_alone(
     store: &Store,
     blob: &Descriptor,

@@ -25,7 +25,7 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// A text that is no image name.
+/// A text that is not an image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReferenceError {
@@ -217,8 +217,8 @@ impl FromStr for Reference {
     }
 }
 
-/// Tells the host from the path: the part before the first `/` is a host only where it looks like
-/// one, by a dot, a port, upper case, or by being `localhost`.
+/// Separates the host from the path: the part before the first `/` is a host only where it looks
+/// like one, by a dot, a port, upper case, or by being `localhost`.
 fn split_domain(text: &str) -> (&str, &str) {
     let (domain, rest) = match text.split_once('/') {
         Some((first, rest))

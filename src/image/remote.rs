@@ -1,8 +1,9 @@
 //! Images of registries: found by name, received into the store, remembered.
 //!
-//! What a tag named when it was last asked for is kept in `remotes/`, so that a build that asks again
-//! learns with one request that all is here, and one that cannot ask has something to go on. Beside
-//! it stands which repositories have a blob, so that a push can have it mounted instead of sent.
+//! What a tag named when it was last asked for is kept in `remotes/`, so that a build that asks
+//! again learns with one request that all is here, and one that cannot ask has something to go on.
+//! Beside it stands which repositories have a blob, so that a push can have it mounted instead of
+//! sent.
 //!
 //! # Not here
 //!
@@ -36,7 +37,7 @@ const REPORTS: u64 = 20;
 /// The most repositories that are remembered for a blob.
 const ORIGINS_MAX: usize = 8;
 
-/// Told how far blobs are on their way, from any thread.
+/// Receives how far blobs are on their way, from any thread.
 pub trait PullProgress: Sync {
     /// `current` of `total` bytes of a blob are through.
     fn blob(&self, digest: &Digest, current: u64, total: u64, is_done: bool);
@@ -61,7 +62,7 @@ impl Reference {
 pub struct RegistrySource<'a> {
     /// The repository.
     pub remote: Remote,
-    /// Told how far each blob is.
+    /// Receives how far each blob is.
     pub watch: &'a dyn PullProgress,
 }
 
@@ -84,7 +85,13 @@ impl BlobSource for RegistrySource<'_> {
             return Ok(Box::new(io::Cursor::new(bytes)));
         }
         let reader = self.remote.blob(blob)?;
-        Ok(Box::new(Counted { reader, blob: blob.clone(), watch: self.watch, read: 0, told: 0 }))
+        Ok(Box::new(Counted {
+            reader,
+            blob: blob.clone(),
+            watch: self.watch,
+            read: 0,
+            reported: 0,
+        }))
     }
 
     fn name(&self) -> String {
@@ -107,7 +114,7 @@ struct Counted<'a> {
     blob: Descriptor,
     watch: &'a dyn PullProgress,
     read: u64,
-    told: u64,
+    reported: u64,
 }
 
 impl Read for Counted<'_> {
@@ -115,8 +122,8 @@ impl Read for Counted<'_> {
         let count = self.reader.read(buffer)?;
         self.read += count as u64;
         let is_done = self.read >= self.blob.size;
-        if count > 0 && (is_done || self.read - self.told >= report_step(self.blob.size)) {
-            self.told = self.read;
+        if count > 0 && (is_done || self.read - self.reported >= report_step(self.blob.size)) {
+            self.reported = self.read;
             self.watch.blob(&self.blob.digest, self.read, self.blob.size, is_done);
         }
         Ok(count)

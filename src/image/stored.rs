@@ -90,8 +90,8 @@ pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
     Ok(found.map(|(_, image)| image))
 }
 
-/// Returns the layers of the store that tars of these `diff_ids`, the bottom first, were unpacked to;
-/// `None` for those that are not here.
+/// Returns the layers of the store that tars of these `diff_ids`, the bottom first, were unpacked
+/// to; `None` for those that are not here.
 ///
 /// # Errors
 ///
@@ -161,8 +161,8 @@ pub fn manifest(
     })
 }
 
-/// Returns an image of which the store has all: its documents and its unpacked layers; `None` where anything
-/// is missing. Nothing is written.
+/// Returns an image of which the store has all: its documents and its unpacked layers; `None` where
+/// anything is missing. Nothing is written.
 ///
 /// # Errors
 ///

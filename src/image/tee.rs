@@ -9,7 +9,7 @@ pub(super) struct Tee<'a> {
     pub(super) input: Box<dyn Read + Send + 'a>,
     pub(super) output: Output,
     pub(super) size: u64,
-    /// Why the blob cannot be written; the reader is told some error of its own.
+    /// Why the blob cannot be written; the reader gets an error of its own.
     pub(super) failed: Option<io::Error>,
 }
 

@@ -21,19 +21,19 @@ fn text(image: &Image, layer: usize, path: &str) -> String {
     fs::read_to_string(image.layers[layer].layer.fs().join(path)).unwrap()
 }
 
-/// Nothing of a failed attempt may stay visible, and no work folder.
+/// Nothing of a failed attempt may stay visible, and no work directory.
 fn assert_untouched(store: &Store) {
     let count = |name: &str| fs::read_dir(store.root().join(name)).unwrap().count();
     assert_eq!(count("layers"), 0);
     let session = store.session().unwrap();
-    let folders = fs::read_dir(session.dir())
+    let directories = fs::read_dir(session.dir())
         .unwrap()
         .filter(|e| {
             let e = e.as_ref().unwrap();
             e.file_type().unwrap().is_dir() && e.file_name() != "pending"
         })
         .count();
-    assert_eq!(folders, 0, "no work folder is left");
+    assert_eq!(directories, 0, "no work directory is left");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn members(list: &[(&str, u32, Option<&str>)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_folder_that_a_layer_does_not_describe_keeps_the_attributes_it_has_below() {
+fn a_directory_that_a_layer_does_not_describe_keeps_the_attributes_it_has_below() {
     use std::os::unix::fs::PermissionsExt as _;
     let (dir, store) = store();
     let oci = dir.path().join("oci");
@@ -174,13 +174,13 @@ fn a_folder_that_a_layer_does_not_describe_keeps_the_attributes_it_has_below() {
     let two = layout.image("linux/amd64", &[private, bare]);
     layout.tag("one", one.clone());
     layout.tag("two", two);
-    for (tag, folder) in [(":one", 0o1777), (":two", 0o700), (":one", 0o1777)] {
+    for (tag, directory) in [(":one", 0o1777), (":two", 0o700), (":one", 0o1777)] {
         let image = load(&store, &oci, tag).unwrap();
         let mode = |path| {
             let path = image.layers[1].layer.fs().join(path);
             fs::metadata(path).unwrap().permissions().mode() & 0o7777
         };
-        assert_eq!((mode("tmp"), mode("tmp/link")), (folder, 0o600), "{tag}");
+        assert_eq!((mode("tmp"), mode("tmp/link")), (directory, 0o600), "{tag}");
         assert_eq!(mode("tmp/new"), 0o644);
         let known = layers_of(&store, &image.config.diff_ids().unwrap()).unwrap();
         assert_eq!(known[1].as_ref().unwrap().id, image.layers[1].layer.id);
@@ -200,7 +200,7 @@ fn a_hard_link_to_nothing_is_refused() {
 }
 
 #[test]
-fn a_folder_that_is_no_layout_and_a_missing_tag_say_so() {
+fn a_directory_that_is_no_layout_and_a_missing_tag_say_so() {
     let (dir, store) = store();
     let missing = load(&store, &dir.path().join("no"), "").unwrap_err();
     assert!(matches!(missing, ImageError::NotALayout { .. }), "{missing}");
@@ -232,7 +232,7 @@ fn two_threads_load_one_image_at_the_same_time() {
     assert_eq!(fs::read_dir(store.root().join("layers")).unwrap().count(), 2);
 }
 
-/// Packs a folder as an archive, as `tar -C DIR -c .` would.
+/// Packs a directory as an archive, as `tar -C DIR -c .` would.
 fn packed(dir: &Path) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     tar.append_dir_all(".", dir).unwrap();

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
-/// A layer unpacked in the session's own folder; dropped without being kept, it is removed.
+/// A layer unpacked in the session's own directory; dropped without being kept, it is removed.
 #[derive(Debug)]
 pub(super) struct Unpacked {
     /// Holds `fs/`.
@@ -40,10 +40,10 @@ impl Unpacked {
             other => ImageError::Tar(other),
         };
         let tar = layer::decompress(input).map_err(|source| bad(LayerError::Input { source }))?;
-        let folders: Vec<_> = below.iter().flat_map(Layer::folders).collect();
-        let stack = match folders.is_empty() {
+        let directories: Vec<_> = below.iter().flat_map(Layer::directories).collect();
+        let stack = match directories.is_empty() {
             true => None,
-            false => Some(Stack::open(&folders, XattrSpace::detect()).map_err(bad)?),
+            false => Some(Stack::open(&directories, XattrSpace::detect()).map_err(bad)?),
         };
         let options = UnpackOptions { xattrs: XattrSpace::detect(), below: stack.as_ref() };
         let unpacked = layer::unpack_layer(tar, dir.as_fd(), &options, cancel).map_err(bad)?;
@@ -55,8 +55,8 @@ impl Unpacked {
         Ok(made)
     }
 
-    /// Makes it a layer of the store, filed under its `diff_id`, and under the layers `below` that it
-    /// was unpacked over where it borrows from them.
+    /// Makes it a layer of the store, filed under its `diff_id`, and under the layers `below` that
+    /// it was unpacked over where it borrows from them.
     pub(super) fn keep(mut self, store: &Store, below: &[Layer]) -> Result<Layer, ImageError> {
         let scan = self.scan.take().expect("a layer is scanned when it is made");
         let layer = store.add_layer(&self.work, &scan.meta())?;
@@ -80,8 +80,8 @@ impl Drop for Unpacked {
     }
 }
 
-/// Makes a layer of one blob: the tar `diff_id`, which must stand by itself. Returns the layer that is
-/// here already, if one is.
+/// Makes a layer of one blob: the tar `diff_id`, which must stand by itself. Returns the layer that
+/// is here already, if one is.
 ///
 /// # Errors
 ///

@@ -31,12 +31,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 /// What differs between applying a layer and extracting an archive.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Target<'a> {
-    /// A fresh layer's folder: whiteouts become overlay's, and what is missing may be in a layer
+    /// A fresh layer's directory: whiteouts become overlay's, and what is missing may be in a layer
     /// below.
     Layer { xattrs: XattrSpace, below: Option<&'a Stack> },
     /// A tree that is being changed: names that begin with `.wh.` mean themselves.
     Tree { owner: Option<(u32, u32)> },
-    /// A fresh folder that is no layer: every name means itself.
+    /// A fresh directory that is not a layer: every name means itself.
     Plain,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Applied {
     pub(super) bytes: u64,
     /// File capabilities and devices that this process may not make.
     pub(super) refused: u64,
-    /// Folders and files that the tar takes from the layers below, there or not.
+    /// Directories and files that the tar takes from the layers below, there or not.
     pub(super) borrowed: u64,
     /// Whether a member set the attributes of the root.
     pub(super) sets_root: bool,
@@ -103,12 +103,12 @@ impl<'a> Applier<'a> {
         let Some(name) = path.rsplit(|&b| b == b'/').next().filter(|name| !name.is_empty()) else {
             return self.top(member);
         };
-        let folder = &path[..path.len() - name.len()];
-        let folder = folder.strip_suffix(b"/").unwrap_or(folder);
+        let directory = &path[..path.len() - name.len()];
+        let directory = directory.strip_suffix(b"/").unwrap_or(directory);
         self.applied.entries += 1;
         check_path(&path)?;
 
-        let parent = self.open_parent(folder)?;
+        let parent = self.open_parent(directory)?;
         let result =
             if name.starts_with(WHITEOUT_PREFIX) && matches!(self.target, Target::Layer { .. }) {
                 self.whiteout(parent.as_fd(), &path, name)
@@ -119,8 +119,8 @@ impl<'a> Applier<'a> {
         result
     }
 
-    /// Applies a member that is the root itself. In a layer it has no effect: no layer has an entry for its
-    /// root. Of an archive, `/` sets the destination's attributes, and `.` has no effect.
+    /// Applies a member that is the root itself. In a layer it has no effect: no layer has an entry
+    /// for its root. Of an archive, `/` sets the destination's attributes, and `.` has no effect.
     fn top(&mut self, member: &Member) -> Result<(), LayerError> {
         let Target::Tree { owner } = self.target else { return Ok(()) };
         if is_dot(&member.path) {
@@ -141,7 +141,8 @@ impl<'a> Applier<'a> {
     /// Returns the time that a member gets.
     fn time_of(&self, member: &Member) -> Timespec {
         let seconds = match self.target {
-            // As Docker's unpacker has it: what does not fit nanoseconds since 1970 in 63 bits is 1970.
+            // As Docker's unpacker has it: what does not fit nanoseconds since 1970 in 63 bits is
+            // 1970.
             Target::Tree { .. } if !(0..=NANOSECONDS_END).contains(&member.mtime) => {
                 return Timespec { tv_sec: 0, tv_nsec: 0 };
             }
@@ -151,11 +152,12 @@ impl<'a> Applier<'a> {
         Timespec { tv_sec: seconds, tv_nsec: i64::from(member.mtime_nsec) }
     }
 
-    /// Sets the times of folders. Returns what was applied, and of a layer what its files hold.
+    /// Sets the times of directories. Returns what was applied, and of a layer what its files hold.
     pub(super) fn finish(mut self) -> Result<(Applied, HashCache), LayerError> {
         self.way.forget();
         self.way.rejoin(b"").map_err(|e| LayerError::io("open", b"", e))?;
-        // Directories on the way down, each with those of its children that are still to be visited.
+        // Directories on the way down, each with those of its children that are still to be
+        // visited.
         let mut open = vec![self.children(nodes::ROOT)];
         while let Some(todo) = open.last_mut() {
             let Some((name, number)) = todo.pop() else {
@@ -214,7 +216,7 @@ impl<'a> Applier<'a> {
         if name == OPAQUE_MARKER {
             return make_opaque(parent, xattrs).map_err(fail);
         }
-        // aufs kept its own files under this prefix; nobody wants them.
+        // aufs kept its own files under this prefix; no image needs them.
         if hidden.starts_with(WHITEOUT_PREFIX) {
             return Ok(());
         }
@@ -231,8 +233,8 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         match make_whiteout(parent, hidden, xattrs) {
-            // This layer's own file of that name stays, by the specification; where it is a directory,
-            // what is below it must go.
+            // This layer's own file of that name stays, by the specification; where it is a
+            // directory, what is below it must go.
             Err(Errno::EXIST) => match open_dir(parent, hidden) {
                 Ok(dir) => make_opaque(dir.as_fd(), xattrs).map_err(fail),
                 Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
@@ -358,7 +360,7 @@ impl<'a> Applier<'a> {
             }
             MemberKind::Dir => {
                 let dir = match mkdirat(parent, name, Mode::from(0o700)) {
-                    // A folder stays, and takes the member's attributes.
+                    // A directory stays, and takes the member's attributes.
                     Ok(()) | Err(Errno::EXIST) => match open_dir(parent, name) {
                         Err(Errno::NOTDIR | Errno::LOOP) => return Err(MakeError::Exists),
                         other => other.map_err(fail("open"))?,
@@ -379,7 +381,7 @@ impl<'a> Applier<'a> {
             }
             MemberKind::Fifo => device(FileType::Fifo, 0, 0).map_err(fail("make"))?,
             MemberKind::Char | MemberKind::Block => {
-                // No step can make one, so whoever wrote this means harm.
+                // No step can make one, so its presence means harm.
                 if matches!(self.target, Target::Plain) {
                     return Err(MakeError::Other(LayerError::Malformed {
                         what: "a device, which no step can have made",
@@ -399,7 +401,8 @@ impl<'a> Applier<'a> {
                     }));
                 }
                 match device(kind, member.major, member.minor) {
-                    // Nobody can make devices in a user namespace; Docker skips them there, too.
+                    // No process can make devices in a user namespace; Docker skips them there,
+                    // too.
                     Err(Errno::PERM) => {
                         self.applied.refused += 1;
                         return Ok(());

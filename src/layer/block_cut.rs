@@ -1,15 +1,15 @@
 //! Block boundaries in the tar of a layer. Each block is compressed by itself.
 //!
-//! A compressed layer is a sequence of gzip members or zstd frames, one for each block. A boundary depends
-//! only on the entries near it, so a change of one file changes the block it is in, and all others
-//! come out the same: they need not be compressed again.
+//! A compressed layer is a sequence of gzip members or zstd frames, one for each block. A boundary
+//! depends only on the entries near it, so a change of one file changes the block it is in, and all
+//! others come out the same: they need not be compressed again.
 //!
 //! # The rules
 //!
 //! They are part of what the bytes of a blob depend on.
 //!
-//! - A file of at least [`LARGE`] bytes has blocks of its own: cut behind its header, and then after
-//!   each [`LARGE`] bytes of it. Its last piece shares a block with what follows.
+//! - A file of at least [`LARGE`] bytes has blocks of its own: cut behind its header, and then
+//!   after each [`LARGE`] bytes of it. Its last piece shares a block with what follows.
 //! - Between smaller entries, a block of at least [`MIN`] bytes ends before an entry whose name's
 //!   hash says so (one in sixteen); that is what makes two versions of a layer fall into step again
 //!   after an entry that was added or taken away.
@@ -48,7 +48,7 @@ pub(super) struct BlockCutter {
     policy: Policy,
     /// The bytes of the current block.
     length: usize,
-    state: State,
+    state: CutState,
     /// The bytes of a header that came in pieces.
     header: Vec<u8>,
     /// Whether the last header belongs to the next one.
@@ -56,7 +56,7 @@ pub(super) struct BlockCutter {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum CutState {
     /// A header comes next.
     Header,
     /// The rest of a small entry, which stays in the block.
@@ -82,7 +82,7 @@ pub(super) enum Step<'b> {
 
 impl BlockCutter {
     pub(super) fn new(policy: Policy) -> Self {
-        Self { policy, length: 0, state: State::Header, header: Vec::new(), is_extended: false }
+        Self { policy, length: 0, state: CutState::Header, header: Vec::new(), is_extended: false }
     }
 
     /// Returns the header that came last.
@@ -92,7 +92,7 @@ impl BlockCutter {
 
     /// Says whether the header that came last ends the archive, or is none.
     pub(super) fn is_at_end(&self) -> bool {
-        matches!(self.state, State::Other)
+        matches!(self.state, CutState::Other)
     }
 
     /// Returns where a large file is cut.
@@ -119,19 +119,19 @@ impl BlockCutter {
             return None;
         }
         let (left, limit) = match self.state {
-            State::Header => {
+            CutState::Header => {
                 let length = (RECORD - self.header.len()).min(bytes.len());
                 self.header.extend_from_slice(&bytes[..length]);
                 *bytes = &bytes[length..];
                 return self.step(bytes);
             }
-            State::Small(left) => (left, MAX),
-            State::LargeBegins(left) => {
-                self.state = State::Large(left);
+            CutState::Small(left) => (left, MAX),
+            CutState::LargeBegins(left) => {
+                self.state = CutState::Large(left);
                 return Some(self.cut());
             }
-            State::Large(left) => (left, self.large()),
-            State::Other => (u64::MAX, LARGE),
+            CutState::Large(left) => (left, self.large()),
+            CutState::Other => (u64::MAX, LARGE),
         };
         if self.length >= limit {
             return Some(self.cut());
@@ -141,10 +141,10 @@ impl BlockCutter {
         self.length += length;
         let left = left - length as u64;
         self.state = match self.state {
-            State::Other => State::Other,
-            _ if left == 0 => State::Header,
-            State::Large(_) => State::Large(left),
-            _ => State::Small(left),
+            CutState::Other => CutState::Other,
+            _ if left == 0 => CutState::Header,
+            CutState::Large(_) => CutState::Large(left),
+            _ => CutState::Small(left),
         };
         let (taken, rest) = bytes.split_at(length);
         *bytes = rest;
@@ -161,7 +161,7 @@ impl BlockCutter {
         let size = match size_of(&self.header) {
             Some(size) => size.next_multiple_of(RECORD as u64),
             None => {
-                self.state = State::Other;
+                self.state = CutState::Other;
                 return Step::TakeHeader;
             }
         };
@@ -171,9 +171,9 @@ impl BlockCutter {
         // A PAX or GNU header describes the entry behind it.
         self.is_extended = matches!(self.header[156], b'x' | b'g' | b'L' | b'K');
         self.state = match size {
-            0 => State::Header,
-            _ if self.is_large(size) => State::LargeBegins(size),
-            _ => State::Small(size),
+            0 => CutState::Header,
+            _ if self.is_large(size) => CutState::LargeBegins(size),
+            _ => CutState::Small(size),
         };
         Step::TakeHeader
     }
@@ -193,19 +193,19 @@ impl BlockCutter {
     }
 }
 
-/// Returns the size that a header gives; `None` for what is no header.
+/// Returns the size that a header gives; `None` for what is not a header.
 fn size_of(header: &[u8]) -> Option<u64> {
     let field = &header[124..136];
     let is_ours = &header[257..262] == b"ustar" && header[0] != 0;
     if !is_ours {
         return None;
     }
-    // GNU tar writes sizes from 8 GiB in base 256; PAX has a record for them, and 0 here. Such a file
-    // is cut as what is no tar.
+    // GNU tar writes sizes from 8 GiB in base 256; PAX has a record for them, and 0 here. Such a
+    // file is cut as what is not a tar.
     let digits = field.iter().skip_while(|&&b| b == b' ').take_while(|b| b.is_ascii_digit());
     let size = digits.fold(0u64, |size, &b| size * 8 + u64::from(b & 7));
     match header[156] {
-        // Links and folders have no content, whatever they say.
+        // Links and directories have no content, whatever they say.
         b'1'..=b'6' => Some(0),
         _ if field[0] & 0x80 != 0 => None,
         _ => Some(size),

@@ -14,8 +14,8 @@
 //! - A tar of a single block is done on the calling thread.
 //!
 //! A level means what the library at hand makes of it, so a new version of that library may give
-//! other bytes for the same layer. The pinned digests in the tests say when that happens; nothing is
-//! filed under a compressed digest alone.
+//! other bytes for the same layer. The pinned digests in the tests say when that happens; nothing
+//! is filed under a compressed digest alone.
 
 use super::LayerError;
 use super::block_cut::{BlockCutter, MAX, Policy, Step};
@@ -94,14 +94,14 @@ impl fmt::Display for Compression {
 }
 
 impl Compression {
-    /// Returns what blobs of this compression are called where their blocks are remembered; names the
-    /// version of the code too. `None` for plain tars, which have no blocks worth it.
+    /// Returns what blobs of this compression are called where their blocks are remembered; names
+    /// the version of the code too. `None` for plain tars, which have no blocks worth it.
     pub fn encoding(self) -> Option<String> {
         (self != Self::Uncompressed).then(|| encoding(self))
     }
 }
 
-/// What became of a tar.
+/// Result of a tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compressed {
     /// The tar.
@@ -119,8 +119,8 @@ pub struct Compressed {
 /// How to go about it; nothing here shows in the bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort<'a> {
-    /// How many threads compress, at least one; the caller's, which reads the files, and two that hash
-    /// come on top.
+    /// How many threads compress, at least one; the caller's, which reads the files, and two that
+    /// hash come on top.
     pub threads: usize,
     /// Blocks that need not be compressed again.
     pub known: &'a KnownBlocks,
@@ -130,8 +130,8 @@ pub struct Effort<'a> {
 ///
 /// # Errors
 ///
-/// [`LayerError`] with the path that cannot be read, or [`LayerError::Output`]; what `out` got is of
-/// no use then.
+/// [`LayerError`] with the path that cannot be read, or [`LayerError::Output`]; what `out` got is
+/// of no use then.
 pub fn write_compressed(
     fs: BorrowedFd<'_>,
     out: &mut (dyn Write + Send),
@@ -413,7 +413,8 @@ impl<'scope, 'w: 'scope> Feeder<'scope, '_, 'w> {
     }
 }
 
-/// Writes the end of the archive, the table of contents and what leads to it; returns the table's digest.
+/// Writes the end of the archive, the table of contents and what leads to it; returns the table's
+/// digest.
 fn finish_estargz(
     toc: Toc,
     compression: Compression,

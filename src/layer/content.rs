@@ -8,23 +8,24 @@
 //! ```text
 //! content id   "builder layer content v1\n"  record*
 //! layer id     "builder layer times v1\n"    (record, mtime)*
-//! times id     "builder layer set times v1\n"  (path:bytes mtime)*   of the entries whose time was set
+//! times id     "builder layer set times v1\n"  (path:bytes mtime)*   of the entries whose time was
+//! set
 //! ```
 //!
-//! Records follow each other in the order of the raw bytes of their paths. Numbers are little-endian.
-//! `bytes` is a u32 length and that many bytes. No field is optional, so nothing can be shifted from
-//! one field into the next:
+//! Records follow each other in the order of the raw bytes of their paths. Numbers are
+//! little-endian. `bytes` is a u32 length and that many bytes. No field is optional, so nothing can
+//! be shifted from one field into the next:
 //!
 //! ```text
 //! record = path:bytes kind:u8 body
 //! kind   'f' file       mode:u32 uid:u32 gid:u32 size:u64 blake3:[u8;32] capability:bytes
-//!        'd' folder     mode:u32 uid:u32 gid:u32
+//!        'd' directory     mode:u32 uid:u32 gid:u32
 //!        'l' symlink    mode:u32 uid:u32 gid:u32 target:bytes
 //!        'c' 'b' device mode:u32 uid:u32 gid:u32 major:u32 minor:u32
 //!        'p' fifo       mode:u32 uid:u32 gid:u32
 //!        'h' hard link  target:bytes            (the first path of the same file)
 //!        'w' whiteout                           (path without `.wh.`)
-//!        'o' opaque                             (path of the folder it hides things in)
+//!        'o' opaque                             (path of the directory it hides things in)
 //! mtime  = seconds:i64 nanoseconds:u32          (nothing for 'h', 'w' and 'o')
 //! ```
 //!
@@ -34,8 +35,8 @@
 //! # Times that were set
 //!
 //! A file that a command writes gets the time at which it does so: no two runs agree on it, and
-//! nobody asked for it. A time that lies outside of the step's own run was put there: by `touch -d`,
-//! by an archive, by COPY, which keeps those of its sources. [`Now`] tells the two apart.
+//! nothing asked for it. A time that lies outside of the step's own run was put there: by
+//! `touch -d`, by an archive, by COPY, which keeps those of its sources. [`Now`] separates the two.
 
 use super::listing::Known;
 use super::walk::{Entry, Kind};
@@ -54,14 +55,14 @@ pub struct Now {
     pub from: Time,
     /// What it said when the step had ended.
     pub to: Time,
-    /// The time that the build gives to what a step makes by itself, such as missing folders.
+    /// The time that the build gives to what a step makes by itself, such as missing directories.
     pub made: Option<Time>,
 }
 
 impl Now {
     /// Says whether a file of that time was merely written by the step.
     pub fn contains(&self, time: Time) -> bool {
-        // A clock that was set back meanwhile makes the two change places.
+        // A clock that was set back in the meantime makes the two change places.
         let (first, last) = (self.from.min(self.to), self.from.max(self.to));
         (first..=last).contains(&time) || self.made == Some(time)
     }
@@ -74,7 +75,7 @@ pub struct LayerIds {
     pub content: ContentId,
     /// The hash of its entries with times.
     pub id: LayerId,
-    /// The hash of the times that were set; `None` where none was, or where nobody said when the
+    /// The hash of the times that were set; `None` where none was, or if it is not known when the
     /// step ran.
     pub set_times: Option<TimesId>,
 }
@@ -97,7 +98,7 @@ pub struct LayerHasher {
 const BATCH: usize = 64 * 1024;
 
 impl LayerHasher {
-    /// Returns a hasher that has seen no entry. Given `now`, it tells the times apart that were set.
+    /// Returns a hasher that has seen no entry. Given `now`, it separates the times that were set.
     pub fn new(now: Option<Now>) -> Self {
         let mut content = blake3::Hasher::new();
         content.update(format!("builder layer content v{CONTENT_VERSION}\n").as_bytes());
@@ -160,8 +161,8 @@ impl LayerHasher {
         self.flush_batch();
     }
 
-    /// Adds an entry of another layer that is in this one as well. `now` is what the other's step did
-    /// not set.
+    /// Adds an entry of another layer that is in this one as well. `now` is what the other's step
+    /// did not set.
     pub(super) fn add_known(&mut self, known: &Known<'_>, now: Option<Now>) {
         self.content_bytes.extend(known.record);
         self.times_bytes.extend(known.record);

@@ -1,4 +1,4 @@
-//! Compressed streams, told by their first bytes.
+//! Compressed streams, recognised by their first bytes.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
-    /// Not at all, or in a way nobody here knows.
+    /// Not at all, or in an unknown way.
     Plain,
     /// gzip, possibly of several members.
     Gzip,
@@ -18,14 +18,14 @@ pub enum Format {
     Xz,
 }
 
-/// The largest zstd window a decoder allocates, as a power of two: 128 MiB, what `zstd --long` makes
-/// and what containerd takes. A frame that asks for more is refused.
+/// The largest zstd window a decoder allocates, as a power of two: 128 MiB, what `zstd --long`
+/// makes and what containerd takes. A frame that asks for more is refused.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// The most memory an xz decoder may take: enough for `xz -9`, which needs 65 MiB.
 const XZ_MEMORY_MAX: u64 = 128 * 1024 * 1024;
 
-/// Tells the compression from the first bytes of a stream; six are enough.
+/// Returns the compression, by the first bytes of a stream; six are enough.
 ///
 /// Source: RFC 1952 2.3.1, RFC 8878 3.1.1 and 3.1.2, the formats of bzip2 and xz.
 pub fn detect(start: &[u8]) -> Format {
@@ -55,8 +55,8 @@ pub fn decompress<'r>(input: impl Read + Send + 'r) -> io::Result<Box<dyn Read +
 
 /// Returns a reader of what `input` holds, which is compressed by `format`.
 ///
-/// What follows the last member, frame or stream and does not begin another is not part of the content: tools
-/// pad streams, and append line ends and signatures.
+/// What follows the last member, frame or stream and does not begin another is not part of the
+/// content: tools pad streams, and append line ends and signatures.
 ///
 /// # Errors
 ///
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_is_told_by_its_first_bytes() {
+    fn each_format_is_reported_by_its_first_bytes() {
         let long = vec![b'x'; 100_000];
         let bzip2 = {
             let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());

@@ -1,8 +1,9 @@
 //! The tar and the ids of a layer that is stored as a delta to another, whose listing is at hand.
 //!
-//! Entries that are the same in both are taken from the listing, and their bytes, header and content, from
-//! the other layer's tar, at offsets that follow from the listing. So only the directory of the delta is
-//! walked; the old tar is read from beginning to end, which no hash of a tar can avoid.
+//! Entries that are the same in both are taken from the listing, and their bytes, header and
+//! content, from the other layer's tar, at offsets that follow from the listing. So only the
+//! directory of the delta is walked; the old tar is read from beginning to end, which no hash of a
+//! tar can avoid.
 
 use super::header::{self, BLOCK};
 use super::listing::Known;
@@ -15,8 +16,8 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt as _;
 
-/// Packs the layer that `fs` over another layer is. Of that other only the listing and the tar are read;
-/// `None` where its tar is not the one that its listing would make.
+/// Packs the layer that `fs` over another layer is. Of that other only the listing and the tar are
+/// read; `None` where its tar is not the one that its listing would make.
 pub(super) fn pack_over(
     fs: BorrowedFd<'_>,
     beneath: &Beneath<'_>,

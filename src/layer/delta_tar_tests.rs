@@ -14,7 +14,7 @@ enum Node {
     Link(String),
 }
 
-/// Files by their paths; none is a folder of another.
+/// Files by their paths; none is a directory of another.
 type Tree = BTreeMap<String, (Node, u64)>;
 
 fn tree() -> impl Strategy<Value = Tree> {
@@ -45,9 +45,9 @@ fn write(dir: &Path, tree: &Tree) {
             Node::Link(target) => symlink(target, &path).unwrap(),
         }
     }
-    for folder in ["a", "b"].map(|name| dir.join(name)) {
-        if folder.exists() {
-            set(&folder, 1_000_000_000);
+    for directory in ["a", "b"].map(|name| dir.join(name)) {
+        if directory.exists() {
+            set(&directory, 1_000_000_000);
         }
     }
 }
@@ -67,17 +67,17 @@ fn options() -> ScanOptions {
 
 fn scanned(dir: &Path) -> (Scan, Vec<u8>) {
     let mut tar = Vec::new();
-    let folder = File::open(dir).unwrap();
-    let scan = scan_into(folder.as_fd(), &options(), Some(&mut tar), &Cancel::new()).unwrap();
+    let directory = File::open(dir).unwrap();
+    let scan = scan_into(directory.as_fd(), &options(), Some(&mut tar), &Cancel::new()).unwrap();
     (scan, tar)
 }
 
 fn over(dir: &Path, beneath: &Beneath<'_>) -> (Option<Scan>, Vec<u8>) {
     let mut tar = Vec::new();
     let options = ScanOptions { want_listing: false, ..options() };
-    let folder = File::open(dir).unwrap();
+    let directory = File::open(dir).unwrap();
     let scan =
-        scan_over(folder.as_fd(), beneath, &options, Some(&mut tar), &Cancel::new()).unwrap();
+        scan_over(directory.as_fd(), beneath, &options, Some(&mut tar), &Cancel::new()).unwrap();
     (scan, tar)
 }
 

@@ -16,8 +16,8 @@
 //! | **zstd 3** (1, 2) | 257 (451, 338) | 141.6 (156.9, 148.3) |
 //!
 //! libdeflate is faster than zlib-rs for the same size at every level, so it does all of gzip. Its
-//! levels 1 to 9 are what `compression-level=` means; without one it is 1, which is three times as fast
-//! as zlib's 6 for five in a hundred more bytes.
+//! levels 1 to 9 are what `compression-level=` means; without one it is 1, which is three times as
+//! fast as zlib's 6 for five in a hundred more bytes.
 //!
 //! ISA-L would be faster still, but picks other match finders on other processors (`icf_body_lvl3`,
 //! `gen_icf_map_lh1` and `deflate_hash` of its dispatch table), so one layer would have several
@@ -30,8 +30,8 @@ use super::Compression;
 use libdeflater::{CompressionLvl, Compressor};
 use std::io;
 
-/// The version of what the libraries make of a block, and of where blocks are cut. To be raised with
-/// the pinned digests in the tests: blocks of other versions are not used again.
+/// The version of what the libraries make of a block, and of where blocks are cut. To be raised
+/// with the pinned digests in the tests: blocks of other versions are not used again.
 const VERSION: u32 = 1;
 
 /// Compresses blocks, one after the other.

@@ -13,7 +13,7 @@ pub enum LayerError {
         doing: &'static str,
         /// The path in the layer; bytes that are no UTF-8 are replaced.
         path: String,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// A file changed its size while it was read.
@@ -37,7 +37,7 @@ pub enum LayerError {
     /// A tar cannot be read, or what it is compressed with is damaged.
     #[error("cannot read the tar")]
     Input {
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// A tar ends in the middle of a member.
@@ -69,19 +69,19 @@ pub enum LayerError {
         path: String,
         /// What it should link to, from the root.
         target: String,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// A worker thread cannot be started.
     #[error("cannot start a thread")]
     Thread {
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// Another stage of the work has stopped; its own error says why.
     #[error("another stage of the work has stopped")]
     Closed,
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }

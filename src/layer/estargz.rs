@@ -1,9 +1,10 @@
-//! eStargz: gzip with a member for each piece of a file, and a table of contents at the end, so that a
-//! runtime can fetch single files of a layer.
+//! eStargz: gzip with a member for each piece of a file, and a table of contents at the end, so
+//! that a runtime can fetch single files of a layer.
 //!
-//! [`Toc`] sees the layer's tar go by, and knows at the end what the table says. The table is an entry behind
-//! the end of the archive, where ordinary runtimes read no further: they see the same files as with gzip.
-//! It belongs to the tar all the same, whose `diff_id` is another than that of the plain tar.
+//! [`Toc`] sees the layer's tar go by, and knows at the end what the table says. The table is an
+//! entry behind the end of the archive, where ordinary runtimes read no further: they see the same
+//! files as with gzip. It belongs to the tar all the same, whose `diff_id` is another than that of
+//! the plain tar.
 //!
 //! Source: containerd/stargz-snapshotter, "docs/estargz.md" and "estargz/estargz.go".
 
@@ -255,8 +256,8 @@ impl Toc {
     }
 }
 
-/// Returns the last bytes of a blob, which say where the table's member begins: an empty gzip member
-/// with a field of its own.
+/// Returns the last bytes of a blob, which say where the table's member begins: an empty gzip
+/// member with a field of its own.
 pub(super) fn footer(table: u64) -> Vec<u8> {
     let field = format!("{table:016x}STARGZ");
     let mut out = vec![0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255];

@@ -1,11 +1,13 @@
-//! Cache of BLAKE3 hashes computed while files were written, so that a later scan need not re-read them.
+//! Cache of BLAKE3 hashes computed while files were written, so that a later scan need not re-read
+//! them.
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
-/// The BLAKE3 of files by inode: of one folder on one file system, which nobody else writes to.
+/// The BLAKE3 of files by inode: of one directory on one file system, which no other process writes
+/// to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HashCache(BTreeMap<u64, (u64, [u8; 32])>);
 
@@ -13,8 +15,8 @@ pub struct HashCache(BTreeMap<u64, (u64, [u8; 32])>);
 pub(super) static UNKNOWN: HashCache = HashCache(BTreeMap::new());
 
 impl HashCache {
-    /// Notes what a file of `size` bytes holds. A file that had its inode before it, and was removed, is
-    /// forgotten.
+    /// Notes what a file of `size` bytes holds. A file that had its inode before it, and was
+    /// removed, is forgotten.
     pub(super) fn insert(
         &mut self,
         file: impl AsFd,

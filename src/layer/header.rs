@@ -1,14 +1,14 @@
 //! The headers of tar entries, as bytes.
 //!
 //! ustar, with a PAX header in front where a value does not fit, because that is what Docker and
-//! containerd write. The `tar` crate would write GNU records (`././@LongLink`, base-256 numbers) into
-//! ustar headers instead (tar-rs#318).
+//! containerd write. The `tar` crate would write GNU records (`././@LongLink`, base-256 numbers)
+//! into ustar headers instead (tar-rs#318).
 //!
 //! A PAX header holds only what the ustar header cannot: `path` and `linkpath` that are long or not
 //! ASCII, `size` from 8 GiB, `uid` and `gid` from 2^21, `mtime` before 1970 or after 2242, and file
-//! capabilities as `SCHILY.xattr.security.capability`. Times of layers are whole seconds. Names that are no
-//! UTF-8 stand in `path` as they are, without the `hdrcharset` that POSIX asks for: Go, Python and GNU
-//! tar all take the bytes, and the last warns about the keyword.
+//! capabilities as `SCHILY.xattr.security.capability`. Times of layers are whole seconds. Names
+//! that are no UTF-8 stand in `path` as they are, without the `hdrcharset` that POSIX asks for: Go,
+//! Python and GNU tar all take the bytes, and the last warns about the keyword.
 //!
 //! Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
 
@@ -18,7 +18,8 @@ use super::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 /// The unit of a tar.
 pub(super) const BLOCK: usize = 512;
 
-/// What an entry's name in the tar is: folders end in `/`, whiteouts are files of a certain name.
+/// What an entry's name in the tar is: directories end in `/`, whiteouts are files of a certain
+/// name.
 pub(super) fn tar_name(entry: &Entry<'_>, out: &mut Vec<u8>) {
     out.clear();
     match entry.kind {
@@ -45,8 +46,8 @@ pub(super) fn tar_name(entry: &Entry<'_>, out: &mut Vec<u8>) {
 
 /// Appends the header of `entry`, PAX header included, to `out`.
 ///
-/// `name` is its [`tar_name`], `mtime` its time in seconds since 1970, and nanoseconds on top, which layers
-/// do not have.
+/// `name` is its [`tar_name`], `mtime` its time in seconds since 1970, and nanoseconds on top,
+/// which layers do not have.
 pub(super) fn append(
     out: &mut Vec<u8>,
     entry: &Entry<'_>,
@@ -208,7 +209,7 @@ impl Header {
             return true;
         }
         // The leftmost `/` that leaves at most 100 bytes; what is before it must fit 155, and what
-        // is after it must not be empty, so the slash that ends a folder's name is none.
+        // is after it must not be empty, so the slash that ends a directory's name is none.
         let first = name.len() - 101;
         let Some(slash) = name[first..name.len() - 1].iter().position(|&b| b == b'/') else {
             return false;

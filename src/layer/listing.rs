@@ -1,16 +1,17 @@
 //! The entries of a layer, written down: what its id is the hash of.
 //!
 //! A listing is the stream of `(record, mtime)` that [`super::content`] draws, without the line in
-//! front. Since the layer's id is the hash of that, a listing needs no checksum and cannot be another
-//! layer's. Whoever makes a layer that differs in a few files from one with a listing need not look at
-//! the others.
+//! front. Since the layer's id is the hash of that, a listing needs no checksum and cannot be
+//! another layer's. Code that makes a layer which differs in a few files from one with a listing
+//! need not look at the others.
 
 use super::content::id_of_listing;
 use super::walk::{Entry, Kind};
 use crate::store::LayerId;
 
-/// The entries of a layer that holds nothing but files, folders, links, devices and pipes: without hard
-/// links, whiteouts and opaque marks, each of its entries means the same whatever is beside it.
+/// The entries of a layer that holds nothing but files, directories, links, devices and pipes:
+/// without hard links, whiteouts and opaque marks, each of its entries means the same whatever is
+/// beside it.
 #[derive(Debug)]
 pub struct Listing {
     bytes: Vec<u8>,

@@ -1,24 +1,25 @@
 //! Layers as bytes: tar out, tar in, compression, identities.
 //!
-//! A layer on disk is a folder in overlay form: whiteouts are character devices 0:0, a folder that
-//! hides what is below it carries overlay's opaque xattr. This room turns such a folder into its
-//! facts ([`scan`]), its tar ([`write_tar`]) and its blob ([`write_compressed`]), and tars that come
-//! from elsewhere into such a folder ([`unpack_layer`]) or into files of a tree ([`extract_archive`]).
+//! A layer on disk is a directory in overlay form: whiteouts are character devices 0:0, a directory
+//! that hides what is below it carries overlay's opaque xattr. This room turns such a directory
+//! into its facts ([`scan`]), its tar ([`write_tar`]) and its blob ([`write_compressed`]), and tars
+//! that come from elsewhere into such a directory ([`unpack_layer`]) or into files of a tree
+//! ([`extract_archive`]).
 //!
 //! # Invariants
 //!
-//! - The same folder gives the same bytes on any machine, at any thread count: entries go by the raw
-//!   bytes of their paths, and nothing but path, type, mode, owner, size, content, link target,
+//! - The same directory gives the same bytes on any machine, at any thread count: entries go by the
+//!   raw bytes of their paths, and nothing but path, type, mode, owner, size, content, link target,
 //!   device, file capability and whole-second mtime is written.
 //! - A file is read once, however many hashes are wanted.
 //! - A tar from elsewhere is never trusted: each of its paths is resolved beneath the root by the
 //!   kernel, and it can make no whiteout, overlay mark or set of xattrs that a layer may not have.
-//! - A layer may hold several thousand folders below each other, so nothing here recurses.
+//! - A layer may hold several thousand directories below each other, so nothing here recurses.
 //!
 //! # Not here
 //!
-//! What a RUN left behind becomes fit to be a layer in `snapshot`; blobs and folders are kept by
-//! `store`.
+//! What a RUN left behind becomes fit to be a layer in `snapshot`; blobs and directories are kept
+//! by `store`.
 
 mod apply;
 mod block_cut;
@@ -67,5 +68,5 @@ pub use xattrs::XattrSpace;
 /// What a whiteout's name starts with in a tar.
 pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
 
-/// The tar entry that makes its folder opaque.
+/// The tar entry that makes its directory opaque.
 pub const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";

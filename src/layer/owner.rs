@@ -1,17 +1,17 @@
 //! Owners of files where the kernel gives this process one id.
 //!
-//! A user without subordinate ids is root of a namespace in which no other id exists, so every file is
-//! root's. What a step or an image asked for is written into an attribute of the file, and whoever
-//! reads a layer reads it there. It travels with the file through renames, hard links, overlay's copies
-//! and `cp -a`, and never into a tar.
+//! A user without subordinate ids is root of a namespace in which no other id exists, so every file
+//! is root's. What a step or an image asked for is written into an attribute of the file, and a
+//! process that reads a layer reads it there. It travels with the file through renames, hard links,
+//! overlay's copies and `cp -a`, and never into a tar.
 //!
 //! | what | attribute | value |
 //! |---|---|---|
-//! | regular file, folder | `user.builder.owner` | `UID:GID` |
+//! | regular file, directory | `user.builder.owner` | `UID:GID` |
 //! | link, pipe, socket | `security.capability` | a capability whose permitted set is the user, whose inheritable one is the group |
 //!
-//! The kernel lets users put attributes of their own on files and folders alone. On the rest it takes
-//! file capabilities, which nothing there heeds: only what is executed has them.
+//! The kernel lets users put attributes of their own on files and directories alone. On the rest it
+//! takes file capabilities, which nothing there uses: only what is executed has them.
 //!
 //! Everywhere else this is chown(2) and nothing more.
 
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::LazyLock;
 
-/// Of regular files and folders.
+/// Of regular files and directories.
 const ATTRIBUTE: &str = "user.builder.owner";
 
 /// Of all else.
@@ -176,7 +176,7 @@ fn has_attributes(kind: FileType) -> bool {
     matches!(kind, FileType::RegularFile | FileType::Directory)
 }
 
-/// Names what has a name in an open folder: calls about attributes know none of those.
+/// Names what has a name in an open directory: calls about attributes know none of those.
 fn entry(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat()
 }

@@ -1,4 +1,4 @@
-//! A layer's folder becomes tar bytes, hashes, or both, in one pass over its files.
+//! A layer's directory becomes tar bytes, hashes, or both, in one pass over its files.
 
 use super::XattrSpace;
 use super::hash_cache::{HashCache, UNKNOWN};
@@ -55,8 +55,8 @@ impl TarOptions {
 
 /// Writes the layer's tar to `out` and returns its size in bytes.
 ///
-/// The bytes depend on nothing but the layer and `times`. `fs` is an open folder in overlay form;
-/// its root itself is no entry.
+/// The bytes depend on nothing but the layer and `times`. `fs` is an open directory in overlay
+/// form; its root itself is not an entry.
 ///
 /// # Errors
 ///
@@ -110,13 +110,13 @@ pub(super) struct Packed {
     pub(super) listing: Option<Vec<u8>>,
     pub(super) entries: u64,
     pub(super) bytes: u64,
-    /// Of these, the bytes that are in the folder itself.
+    /// Of these, the bytes that are in the directory itself.
     pub(super) own_bytes: u64,
     pub(super) tar_size: u64,
 }
 
-/// Takes a full chunk of the tar and gives back an empty one to fill. Blocks for as long as whoever
-/// consumes the tar is behind, which is what bounds memory.
+/// Takes a full chunk of the tar and gives back an empty one to fill. Blocks for as long as the
+/// consumer that consumes the tar is behind, which is what bounds memory.
 pub(super) type Sink<'s> = dyn FnMut(Vec<u8>) -> Result<Vec<u8>, LayerError> + 's;
 
 /// Reads the layer once, handing its tar to `sink` chunk by chunk where one is wanted.

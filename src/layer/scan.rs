@@ -1,4 +1,4 @@
-//! The facts of a layer: its identities, its size and, where somebody needs it, its `diff_id`.
+//! The facts of a layer: its identities, its size and, if it is needed, its `diff_id`.
 
 use super::XattrSpace;
 use super::content::Now;
@@ -21,7 +21,7 @@ pub struct ScanOptions {
     pub xattrs: XattrSpace,
     /// Whether to hash the tar too, which keeps a second core busy.
     pub want_tar: bool,
-    /// Which times the step that made the layer did not set; without, none is told apart.
+    /// Which times the step that made the layer did not set; without it, all count as set.
     pub now: Option<Now>,
     /// Whether the layer's listing is wanted.
     pub want_listing: bool,
@@ -56,8 +56,8 @@ pub struct Scan {
     pub entries: u64,
     /// The bytes of its regular files, each counted once.
     pub bytes: u64,
-    /// Of those bytes, the ones in the folder that was read; not all where that was scanned over another
-    /// layer.
+    /// Of those bytes, the ones in the directory that was read; not all where that was scanned over
+    /// another layer.
     pub own_bytes: u64,
     /// The facts of its tar, if wanted.
     pub tar: Option<TarFacts>,
@@ -65,7 +65,7 @@ pub struct Scan {
     pub listing: Option<Vec<u8>>,
 }
 
-/// The layer that a folder is scanned over.
+/// The layer that a directory is scanned over.
 #[derive(Debug, Clone, Copy)]
 pub struct Beneath<'a> {
     /// Its entries.
@@ -85,7 +85,7 @@ impl Scan {
     }
 }
 
-/// Reads the layer in the folder `fs`, which is in overlay form, once, and tells its facts.
+/// Reads the layer in the directory `fs`, which is in overlay form, once, and returns its facts.
 ///
 /// With `want_tar`, the tar is hashed as [`super::write_tar`] would write it without clamping. A
 /// layer of less than a chunk (256 KiB) is done on the calling thread.
@@ -137,12 +137,12 @@ pub fn scan_written(
     Ok(facts(packed, None))
 }
 
-/// Tells the facts of the layer that the folder `fs` over another layer is: entries of the folder take
-/// the place of those of the same path. As [`scan_into`] otherwise, in proportion to the folder but for the
-/// tar's hash.
+/// Returns the facts of the layer that the directory `fs` over another layer is: entries of the
+/// directory take the place of those of the same path. As [`scan_into`] otherwise, in proportion to
+/// the directory but for the tar's hash.
 ///
-/// Returns `None` where that cannot be done from what is known of the other: its tar is wanted and not
-/// at hand, or not the one that the listing tells of. What was written to `out` is of no use then.
+/// Returns `None` where that cannot be done from what is known of the other: its tar is wanted and
+/// not at hand, or not the one that the listing is of. What was written to `out` is of no use then.
 ///
 /// # Errors
 ///

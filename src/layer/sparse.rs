@@ -1,7 +1,7 @@
 //! Sparse members of PAX archives: which parts of a file an archive holds.
 //!
-//! GNU tar has written three forms. In each, the content of the member is the data regions one after the
-//! other, and the file has holes between them.
+//! GNU tar has written three forms. In each, the content of the member is the data regions one
+//! after the other, and the file has holes between them.
 //!
 //! | form | where the map is |
 //! |---|---|
@@ -79,7 +79,8 @@ impl Records {
         Some(())
     }
 
-    /// Says what the records mean; `None` for a member that is not sparse, as are those of unknown versions.
+    /// Says what the records mean; `None` for a member that is not sparse, as are those of unknown
+    /// versions.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! What the layers below have at a path, without mounting them.
 //!
 //! A lookup asks the layers from the top down and stops at whatever hides the rest: a file, a
-//! whiteout, an opaque folder. That is cheaper than a mount where few paths are asked for, which is
-//! what a small change of a large image is.
+//! whiteout, an opaque directory. That is cheaper than a mount where few paths are asked for, which
+//! is what a small change of a large image is.
 
 use super::whiteout::{
     DirectoryMark, directory_mark, is_whiteout, is_whiteout_file, may_be_whiteout_file,
@@ -26,12 +26,12 @@ pub struct Stack {
 
 #[derive(Debug)]
 struct Opened {
-    folder: OwnedFd,
+    directory: OwnedFd,
     /// Whether whiteouts in it are files.
     has_whiteout_files: bool,
 }
 
-/// A folder of a stack: which layers contribute to it.
+/// A directory of a stack: which layers contribute to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackDir {
     path: Vec<u8>,
@@ -48,7 +48,7 @@ pub struct Found {
 }
 
 impl Stack {
-    /// Opens the folders of the layers, given the bottom first.
+    /// Opens the directories of the layers, given the bottom first.
     ///
     /// # Errors
     ///
@@ -57,9 +57,9 @@ impl Stack {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let layers = layers.iter().rev().map(|path| {
             let fail = |e| LayerError::io("open", path.as_os_str().as_encoded_bytes(), e);
-            let folder = open(path, flags, Mode::empty()).map_err(fail)?;
-            let mark = directory_mark(&folder, xattrs).map_err(fail)?;
-            Ok(Opened { folder, has_whiteout_files: mark == DirectoryMark::WhiteoutFiles })
+            let directory = open(path, flags, Mode::empty()).map_err(fail)?;
+            let mark = directory_mark(&directory, xattrs).map_err(fail)?;
+            Ok(Opened { directory, has_whiteout_files: mark == DirectoryMark::WhiteoutFiles })
         });
         let layers = layers.collect::<Result<_, LayerError>>()?;
         Ok(Self { layers, xattrs })
@@ -70,7 +70,7 @@ impl Stack {
         StackDir { path: Vec::new(), layers: (0..self.layers.len()).collect() }
     }
 
-    /// Looks `name` up in a folder.
+    /// Looks `name` up in a directory.
     ///
     /// # Errors
     ///
@@ -88,8 +88,8 @@ impl Stack {
         Ok(None)
     }
 
-    /// Returns the folder `name` of a folder; `None` where the stack has something else there, or
-    /// nothing.
+    /// Returns the directory `name` of a directory; `None` where the stack has something else
+    /// there, or nothing.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl Stack {
         Ok((!layers.is_empty()).then_some(StackDir { path, layers }))
     }
 
-    /// Lists a folder: each name once, with its type.
+    /// Lists a directory: each name once, with its type.
     ///
     /// # Errors
     ///
@@ -125,8 +125,8 @@ impl Stack {
         for &layer in dir.layers.iter().rev() {
             let fail = |e: std::io::Error| LayerError::io("list", &dir.path, e);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let fd =
-                open_beneath(self.layers[layer].folder.as_fd(), &dir.path, flags).map_err(fail)?;
+            let fd = open_beneath(self.layers[layer].directory.as_fd(), &dir.path, flags)
+                .map_err(fail)?;
             let mut entries = RawDir::new(&fd, &mut buffer);
             while let Some(entry) = entries.next() {
                 let entry = entry.map_err(|e| fail(e.into()))?;
@@ -168,22 +168,22 @@ impl Stack {
         flags: OFlags,
     ) -> Result<OwnedFd, LayerError> {
         let path = join(&dir.path, name);
-        open_beneath(self.layers[found.layer].folder.as_fd(), &path, flags)
+        open_beneath(self.layers[found.layer].directory.as_fd(), &path, flags)
             .map_err(|e| LayerError::io("open", &path, e))
     }
 
     fn stat(&self, layer: usize, path: &[u8]) -> Result<Stat, Errno> {
-        // The folders of the path were found to be folders of this layer, and layers never change,
-        // so no link can be followed here.
-        let folder = &self.layers[layer].folder;
-        match statat(folder, path, AtFlags::SYMLINK_NOFOLLOW) {
+        // The directories of the path were found to be directories of this layer, and layers never
+        // change, so no link can be followed here.
+        let directory = &self.layers[layer].directory;
+        match statat(directory, path, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NAMETOOLONG) => {
-                let fd = open_beneath(self.layers[layer].folder.as_fd(), path, OFlags::PATH)
+                let fd = open_beneath(self.layers[layer].directory.as_fd(), path, OFlags::PATH)
                     .map_err(|e| e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
                 rustix::fs::fstat(&fd)
             }
             Ok(mut stat) => {
-                owner::amend(folder.as_fd(), path, &mut stat);
+                owner::amend(directory.as_fd(), path, &mut stat);
                 Ok(stat)
             }
             Err(e) => Err(e),
@@ -192,7 +192,7 @@ impl Stack {
 
     fn is_opaque(&self, layer: usize, path: &[u8]) -> Result<bool, LayerError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = open_beneath(self.layers[layer].folder.as_fd(), path, flags)
+        let fd = open_beneath(self.layers[layer].directory.as_fd(), path, flags)
             .map_err(|e| LayerError::io("open", path, e))?;
         directory_mark(&fd, self.xattrs)
             .map(|mark| mark == DirectoryMark::Opaque)
@@ -205,7 +205,7 @@ impl Stack {
             return Ok(is_whiteout(stat));
         }
         let fail = |e| LayerError::io("look up", path, e);
-        let file = open_beneath(self.layers[layer].folder.as_fd(), path, OFlags::RDONLY)
+        let file = open_beneath(self.layers[layer].directory.as_fd(), path, OFlags::RDONLY)
             .map_err(|e| LayerError::io("look up", path, e))?;
         is_whiteout_file(&file, self.xattrs).map_err(fail)
     }

@@ -1,8 +1,8 @@
 //! Splitting of a tar into two streams: the headers, and the contents of the files.
 //!
-//! Tools touch the files of a cache that they find there, so many times change while few contents do. In a
-//! tar, which has a header before each content, that changes every block. Split, the contents stay the
-//! same:
+//! Tools touch the files of a cache that they find there, so many times change while few contents
+//! do. In a tar, which has a header before each content, that changes every block. Split, the
+//! contents stay the same:
 //!
 //! ```text
 //! listing  = entry*
@@ -10,9 +10,9 @@
 //! contents = the bytes of all files, one after the other
 //! ```
 //!
-//! `header` is what a tar has before the `size` bytes of content: a ustar header and, where need be,
-//! a PAX header in front. [`JoinedTar`] puts the tar together again, so there is one reader of tars, and it
-//! trusts none of this.
+//! `header` is what a tar has before the `size` bytes of content: a ustar header and, where need
+//! be, a PAX header in front. [`JoinedTar`] puts the tar together again, so there is one reader of
+//! tars, and it trusts none of this.
 
 use super::header::{self, BLOCK};
 use super::walk::{Kind, Walk};
@@ -21,8 +21,8 @@ use crate::sys::cancel::Cancel;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-/// The longest header, in bytes: PAX records of a path and a link, each as long as the kernel takes, fit
-/// many times.
+/// The longest header, in bytes: PAX records of a path and a link, each as long as the kernel
+/// takes, fit many times.
 const HEADER_MAX: u32 = 2 << 20;
 
 /// How many bytes of a file are read at a time.
@@ -45,15 +45,16 @@ pub trait SplitSink {
     fn contents(&mut self, bytes: &[u8]) -> Result<(), LayerError>;
 }
 
-/// Hands what is in the folder `fs` to `parts`, in the order of raw paths, with times to the nanosecond.
-/// Returns the number of entries and the bytes of files.
+/// Hands what is in the directory `fs` to `parts`, in the order of raw paths, with times to the
+/// nanosecond. Returns the number of entries and the bytes of files.
 ///
-/// The folder is no layer, so what would be a mark in one is left out, as are sockets and devices.
+/// The directory is not a layer, so what would be a mark in one is left out, as are sockets and
+/// devices.
 ///
 /// # Errors
 ///
-/// [`LayerError::Io`] and [`LayerError::Changed`] with the path, [`LayerError::Cancelled`], or what `parts`
-/// returns.
+/// [`LayerError::Io`] and [`LayerError::Changed`] with the path, [`LayerError::Cancelled`], or what
+/// `parts` returns.
 pub fn split_tar(
     fs: BorrowedFd<'_>,
     parts: &mut impl SplitSink,
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_comes_back_to_the_nanosecond() {
+    fn a_directory_comes_back_to_the_nanosecond() {
         let from = sample();
         let to = put_together(&streams(from.path())).unwrap();
         let mut names: Vec<_> =
@@ -358,7 +359,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Whatever a layout holds: it is refused or makes files in the folder, and nothing else.
+        /// Whatever a layout holds: it is refused or makes files in the directory, and nothing
+        /// else.
         #[test]
         fn damage_is_refused_or_stays_inside(
             flips in vec((any::<Index>(), any::<u8>()), 1..6),
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_the_folder_and_no_device_is_made() {
+    fn nothing_leaves_the_directory_and_no_device_is_made() {
         let outside = tempfile::tempdir().unwrap();
         let entry = |name: &str, kind: tar::EntryType, link: &str, content: &[u8]| {
             let mut header = tar::Header::new_ustar();

@@ -1,4 +1,4 @@
-//! Tars from elsewhere become a layer's folder, or files of a tree.
+//! Tars from elsewhere become a layer's directory, or files of a tree.
 
 use super::apply::{Applied, Applier, Target};
 use super::decompress::decompress;
@@ -19,8 +19,8 @@ use std::os::fd::BorrowedFd;
 pub struct UnpackOptions<'a> {
     /// The namespace of the opaque marks to make.
     pub xattrs: XattrSpace,
-    /// The layers below, where they are at hand: folders that the tar uses but does not describe
-    /// take their attributes from there, and hard links to files there become copies.
+    /// The layers below, where they are at hand: directories that the tar uses but does not
+    /// describe take their attributes from there, and hard links to files there become copies.
     pub below: Option<&'a Stack>,
 }
 
@@ -36,14 +36,14 @@ pub struct Unpacked {
     /// Devices and file capabilities that this process was not allowed to make, as in a user
     /// namespace.
     pub refused: u64,
-    /// Folders that the tar uses but does not describe, and hard links to files it does not have. If
-    /// there are any, the same tar over other layers gives another layer.
+    /// Directories that the tar uses but does not describe, and hard links to files it does not
+    /// have. If there are any, the same tar over other layers gives another layer.
     pub borrowed: u64,
     /// What its files hold, for [`super::scan_written`].
     pub contents: HashCache,
 }
 
-/// Applies the uncompressed `tar` of a layer to the empty folder `into`, in overlay form.
+/// Applies the uncompressed `tar` of a layer to the empty directory `into`, in overlay form.
 ///
 /// The root becomes 0755. Of extended attributes only `security.capability` is kept: no other can
 /// be in a layer. Nothing is synced.
@@ -51,7 +51,7 @@ pub struct Unpacked {
 /// # Errors
 ///
 /// [`LayerError::Malformed`], [`LayerError::Truncated`] and [`LayerError::HardLink`] for a bad tar,
-/// [`LayerError::Input`] where it cannot be read, and [`LayerError::Io`]. The folder holds
+/// [`LayerError::Input`] where it cannot be read, and [`LayerError::Io`]. The directory holds
 /// part of the layer then.
 pub fn unpack_layer(
     tar: impl Read + Send,
@@ -112,13 +112,13 @@ impl Extracted {
     }
 }
 
-/// Extracts an archive, compressed or not, into the folder `dest` of a tree, as ADD does.
+/// Extracts an archive, compressed or not, into the directory `dest` of a tree, as ADD does.
 ///
 /// `dest` is the root of everything: `..` stops there, absolute links in the archive or already in
 /// the tree are resolved inside it. Owners, modes and times are the archive's, `owner` (`--chown`)
-/// overrides the owner. A member `/` sets those of `dest`, `.` has no effect; directories that the archive
-/// implies are 0755 and root's. Times before 1970 and after 2262 become 1970. Names that begin with `.wh.` are
-/// names. Nothing is read behind the end of the archive.
+/// overrides the owner. A member `/` sets those of `dest`, `.` has no effect; directories that the
+/// archive implies are 0755 and root's. Times before 1970 and after 2262 become 1970. Names that
+/// begin with `.wh.` are names. Nothing is read behind the end of the archive.
 ///
 /// # Errors
 ///
@@ -137,12 +137,12 @@ pub fn extract_archive(
     Ok(Extracted::of(&applied))
 }
 
-/// Puts the members of an uncompressed `tar` into the empty folder `into`, which is no layer: names that
-/// begin with `.wh.` mean nothing, and devices are refused.
+/// Puts the members of an uncompressed `tar` into the empty directory `into`, which is not a layer:
+/// names that begin with `.wh.` mean nothing, and devices are refused.
 ///
 /// # Errors
 ///
-/// As [`unpack_layer`]. The folder holds part of the tar then.
+/// As [`unpack_layer`]. The directory holds part of the tar then.
 pub fn unpack_plain(
     tar: impl BufRead,
     into: BorrowedFd<'_>,
@@ -170,8 +170,9 @@ pub enum ArchiveMember<'a> {
     Other,
 }
 
-/// Calls `member` with the path and kind of each member of an archive, compressed or not; it returns the file that
-/// a regular file's content is written to. Limits are those of [`unpack_layer`].
+/// Calls `member` with the path and kind of each member of an archive, compressed or not; it
+/// returns the file that a regular file's content is written to. Limits are those of
+/// [`unpack_layer`].
 ///
 /// # Errors
 ///
@@ -209,12 +210,13 @@ pub fn read_archive<E: From<LayerError>>(
     Ok(())
 }
 
-/// Says whether ADD extracts this file: whether, decompressed if need be, it begins with a sound header of a
-/// tar. The type of that first member does not matter: one that is not supported is an error of the extraction.
+/// Says whether ADD extracts this file: whether, decompressed if need be, it begins with a sound
+/// header of a tar. The type of that first member does not matter: one that is not supported is an
+/// error of the extraction.
 ///
 /// # Errors
 ///
-/// None: what cannot be read is no archive.
+/// None: what cannot be read is not an archive.
 pub fn is_archive(file: impl Read + Send) -> bool {
     let Ok(input) = decompress(file) else { return false };
     TarReader::new(io::BufReader::new(input)).has_header()
@@ -248,7 +250,8 @@ fn apply(
     applier.finish()
 }
 
-/// The most members of one tar: each costs memory until the tar is read, and no image has as many files.
+/// The most members of one tar: each costs memory until the tar is read, and no image has as many
+/// files.
 const MEMBERS_MAX: u64 = 16 << 20;
 
 /// How many bytes go from thread to thread at a time, and how many such pieces may wait.

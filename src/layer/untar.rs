@@ -1,12 +1,14 @@
 //! Reading tars from untrusted sources.
 //!
-//! The `tar` crate decodes the fields of headers; which headers belong together is decided here, as in
-//! Go's reader, which all other builders use: PAX records and GNU long names apply to the next member only,
-//! a long name wins over a record, the records of a second PAX header replace those of a first, global
-//! records are read and have no effect. Sparse members of PAX archives are expanded. The type of a member
-//! is not judged here: the caller that takes members refuses those of [`MemberKind::Other`].
+//! The `tar` crate decodes the fields of headers; which headers belong together is decided here, as
+//! in Go's reader, which all other builders use: PAX records and GNU long names apply to the next
+//! member only, a long name wins over a record, the records of a second PAX header replace those of
+//! a first, global records are read and have no effect. Sparse members of PAX archives are
+//! expanded. The type of a member is not judged here: the caller that takes members refuses those
+//! of [`MemberKind::Other`].
 //!
-//! Source: POSIX.1-2017 pax; GNU tar manual, "Basic Tar Format"; Go archive/tar for what is accepted.
+//! Source: POSIX.1-2017 pax; GNU tar manual, "Basic Tar Format"; Go archive/tar for what is
+//! accepted.
 
 use super::LayerError;
 use super::header::BLOCK;
@@ -130,8 +132,8 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
-    /// Says whether the input begins with a header of a tar, of whatever type, that is sound with all that
-    /// extends it.
+    /// Says whether the input begins with a header of a tar, of whatever type, that is sound with
+    /// all that extends it.
     pub(super) fn has_header(&mut self) -> bool {
         matches!(self.header(), Ok(Some(_)))
     }

@@ -1,12 +1,12 @@
-//! Walking a layer's folder: its entries in the order of their raw path bytes.
+//! Walking a layer's directory: its entries in the order of their raw path bytes.
 //!
-//! Everything goes through descriptors of folders, so a path may be longer than `PATH_MAX` and no
-//! link is ever followed. A level of folders costs a descriptor; far up ones are closed and found
-//! again through `..`, so deep trees stay within the usual limit of 1024.
+//! Everything goes through descriptors of directories, so a path may be longer than `PATH_MAX` and
+//! no link is ever followed. A level of directories costs a descriptor; far up ones are closed and
+//! found again through `..`, so deep trees stay within the usual limit of 1024.
 //!
-//! The order is that of whole paths, in which `a-b` comes between `a` and `a/c`. So each folder has
-//! two places among its siblings: its own, and that of everything in it, whose common prefix ends in
-//! a `/`.
+//! The order is that of whole paths, in which `a-b` comes between `a` and `a/c`. So each directory
+//! has two places among its siblings: its own, and that of everything in it, whose common prefix
+//! ends in a `/`.
 
 use super::whiteout::{DirectoryMark, directory_mark, is_whiteout_at};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX};
@@ -25,7 +25,7 @@ const OPEN_LEVELS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Entry<'a> {
     /// Relative to the layer's root, without a leading or trailing `/`. A whiteout's is the path it
-    /// removes, an opaque mark's that of its folder (empty for the root).
+    /// removes, an opaque mark's that of its directory (empty for the root).
     pub path: &'a [u8],
     /// What it is.
     pub kind: Kind<'a>,
@@ -53,7 +53,7 @@ pub enum Kind<'a> {
         /// Bytes.
         size: u64,
     },
-    /// A folder.
+    /// A directory.
     Dir,
     /// A symbolic link.
     Symlink {
@@ -78,7 +78,7 @@ pub enum Kind<'a> {
     Fifo,
     /// Removes the path from the layers below.
     Whiteout,
-    /// Hides what the layers below have in the folder.
+    /// Hides what the layers below have in the directory.
     Opaque,
 }
 
@@ -93,7 +93,7 @@ pub struct Walk<'c> {
     target: Vec<u8>,
 }
 
-/// A folder being walked.
+/// A directory being walked.
 struct Level {
     /// Closed while the walk is far below.
     fd: Option<OwnedFd>,
@@ -102,9 +102,9 @@ struct Level {
     names: Vec<u8>,
     items: Vec<Item>,
     next: usize,
-    /// Folders that had their own place, but whose contents have not.
+    /// Directories that had their own place, but whose contents have not.
     pending: Vec<(u32, OwnedFd)>,
-    /// The length of the path of this folder, with its `/`.
+    /// The length of the path of this directory, with its `/`.
     prefix: usize,
 }
 
@@ -119,7 +119,7 @@ struct Item {
 enum Role {
     File,
     Dir,
-    /// The place of a folder's contents.
+    /// The place of a directory's contents.
     Inside,
     Other,
     /// Its name carries the prefix already.
@@ -180,7 +180,7 @@ impl<'c> Walk<'c> {
             }
             if item.role == Role::Inside {
                 let place = level.pending.iter().rposition(|(start, _)| *start == item.start);
-                // The folder turned out to be none, or is not ours to enter.
+                // The directory turned out to be none, or is not ours to enter.
                 let Some(place) = place else { continue };
                 let (_, fd) = level.pending.remove(place);
                 self.path.extend(&level.names[item.start as usize..][..item.length as usize]);
@@ -198,7 +198,7 @@ impl<'c> Walk<'c> {
         Ok(())
     }
 
-    /// Lists a folder whose path is in `self.path`.
+    /// Lists a directory whose path is in `self.path`.
     fn enter(
         &mut self,
         fd: OwnedFd,
@@ -251,8 +251,8 @@ impl<'c> Walk<'c> {
                 FileType::CharacterDevice => {
                     let stat = match statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                         Ok(stat) => stat,
-                        // A whiteout of nothing, in a directory that one layer alone has: overlay lists the name
-                        // and has no such file.
+                        // A whiteout of nothing, in a directory that one layer alone has: overlay
+                        // lists the name and has no such file.
                         Err(Errno::NOENT) => continue,
                         Err(e) => {
                             let path = [path.as_slice(), name].concat();
@@ -280,7 +280,7 @@ impl<'c> Walk<'c> {
         Ok(level)
     }
 
-    /// Finds out the types that the filesystem's listing did not tell.
+    /// Finds out the types that the filesystem's listing did not give.
     fn resolve_unknown(&self, fd: &OwnedFd, level: &mut Level) -> Result<(), LayerError> {
         if !level.items.iter().any(|item| item.role == Role::Unknown) {
             return Ok(());
@@ -310,7 +310,7 @@ impl<'c> Walk<'c> {
         Ok(())
     }
 
-    /// Goes back to the folder above.
+    /// Goes back to the directory above.
     fn leave(&mut self, levels: &mut Vec<Level>) -> Result<(), LayerError> {
         let Some(done) = levels.pop() else { return Ok(()) };
         let Some(above) = levels.last_mut() else { return Ok(()) };
@@ -357,8 +357,8 @@ impl<'c> Walk<'c> {
                 return visit(&mark(&self.path, Kind::Whiteout), None);
             }
             Role::Opaque => {
-                let folder = &self.path[..level.prefix.saturating_sub(1)];
-                return visit(&mark(folder, Kind::Opaque), None);
+                let directory = &self.path[..level.prefix.saturating_sub(1)];
+                return visit(&mark(directory, Kind::Opaque), None);
             }
             _ => self.path.extend(name),
         }
@@ -385,7 +385,7 @@ impl<'c> Walk<'c> {
 
         match (&opened, item.role, level.pending.last()) {
             (Some(file), ..) => owner::amend_open(file, &mut stat),
-            (None, Role::Dir, Some((_, folder))) => owner::amend_open(folder, &mut stat),
+            (None, Role::Dir, Some((_, directory))) => owner::amend_open(directory, &mut stat),
             _ => owner::amend(dir.as_fd(), name, &mut stat),
         }
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));

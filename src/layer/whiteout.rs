@@ -21,18 +21,18 @@ use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What a folder of a layer says of itself.
+/// What a directory of a layer says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DirectoryMark {
     /// Nothing.
     None,
     /// It hides what the layers below have in it.
     Opaque,
-    /// Whiteouts in it are files. At a layer's root: there may be such folders in the layer.
+    /// Whiteouts in it are files. At a layer's root: there may be such directories in the layer.
     WhiteoutFiles,
 }
 
-/// Reads the mark of a folder.
+/// Reads the mark of a directory.
 pub(crate) fn directory_mark(dir: impl AsFd, xattrs: XattrSpace) -> Result<DirectoryMark, Errno> {
     let mut value = [0u8; 4];
     match fgetxattr(dir, xattrs.opaque(), &mut value) {
@@ -90,7 +90,7 @@ pub(crate) enum Whiteout {
     File,
 }
 
-/// Makes a whiteout in a folder; in an opaque one, which needs none, it may make nothing.
+/// Makes a whiteout in a directory; in an opaque one, which needs none, it may make nothing.
 ///
 /// # Errors
 ///
@@ -114,7 +114,7 @@ pub(crate) fn make_whiteout(
     Ok(Whiteout::File)
 }
 
-/// Notes at a folder that whiteouts in it (at a layer's root: below it) are files.
+/// Notes at a directory that whiteouts in it (at a layer's root: below it) are files.
 pub(crate) fn announce_whiteout_files(
     dir: BorrowedFd<'_>,
     xattrs: XattrSpace,
@@ -125,7 +125,7 @@ pub(crate) fn announce_whiteout_files(
     }
 }
 
-/// Makes a folder opaque.
+/// Makes a directory opaque.
 pub(crate) fn make_opaque(dir: BorrowedFd<'_>, xattrs: XattrSpace) -> Result<(), Errno> {
     if directory_mark(dir, xattrs)? == DirectoryMark::WhiteoutFiles {
         // Under the new mark they would be plain files.

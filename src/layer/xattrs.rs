@@ -22,7 +22,7 @@ impl XattrSpace {
         if all == ["0", "0", "4294967295"] { Self::Trusted } else { Self::User }
     }
 
-    /// Returns the attribute that hides a folder's lower contents; its value is `y`.
+    /// Returns the attribute that hides a directory's lower contents; its value is `y`.
     pub fn opaque(self) -> &'static str {
         match self {
             Self::Trusted => "trusted.overlay.opaque",

@@ -1,7 +1,7 @@
 //! Instructions become configuration changes and steps.
 //!
-//! A mistake in an instruction whose effect no other sees the value of is put aside and the walk goes
-//! on, so that one run shows them all; one in ENV, ARG or WORKDIR ends it.
+//! A mistake in an instruction whose effect no other sees the value of is put aside and the walk
+//! goes on, so that one run shows them all; one in ENV, ARG or WORKDIR ends it.
 //!
 //! # Not here
 //!
@@ -9,7 +9,7 @@
 
 use super::copy::CopyLike;
 use super::stages::{Base, Index, Place, StageCommand, Stages, config_of, place_of};
-use super::state::{State, healthcheck_json, healthcheck_message};
+use super::state::{StageState, healthcheck_json, healthcheck_message};
 use super::step::{
     Base as PlanBase, BaseId, ContextId, Copy, CopySource, Files, Op, Plan, Step, StepId, Target,
     Tree, Workdir,
@@ -75,13 +75,13 @@ pub(super) struct Planner<'a, 'r> {
 /// What is known of a stage.
 enum Walked {
     NotYet,
-    As(Box<State>),
+    As(Box<StageState>),
     /// Its state went on into the last stage that starts from it; others can still read its files.
     Handed(Files),
 }
 
 impl Walked {
-    fn begun(&mut self) -> &mut State {
+    fn begun(&mut self) -> &mut StageState {
         match self {
             Self::As(state) => state,
             Self::NotYet | Self::Handed(_) => unreachable!("the stage is being walked"),
@@ -89,7 +89,7 @@ impl Walked {
     }
 
     /// Returns its state, where that is still here.
-    fn copy(&self) -> Option<State> {
+    fn copy(&self) -> Option<StageState> {
         match self {
             Self::As(state) => Some((**state).clone()),
             Self::NotYet | Self::Handed(_) => None,
@@ -97,7 +97,7 @@ impl Walked {
     }
 
     /// Takes its state, and leaves its files.
-    fn hand_on(&mut self) -> Option<State> {
+    fn hand_on(&mut self) -> Option<StageState> {
         let Self::As(state) = std::mem::replace(self, Self::NotYet) else { return None };
         *self = Self::Handed(state.files);
         Some(*state)
@@ -130,7 +130,7 @@ impl Planner<'_, '_> {
             Base::Scratch => {
                 let target = self.request.platform.as_ref();
                 let target = target.unwrap_or(&self.request.build_platform).clone();
-                let mut state = State::new(Files::Nothing, None, platform);
+                let mut state = StageState::new(Files::Nothing, None, platform);
                 state.config.set_platform(&target);
                 state.image_platform = target;
                 state
@@ -141,21 +141,21 @@ impl Planner<'_, '_> {
                 match resolved {
                     Resolved::Image { image, name, .. } => {
                         let id = self.base(index, image, &name);
-                        State::new(Files::Base(id), config, platform)
+                        StageState::new(Files::Base(id), config, platform)
                     }
                     Resolved::Unknown => {
-                        let mut state = State::new(Files::Nothing, None, platform);
+                        let mut state = StageState::new(Files::Nothing, None, platform);
                         state.is_guess = true;
                         state
                     }
                     // Read where it is; nothing starts from it.
                     Resolved::Context(_) if stage.ast.is_none() => {
-                        State::new(Files::Nothing, config, platform)
+                        StageState::new(Files::Nothing, config, platform)
                     }
                     Resolved::Context(context) => {
                         let name = name.clone();
                         let tree = self.context(Some(context));
-                        let state = State::new(Files::Nothing, config, platform);
+                        let state = StageState::new(Files::Nothing, config, platform);
                         self.whole_context(index, &name, tree, state)
                     }
                 }
@@ -200,14 +200,14 @@ impl Planner<'_, '_> {
         id
     }
 
-    /// `FROM` a folder: all of it, as one layer.
+    /// `FROM` a directory: all of it, as one layer.
     fn whole_context(
         &mut self,
         index: Index,
         name: &str,
         context: ContextId,
-        mut state: State,
-    ) -> State {
+        mut state: StageState,
+    ) -> StageState {
         let copy = Copy {
             is_add: false,
             tree: Tree::Context(context),
@@ -264,7 +264,7 @@ impl Planner<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn state(&mut self, index: Index) -> &mut State {
+    pub(super) fn state(&mut self, index: Index) -> &mut StageState {
         self.states[index].begun()
     }
 
@@ -502,7 +502,7 @@ impl Planner<'_, '_> {
         }
     }
 
-    /// A name after `from` may be a folder given by `--build-context`.
+    /// A name after `from` may be a directory given by `--build-context`.
     pub(super) fn tree_or_context(
         &mut self,
         source: Option<Index>,

@@ -60,7 +60,8 @@ impl Plan {
         }
     }
 
-    /// Returns the credentials that stood in addresses of ADD: the address without them, and the secret.
+    /// Returns the credentials that stood in addresses of ADD: the address without them, and the
+    /// secret.
     pub fn credentials(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
         for step in &self.steps {
@@ -136,9 +137,9 @@ pub enum Resolved {
         /// Its configuration document.
         config: Config,
     },
-    /// A folder of files, given by `--build-context`: the name it was given.
+    /// A directory of files, given by `--build-context`: the name it was given.
     Context(String),
-    /// An image that is not at hand. Only for a [`Survey`] that nobody builds from: what depends on its
+    /// An image that is not at hand. Only for a [`Survey`] that no build uses: what depends on its
     /// variables is guessed, and not held against the file.
     Unknown,
 }
@@ -180,7 +181,7 @@ pub enum PlanError {
         name: String,
         /// Where it stands.
         place: Box<DockerfileError>,
-        /// Why.
+        /// Cause of the failure.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// `--target` names no stage.

@@ -42,7 +42,8 @@ pub(super) fn workdir(current: &str, path: &str) -> String {
     }
 }
 
-/// The destination of a copy: absolute, with a trailing `/` or `/.` kept, since it means a folder.
+/// The destination of a copy: absolute, with a trailing `/` or `/.` kept, since it means a
+/// directory.
 pub(super) fn destination(workdir: &str, path: &str) -> String {
     let path = if matches!(path, "" | ".") { "./" } else { path };
     if path.starts_with('/') {

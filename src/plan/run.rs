@@ -11,7 +11,7 @@ use crate::dockerfile::errors::Error;
 /// The build argument that sets the cache mounts of builds apart.
 const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 
-/// The folder a heredoc script is mounted in.
+/// The directory a heredoc script is mounted in.
 const SCRIPT_DIR: &str = "/dev/pipes";
 
 impl Planner<'_, '_> {

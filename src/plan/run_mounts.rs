@@ -1,4 +1,4 @@
-//! RUN's `--mount`s: which tree, folder, secret or socket each one is.
+//! RUN's `--mount`s: which tree, directory, secret or socket each one is.
 //!
 //! Source: BuildKit, `dockerfile2llb/convert_runmount.go`, `convert_secrets.go`, `convert_ssh.go`.
 
@@ -42,8 +42,8 @@ pub(super) fn resolve(
         .collect()
 }
 
-/// Turns one mount into what the sandbox is to do. `tree` is what `from=` names, `namespace` what sets
-/// cache mounts apart, empty without.
+/// Turns one mount into what the sandbox is to do. `tree` is what `from=` names, `namespace` what
+/// sets cache mounts apart, empty without.
 pub(super) fn plan(
     mount: &ast::Mount,
     tree: Option<Tree>,

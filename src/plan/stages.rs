@@ -52,7 +52,7 @@ pub(super) enum Base {
     Scratch,
     /// An earlier stage.
     Stage(Index),
-    /// An image or context of this name; what it turned out to be, once somebody needed it.
+    /// An image or context of this name; what it turned out to be, once it was needed.
     Name(String, Option<Resolved>),
 }
 
@@ -111,8 +111,8 @@ impl<'a> Stages<'a> {
         (0..self.named).map(facts).collect()
     }
 
-    /// For each stage that reached ones start from, the last of those. The target has none: what it came to
-    /// is wanted at the end.
+    /// For each stage that reached ones start from, the last of those. The target has none: what it
+    /// came to is wanted at the end.
     pub(super) fn last_children(&self) -> BTreeMap<Index, Index> {
         let reached = self.reached.iter().filter(|&&index| index < self.named);
         let base = |&index: &Index| match self.all[index].base {
@@ -299,7 +299,7 @@ impl<'a> Stages<'a> {
                     1 => {
                         let from = *index;
                         let name = &self.all[next].name;
-                        // The line to mend is the one that reads what comes later.
+                        // The line to fix is the one that reads what comes later.
                         let place = stack
                             .iter()
                             .flat_map(|(stage, _)| {
@@ -436,7 +436,7 @@ impl Stage<'_> {
             Base::Name(..) if is_replaced => lint::Base::Replaced,
             Base::Stage(index) => lint::Base::Stage(*index),
             Base::Scratch => lint::Base::Scratch,
-            Base::Name(_, Some(Resolved::Context(_))) => lint::Base::Folder,
+            Base::Name(_, Some(Resolved::Context(_))) => lint::Base::Directory,
             Base::Name(name, Some(Resolved::Image { config, .. })) => {
                 let actual = config.platform();
                 // An image without layers is for any platform.

@@ -12,7 +12,7 @@ const DEFAULT_SHELL: &[&str] = &["/bin/sh", "-c"];
 
 /// A stage as far as it has been walked.
 #[derive(Clone)]
-pub(super) struct State {
+pub(super) struct StageState {
     pub(super) files: Files,
     pub(super) config: Config,
     /// Which step made the layer of each entry that was added to the history.
@@ -21,8 +21,8 @@ pub(super) struct State {
     /// What ARG declared, in order, with the values they had.
     pub(super) args: Vec<(String, Option<String>)>,
     pub(super) platform: Platform,
-    /// The platform of the image: with `FROM --platform=X scratch`, that of the build, since no base exists that
-    /// could be for another.
+    /// The platform of the image: with `FROM --platform=X scratch`, that of the build, since no
+    /// base exists that could be for another.
     pub(super) image_platform: Platform,
     /// Whether its base is for another platform than that, and so what is made of it.
     pub(super) is_foreign: bool,
@@ -34,7 +34,7 @@ pub(super) struct State {
     pub(super) is_guess: bool,
 }
 
-impl State {
+impl StageState {
     pub(super) fn new(files: Files, config: Option<Config>, platform: Option<Platform>) -> Self {
         let platform = platform.expect("reached stages have a platform");
         let is_foreign = config.as_ref().is_some_and(|config| {

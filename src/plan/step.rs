@@ -1,6 +1,6 @@
 //! What a plan is made of: steps, what each reads, and the image at the end.
 
-use crate::context::remote::Address;
+use crate::dockerfile::address::Address;
 use crate::image::{Config, Platform};
 
 /// The index of a step in [`Plan::steps`].
@@ -57,7 +57,7 @@ pub struct Base {
     pub name: String,
     /// Which of the caller's resolved images it is.
     pub image: usize,
-    /// The name shown for its step, as `[build 1/4] FROM docker.io/library/debian:bookworm`; none
+    /// Name shown for its step, such as `[build 1/4] FROM docker.io/library/debian:bookworm`; none
     /// for an image that is only copied from.
     pub step_name: String,
 }
@@ -203,7 +203,7 @@ pub enum MountKind {
         /// Whether writing fails.
         is_read_only: bool,
     },
-    /// A folder of the store that lasts from build to build.
+    /// A directory of the store that lasts from build to build.
     Cache {
         /// Its name.
         id: String,
@@ -214,8 +214,8 @@ pub enum MountKind {
         /// Whether writing fails.
         is_read_only: bool,
     },
-    /// A directory or file of this machine, shown in every RUN of the build. What commands read there is no part of
-    /// what their results depend on.
+    /// A directory or file of this machine, shown in every RUN of the build. What commands read
+    /// there is no part of what their results depend on.
     Host {
         /// Its absolute path.
         source: String,
@@ -262,8 +262,8 @@ pub enum MountKind {
 pub enum CacheStart {
     /// Nothing: an empty directory of root's.
     Empty,
-    /// An empty directory of this owner, group and mode; of a mount that names a tree, one for each content
-    /// of that.
+    /// An empty directory of this owner, group and mode; of a mount that names a tree, one for each
+    /// content of that.
     Owned {
         /// The tree.
         tree: Option<Tree>,
@@ -314,7 +314,7 @@ pub struct Copy {
     pub tree: Tree,
     /// What to copy, in order.
     pub sources: Vec<CopySource>,
-    /// The absolute destination; a trailing slash means a folder.
+    /// The absolute destination; a trailing slash means a directory.
     pub dest: String,
     /// `user[:group]`, names or numbers.
     pub chown: Option<String>,
@@ -322,7 +322,7 @@ pub struct Copy {
     pub chmod: Option<String>,
     /// Whether the layer stands by itself, without its parent. Never with `chmod`.
     pub is_link: bool,
-    /// Whether the sources' parent folders come along.
+    /// Whether the sources' parent directories come along.
     pub keeps_parents: bool,
     /// Patterns of what to leave out.
     pub excludes: Vec<String>,

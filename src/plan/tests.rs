@@ -1,4 +1,4 @@
-//! Whole files, planned: which steps there are, what they read, what becomes of the configuration.
+//! Whole files, planned: which steps there are, what they read, the results of the configuration.
 
 use super::*;
 use crate::dockerfile;
@@ -286,7 +286,7 @@ fn sources_are_contexts_stages_images_or_elsewhere() {
 }
 
 #[test]
-fn a_stage_from_a_folder_is_one_copy_of_it() {
+fn a_stage_from_a_directory_is_one_copy_of_it() {
     let plan = planned("FROM files\nRUN x\n");
     assert_eq!(copy(&plan, 0).tree, Tree::Context(ContextId(1)));
     assert_eq!(plan.steps[1].parent, Files::Step(StepId(0)));

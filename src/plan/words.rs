@@ -3,15 +3,16 @@
 use super::stages::Place;
 use super::step::CopySource;
 use super::{PlanError, Request, paths};
-use crate::context::remote::{Address, GitUrl};
+use crate::dockerfile::address::Address;
 use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{Escape, Heredoc, Instruction, Word};
+use crate::dockerfile::chmod::ChmodSpec;
 use crate::dockerfile::env::{self, Env};
 use crate::dockerfile::errors::Error;
 use crate::dockerfile::expand::{ExpandError, Lexer, Lookup};
+use crate::dockerfile::git_url::GitUrl;
 use crate::dockerfile::heredoc::Marker;
 use crate::dockerfile::parse::culprit;
-use crate::snapshot::copy::ChmodSpec;
 use std::collections::BTreeMap;
 
 /// Arguments that exist without being declared, and are no sign of a typing error when unused.

@@ -74,7 +74,7 @@ impl Event {
 /// One node of the graph, as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Vertex {
-    /// What tells it apart from the build's others.
+    /// What distinguishes it from the build's others.
     pub digest: Digest,
     /// The vertices it starts from.
     pub inputs: Vec<Digest>,

@@ -25,7 +25,8 @@ impl LogLimits {
     /// No bounds.
     pub const UNLIMITED: Self = Self { size: None, speed: None };
 
-    /// Parses a value of BuildKit's variables: a number of bytes, or a negative number for no bound.
+    /// Parses a value of BuildKit's variables: a number of bytes, or a negative number for no
+    /// bound.
     ///
     /// # Errors
     ///
@@ -53,8 +54,8 @@ impl Shown {
         Self { began: now, bytes: 0, is_clipping: false }
     }
 
-    /// Returns how many of `count` bytes to show at `now`, and what to say where that is the first time
-    /// that some are left out.
+    /// Returns how many of `count` bytes to show at `now`, and what to say where that is the first
+    /// time that some are left out.
     pub(super) fn admit(
         &mut self,
         count: usize,

@@ -1,4 +1,4 @@
-//! What a build tells while it runs: events in, text out.
+//! Progress of a build: events in, text out.
 //!
 //! Rooms below emit [`Event`]s into a [`Progress`]; one thread renders them in the chosen [`Mode`].
 //! The emitter stamps each event, keeps the last lines of every running step's log (so that an
@@ -6,10 +6,10 @@
 //!
 //! # Bounds
 //!
-//! Memory does not depend on what steps print, nor on how slowly the output is read: at most [`QUEUE`]
-//! events wait for the renderer, which writes after [`BATCH`] bytes of logs, and each renderer keeps a
-//! bounded part of each running step's output. What is shown of a step is bounded by [`LogLimits`]; the
-//! history has all of it, see [`crate::explain`].
+//! Memory does not depend on what steps print, nor on how slowly the output is read: at most
+//! [`QUEUE`] events wait for the renderer, which writes after [`BATCH`] bytes of logs, and each
+//! renderer keeps a bounded part of each running step's output. What is shown of a step is bounded
+//! by [`LogLimits`]; the history has all of it, see [`crate::explain`].
 //!
 //! # Cost
 //!
@@ -49,8 +49,8 @@ use limit::Shown;
 use tail::Tail;
 pub use tally::Tally;
 
-/// Events waiting for the renderer before emitters wait for it. Log events carry up to [`PIECE`], so this
-/// bounds memory at 2 MiB when a terminal is slower than a step.
+/// Events waiting for the renderer before emitters wait for it. Log events carry up to [`PIECE`],
+/// so this bounds memory at 2 MiB when a terminal is slower than a step.
 const QUEUE: usize = 128;
 
 /// The most bytes of one log event.
@@ -114,7 +114,7 @@ pub type TerminalSize = Box<dyn Fn() -> (u16, u16) + Send + Sync>;
 pub struct Output {
     /// Takes the bytes. Its errors are ignored: a closed pipe must not fail a build.
     pub writer: Box<dyn Write + Send>,
-    /// Tells the size of the terminal behind `writer`; `None` where it is no terminal.
+    /// Returns the size of the terminal behind `writer`; `None` where it is not a terminal.
     pub size: Option<TerminalSize>,
     /// Whether the tty renderer may use colours.
     pub is_coloured: bool,
@@ -135,7 +135,7 @@ impl Output {
         Self { writer: Box::new(stderr), size, is_coloured }
     }
 
-    /// Returns a sink that is no terminal.
+    /// Returns a sink that is not a terminal.
     pub fn to(writer: impl Write + Send + 'static) -> Self {
         Self { writer: Box::new(writer), size: None, is_coloured: false }
     }
@@ -149,7 +149,7 @@ fn stderr_size() -> (u16, u16) {
     }
 }
 
-/// How many steps there were, and what became of them.
+/// How many steps there were, and their results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Steps taken from the cache.
@@ -200,11 +200,11 @@ pub struct Progress {
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
-    state: Mutex<State>,
+    state: Mutex<EmitterState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct EmitterState {
     lane: Lane,
     tails: BTreeMap<Digest, Tail>,
     steps: BTreeMap<Digest, bool>,
@@ -265,8 +265,8 @@ trait Renderer: Send {
 impl Progress {
     /// Makes an emitter that renders to `output`; `started` is the wall-clock time of this moment.
     ///
-    /// [`Mode::Tty`] on something that is no terminal falls back to [`Mode::Plain`]; a command line
-    /// that wants to refuse that can ask `output.size` first.
+    /// [`Mode::Tty`] on something that is not a terminal falls back to [`Mode::Plain`]; a command
+    /// line that wants to refuse that can ask `output.size` first.
     pub fn new(mode: Mode, output: Output, started: Timestamp) -> Self {
         let clock = Clock { started, instant: Instant::now() };
         let Output { writer, size, is_coloured } = output;
@@ -280,7 +280,7 @@ impl Progress {
                 Lane::Idle(Box::new(plain::Plain::new(writer)))
             }
         };
-        let state = State {
+        let state = EmitterState {
             lane,
             tails: BTreeMap::new(),
             steps: BTreeMap::new(),
@@ -310,7 +310,7 @@ impl Progress {
         self.send(&mut state, event);
     }
 
-    fn send(&self, state: &mut State, event: Event) {
+    fn send(&self, state: &mut EmitterState, event: Event) {
         if matches!(state.lane, Lane::Quiet) {
             return;
         }
@@ -387,7 +387,7 @@ impl Progress {
         self.lock().tails.get(vertex).map_or_else(Vec::new, |tail| tail.lines(n))
     }
 
-    /// Returns what became of the steps that ended so far.
+    /// Returns the result of the steps that ended so far.
     pub fn counts(&self) -> Counts {
         self.lock().counts
     }
@@ -403,7 +403,7 @@ impl Progress {
         lane.close();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, EmitterState> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -415,7 +415,7 @@ impl Drop for Inner {
     }
 }
 
-impl State {
+impl EmitterState {
     fn note(&mut self, event: &Event) {
         match event {
             Event::VertexStarted(vertex) => {

@@ -1,4 +1,5 @@
-//! How far a part of a vertex is, in a form that fits beside its name: amount, rate, remaining time.
+//! How far a part of a vertex is, in a form that fits beside its name: amount, rate, remaining
+//! time.
 
 use super::seconds;
 use jiff::Timestamp;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! While one vertex prints, what others print is held back, so that their lines do not alternate:
-//! until the first ends, another ends (that is told at once), or [`TURN`] is over.
+//! until the first ends, another ends (that is shown at once), or [`TURN`] is over.
 //!
 //! Source: BuildKit, `util/progress/progressui/printer.go`, for the form of the lines.
 
@@ -204,8 +204,8 @@ impl Lane {
         }
     }
 
-    /// Adds to the unfinished line. Of one that overwrites itself only the last two versions are kept, so
-    /// that what is printed of it is the last whole one.
+    /// Adds to the unfinished line. Of one that overwrites itself only the last two versions are
+    /// kept, so that what is printed of it is the last whole one.
     fn overwrite(&mut self, piece: &[u8]) {
         self.partial.extend_from_slice(piece);
         let mut ends = self.partial.iter().enumerate().rev().filter(|(_, b)| **b == b'\r');

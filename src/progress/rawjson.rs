@@ -52,8 +52,8 @@ impl RawJson {
         self.buffer.extend_from_slice(b"]}\n");
     }
 
-    /// Writes a notice as a log, since a warning is a finding of a check. A log names a vertex: one of its
-    /// own where it is about no other.
+    /// Writes a notice as a log, since a warning is a finding of a check. A log names a vertex: one
+    /// of its own where it is about no other.
     fn notice(&mut self, at: Timestamp, vertex: Option<Digest>, text: &str) {
         let own = vertex.is_none().then(|| Vertex::internal("[internal] notice"));
         let log = |digest: Digest| {
@@ -175,7 +175,8 @@ impl Renderer for RawJson {
             }
             Event::Warning(warning) => self.warning(&warning),
             Event::Notice { vertex, text } => self.notice(at, vertex, &text),
-            // BuildKit's clients count vertexes themselves, and find what was made among the statuses.
+            // BuildKit's clients count vertexes themselves, and find what was made among the
+            // statuses.
             Event::Expected { .. } | Event::Made { .. } => {}
         }
     }

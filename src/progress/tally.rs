@@ -65,8 +65,8 @@ impl Tally {
         Self { progress: progress.clone(), vertex, id, state: Mutex::new(state) }
     }
 
-    /// Adds bytes. `measure` finds out the total where it is not known; it is asked once, before the amount is
-    /// first shown.
+    /// Adds bytes. `measure` finds out the total where it is not known; it is asked once, before
+    /// the amount is first shown.
     pub fn add(&self, bytes: u64, measure: impl FnOnce() -> Option<u64>) {
         let mut state = self.lock();
         state.done += bytes;

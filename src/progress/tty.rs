@@ -1,7 +1,8 @@
 //! A terminal: finished steps as one line each, below them a window of the running ones.
 //!
 //! The window is one `indicatif` bar whose message is all of it, cut to the terminal so that no
-//! line wraps: a wrapped line makes the cursor arithmetic wrong, and the window walks up the screen.
+//! line wraps: a wrapped line makes the cursor arithmetic wrong, and the window walks up the
+//! screen.
 
 use super::clean::{clean_line, fit, width};
 use super::pace::{Pace, short};

@@ -28,11 +28,11 @@ pub(super) type Scopes = [String];
 /// A host's demands and what meets them. Shared by all threads.
 #[derive(Default)]
 pub(super) struct Auth {
-    state: Mutex<State>,
+    state: Mutex<TokenState>,
 }
 
 #[derive(Default)]
-struct State {
+struct TokenState {
     challenge: Option<Challenge>,
     /// What the keychain has for a repository's path.
     credentials: BTreeMap<String, Option<Credentials>>,
@@ -67,7 +67,7 @@ pub(super) struct Asking<'a> {
 }
 
 impl Auth {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TokenState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -157,7 +157,7 @@ fn covers(known: &str, asked: &str) -> bool {
     }
 }
 
-impl State {
+impl TokenState {
     fn credentials(&mut self, asking: Asking<'_>) -> Result<Option<Credentials>, RegistryError> {
         if let Some(known) = self.credentials.get(asking.path) {
             return Ok(known.clone());

@@ -13,9 +13,9 @@ use ureq::http::Method;
 /// How much is read at most to reach the place where a server starts over, per read.
 const SKIP: usize = 64 << 10;
 
-/// Reads a blob. After a break it goes on where it stopped, with `Range`. What a server is to send within
-/// [`Settings::stall`](super::Settings) sets the count of tries back, so that only one that gives next to
-/// nothing ends it.
+/// Reads a blob. After a break it goes on where it stopped, with `Range`. What a server is to send
+/// within [`Settings::stall`](super::Settings) sets the count of tries back, so that only one that
+/// gives next to nothing ends it.
 ///
 /// An error is final: every further read gives it again.
 pub struct BlobReader {
@@ -61,7 +61,8 @@ impl BlobReader {
         Ok(reader)
     }
 
-    /// Opens the stream at the place where it broke off, at the next mirror where one has not got it.
+    /// Opens the stream at the place where it broke off, at the next mirror where one has not got
+    /// it.
     fn connect(&mut self) -> Result<(), RegistryError> {
         loop {
             match self.connect_here() {

@@ -42,7 +42,8 @@ impl Challenge {
 
 type Scheme = (String, Vec<(String, String)>);
 
-/// Takes a header apart: `Basic realm="a", Bearer realm="b",service=c`. What makes no sense ends it.
+/// Takes a header apart: `Basic realm="a", Bearer realm="b",service=c`. What makes no sense ends
+/// it.
 fn parse(header: &str) -> Vec<Scheme> {
     let mut schemes: Vec<Scheme> = Vec::new();
     let mut rest = header.trim_start_matches([' ', '\t', ',']);

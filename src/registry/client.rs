@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 use ureq::http::Method;
 
-/// Told one line about what happens meanwhile: that something is tried again, and why.
+/// Receives a line for each retry: what is tried again, and why.
 pub type Notify = Box<dyn Fn(&str) + Send + Sync>;
 
 /// How often the wish to stop is looked at.
@@ -154,7 +154,8 @@ impl Shared {
         Arc::clone(host)
     }
 
-    /// Breaks off what blocks when somebody asks to stop. The thread ends with the client.
+    /// Breaks off what blocks when the user interrupts the program. The thread ends with the
+    /// client.
     fn watch(this: &Arc<Self>) {
         this.watching.call_once(|| {
             let (cancel, shared) = (this.cancel.clone(), Arc::downgrade(this));
@@ -198,7 +199,7 @@ impl Remote {
 
     /// Asks what a tag or digest names: media type, digest and size of a manifest or index.
     /// `accept` lists the media types that will do, separated by commas. Costs one request, two
-    /// where the server does not tell the digest.
+    /// if the server does not send the digest.
     ///
     /// # Errors
     ///
@@ -331,7 +332,7 @@ impl Remote {
         path: &str,
         reference: &str,
     ) -> Result<String, RegistryError> {
-        // A mirror is told whose image it is asked for, as containerd does.
+        // A mirror gets the name of the registry, as containerd does.
         let is_mirror = self.places.last().is_none_or(|(own, _)| own.name != host.name);
         let namespace = match is_mirror {
             true => format!("?ns={}", encoded(&self.repository.host)),
@@ -358,8 +359,8 @@ fn media_type(response: &Response) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Reads a descriptor from the headers of an answer to HEAD; `None` where one is missing, or where the
-/// length is that of the answer and not of the manifest.
+/// Reads a descriptor from the headers of an answer to HEAD; `None` where one is missing, or where
+/// the length is that of the answer and not of the manifest.
 fn described(response: &Response) -> Option<Descriptor> {
     let digest = response.header("docker-content-digest")?.parse().ok()?;
     let size = response.header("content-length")?.parse().ok().filter(|size| *size > 0)?;

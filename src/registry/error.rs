@@ -22,7 +22,7 @@ pub enum RegistryError {
         /// What the connection said.
         what: String,
     },
-    /// The server answered with a status that is no success.
+    /// The server answered with a status that is not a success.
     #[error("cannot {doing}: {host} answered {status}{}", quoted(said))]
     Status {
         /// What was being done.
@@ -123,7 +123,7 @@ pub enum RegistryError {
         what: String,
     },
     /// The environment names a proxy that cannot be used.
-    #[error("the proxy for {host} is no address of a proxy")]
+    #[error("the proxy for {host} is not an address of a proxy")]
     Proxy {
         /// The host that was to be reached through it.
         host: String,
@@ -133,10 +133,10 @@ pub enum RegistryError {
     Local {
         /// What was to be sent.
         what: String,
-        /// Why.
+        /// Cause of the failure.
         why: String,
     },
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }

@@ -81,7 +81,7 @@ impl Host {
     ) -> Result<Response, Failed> {
         let base = self.base(shared)?;
         let asking = Asking { shared, host: &self.name, base: &base, path, scopes, doing };
-        // An upload may be sent to another host, which is told nothing.
+        // An upload may be sent to another host, which gets no credentials.
         let is_own = {
             let (to, own) = (Address::parse(&request.url, doing)?, Address::parse(&base, doing)?);
             to.authority == own.authority && to.is_tls == own.is_tls
@@ -200,8 +200,8 @@ fn retry_after(response: &Response) -> Option<Duration> {
     wait_of(response.header("retry-after")?, response.header("date"))
 }
 
-/// Returns what `Retry-After` means: seconds, or a date, which is compared with the server's own clock (the
-/// answer's `Date`), since ours may be another.
+/// Returns what `Retry-After` means: seconds, or a date, which is compared with the server's own
+/// clock (the answer's `Date`), since ours may be another.
 ///
 /// Source: RFC 9110, "Retry-After".
 fn wait_of(text: &str, date: Option<&str>) -> Option<Duration> {

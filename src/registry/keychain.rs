@@ -45,8 +45,8 @@ impl Keychain {
     ///
     /// # Errors
     ///
-    /// [`RegistryError::File`] for a damaged file, [`RegistryError::Helper`] for a helper that fails
-    /// otherwise than by having none.
+    /// [`RegistryError::File`] for a damaged file, [`RegistryError::Helper`] for a helper that
+    /// fails otherwise than by having none.
     pub fn find(&self, host: &str, path: &str) -> Result<Option<Credentials>, RegistryError> {
         for file in &self.files {
             let Some(document) = read(file)? else { continue };
@@ -62,7 +62,8 @@ impl Keychain {
         Ok(None)
     }
 
-    /// Keeps the credentials for a registry: with the helper that the target file names, else in it.
+    /// Keeps the credentials for a registry: with the helper that the target file names, else in
+    /// it.
     ///
     /// # Errors
     ///
@@ -77,15 +78,15 @@ impl Keychain {
         }
         let entry = json!({"auth": Credentials::basic(user, secret)});
         let Some(auths) = auths_of(&mut document) else {
-            return Err(file_error(path, "its `auths` is no object"));
+            return Err(file_error(path, "its `auths` is not an object"));
         };
         auths.insert(key_of(host).to_owned(), entry);
         write(path, &document)?;
         Ok(Saved::File(path.to_owned()))
     }
 
-    /// Forgets the credentials for a registry; returns whether there were any in the target file, or
-    /// a helper took care of it.
+    /// Forgets the credentials for a registry; returns whether there were any in the target file,
+    /// or a helper took care of it.
     ///
     /// # Errors
     ///
@@ -112,7 +113,10 @@ impl Keychain {
 
     fn target(&self) -> Result<&Path, RegistryError> {
         self.target.as_deref().ok_or_else(|| {
-            file_error(Path::new("config.json"), "there is no home folder to keep credentials in")
+            file_error(
+                Path::new("config.json"),
+                "there is no home directory to keep credentials in",
+            )
         })
     }
 }
@@ -137,8 +141,12 @@ fn read(path: &Path) -> Result<Option<Value>, RegistryError> {
     }
     // The parser's message would quote the file.
     let document: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| file_error(path, format!("it is no JSON (line {})", e.line())))?;
-    if document.is_object() { Ok(Some(document)) } else { Err(file_error(path, "it is no object")) }
+        .map_err(|e| file_error(path, format!("it is not JSON (line {})", e.line())))?;
+    if document.is_object() {
+        Ok(Some(document))
+    } else {
+        Err(file_error(path, "it is not an object"))
+    }
 }
 
 /// Replaces the file, mode 0600; a link to it stays one.
@@ -148,10 +156,10 @@ fn write(path: &Path, document: &Value) -> Result<(), RegistryError> {
         Ok(target) => path.parent().unwrap_or(Path::new("/")).join(target),
         Err(_) => path.to_owned(),
     };
-    let folder = target.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     let mut temp =
-        tempfile::Builder::new().prefix(".config-").tempfile_in(folder).map_err(failed)?;
+        tempfile::Builder::new().prefix(".config-").tempfile_in(directory).map_err(failed)?;
     let mut text = serde_json::to_vec_pretty(document).expect("JSON that was read can be written");
     text.push(b'\n');
     temp.write_all(&text).and_then(|()| temp.as_file().sync_all()).map_err(failed)?;
@@ -195,7 +203,7 @@ fn helper_of<'d>(document: &'d Value, host: &str) -> Option<&'d str> {
     helper.and_then(Value::as_str).filter(|name| !name.is_empty())
 }
 
-/// Finds the entry of `auths` for the repository, else for a folder above it, else for the host.
+/// Finds the entry of `auths` for the repository, else for a directory above it, else for the host.
 fn in_file(document: &Value, host: &str, path: &str) -> Option<Credentials> {
     let full = format!("{host}/{path}");
     let entries = document.get("auths").and_then(Value::as_object)?;
@@ -339,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_without_quoting_it() {
+    fn damage_is_reported_without_quoting_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         fs::write(&path, "{\"auths\": {\"a\": {\"auth\": \"c2VjcmV0\" oops").unwrap();

@@ -17,7 +17,7 @@
 //!
 //! # Not here
 //!
-//! Which manifest of an index, and what becomes of layers: [`crate::image`]. The environment, and
+//! Which manifest of an index, and the results of layers: [`crate::image`]. The environment, and
 //! where configuration files are: the command line.
 //!
 //! Source: OCI distribution specification 1.1; Docker's "Token Authentication Specification".
@@ -72,8 +72,8 @@ pub fn is_loopback(host: &str) -> bool {
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Says whether the value of a `WWW-Authenticate` header asks for credentials that we could give. For
-/// fuzzing: requests use the parser itself.
+/// Says whether the value of a `WWW-Authenticate` header asks for credentials that we could give.
+/// For fuzzing: requests use the parser itself.
 #[doc(hidden)]
 pub fn is_challenge(header: &str) -> bool {
     challenge::Challenge::choose(std::iter::once(header)).is_some()

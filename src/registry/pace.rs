@@ -1,7 +1,7 @@
 //! How slow a peer may be: one that sends or takes a byte now and then is as good as silent.
 //!
-//! Timeouts of single reads cannot tell: each byte ends one. So the bytes of a while are counted, and only
-//! the time spent waiting for the peer, not what we do with its bytes.
+//! Timeouts of single reads cannot detect that: each byte ends one. So the bytes of a while are
+//! counted, and only the time spent waiting for the peer, not what we do with its bytes.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};

@@ -65,9 +65,10 @@ pub struct Settings {
     pub proxies: Proxies,
     /// Certificates that replace the built-in list.
     pub roots: Roots,
-    /// Folders with a folder of certificates for each host, as `/etc/docker/certs.d`; the first that has
-    /// one for a host counts, unless `registries.toml` says something of that host's TLS.
-    pub host_folders: Vec<PathBuf>,
+    /// Directories with a directory of certificates for each host, as `/etc/docker/certs.d`; the
+    /// first that has one for a host counts, unless `registries.toml` says something of that host's
+    /// TLS.
+    pub host_directories: Vec<PathBuf>,
     hosts: BTreeMap<String, HostSettings>,
     /// Whether any certificate of any host is taken.
     is_unverified: bool,
@@ -120,7 +121,7 @@ pub(super) struct HostSettings {
 
 /// Where the images of a repository are: a host to talk to and a path there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Location {
     /// The host as settings and credentials know it.
     pub(super) name: String,
     /// Whether `http://` was written in front of it.
@@ -170,7 +171,7 @@ impl Default for Settings {
             pause: PAUSE,
             proxies: Proxies::default(),
             roots: Roots::default(),
-            host_folders: Vec::new(),
+            host_directories: Vec::new(),
             hosts: BTreeMap::new(),
             is_unverified: false,
         }
@@ -189,7 +190,7 @@ impl Settings {
         if file.tries == Some(0) || file.stall_seconds == Some(0) {
             return Err(bad("tries and stall-seconds are at least 1".to_owned()));
         }
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let directory = path.parent().unwrap_or(Path::new("/"));
         let mut hosts = BTreeMap::new();
         for (key, table) in file.registry {
             let places = table.mirrors.iter().chain(&table.location).chain([&key]);
@@ -199,7 +200,8 @@ impl Settings {
                 }
             }
             let mut pairs = table.keypair.into_iter();
-            let keypair = pairs.next().map(|pair| (folder.join(pair.cert), folder.join(pair.key)));
+            let keypair =
+                pairs.next().map(|pair| (directory.join(pair.cert), directory.join(pair.key)));
             if pairs.next().is_some() {
                 return Err(bad(format!("registry {key:?} has several keypairs: one can be used")));
             }
@@ -208,7 +210,7 @@ impl Settings {
                 location: table.location,
                 is_plain: table.http,
                 is_insecure: table.insecure,
-                authorities: table.ca.iter().map(|path| folder.join(path)).collect(),
+                authorities: table.ca.iter().map(|path| directory.join(path)).collect(),
                 keypair,
             };
             hosts.insert(key.trim_end_matches('/').to_owned(), settings);
@@ -246,14 +248,14 @@ impl Settings {
         host.is_insecure |= self.is_unverified;
         let says_nothing = host.authorities.is_empty() && host.keypair.is_none();
         if says_nothing && !host.is_plain && !host.is_insecure {
-            tls::add_folder_of(&mut host, &self.host_folders, table);
+            tls::add_directory_of(&mut host, &self.host_directories, table);
         }
         host
     }
 
-    /// Returns where a repository is pulled from: mirrors first, its own place last. That is where it
-    /// is pushed to.
-    pub(super) fn places(&self, repository: &Repository) -> Vec<Place> {
+    /// Returns where a repository is pulled from: mirrors first, its own place last. That is where
+    /// it is pushed to.
+    pub(super) fn places(&self, repository: &Repository) -> Vec<Location> {
         let full = repository.to_string();
         let found = self
             .hosts
@@ -265,7 +267,7 @@ impl Settings {
             .max_by_key(|(key, _)| key.len());
         let Some((key, settings)) = found else {
             let (name, path) = (repository.host.clone(), repository.path.clone());
-            return vec![Place { name, is_plain: false, path }];
+            return vec![Location { name, is_plain: false, path }];
         };
         let rest = full[key.len()..].trim_start_matches('/');
         let mirrors = settings.mirrors.iter().map(String::as_str);
@@ -277,7 +279,7 @@ impl Settings {
                 let (host, prefix) = host_and_path(base);
                 let path =
                     if prefix.is_empty() { rest.to_owned() } else { format!("{prefix}/{rest}") };
-                Place { name: host.to_owned(), is_plain, path }
+                Location { name: host.to_owned(), is_plain, path }
             })
             .collect()
     }
@@ -291,7 +293,7 @@ pub(super) fn authority(name: &str) -> &str {
     }
 }
 
-/// Takes `https://` or `http://` away; tells whether it was the latter.
+/// Takes `https://` or `http://` away; returns whether it was the latter.
 fn strip_scheme(text: &str) -> (&str, bool) {
     match text.strip_prefix("http://") {
         Some(rest) => (rest, true),

@@ -15,13 +15,14 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 pub struct Roots {
     /// A file of certificates (`SSL_CERT_FILE`).
     pub file: Option<PathBuf>,
-    /// Folders all of whose certificates count (`SSL_CERT_DIR`); other files there do not matter.
-    pub folders: Vec<PathBuf>,
+    /// Directories all of whose certificates count (`SSL_CERT_DIR`); other files there do not
+    /// matter.
+    pub directories: Vec<PathBuf>,
 }
 
 impl Roots {
     fn is_empty(&self) -> bool {
-        self.file.is_none() && self.folders.is_empty()
+        self.file.is_none() && self.directories.is_empty()
     }
 
     fn certificates(&self) -> Result<Vec<Certificate<'static>>, RegistryError> {
@@ -29,13 +30,13 @@ impl Roots {
         if let Some(file) = &self.file {
             found.extend(certificates_of(file)?);
         }
-        for folder in &self.folders {
-            let files = fs::read_dir(folder).map_err(|e| bad_file(folder, &e.to_string()))?;
+        for directory in &self.directories {
+            let files = fs::read_dir(directory).map_err(|e| bad_file(directory, &e.to_string()))?;
             let mut files: Vec<_> = files.flatten().map(|entry| entry.path()).collect();
             files.sort();
             found.extend(files.iter().filter_map(|file| certificates_of(file).ok()).flatten());
         }
-        // Such folders have each one under several names.
+        // Such directories have each one under several names.
         let mut seen = BTreeSet::new();
         found.retain(|certificate| seen.insert(certificate.der().to_vec()));
         Ok(found)
@@ -65,14 +66,14 @@ pub(super) fn config(roots: &Roots, host: &HostSettings) -> Result<TlsConfig, Re
     Ok(builder.build())
 }
 
-/// Adds what folders like `/etc/docker/certs.d` have for a host, the first one that has any: `*.crt`
-/// are authorities, `*.cert` with `*.key` are what we show, the first pair by name.
+/// Adds what directories like `/etc/docker/certs.d` have for a host, the first one that has any:
+/// `*.crt` are authorities, `*.cert` with `*.key` are what we show, the first pair by name.
 ///
 /// Source: Docker's documentation, "Verify repository client with certificates".
-pub(super) fn add_folder_of(host: &mut HostSettings, folders: &[PathBuf], name: &str) {
-    // What cannot be listed is not for us: a folder of root's, say.
-    let listed = folders.iter().find_map(|folder| {
-        let files = fs::read_dir(folder.join(name)).ok()?;
+pub(super) fn add_directory_of(host: &mut HostSettings, directories: &[PathBuf], name: &str) {
+    // What cannot be listed is not for us: a directory of root's, say.
+    let listed = directories.iter().find_map(|directory| {
+        let files = fs::read_dir(directory.join(name)).ok()?;
         Some(files.flatten().map(|entry| entry.path()).collect::<BTreeSet<_>>())
     });
     let Some(files) = listed else { return };
@@ -93,7 +94,7 @@ fn certificates_of(path: &Path) -> Result<Vec<Certificate<'static>>, RegistryErr
         match item {
             Ok(PemItem::Certificate(certificate)) => found.push(certificate),
             Ok(_) => {}
-            Err(_) => return Err(bad_file(path, "it is no PEM")),
+            Err(_) => return Err(bad_file(path, "it is not PEM")),
         }
     }
     if found.is_empty() { Err(bad_file(path, "there is no certificate in it")) } else { Ok(found) }
@@ -115,11 +116,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_of_a_host_has_authorities_and_one_pair() {
+    fn a_directory_of_a_host_has_authorities_and_one_pair() {
         let dir = tempfile::tempdir().unwrap();
-        let folders = ["none", "first", "second"].map(|name| dir.path().join(name));
+        let directories = ["none", "first", "second"].map(|name| dir.path().join(name));
         let (first, second) =
-            (folders[1].join("a.example:5000"), folders[2].join("a.example:5000"));
+            (directories[1].join("a.example:5000"), directories[2].join("a.example:5000"));
         fs::create_dir_all(&first).unwrap();
         fs::create_dir_all(&second).unwrap();
         for name in ["b.crt", "a.crt", "y.cert", "x.cert", "x.key", "y.key", "README"] {
@@ -127,21 +128,21 @@ mod tests {
         }
         fs::write(second.join("c.crt"), "").unwrap();
         let mut host = HostSettings::default();
-        add_folder_of(&mut host, &folders, "a.example:5000");
+        add_directory_of(&mut host, &directories, "a.example:5000");
         assert_eq!(host.authorities, [first.join("a.crt"), first.join("b.crt")]);
         assert_eq!(host.keypair, Some((first.join("x.cert"), first.join("x.key"))));
         let mut other = HostSettings::default();
-        add_folder_of(&mut other, &folders, "a.example");
+        add_directory_of(&mut other, &directories, "a.example");
         assert_eq!(other, HostSettings::default());
     }
 
     #[test]
-    fn what_is_no_certificate_in_a_folder_of_roots_does_not_matter() {
+    fn what_is_no_certificate_in_a_directory_of_roots_does_not_matter() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("README"), "nothing").unwrap();
-        let roots = Roots { file: None, folders: vec![dir.path().to_owned()] };
+        let roots = Roots { file: None, directories: vec![dir.path().to_owned()] };
         assert_eq!(roots.certificates().unwrap().len(), 0);
-        let missing = Roots { file: None, folders: vec![dir.path().join("missing")] };
+        let missing = Roots { file: None, directories: vec![dir.path().join("missing")] };
         assert!(matches!(missing.certificates(), Err(RegistryError::File { .. })));
     }
 }

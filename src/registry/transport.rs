@@ -14,7 +14,8 @@ use ureq::{Agent, BodyReader, Proxy, SendBody};
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(30);
 
-/// How long a registry may take over a blob that it has been sent: some copy it to other storage first.
+/// How long a registry may take over a blob that it has been sent: some copy it to other storage
+/// first.
 const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Redirects followed; Go's client follows as many.
@@ -33,7 +34,7 @@ pub(super) enum Payload<'p> {
         open: &'p dyn Fn() -> io::Result<Box<dyn Read + Send>>,
         /// Its length in bytes.
         length: u64,
-        /// Told how many bytes have been sent.
+        /// Receives how many bytes have been sent.
         report: &'p dyn Fn(u64),
     },
 }
@@ -376,20 +377,21 @@ impl Transport {
     }
 }
 
-/// Whether a handshake failed over a certificate: rustls tells it by the text of its errors only,
+/// Whether a handshake failed over a certificate: rustls shows it in the text of its errors only,
 /// unless one links it.
 fn is_certificate(error: &io::Error) -> bool {
     let text = error.to_string();
     text.contains("certificate") || text.contains("Certificate")
 }
 
-/// Whether it is the peer who ended a handshake, rather than we: `BadCertificate`, `CertificateRequired`.
+/// Whether it is the peer who ended a handshake, rather than we: `BadCertificate`,
+/// `CertificateRequired`.
 fn is_alert(error: &io::Error) -> bool {
     error.to_string().contains("received fatal alert")
 }
 
-/// Whether a resolver says that there is no such name, rather than that it cannot tell. The standard
-/// library has the C library's text only: glibc's or musl's.
+/// Whether a resolver says that there is no such name, rather than that it does not know. The
+/// standard library has the C library's text only: glibc's or musl's.
 fn is_unknown_name(error: &io::Error) -> bool {
     let text = error.to_string();
     text.contains("Name or service not known") || text.contains("Name does not resolve")
@@ -416,7 +418,7 @@ impl Address {
             _ => return Err(bad()),
         };
         let authority = uri.authority().ok_or_else(bad)?;
-        // Credentials in an address are nobody's to give.
+        // Credentials in an address are never passed on.
         if authority.as_str().contains('@') {
             return Err(bad());
         }
@@ -462,8 +464,8 @@ pub fn resolve(base: &str, location: &str) -> Option<String> {
     if location.is_empty() || location.starts_with('?') {
         return Some(format!("{scheme}://{authority}{path}{location}"));
     }
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    Some(format!("{scheme}://{authority}{folder}/{location}"))
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    Some(format!("{scheme}://{authority}{directory}/{location}"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is pushed: blobs that are missing, then manifests.
 //!
-//! A blob is announced, and sent in one request. When that breaks off, the registry is asked how far
-//! it came; where it tells, the rest is sent, else all of it again.
+//! A blob is announced, and sent in one request. When that breaks off, the registry is asked how
+//! far it came; if it says so, the rest is sent, else all of it again.
 //!
 //! Source: OCI distribution specification 1.1, "Push".
 
@@ -14,7 +14,7 @@ use crate::store::{Descriptor, Digest};
 use std::io::{self, Read};
 use ureq::http::Method;
 
-/// Told how many bytes of a blob the registry has been sent.
+/// Receives how many bytes of a blob the registry has been sent.
 pub type Report<'r> = &'r (dyn Fn(u64) + Sync);
 
 /// Opens what is uploaded, at an offset in bytes.
@@ -65,8 +65,8 @@ impl Remote {
         }
     }
 
-    /// Puts a blob into the repository: from the repository `from` of the same registry where it has
-    /// it, else by sending what `open` gives. Returns whether bytes were sent.
+    /// Puts a blob into the repository: from the repository `from` of the same registry where it
+    /// has it, else by sending what `open` gives. Returns whether bytes were sent.
     ///
     /// # Errors
     ///

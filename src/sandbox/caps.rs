@@ -61,7 +61,8 @@ pub(super) const MKNOD: u64 = 1 << 27;
 /// The one that gives files away.
 pub(super) const CHOWN: u64 = 1 << 0;
 
-/// The ones that the kernel asks for about files: `CHOWN`, `DAC_OVERRIDE`, `FOWNER`, `FSETID`, `MKNOD`.
+/// The ones that the kernel asks for about files: `CHOWN`, `DAC_OVERRIDE`, `FOWNER`, `FSETID`,
+/// `MKNOD`.
 pub(super) const FILES: u64 = CHOWN | 1 << 1 | 1 << 3 | 1 << 4 | MKNOD;
 
 /// The ones that change users and groups: `SETGID`, `SETUID`.
@@ -84,7 +85,7 @@ pub(super) fn parse(name: &str) -> Option<u64> {
 ///
 /// # Errors
 ///
-/// The name that is no capability.
+/// The name that is not a capability.
 pub(super) fn select(base: u64, add: &[String], drop: &[String]) -> Result<u64, String> {
     let bits = |names: &[String]| {
         names.iter().try_fold(0, |bits, name| {

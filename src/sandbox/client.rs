@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use super::ids::Ids;
-use super::protocol::{self, Report, Request};
+use super::protocol::{self, InitMessage, SpawnRequest};
 use super::{SandboxError, program, spawner};
 
 /// A connection to a spawner, which ends when this is dropped.
@@ -31,7 +31,7 @@ impl Client {
     /// Sends a request, starting the spawner if there is none.
     pub(super) fn send(
         &self,
-        request: &Request,
+        request: &SpawnRequest,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), SandboxError> {
         let gone = |source| self.gone(source);
@@ -64,7 +64,7 @@ impl Client {
     /// Asks for something that is answered by one report with a descriptor.
     pub(super) fn ask(
         &self,
-        request: &Request,
+        request: &SpawnRequest,
         fds: &[BorrowedFd<'_>],
     ) -> Result<OwnedFd, SandboxError> {
         let answer = self.order(request, fds)?;
@@ -74,7 +74,7 @@ impl Client {
     /// Asks without waiting; returns where the answer will come.
     pub(super) fn order(
         &self,
-        request: &Request,
+        request: &SpawnRequest,
         fds: &[BorrowedFd<'_>],
     ) -> Result<OwnedFd, SandboxError> {
         let (ours, theirs) = protocol::pair().map_err(|source| self.gone(source))?;
@@ -87,9 +87,11 @@ impl Client {
     /// Waits for the answer to an order.
     pub(super) fn answer(&self, ours: &OwnedFd) -> Result<OwnedFd, SandboxError> {
         let gone = |source| self.gone(source);
-        match protocol::receive::<Report>(ours.as_fd()).map_err(gone)? {
-            Some((Report::Failed { doing, errno }, _)) => Err(SandboxError::Setup { doing, errno }),
-            Some((Report::Refused { message }, _)) => Err(SandboxError::Spec { message }),
+        match protocol::receive::<InitMessage>(ours.as_fd()).map_err(gone)? {
+            Some((InitMessage::Failed { doing, errno }, _)) => {
+                Err(SandboxError::Setup { doing, errno })
+            }
+            Some((InitMessage::Refused { message }, _)) => Err(SandboxError::Spec { message }),
             Some((_, mut fds)) if !fds.is_empty() => Ok(fds.swap_remove(0)),
             _ => Err(gone(io::ErrorKind::UnexpectedEof.into())),
         }
@@ -97,7 +99,7 @@ impl Client {
 
     /// Makes a network namespace with `lo` alone, which belongs to the user namespace of `ids`.
     pub(super) fn make_netns(&self, ids: Option<&Ids>) -> Result<OwnedFd, SandboxError> {
-        self.ask(&Request::MakeNetns, ids.map(Ids::userns).as_slice())
+        self.ask(&SpawnRequest::MakeNetns, ids.map(Ids::userns).as_slice())
     }
 
     /// Starts a program that dies with the spawner, with descriptors from 3 on; returns its pidfd.
@@ -106,6 +108,6 @@ impl Client {
         argv: Vec<String>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<OwnedFd, SandboxError> {
-        self.ask(&Request::Helper { argv }, fds)
+        self.ask(&SpawnRequest::Helper { argv }, fds)
     }
 }

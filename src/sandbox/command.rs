@@ -1,12 +1,12 @@
 //! The command of a sandbox: the last steps of its process, and its program.
 //!
-//! A program is named by a path that an image, a Dockerfile or a user chose. The init looks at every
-//! candidate first: one whose path leads through a link of procfs to what a process has open
-//! (`/proc/self/exe`, `/proc/1/fd/N`) is refused, and so is a script whose interpreter does. What is left
-//! is executed by its path, not by a descriptor, so that a program sees the name by which it was called and
-//! a script finds itself. Between the two, a process that shares a volume with the command may change the
-//! path; then it could lead to what is open: the command's own input and output, and a program of the
-//! builder's that cannot be written ([`super::program`]).
+//! A program is named by a path that an image, a Dockerfile or a user chose. The init looks at
+//! every candidate first: one whose path leads through a link of procfs to what a process has open
+//! (`/proc/self/exe`, `/proc/1/fd/N`) is refused, and so is a script whose interpreter does. What
+//! is left is executed by its path, not by a descriptor, so that a program sees the name by which
+//! it was called and a script finds itself. Between the two, a process that shares a volume with
+//! the command may change the path; then it could lead to what is open: the command's own input and
+//! output, and a program of the builder's that cannot be written ([`super::program`]).
 
 use std::ffi::CString;
 use std::io::Read as _;
@@ -19,7 +19,7 @@ use rustix::process::DumpableBehavior;
 use super::caps;
 use super::fault::{Doing, Fault};
 use super::init::{Filters, capabilities};
-use super::protocol::{self, Report, RunRequest};
+use super::protocol::{self, InitMessage, RunRequest};
 use super::seccomp::Program;
 use super::supervisor::Task;
 use super::users::Identity;
@@ -28,7 +28,7 @@ use crate::sys::notify::load_filter_with_listener;
 use crate::sys::process;
 use crate::sys::rooted::open_in_root;
 
-/// A command ready to be executed: all that allocates is done.
+/// A command that is ready to be executed: its argument and environment vectors are made.
 pub(super) struct Command<'a> {
     argv: Vec<CString>,
     env: Vec<CString>,
@@ -45,7 +45,8 @@ pub(super) struct Command<'a> {
 /// Where programs are looked for when the environment has no `PATH`. Docker's.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// From this length on, in bytes and without the NUL, execve(2) does not take a string (`MAX_ARG_STRLEN`).
+/// From this length on, in bytes and without the NUL, execve(2) does not take a string
+/// (`MAX_ARG_STRLEN`).
 const ARGUMENT_MAX: usize = 128 * 1024;
 
 impl<'a> Command<'a> {
@@ -122,7 +123,7 @@ impl<'a> Command<'a> {
         match self.become_user(control, stdio, terminal) {
             Ok(()) => {}
             Err(fault) => {
-                protocol::send(control, &Report::from(fault), &[]).ok();
+                protocol::send(control, &InitMessage::from(fault), &[]).ok();
                 return 1;
             }
         }
@@ -219,7 +220,7 @@ impl<'a> Command<'a> {
                 }
                 listener => {
                     let listener = listener.doing(|| "loading a second filter")?;
-                    let report = Report::Supervised { own: self.own.clone() };
+                    let report = InitMessage::Supervised { own: self.own.clone() };
                     protocol::send(control, &report, &[listener.as_fd()])
                         .doing(|| "reporting to the builder")?;
                 }
@@ -228,8 +229,8 @@ impl<'a> Command<'a> {
         if let Some(filter) = self.confinement {
             process::load_filter(filter).doing(|| "loading the system call filter")?;
         }
-        // The group is among the supplementary ones, as a login has it: else a program that drops its
-        // group would gain what a file's mode refuses to that group (CVE-2022-36109).
+        // The group is among the supplementary ones, as a login has it: else a program that drops
+        // its group would gain what a file's mode refuses to that group (CVE-2022-36109).
         let mut groups = vec![self.identity.gid];
         groups.extend(self.identity.groups.iter().filter(|&&gid| gid != self.identity.gid));
         let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();

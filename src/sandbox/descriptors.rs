@@ -4,8 +4,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::fault::Fault;
 
-/// Descriptors of a request. Each is closed as soon as it has served its purpose, so that few are open
-/// while a path that an image chose is resolved.
+/// Descriptors of a request. Each is closed as soon as it has served its purpose, so that few are
+/// open while a path that an image chose is resolved.
 #[derive(Debug)]
 pub(super) struct Descriptors(Vec<Option<OwnedFd>>);
 

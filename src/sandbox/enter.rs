@@ -10,7 +10,7 @@
 //! | a user with ranges in `/etc/subuid` and `/etc/subgid` | 0 is the user, 1 and up the ranges, by newuidmap(1) |
 //! | a user without | 0 is the user, and there is no other |
 //! | root of a container without `CAP_SYS_ADMIN` | the container's |
-//! | root of a user namespace that somebody else made | those, in a mount namespace of its own |
+//! | root of a user namespace that another program made | those, in a mount namespace of its own |
 //!
 //! Source: user_namespaces(7), newuidmap(1), subuid(5).
 

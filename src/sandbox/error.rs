@@ -9,7 +9,7 @@ use crate::cgroup::CgroupError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
-    /// Somebody asked to stop; everything in the sandbox was killed.
+    /// It was interrupted; everything in the sandbox was killed.
     #[error("cancelled")]
     Cancelled,
     /// A system call of ours, in this process, failed.

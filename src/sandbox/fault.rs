@@ -1,6 +1,6 @@
-//! How setting up fails inside the child, where nobody can be asked.
+//! How setting up fails inside the child, where no reply is possible.
 
-use super::protocol::Report;
+use super::protocol::InitMessage;
 
 /// A failure of the child before the command runs.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) enum Fault {
     Refused(String),
 }
 
-impl From<Fault> for Report {
+impl From<Fault> for InitMessage {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Failed { doing, errno } => Self::Failed { doing, errno },

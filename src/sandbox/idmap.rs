@@ -1,8 +1,8 @@
 //! Maps between ids inside a sandbox and ids of the machine.
 //!
-//! As root every id that a file can have has a place inside, so a command can own, change and remove
-//! whatever an image holds. The places are chosen so that an id inside is, as far as the numbers go,
-//! an id that no user of the machine has:
+//! As root every id that a file can have has a place inside, so a command can own, change and
+//! remove whatever an image holds. The places are chosen so that an id inside is, as far as the
+//! numbers go, an id that no user of the machine has:
 //!
 //! | id inside | id of the machine |
 //! |---|---|
@@ -13,8 +13,8 @@
 //! | 2415853568 and more | below 1879048192, where users of a directory service may have theirs |
 //!
 //! Ids of the machine below 65536, root's among them, have no place inside, nor do those that
-//! `/etc/passwd`, `/etc/group`, `/etc/subuid` and `/etc/subgid` name. As many ids inside lack one: the
-//! last ones before 4294901760.
+//! `/etc/passwd`, `/etc/group`, `/etc/subuid` and `/etc/subgid` name. As many ids inside lack one:
+//! the last ones before 4294901760.
 //!
 //! Source: user_namespaces(7); <https://systemd.io/UIDS-GIDS>; sssd-ldap(5), "ID MAPPING".
 
@@ -60,15 +60,15 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// Returns the map of a builder that has all ids of the machine: ids below 65536 map to the ranges
-    /// that begin with these two, all others as the module's table says. Ids of the machine in `taken`,
-    /// users and groups, have no place inside.
+    /// Returns the map of a builder that has all ids of the machine: ids below 65536 map to the
+    /// ranges that begin with these two, all others as the module's table says. Ids of the machine
+    /// in `taken`, users and groups, have no place inside.
     pub fn spread((uid, gid): (u32, u32), taken: (&[Range<u64>], &[Range<u64>])) -> Self {
         Self { uids: spread(uid, taken.0), gids: spread(gid, taken.1) }
     }
 
-    /// Returns the map with the same ids on both sides, from the texts of `uid_map` and `gid_map` of
-    /// the namespace around it.
+    /// Returns the map with the same ids on both sides, from the texts of `uid_map` and `gid_map`
+    /// of the namespace around it.
     pub(super) fn one_to_one(uid_map: &str, gid_map: &str) -> Self {
         Self { uids: same(uid_map), gids: same(gid_map) }
     }
@@ -124,8 +124,8 @@ fn find(extents: &[Extent], inside: u32) -> Option<u32> {
     extent.outside.checked_add(inside - extent.inside)
 }
 
-/// Returns the extents of a map with the same ids on both sides; the map around it may be in pieces,
-/// which no extent may span.
+/// Returns the extents of a map with the same ids on both sides; the map around it may be in
+/// pieces, which no extent may span.
 fn same(map: &str) -> Vec<Extent> {
     let lines = map.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace().map(str::parse::<u32>);

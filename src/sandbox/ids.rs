@@ -1,14 +1,14 @@
 //! Which ids the users of a sandbox have on the machine.
 //!
 //! As root, a command's users are given ids of the machine that no user there has, while the store
-//! keeps the true ids: mounts translate. So a command that breaks out of everything else has no power
-//! over any file. Users 0 to 65535 are those that `/etc/subuid` and `/etc/subgid` set aside for
-//! `builder`, else for `root`, else [`DEFAULT_FIRST`] and what follows; [`super::idmap`] says where all
-//! other ids are.
+//! keeps the true ids: mounts translate. So a command that breaks out of everything else has no
+//! power over any file. Users 0 to 65535 are those that `/etc/subuid` and `/etc/subgid` set aside
+//! for `builder`, else for `root`, else [`DEFAULT_FIRST`] and what follows; [`super::idmap`] says
+//! where all other ids are.
 //!
-//! Inside a user namespace, where a user without privileges has put us, a command's ids are ours, one
-//! to one, in a namespace below: nothing on disk has to be translated, and the command has no power
-//! over what the builder made.
+//! Inside a user namespace, where a user without privileges has put us, a command's ids are ours,
+//! one to one, in a namespace below: nothing on disk has to be translated, and the command has no
+//! power over what the builder made.
 //!
 //! Source: subuid(5), user_namespaces(7).
 
@@ -35,16 +35,16 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Takes a namespace with this map, if layers near `folder` can be seen through it.
+    /// Takes a namespace with this map, if layers near `directory` can be seen through it.
     ///
     /// # Errors
     ///
     /// Why they cannot.
-    pub(super) fn new(userns: OwnedFd, map: IdMap, folder: &Path) -> Result<Self, String> {
+    pub(super) fn new(userns: OwnedFd, map: IdMap, directory: &Path) -> Result<Self, String> {
         let ids = Self { userns, map };
         if let Some(mapping) = ids.mapping() {
-            fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-            snapshot::can_map(folder, mapping).map_err(|error| {
+            fs::create_dir_all(directory).map_err(|error| error.to_string())?;
+            snapshot::can_map(directory, mapping).map_err(|error| {
                 let why = std::error::Error::source(&error);
                 why.map_or_else(|| error.to_string(), |why| format!("{error}: {why}"))
             })?;
@@ -70,8 +70,8 @@ impl Ids {
 }
 
 /// Chooses the ids of commands for this process: with all ids of the machine at hand the range set
-/// aside and what no user has, else those there are, one to one. `wanted` is the first id that the user
-/// asks for.
+/// aside and what no user has, else those there are, one to one. `wanted` is the first id that the
+/// user asks for.
 pub fn choose_map(wanted: Option<u32>) -> IdMap {
     let own = (read("/proc/self/uid_map"), read("/proc/self/gid_map"));
     if !owns_all(&own.0) {
@@ -92,8 +92,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Returns the ids that these texts give to users: `/etc/subuid` or `/etc/subgid`, and the third field
-/// of `/etc/passwd` or `/etc/group`.
+/// Returns the ids that these texts give to users: `/etc/subuid` or `/etc/subgid`, and the third
+/// field of `/etc/passwd` or `/etc/group`.
 fn taken(ranges: &str, names: &str) -> Vec<Range<u64>> {
     let number = |field: Option<&str>| field?.trim().parse::<u32>().ok().map(u64::from);
     let ranges = ranges.lines().filter_map(|line| {
@@ -134,7 +134,7 @@ pub(super) fn subordinate<'a>(
             return None;
         }
         let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        // Id -1 means nobody to every call.
+        // Id -1 means no id to every call.
         (u32::checked_add(first, count)? != u32::MAX && count > 0).then_some((first, count))
     })
 }

@@ -1,17 +1,18 @@
 //! Process 1 of a sandbox: builds it, starts the command, reaps, forwards signals, and reports.
 //!
-//! It is a fork of the spawner, hence single-threaded and small. It never executes a program itself,
-//! is not dumpable (so nothing inside can trace it or read its `/proc` entries), and once the
-//! command runs it holds no descriptor but its socket and its signals, and no capability but the one
-//! to send signals.
+//! It is a fork of the spawner, hence single-threaded and small. It never executes a program
+//! itself, is not dumpable (so nothing inside can trace it or read its `/proc` entries), and once
+//! the command runs it holds no descriptor but its socket and its signals, and no capability but
+//! the one to send signals.
 //!
 //! # Paths that an image chose
 //!
-//! Each descriptor is closed once it has served its purpose. Sources of mounts are closed before the
-//! first mount target is resolved ([`mounts`]); all but the socket, the command's input and output and
-//! the file of its user namespace before `/etc/passwd` and `/etc/group` are read; that file too before
-//! the working directory ([`workdir`]) and the program ([`super::command`]) are looked for. So a path
-//! that leads through `/proc/self/fd` finds nothing there, besides being refused.
+//! Each descriptor is closed once it has served its purpose. Sources of mounts are closed before
+//! the first mount target is resolved ([`mounts`]); all but the socket, the command's input and
+//! output and the file of its user namespace before `/etc/passwd` and `/etc/group` are read; that
+//! file too before the working directory ([`workdir`]) and the program ([`super::command`]) are
+//! looked for. So a path that leads through `/proc/self/fd` finds nothing there, besides being
+//! refused.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -28,7 +29,7 @@ use super::command::Command;
 use super::descriptors::Descriptors;
 use super::fault::{Doing, Fault};
 use super::mounts;
-use super::protocol::{self, Order, Report, RunRequest, StdioFds, Stub};
+use super::protocol::{self, InitMessage, Order, RunRequest, StdioFds, Stub};
 use super::seccomp::Program;
 use super::spec::{RunSpec, Security, Ulimit};
 use super::users::{self, Identity};
@@ -56,7 +57,7 @@ pub(super) fn main(
     let status = match run(proof, request, filters, fds) {
         Ok(()) => 0,
         Err((control, fault)) => {
-            protocol::send(control.as_fd(), &Report::from(fault), &[]).ok();
+            protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
             1
         }
     };
@@ -171,7 +172,7 @@ fn prepare(
     if is_single && identity.uid != 0 {
         let text = "without subordinate ids (/etc/subuid) other users are names: commands of theirs \
                     may write what is root's";
-        protocol::send(control, &Report::Notice { text: text.to_owned() }, &[])
+        protocol::send(control, &InitMessage::Notice { text: text.to_owned() }, &[])
             .doing(|| "reporting to the builder")?;
     }
     if let (Some(map), false) = (map, is_single) {
@@ -194,7 +195,8 @@ fn prepare(
         drop(userns);
         become_root()?;
         if capabilities(spec)? & caps::SYS_ADMIN != 0 {
-            // Who may mount needs a namespace to do it in. All that is mounted so far is locked there.
+            // Who may mount needs a namespace to do it in. All that is mounted so far is locked
+            // there.
             proof.unshare(libc::CLONE_NEWNS).doing(|| "making a mount namespace")?;
         }
     }
@@ -223,8 +225,8 @@ fn prepare(
     Ok(Running { pid: child.pid, signals })
 }
 
-/// Reports that the tree stands, and hands over what the builder serves: sockets of agents, then the
-/// master side of the terminal.
+/// Reports that the tree stands, and hands over what the builder serves: sockets of agents, then
+/// the master side of the terminal.
 fn report(
     control: BorrowedFd<'_>,
     stubs: Vec<Stub>,
@@ -234,7 +236,7 @@ fn report(
 ) -> Result<(), Fault> {
     let mut extra: Vec<BorrowedFd<'_>> = agents.iter().map(AsFd::as_fd).collect();
     extra.extend(terminal.as_ref().map(|(master, _)| master.as_fd()));
-    protocol::send(control, &Report::Ready { stubs, notices }, &extra)
+    protocol::send(control, &InitMessage::Ready { stubs, notices }, &extra)
         .doing(|| "reporting to the builder")?;
     // Closed here: the builder has them now.
     drop((agents, terminal));
@@ -244,7 +246,7 @@ fn report(
 /// The one capability init needs: commands change their user.
 const KILL: u64 = 1 << 5;
 
-/// Waits until the command has ended, and tells how.
+/// Waits until the command has ended, and reports how.
 fn supervise(running: &Running, control: &OwnedFd) {
     let mut used = ChildUsage::default();
     let mut status = None;
@@ -259,7 +261,7 @@ fn supervise(running: &Running, control: &OwnedFd) {
         if ordered {
             match protocol::receive::<Order>(control.as_fd()) {
                 Ok(Some((Order::Signal(signal), _))) => {
-                    // A command that has just ended is told by its status.
+                    // A command that has just ended is reported by its status.
                     process::send_signal(running.pid, signal).ok();
                 }
                 // The builder is gone; so is all that runs for it.
@@ -275,7 +277,7 @@ fn supervise(running: &Running, control: &OwnedFd) {
     if process::kill_all(libc::SIGKILL).is_ok() {
         reap(-1, &mut used, true);
     }
-    let report = Report::Exited {
+    let report = InitMessage::Exited {
         status: status.unwrap_or(255),
         user_us: used.user_us,
         system_us: used.system_us,
@@ -329,7 +331,7 @@ pub(super) fn capabilities(spec: &RunSpec) -> Result<u64, Fault> {
     caps::select(base, &spec.cap_add, &spec.cap_drop).map_err(Fault::Refused)
 }
 
-/// Reads one of the image's own files; nothing where it is no regular file.
+/// Reads one of the image's own files; nothing where it is not a regular file.
 fn image_text(path: &str) -> String {
     use rustix::fs::{FileType, OFlags};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -1,10 +1,10 @@
 //! Keeping commands in a private network away from link-local addresses, where clouds serve the
 //! machine's credentials to whatever runs on it.
 //!
-//! Two barriers, because each has a gap. Routes in the namespace make a connection fail at once, but a
-//! command with `CAP_NET_RAW`, one of Docker's capabilities, can send packets past them. A filter on
-//! the tap device drops every frame to such an address before the helper can read it; only a process
-//! that holds the device can change that.
+//! Two barriers, because each has a gap. Routes in the namespace make a connection fail at once,
+//! but a command with `CAP_NET_RAW`, one of Docker's capabilities, can send packets past them. A
+//! filter on the tap device drops every frame to such an address before the helper can read it;
+//! only a process that holds the device can change that.
 //!
 //! | addresses | of |
 //! |---|---|

@@ -12,8 +12,8 @@
 //!
 //! # Not here
 //!
-//! Root file systems are mounted by [`snapshot`](crate::snapshot); the folders and locks of cache
-//! mounts and the values of secrets are the scheduler's.
+//! Root file systems are mounted by [`snapshot`](crate::snapshot); the directories and locks of
+//! cache mounts and the values of secrets are the scheduler's.
 
 mod agent;
 mod caps;
@@ -81,8 +81,8 @@ pub enum Source<'a> {
     /// A detached mount of the caller's, moved into the sandbox. It is used as it is: ids are
     /// the caller's affair.
     Detached(BorrowedFd<'a>),
-    /// A folder or file of this process's mount namespace; a private clone of its mount is shown,
-    /// with ids mapped as the sandbox maps them.
+    /// A directory or file of this process's mount namespace; a private clone of its mount is
+    /// shown, with ids mapped as the sandbox maps them.
     Tree(BorrowedFd<'a>),
     /// Bytes, read to the end from where the descriptor stands.
     File(BorrowedFd<'a>),
@@ -95,19 +95,19 @@ pub enum Source<'a> {
 pub enum Stdio<'a> {
     /// Input is empty; output goes to the callback.
     Capture,
-    /// Input and output are copied from and to these descriptors of the caller's; the command itself
-    /// holds pipes that its user owns.
+    /// Input and output are copied from and to these descriptors of the caller's; the command
+    /// itself holds pipes that its user owns.
     Relay {
         /// Where input comes from; `None` for an empty one.
         input: Option<BorrowedFd<'a>>,
         /// Where output goes.
         output: BorrowedFd<'a>,
-        /// Where error output goes. Output and error output share a pipe where both go to one place,
-        /// so that their order is kept.
+        /// Where error output goes. Output and error output share a pipe where both go to one
+        /// place, so that their order is kept.
         error: BorrowedFd<'a>,
     },
     /// The command gets a terminal of its own, joined to these two. A terminal at `input` is in
-    /// raw mode meanwhile.
+    /// raw mode in the meantime.
     Terminal {
         /// Where key strokes come from.
         input: BorrowedFd<'a>,

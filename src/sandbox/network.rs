@@ -148,8 +148,8 @@ struct Content {
     waiting: u64,
 }
 
-/// How often, and how many times, a namespace is looked at in which only sockets are left: those that
-/// are closed count until their packets are read, or until an RCU grace period has passed.
+/// How often, and how many times, a namespace is looked at in which only sockets are left: those
+/// that are closed count until their packets are read, or until an RCU grace period has passed.
 const SETTLE_EVERY: Duration = Duration::from_millis(1);
 const SETTLE_TRIES: usize = 30;
 
@@ -263,8 +263,8 @@ pub(super) fn start(
 /// Sets up both barriers around link-local addresses. Returns a sentence for the user if one that
 /// nothing replaces is missing.
 ///
-/// Without the filter, routes still stop every command that does not make packets itself. Only a name
-/// server at such an address needs the filter: a route has no ports.
+/// Without the filter, routes still stop every command that does not make packets itself. Only a
+/// name server at such an address needs the filter: a route has no ports.
 fn bar_link_local(namespace: &OwnedFd, helper: &OwnedFd, names: &[Ipv4Addr]) -> Option<String> {
     let routes = inside(namespace, || linklocal::add_routes(names, GATEWAY)).and_then(|done| done);
     let filter = linklocal::attach_filter(helper, names);
@@ -299,8 +299,9 @@ fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> {
 
 /// How names are resolved in a private network.
 ///
-/// A helper that answers for names asks the host's resolver. Where that listens on loopback, slirp4netns
-/// passes on whatever is sent to its own address for names, to any port: a way to the host's loopback.
+/// A helper that answers for names asks the host's resolver. Where that listens on loopback,
+/// slirp4netns passes on whatever is sent to its own address for names, to any port: a way to the
+/// host's loopback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
     /// The helper answers.
@@ -367,12 +368,12 @@ fn slirp(
     }
     // Named by a descriptor: the path of a socket has room for a hundred bytes.
     let asked = (!options.ports.is_empty()).then(tempfile::tempdir).transpose();
-    let asked = asked.map_err(|e| format!("cannot make a folder for its socket: {e}"))?;
-    let mut folder = None;
+    let asked = asked.map_err(|e| format!("cannot make a directory for its socket: {e}"))?;
+    let mut directory = None;
     if let Some(dir) = &asked {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(dir.path(), flags, Mode::empty());
-        folder = Some(opened.map_err(|e| e.to_string())?);
+        directory = Some(opened.map_err(|e| e.to_string())?);
         option("--api-socket=/proc/self/fd/5/api");
     }
     if hardened {
@@ -382,7 +383,7 @@ fn slirp(
     option(&path_of(namespace));
     option("tap0");
     let mut fds = vec![&ready_writer, &exit_reader];
-    fds.extend(&folder);
+    fds.extend(&directory);
     let helper = Helper { process: start(argv, &fds)?, _exit: Some(exit) };
     drop((ready_writer, exit_reader));
 
@@ -397,8 +398,8 @@ fn slirp(
                 _ => return Err("it ended at once".into()),
             }
             for port in &options.ports {
-                let folder = folder.as_ref().ok_or("no socket to ask for ports")?;
-                let path = format!("/proc/self/fd/{}/api", folder.as_raw_fd());
+                let directory = directory.as_ref().ok_or("no socket to ask for ports")?;
+                let path = format!("/proc/self/fd/{}/api", directory.as_raw_fd());
                 open_port(Path::new(&path), port)
                     .map_err(|error| format!("port {}: {error}", port.outside))?;
             }
@@ -440,7 +441,7 @@ fn open_port(socket: &Path, port: &Port) -> Result<(), String> {
 }
 
 /// Starts pasta one way or another: as root it gives up what it needs to enter a namespace, unless
-/// it is told not to; and versions differ in how the namespace may be named.
+/// it is configured not to; and versions differ in how the namespace may be named.
 fn pasta(
     program: &Path,
     namespace: &OwnedFd,
@@ -571,7 +572,7 @@ fn host_address(mode: NetworkMode, options: &NetworkOptions) -> IpAddr {
     if options.reaches_host_loopback {
         return GATEWAY.into();
     }
-    // The address that packets to the outside bear. Connecting a datagram socket sends none; the
+    // The address of packets to the outside. Connecting a datagram socket sends none; the
     // address is one of those that exist in books only (RFC 5737).
     let outbound = || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;

@@ -1,20 +1,20 @@
 //! Private networks of a build: one namespace with a helper for each command that runs.
 //!
 //! Commands that run at the same time never share a namespace, so neither ports, nor servers, nor
-//! abstract sockets of one are another's. Starting a helper takes 10 to 50 ms, several times as long
-//! as a short command, so a network goes from a command to the next under two conditions:
+//! abstract sockets of one are another's. Starting a helper takes 10 to 50 ms, several times as
+//! long as a short command, so a network goes from a command to the next under two conditions:
 //!
 //! - The next command runs on files that the former made ([`Lineage`]). It is in the former's hand
 //!   already, so state that is left in the helper, such as a UDP mapping, gives no new power.
-//! - Nothing is left in the namespace: no socket, wherever its descriptor may be, and no connection that
-//!   the kernel keeps (`TIME_WAIT`), which would make a port busy. A thread looks while the builder
-//!   does other things.
+//! - Nothing is left in the namespace: no socket, wherever its descriptor may be, and no connection
+//!   that the kernel keeps (`TIME_WAIT`), which would make a port busy. A thread looks while the
+//!   builder does other things.
 //!
 //! A command with capabilities beyond Docker's could have changed addresses, routes or rules; its
 //! network is never used again. Neither is one with published ports.
 //!
-//! Networks for new lines of commands are made ahead from the second on: a build with one stage makes
-//! one.
+//! Networks for new lines of commands are made ahead from the second on: a build with one stage
+//! makes one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -27,8 +27,8 @@ use super::network::{self, NetworkOptions, Private, Recipe};
 use super::options::host_resolver;
 use super::spec::{Lineage, RunSpec, Security};
 
-/// Most networks kept for commands that may follow. A build with more stages than this that wait for
-/// their next command makes some networks twice.
+/// Most networks kept for commands that may follow. A build with more stages than this that wait
+/// for their next command makes some networks twice.
 const KEPT_MAX: usize = 16;
 
 /// Hands networks out.
@@ -36,11 +36,11 @@ const KEPT_MAX: usize = 16;
 pub(super) struct Networks {
     client: Arc<Client>,
     options: Arc<NetworkOptions>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<NetworkPool>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct NetworkPool {
     known: Known,
     /// Never used.
     fresh: Vec<Private>,
@@ -78,7 +78,7 @@ impl Networks {
         Self { client, options: Arc::new(options), state: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, NetworkPool> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// Sentences for the user. Each is told once, however often it comes up.
+/// Sentences for the user. Each is shown once, however often it arises.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     known: BTreeSet<String>,
@@ -17,7 +17,7 @@ impl Notices {
         }
     }
 
-    /// Takes what nobody has been told yet.
+    /// Takes the notices that have not been shown yet.
     pub(super) fn take(&mut self) -> Vec<String> {
         std::mem::take(&mut self.untold)
     }
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_told_twice() {
+    fn no_notice_is_shown_twice() {
         let mut notices = Notices::default();
         notices.add("a".into());
         notices.add("a".into());

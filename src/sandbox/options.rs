@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub struct SandboxOptions {
     /// Program run to be the spawner: this one.
     pub program: PathBuf,
-    /// Folder for leases of control groups, in the store.
+    /// Directory for leases of control groups, in the store.
     pub leases: PathBuf,
     /// How ids inside map to the host's; `None` for a command that has the builder's own.
     pub idmap: Option<IdMap>,
@@ -47,7 +47,8 @@ fn host_resolv_conf() -> String {
     usual
 }
 
-/// Reads what a helper on the host would resolve names by, with the servers that stand behind a stub.
+/// Reads what a helper on the host would resolve names by, with the servers that stand behind a
+/// stub.
 pub(super) fn host_resolver() -> String {
     let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let real = host_resolv_conf();

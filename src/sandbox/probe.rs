@@ -1,6 +1,6 @@
-//! Entry points for fuzz targets and the tests that replay their inputs: bytes that another process of a build may
-//! send, and files of an image that decide about a process. Each function asserts what must hold for any
-//! input.
+//! Entry points for fuzz targets and the tests that replay their inputs: bytes that another process
+//! of a build may send, and files of an image that decide about a process. Each function asserts
+//! what must hold for any input.
 //!
 //! Not for use by other code.
 
@@ -12,25 +12,25 @@ use std::os::unix::net::UnixStream;
 use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-use super::protocol::{self, Order, Report, Request};
+use super::protocol::{self, InitMessage, Order, SpawnRequest};
 use super::{agent, caps, limits, seccomp, spawner, supervisor, users};
 use crate::sys::notify::Call;
 
 /// Longest packet that is sent: more does not fit a socket's buffer.
 const PACKET_MAX: usize = 32 << 10;
 
-/// Bytes that a peer of the sandbox's protocol sends: they are a message or an error, and none of them makes the
-/// receiver wait. A request refers to descriptors that it brought.
+/// Bytes that a peer of the sandbox's protocol sends: they are a message or an error, and none of
+/// them makes the receiver wait. A request refers to descriptors that it brought.
 pub fn message(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(PACKET_MAX)];
     if bytes.is_empty() {
         return;
     }
     let receive_all = |packet: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]| {
-        if let Some(Ok(Some((request, fds)))) = exchange::<Request>(packet, fds) {
+        if let Some(Ok(Some((request, fds)))) = exchange::<SpawnRequest>(packet, fds) {
             request_is_checked(&request, fds.len());
         }
-        let _ = exchange::<Report>(packet, fds);
+        let _ = exchange::<InitMessage>(packet, fds);
         let _ = exchange::<Order>(packet, fds);
     };
     receive_all(bytes, &[]);
@@ -60,9 +60,9 @@ fn exchange<M: serde::de::DeserializeOwned>(
     Some(protocol::receive(ours.as_fd()))
 }
 
-fn request_is_checked(request: &Request, count: usize) {
+fn request_is_checked(request: &SpawnRequest, count: usize) {
     match request {
-        Request::Run(request) => {
+        SpawnRequest::Run(request) => {
             let has_all = spawner::check_indices(request, count).is_ok();
             assert!(!has_all || request.root < count, "a descriptor that did not come");
             let spec = &request.spec;
@@ -77,8 +77,8 @@ fn request_is_checked(request: &Request, count: usize) {
                 map_is_read(map);
             }
         }
-        Request::MakeUserns(map) => map_is_read(map),
-        Request::MakeNetns | Request::Helper { .. } => {}
+        SpawnRequest::MakeUserns(map) => map_is_read(map),
+        SpawnRequest::MakeNetns | SpawnRequest::Helper { .. } => {}
     }
 }
 
@@ -89,8 +89,9 @@ fn map_is_read(map: &super::IdMap) {
     }
 }
 
-/// Bytes that a command writes to its ssh agent's socket, then what the agent answers, or the content of a key
-/// file: the agent is asked for its keys and for signatures only, and the connection ends.
+/// Bytes that a command writes to its ssh agent's socket, then what the agent answers, or the
+/// content of a key file: the agent is asked for its keys and for signatures only, and the
+/// connection ends.
 pub fn ssh_agent(requests: &[u8], answers: &[u8]) {
     let Ok((client, command)) = UnixStream::pair() else { return };
     let Ok((upstream, agent)) = UnixStream::pair() else { return };
@@ -136,7 +137,8 @@ pub fn call(arch: u32, number: u32, arguments: [u64; 6]) {
     assert!(!supervisor::is_taken(&call) || seccomp::call_name(&call).is_some());
 }
 
-/// A user as an image has it, with its `/etc/passwd` and `/etc/group`: the ids are such that the kernel has.
+/// A user as an image has it, with its `/etc/passwd` and `/etc/group`: the ids are such that the
+/// kernel has.
 pub fn user(user: &str, passwd: &str, group: &str) {
     if let Ok(found) = users::look_up(user, passwd, group) {
         let ids = found.groups.iter().chain([&found.uid, &found.gid]);

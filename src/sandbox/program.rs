@@ -1,9 +1,10 @@
 //! The program that spawner and inits run as: one that nothing in a sandbox can write.
 //!
-//! A process of a sandbox finds the program of its init, and for a moment of itself, at `/proc/PID/exe`. Opened for writing
-//! there, the builder on the host would be replaced (CVE-2019-5736); only the kernel's "text file busy" stood before
-//! that. So it is executed from a mount of its own that is read-only and attached nowhere, or, where there can be none,
-//! from a sealed copy in memory.
+//! A process of a sandbox finds the program of its init, and for a moment of itself, at
+//! `/proc/PID/exe`. Opened for writing there, the builder on the host would be replaced
+//! (CVE-2019-5736); only the kernel's "text file busy" stood before that. So it is executed from a
+//! mount of its own that is read-only and attached nowhere, or, where there can be none, from a
+//! sealed copy in memory.
 
 use std::fs::File;
 use std::io;
@@ -34,7 +35,8 @@ pub(super) fn sealed(program: &Path) -> io::Result<Sealed> {
     read_only_mount(program).or_else(|_| copy_in_memory(program)).map(Sealed)
 }
 
-/// Clones the one file's mount, detached. What has no place cannot be mounted anew with other options.
+/// Clones the one file's mount, detached. What has no place cannot be mounted anew with other
+/// options.
 fn read_only_mount(program: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = open_tree(CWD, program, flags)?;
@@ -45,7 +47,8 @@ fn read_only_mount(program: &Path) -> io::Result<OwnedFd> {
 
 fn copy_in_memory(program: &Path) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels from 6.3 on may want it said that it is to be executed; those before do not know the word.
+    // Kernels from 6.3 on may want it said that it is to be executed; those before do not know the
+    // word.
     let memory = rustix::fs::memfd_create("builder", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("builder", flags))?;
     let mut copy = File::from(memory);

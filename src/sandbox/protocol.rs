@@ -24,16 +24,17 @@ use crate::sys::foreign;
 /// argv of usual size fit many times over.
 const PACKET_MAX: usize = 32 * 1024;
 
-/// Longest JSON in a memfd. An environment that the kernel takes, hosts and a seccomp profile are far below.
+/// Longest JSON in a memfd. An environment that the kernel takes, hosts and a seccomp profile are
+/// far below.
 const MESSAGE_MAX: u64 = 64 << 20;
 
 /// Most descriptors in one message: the kernel's limit (`SCM_MAX_FD`).
 const FDS_MAX: usize = 253;
 
 /// What the builder asks of the spawner. Descriptor 0 of every request is the socket on which
-/// [`Report`]s about it are sent.
+/// [`InitMessage`]s about it are sent.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Request {
+pub(super) enum SpawnRequest {
     /// Start a sandbox.
     Run(Box<RunRequest>),
     /// Make a user namespace with this mapping and report its descriptor.
@@ -103,7 +104,7 @@ pub(super) enum StdioFds {
 
 /// What spawner and init report.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Report {
+pub(super) enum InitMessage {
     /// The process exists; its pidfd is attached.
     Started {
         /// Its number as the spawner sees it.
@@ -111,8 +112,8 @@ pub(super) enum Report {
     },
     /// A namespace is made; its descriptor is attached.
     Made,
-    /// The sandbox's tree stands. Attached: the listening socket of each agent mount in order, then the
-    /// terminal's master side if there is one.
+    /// The sandbox's tree stands. Attached: the listening socket of each agent mount in order, then
+    /// the terminal's master side if there is one.
     Ready {
         /// Mount points made for the step, parents before children.
         stubs: Vec<Stub>,
@@ -164,7 +165,7 @@ pub(super) enum Report {
 pub(super) struct Stub {
     /// Path beneath the root, links resolved.
     pub path: super::spec::OsBytes,
-    /// Whether it is a folder.
+    /// Whether it is a directory.
     pub is_dir: bool,
     /// Modification time of its parent before it was made, seconds and nanoseconds.
     pub before: (i64, i64),
@@ -172,7 +173,7 @@ pub(super) struct Stub {
     pub after: (i64, i64),
 }
 
-/// What the builder tells init while the command runs.
+/// Messages of the builder to init while the command runs.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Send this signal to the command.

@@ -2,8 +2,8 @@
 //!
 //! A command never holds a descriptor of its caller: it could change the owner or mode of what is
 //! behind it, read a terminal through its output, push characters into a terminal's input
-//! (`TIOCSTI`), or make it its controlling terminal. It holds pipes made for it, which its user owns,
-//! so that `/dev/stdout` and `/dev/stderr` can be opened by name.
+//! (`TIOCSTI`), or make it its controlling terminal. It holds pipes made for it, which its user
+//! owns, so that `/dev/stdout` and `/dev/stderr` can be opened by name.
 //!
 //! Each direction has a thread, because a write to the caller's descriptor may block for any time:
 //! a descriptor that another process shares must not be made non-blocking. A slow reader fills the
@@ -51,12 +51,12 @@ pub(super) struct Copy {
     /// Write end.
     pub to: OwnedFd,
     /// What it carries.
-    pub kind: Kind,
+    pub kind: StreamKind,
 }
 
 /// What a [`Copy`] carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum StreamKind {
     /// The caller's input to the command's pipe.
     Input,
     /// The caller's input to the command's terminal, which stays open at the end of input.
@@ -103,7 +103,7 @@ impl Relays {
             let stopped = duplicate(&stopped)?;
             let shared = Arc::clone(&shared);
             match copy.kind {
-                Kind::Output => {
+                StreamKind::Output => {
                     let last = duplicate(&last)?;
                     super::session::start("output", move || {
                         if let Err(error) = copy_out(copy, &stopped, &shared.written) {
@@ -114,7 +114,7 @@ impl Relays {
                         drop(last);
                     })?;
                 }
-                Kind::Input | Kind::TerminalInput => {
+                StreamKind::Input | StreamKind::TerminalInput => {
                     super::session::start("input", move || copy_in(copy, &stopped).ok())?;
                 }
             }
@@ -178,7 +178,8 @@ fn copy_out(copy: Copy, stopped: &OwnedFd, written: &AtomicU64) -> Result<(), Er
         match rustix::event::poll(&mut watched, limit.as_ref()) {
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error),
-            // A process that still holds the other end is outside of the sandbox, and not waited for.
+            // A process that still holds the other end is outside of the sandbox, and not waited
+            // for.
             Ok(0) => return Ok(()),
             Ok(_) => {}
         }
@@ -226,7 +227,7 @@ fn copy_in(copy: Copy, stopped: &OwnedFd) -> Result<(), Errno> {
     // Our end alone: the command's is another open file.
     let flags = rustix::fs::fcntl_getfl(&to)?;
     rustix::fs::fcntl_setfl(&to, flags | OFlags::NONBLOCK)?;
-    let watches_command = kind == Kind::Input;
+    let watches_command = kind == StreamKind::Input;
     let mut piece = vec![0; PIECE];
     loop {
         let none = PollFlags::empty();
@@ -301,7 +302,7 @@ mod tests {
     }
 
     fn output(from: impl Into<OwnedFd>, to: impl Into<OwnedFd>) -> Copy {
-        Copy { from: from.into(), to: to.into(), kind: Kind::Output }
+        Copy { from: from.into(), to: to.into(), kind: StreamKind::Output }
     }
 
     #[test]
@@ -366,7 +367,7 @@ mod tests {
     fn input_ends_with_the_callers_and_is_left_when_the_command_closes_it() {
         let ((caller, mut types), (mut command, to)) = (pipe(), pipe());
         let copy = |from: io::PipeReader, to: io::PipeWriter| {
-            vec![Copy { from: from.into(), to: to.into(), kind: Kind::Input }]
+            vec![Copy { from: from.into(), to: to.into(), kind: StreamKind::Input }]
         };
         let relays = Relays::start(copy(caller, to)).unwrap();
         types.write_all(b"typed").unwrap();

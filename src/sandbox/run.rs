@@ -16,8 +16,8 @@ use super::network::{self, Private, Servers};
 use super::networks::Networks;
 use super::notices::Notices;
 use super::options::SandboxOptions;
-use super::protocol::{self, Request, RunRequest, SourceFd, StdioFds};
-use super::relay::{self, Copy, Kind};
+use super::protocol::{self, RunRequest, SourceFd, SpawnRequest, StdioFds};
+use super::relay::{self, Copy, StreamKind};
 use super::session::{Ended, Session, Streams};
 use super::spec::{Exit, NetworkMode, Oom, RunSpec, Security, Stream, Ulimit, Usage};
 use super::{Inputs, SandboxError, Source, Stdio, error, mounts};
@@ -41,8 +41,8 @@ pub struct Sandbox {
     next: AtomicU64,
 }
 
-/// Network namespaces take the kernel as long as all the rest of a sandbox. So from the second command
-/// without network on, the one for the next command is made while this one runs.
+/// Network namespaces take the kernel as long as all the rest of a sandbox. So from the second
+/// command without network on, the one for the next command is made while this one runs.
 #[derive(Debug, Default)]
 enum Spare {
     #[default]
@@ -110,8 +110,8 @@ impl Sandbox {
         self.cgroups.get_or_init(|| Cgroups::open(&self.options.leases))
     }
 
-    /// Removes control groups that killed builders left behind. [`Sandbox::run`] does so too, before
-    /// its first step.
+    /// Removes control groups that killed builders left behind. [`Sandbox::run`] does so too,
+    /// before its first step.
     pub fn sweep(&self) {
         self.cgroups();
     }
@@ -126,14 +126,14 @@ impl Sandbox {
             return Ok(Vec::new());
         }
         let group = self.cgroups().create(limits)?;
-        let tell = |s: &Substitute| {
+        let describe = |s: &Substitute| {
             format!("{} without a control group is the ulimit {}: {}", s.limit, s.rlimit, s.lack)
         };
-        Ok(group.substitutes().iter().map(tell).collect())
+        Ok(group.substitutes().iter().map(describe).collect())
     }
 
-    /// Stops all running commands until [`Sandbox::thaw`]; one that starts meanwhile stands still
-    /// from its first instruction on.
+    /// Stops all running commands until [`Sandbox::thaw`]; one that starts in the meantime stands
+    /// still from its first instruction on.
     pub fn freeze(&self) {
         let mut running = lock(&self.running);
         running.is_frozen = true;
@@ -162,9 +162,9 @@ impl Sandbox {
         number
     }
 
-    /// Returns the user namespace of commands and how it maps, for mounts to be mapped the same way;
-    /// `None` where a command has the ids of the builder: with [`Security::Insecure`], where that was
-    /// asked for, and where the machine cannot map, which is a notice.
+    /// Returns the user namespace of commands and how it maps, for mounts to be mapped the same
+    /// way; `None` where a command has the ids of the builder: with [`Security::Insecure`], where
+    /// that was asked for, and where the machine cannot map, which is a notice.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Sandbox {
             Decided::Own => return Ok(None),
             Decided::Mapped(ids) => return Ok(Some(Arc::clone(ids))),
         }
-        let ids = match self.client.ask(&Request::MakeUserns(map.clone()), &[]) {
+        let ids = match self.client.ask(&SpawnRequest::MakeUserns(map.clone()), &[]) {
             Ok(userns) => Ids::new(userns, map.clone(), &self.options.leases).map(Arc::new),
             Err(SandboxError::Setup { doing, errno }) => {
                 Err(format!("{doing}: {}", error::reason(&doing, errno)))
@@ -262,12 +262,14 @@ impl Sandbox {
         let group = Arc::new(self.cgroups().create(&spec.limits)?);
         let (ours, theirs) =
             protocol::pair().map_err(|error| SandboxError::io("cannot make a socket", error))?;
-        let mut plan = Plan::new(theirs);
+        let mut plan = Gathered::new(theirs);
         let network = self.private(spec)?;
         let request = self.plan(spec, inputs, &group, network.as_ref(), &mut plan)?;
         // Before anything of it runs, so that no moment escapes a freeze.
         let number = self.enlist(&group);
-        if let Err(error) = self.client.send(&Request::Run(Box::new(request)), &plan.borrowed()) {
+        if let Err(error) =
+            self.client.send(&SpawnRequest::Run(Box::new(request)), &plan.borrowed())
+        {
             lock(&self.running).groups.remove(&number);
             return Err(error);
         }
@@ -331,7 +333,7 @@ impl Sandbox {
         inputs: &Inputs<'_>,
         group: &Cgroup,
         network: Option<&Private>,
-        plan: &mut Plan,
+        plan: &mut Gathered,
     ) -> Result<RunRequest, SandboxError> {
         let copy = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned()
@@ -370,7 +372,8 @@ impl Sandbox {
                 (Some(plan.add(copy(network.namespace.as_fd())?)), servers)
             }
             NetworkMode::Host => (None, Servers::Host),
-            // One that belongs to the command's user namespace, so that its capabilities count there.
+            // One that belongs to the command's user namespace, so that its capabilities count
+            // there.
             NetworkMode::None => match &ids {
                 Some(ids) => (Some(plan.add(self.empty_netns(ids)?)), Servers::Reachable),
                 None => (None, Servers::Reachable),
@@ -411,19 +414,15 @@ impl Sandbox {
         })
     }
 
-    /// Shows a tree as the sandbox's users are to see it, where its file system can; what is mounted
-    /// below it too, where all of that can.
+    /// Shows a tree as the sandbox's users are to see it, where its file system can; what is
+    /// mounted below it too, where all of that can.
     fn map_tree(&self, tree: &OwnedFd, mapping: IdMapping<'_>) -> Result<(), SandboxError> {
         for is_recursive in [true, false] {
             let idmap = Some(mapping.userns);
             let change = MountAttributes { set: None, idmap, is_recursive };
             match mount_setattr(tree.as_fd(), &change) {
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    lock(&self.notices).add(
-                        "a mount's file system cannot map ids; its files are nobody's to the \
-                         command (--userns=host shows their owners)"
-                            .to_owned(),
-                    );
+                    lock(&self.notices).add("@@ (--userns=host shows their owners)".to_owned());
                 }
                 result => {
                     return result
@@ -452,19 +451,19 @@ impl Sandbox {
         if matches!(*spare, Spare::Wanted)
             && let Some(ids) = self.ids(Security::Default)?
         {
-            *spare = Spare::Ordered(self.client.order(&Request::MakeNetns, &[ids.userns()])?);
+            *spare = Spare::Ordered(self.client.order(&SpawnRequest::MakeNetns, &[ids.userns()])?);
         }
         Ok(())
     }
 }
 
 /// Descriptors gathered for a request.
-struct Plan {
+struct Gathered {
     fds: Vec<OwnedFd>,
     streams: Streams,
 }
 
-impl Plan {
+impl Gathered {
     fn new(control: OwnedFd) -> Self {
         Self { fds: vec![control], streams: Streams::default() }
     }
@@ -508,7 +507,7 @@ impl Plan {
                     let (reader, to) = pipe()?;
                     pipes[0] = Some(self.add(reader));
                     let from = duplicate(from)?;
-                    self.streams.copies.push(Copy { from, to, kind: Kind::Input });
+                    self.streams.copies.push(Copy { from, to, kind: StreamKind::Input });
                 }
                 for (place, to) in [(1, output), (2, error)] {
                     if place == 2 && relay::is_same(*output, *error) {
@@ -518,7 +517,7 @@ impl Plan {
                     let (from, writer) = pipe()?;
                     pipes[place] = Some(self.add(writer));
                     let to = duplicate(to)?;
-                    self.streams.copies.push(Copy { from, to, kind: Kind::Output });
+                    self.streams.copies.push(Copy { from, to, kind: StreamKind::Output });
                 }
                 Ok(StdioFds::Pipes(pipes))
             }

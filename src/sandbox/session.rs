@@ -1,7 +1,7 @@
 //! One running sandbox, followed from outside: reports, output, signals, the end.
 
-use super::protocol::{self, Order, Report, Stub};
-use super::relay::{Copy, Kind, Relays};
+use super::protocol::{self, InitMessage, Order, Stub};
+use super::relay::{Copy, Relays, StreamKind};
 use super::run::Control;
 use super::spec::{MountKind, RunSpec, Stream};
 use super::{Inputs, SandboxError, Source, Stdio, agent, mounts, supervisor};
@@ -150,30 +150,30 @@ impl Session {
 
     /// Takes one report.
     fn hear(&mut self, spec: &RunSpec, inputs: &Inputs<'_>) -> Result<(), SandboxError> {
-        let received = protocol::receive::<Report>(self.socket.as_fd())
+        let received = protocol::receive::<InitMessage>(self.socket.as_fd())
             .map_err(|error| SandboxError::io("cannot hear from the sandbox", error))?;
         let Some((report, mut fds)) = received else {
             self.closed = true;
             return Ok(());
         };
         match report {
-            Report::Started { .. } => self.init = fds.pop(),
-            Report::Made => {}
-            Report::Notice { text } => self.notices.push(text),
-            Report::Supervised { own } => {
+            InitMessage::Started { .. } => self.init = fds.pop(),
+            InitMessage::Made => {}
+            InitMessage::Notice { text } => self.notices.push(text),
+            InitMessage::Supervised { own } => {
                 if let Some(listener) = fds.pop() {
                     start("supervisor", move || supervisor::serve(&listener, &own).ok())?;
                 }
             }
-            Report::Failed { doing, errno } => {
+            InitMessage::Failed { doing, errno } => {
                 self.failed = Some(SandboxError::Setup { doing, errno });
             }
-            Report::Refused { message } => self.failed = Some(SandboxError::Spec { message }),
-            Report::Exited { status, user_us, system_us, max_rss, io_read, io_written } => {
+            InitMessage::Refused { message } => self.failed = Some(SandboxError::Spec { message }),
+            InitMessage::Exited { status, user_us, system_us, max_rss, io_read, io_written } => {
                 self.exited =
                     Some(Ended { status, user_us, system_us, max_rss, io_read, io_written });
             }
-            Report::Ready { stubs, notices } => {
+            InitMessage::Ready { stubs, notices } => {
                 self.stubs = stubs;
                 self.notices = notices;
                 self.ready = true;
@@ -247,9 +247,10 @@ impl Session {
             fd.try_clone_to_owned()
                 .map_err(|error| SandboxError::io("cannot copy a descriptor", error))
         };
-        for (from, to, kind) in
-            [(input, master.as_fd(), Kind::TerminalInput), (master.as_fd(), output, Kind::Output)]
-        {
+        for (from, to, kind) in [
+            (input, master.as_fd(), StreamKind::TerminalInput),
+            (master.as_fd(), output, StreamKind::Output),
+        ] {
             self.copies.push(Copy { from: copy(from)?, to: copy(to)?, kind });
         }
         Ok(())
@@ -267,8 +268,8 @@ impl Session {
     pub(super) fn await_death(&mut self, group: &Cgroup) {
         // A sandbox killed in its first moments may not have been announced yet.
         while self.init.is_none() && !self.closed {
-            match protocol::receive::<Report>(self.socket.as_fd()) {
-                Ok(Some((Report::Started { .. }, mut fds))) => self.init = fds.pop(),
+            match protocol::receive::<InitMessage>(self.socket.as_fd()) {
+                Ok(Some((InitMessage::Started { .. }, mut fds))) => self.init = fds.pop(),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => self.closed = true,
             }
@@ -311,8 +312,8 @@ impl Session {
         delivered
     }
 
-    /// Hands on what is still in the pipes. Nobody writes any more, unless the command gave its
-    /// output to somebody outside; so what is there now is all that is waited for.
+    /// Hands on what is still in the pipes. No process writes any more, unless the command gave its
+    /// output to a process outside; so what is there now is all that is waited for.
     pub(super) fn drain(&mut self, output: &mut dyn FnMut(Stream, &[u8])) {
         let mut piece = vec![0; PIECE];
         while !self.streams.is_empty() {

@@ -19,7 +19,7 @@ use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
 use super::init::{self, Filters};
 use super::protocol::SourceFd;
-use super::protocol::{self, Report, Request, RunRequest};
+use super::protocol::{self, InitMessage, RunRequest, SpawnRequest};
 use super::seccomp::{self, Program};
 use super::spec::NetworkMode;
 use super::supervisor::Task;
@@ -47,17 +47,18 @@ fn serve() -> std::io::Result<()> {
     rustix::process::setsid().ok();
     rustix::process::chdir("/")?;
     process::ignore_children();
-    // Whatever the builder's caller left open ends here: a sandbox knows only what a request brings.
+    // Whatever the builder's caller left open ends here: a sandbox knows only what a request
+    // brings.
     let socket = process::take_stdin_and_close_others(proof)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     process::dup_to(null.as_fd(), 0)?;
 
     let mut filters: BTreeMap<String, Option<Program>> = BTreeMap::new();
-    while let Some((request, fds)) = protocol::receive::<Request>(socket.as_fd())? {
+    while let Some((request, fds)) = protocol::receive::<SpawnRequest>(socket.as_fd())? {
         let Some(control) = fds.first() else { continue };
         let control = control.try_clone()?;
         if let Err(fault) = answer(proof, request, fds, &socket, &mut filters) {
-            protocol::send(control.as_fd(), &Report::from(fault), &[]).ok();
+            protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
         }
     }
     Ok(())
@@ -65,13 +66,13 @@ fn serve() -> std::io::Result<()> {
 
 fn answer(
     proof: SingleThreaded,
-    request: Request,
+    request: SpawnRequest,
     fds: Vec<OwnedFd>,
     socket: &OwnedFd,
     filters: &mut BTreeMap<String, Option<Program>>,
 ) -> Result<(), Fault> {
     match request {
-        Request::Run(request) => {
+        SpawnRequest::Run(request) => {
             check_indices(&request, fds.len())?;
             let key = seccomp::cache_key(&request.spec);
             if !filters.contains_key(&key) {
@@ -105,9 +106,9 @@ fn answer(
                 }
             }
         }
-        Request::MakeUserns(map) => make_userns(proof, &map, &fds),
-        Request::MakeNetns => make_netns(proof, &fds),
-        Request::Helper { argv } => helper(proof, &argv, &fds),
+        SpawnRequest::MakeUserns(map) => make_userns(proof, &map, &fds),
+        SpawnRequest::MakeNetns => make_netns(proof, &fds),
+        SpawnRequest::Helper { argv } => helper(proof, &argv, &fds),
     }
 }
 
@@ -119,7 +120,7 @@ fn close(socket: &OwnedFd) {
 }
 
 fn started(fds: &[OwnedFd], child: &process::Child) {
-    let report = Report::Started { pid: child.pid };
+    let report = InitMessage::Started { pid: child.pid };
     // A builder that is gone will be noticed by the next receive.
     protocol::send(fds[0].as_fd(), &report, &[child.pidfd.as_fd()]).ok();
 }
@@ -172,7 +173,7 @@ fn make_userns(proof: SingleThreaded, map: &IdMap, fds: &[OwnedFd]) -> Result<()
 }
 
 fn made(control: BorrowedFd<'_>, namespace: &OwnedFd) -> Result<(), Fault> {
-    protocol::send(control, &Report::Made, &[namespace.as_fd()])
+    protocol::send(control, &InitMessage::Made, &[namespace.as_fd()])
         .doing(|| "reporting to the builder")
 }
 
@@ -209,7 +210,7 @@ fn make_netns(proof: SingleThreaded, fds: &[OwnedFd]) -> Result<(), Fault> {
         made(fds[0].as_fd(), &namespace)
     };
     if let Err(fault) = make() {
-        protocol::send(fds[0].as_fd(), &Report::from(fault), &[]).ok();
+        protocol::send(fds[0].as_fd(), &InitMessage::from(fault), &[]).ok();
     }
     process::exit_now(0)
 }

@@ -75,7 +75,8 @@ pub struct RunSpec {
     pub argv: Vec<OsBytes>,
     /// The whole environment in order; nothing of ours is added but `HOME`, when it is missing.
     pub env: Vec<(String, String)>,
-    /// Absolute working directory; made with mode 0755, owned by the user and group, where it is missing.
+    /// Absolute working directory; made with mode 0755, owned by the user and group, where it is
+    /// missing.
     pub cwd: String,
     /// `USER` as an image has it: empty, or a name or number, then perhaps `:` and a group.
     pub user: String,
@@ -125,10 +126,10 @@ impl Lineage {
     }
 }
 
-/// Size of `/dev/shm` where nobody says otherwise: 64 MiB, as Docker's.
+/// Size of `/dev/shm` by default: 64 MiB, as Docker's.
 pub const DEFAULT_SHM_SIZE: u64 = 64 << 20;
 
-/// Host name inside a RUN where nobody says otherwise. BuildKit's, so that what images record of
+/// Host name inside a RUN by default. BuildKit's, so that what images record of
 /// it stays the same.
 pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
@@ -207,9 +208,9 @@ pub struct MountSpec {
 pub enum MountKind {
     /// A tree or a file of [`Inputs::sources`](super::Inputs).
     ///
-    /// Also what `type=cache` is: the caller makes the cache's folder with its mode and owner,
-    /// holds the lock that its sharing asks for, and passes the folder. For `type=bind,rw`, whose
-    /// writes are thrown away, the caller passes an overlay with a scratch upper.
+    /// Also what `type=cache` is: the caller makes the cache's directory with its mode and owner,
+    /// holds the lock that its sharing asks for, and passes the directory. For `type=bind,rw`,
+    /// whose writes are thrown away, the caller passes an overlay with a scratch upper.
     Bind {
         /// Index in the sources.
         source: usize,
@@ -225,7 +226,7 @@ pub enum MountKind {
         /// Mode of its root; `None` for that of the directory it hides, 1777 where there is none.
         mode: Option<u32>,
     },
-    /// The root's own folder, writable even where the rest of the root is not.
+    /// The root's own directory, writable even where the rest of the root is not.
     Writable,
     /// A file in memory that swap never sees where the kernel can promise it.
     Secret {

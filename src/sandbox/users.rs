@@ -8,10 +8,11 @@
 //! | with `:GROUP` | as above | the id, or that of the first entry of the name | none |
 //! | nothing, or `:GROUP` | 0, as a number | | |
 //!
-//! What follows a second colon is ignored. Fields of an entry that are missing or are not numbers count as 0. The
-//! group is always among the supplementary groups as well.
+//! What follows a second colon is ignored. Fields of an entry that are missing or are not numbers
+//! count as 0. The group is always among the supplementary groups as well.
 //!
-//! Source: BuildKit executor/oci/user.go, moby/sys/user `GetExecUser`, and runc for HOME (behaviour).
+//! Source: BuildKit executor/oci/user.go, moby/sys/user `GetExecUser`, and runc for HOME
+//! (behaviour).
 
 use std::collections::BTreeSet;
 

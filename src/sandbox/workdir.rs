@@ -1,8 +1,9 @@
-//! The working directory of a command: resolved inside the sandbox's root, made where it is missing.
+//! The working directory of a command: resolved inside the sandbox's root, made where it is
+//! missing.
 //!
-//! An image, a Dockerfile or a user chose the path. It is resolved without the links of procfs that lead
-//! to what a process has open, used by descriptor, and checked afterwards: a directory that cannot be
-//! reached from the root by its own name is refused (CVE-2024-21626).
+//! An image, a Dockerfile or a user chose the path. It is resolved without the links of procfs that
+//! lead to what a process has open, used by descriptor, and checked afterwards: a directory that
+//! cannot be reached from the root by its own name is refused (CVE-2024-21626).
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -82,8 +83,8 @@ fn give(dir: &OwnedFd, identity: &Identity) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Checks that this process's working directory lies in the sandbox's root: that its own name, followed
-/// from the root without any link, leads to the same directory of the same mount.
+/// Checks that this process's working directory lies in the sandbox's root: that its own name,
+/// followed from the root without any link, leads to the same directory of the same mount.
 fn confirm(root: BorrowedFd<'_>, dir: BorrowedFd<'_>, cwd: &str) -> Result<(), Fault> {
     let outside = || {
         Fault::Refused(format!("the working directory {cwd} is refused: it is outside the sandbox"))

@@ -1,15 +1,16 @@
-//! What a step left in its upper folder becomes a layer.
+//! What a step left in its upper directory becomes a layer.
 //!
-//! Overlay's upper says more than a layer should: folders that were only passed through, files that
-//! were opened for writing or changed back, whiteouts of what never was below, marks that hide a
-//! folder's lower contents in one stroke. [`clean`] takes all that out, so that a layer holds what
-//! BuildKit's would hold:
+//! Overlay's upper says more than a layer should: directories that were only passed through, files
+//! that were opened for writing or changed back, whiteouts of what never was below, marks that hide
+//! a directory's lower contents in one stroke. [`clean`] takes all that out, so that a layer holds
+//! what BuildKit's would hold:
 //!
-//! - A folder is in the layer if something in it is, or if its mode or owner differ from those below.
+//! - A directory is in the layer if something in it is, or if its mode or owner differ from those
+//!   below.
 //! - A file that is equal to the one below is not: same type, mode, owner, device, capability, size
 //!   and time; where both times are whole seconds, as a tar leaves them, the content is compared.
 //! - A whiteout of a path that is not below is not.
-//! - An opaque folder becomes a plain one with a whiteout for each name below that it lacks.
+//! - An opaque directory becomes a plain one with a whiteout for each name below that it lacks.
 //!
 //! Source: BuildKit util/overlay/overlay_linux.go and containerd continuity fs/diff.go (behaviour).
 
@@ -40,19 +41,19 @@ const DIR_FLAGS: OFlags =
 pub struct Cleaned {
     /// Whether nothing is left: the step changed no file.
     pub is_empty: bool,
-    /// How many files and folders were taken out because they equal what is below.
+    /// How many files and directories were taken out because they equal what is below.
     pub unchanged: u64,
 }
 
-/// Makes the upper folder `fs` of a finished step a layer over `lowers`, which are given the bottom
-/// first. Nothing may have it mounted any more; after this, it can be a lower.
+/// Makes the upper directory `fs` of a finished step a layer over `lowers`, which are given the
+/// bottom first. Nothing may have it mounted any more; after this, it can be a lower.
 ///
-/// Work is in proportion to what the step changed: folders that are not below are not entered, and a
-/// step that changed nothing costs one listing.
+/// Work is in proportion to what the step changed: directories that are not below are not entered,
+/// and a step that changed nothing costs one listing.
 ///
 /// # Errors
 ///
-/// [`SnapshotError`] with the path; the folder is to be given up then.
+/// [`SnapshotError`] with the path; the directory is to be given up then.
 pub fn clean(
     fs: &Path,
     lowers: &[PathBuf],
@@ -83,7 +84,7 @@ pub fn clean(
     Ok(cleaner.cleaned)
 }
 
-/// Cleans an upper folder as [`clean`] does and tells the facts of the layer it has become.
+/// Cleans an upper directory as [`clean`] does and returns the facts of the layer it has become.
 ///
 /// # Errors
 ///
@@ -104,19 +105,19 @@ struct Cleaner<'a> {
     xattrs: XattrSpace,
     cancel: &'a Cancel,
     buffer: Vec<MaybeUninit<u8>>,
-    /// Of the folder being worked on.
+    /// Of the directory being worked on.
     path: Vec<u8>,
     cleaned: Cleaned,
 }
 
-/// A folder of the upper that is also below.
+/// A directory of the upper that is also below.
 struct Level {
     /// Closed while the work is far below.
     fd: Option<OwnedFd>,
     stat: Stat,
     name: CString,
     below: StackDir,
-    /// Attributes of the folder below.
+    /// Attributes of the directory below.
     is_same: bool,
     entries: Vec<(CString, FileType)>,
     /// Whether something in it stays.
@@ -185,7 +186,7 @@ impl Cleaner<'_> {
                 above.has_entries = true;
             } else {
                 let fd = above.fd.as_ref().expect("it was just opened");
-                // A socket in it is no entry of a layer, but is there.
+                // A socket in it is not an entry of a layer, but is there.
                 match unlinkat(fd, &done.name, AtFlags::REMOVEDIR) {
                     Ok(()) => {
                         above.is_touched = true;
@@ -198,7 +199,7 @@ impl Cleaner<'_> {
         }
     }
 
-    /// Cleans an entry; returns a folder that must be entered.
+    /// Cleans an entry; returns a directory that must be entered.
     fn entry(
         &mut self,
         level: &mut Level,
@@ -215,13 +216,13 @@ impl Cleaner<'_> {
             return Ok(None);
         }
         if kind == FileType::Directory {
-            return self.folder(level, name);
+            return self.directory(level, name);
         }
         let mut stat =
             statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail("read", e))?;
         owner::amend(fd.as_fd(), name.to_bytes(), &mut stat);
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return self.folder(level, name);
+            return self.directory(level, name);
         }
         let found = self.stack.lookup(&level.below, name.to_bytes())?;
         let is_needless = match &found {
@@ -238,7 +239,11 @@ impl Cleaner<'_> {
         Ok(None)
     }
 
-    fn folder(&mut self, level: &mut Level, name: &CStr) -> Result<Option<Level>, SnapshotError> {
+    fn directory(
+        &mut self,
+        level: &mut Level,
+        name: &CStr,
+    ) -> Result<Option<Level>, SnapshotError> {
         let fail = |doing, e| LayerError::io(doing, &self.path, e);
         let above = level.fd.as_ref().expect("the level being worked on is open");
         let fd = openat(above, name, DIR_FLAGS, Mode::empty()).map_err(|e| fail("open", e))?;
@@ -277,8 +282,8 @@ impl Cleaner<'_> {
         }))
     }
 
-    /// Puts into a folder, which was opaque until now, a whiteout for each name that it hid, and
-    /// marks its folders, which hid theirs through it. Says whether it put anything.
+    /// Puts into a directory, which was opaque until now, a whiteout for each name that it hid, and
+    /// marks its directories, which hid theirs through it. Says whether it put anything.
     fn expand(&mut self, fd: &OwnedFd, below: &StackDir) -> Result<bool, SnapshotError> {
         let fail = |doing, e| LayerError::io(doing, &self.path, e);
         let mut is_touched = false;
@@ -293,10 +298,10 @@ impl Cleaner<'_> {
                 Err(e) => return Err(fail("read", e).into()),
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
                     let dir = openat(fd, name.as_slice(), DIR_FLAGS, Mode::empty())
-                        .map_err(|e| fail("open a folder of", e))?;
+                        .map_err(|e| fail("open a directory of", e))?;
                     let flags = rustix::fs::XattrFlags::empty();
                     rustix::fs::fsetxattr(&dir, self.xattrs.opaque(), b"y", flags)
-                        .map_err(|e| fail("mark a folder of", e))?;
+                        .map_err(|e| fail("mark a directory of", e))?;
                 }
                 Ok(_) => {}
             }

@@ -1,8 +1,8 @@
 //! Overlay stacks: layers on disk become a tree that a step sees, and what it wrote a layer.
 //!
-//! In come layer folders in overlay form (what marks whiteouts and opaque folders is drawn in
-//! `layer/marks.rs`), bottom first. Out come a [`Mounted`] tree, which is a descriptor and needs no mount
-//! point, and, after a step, an upper folder that [`clean`] has made fit to be a layer.
+//! In come layer directories in overlay form (what marks whiteouts and opaque directories is drawn
+//! in `layer/whiteout.rs`), bottom first. Out come a [`Mounted`] tree, which is a descriptor and needs
+//! no mount point, and, after a step, an upper directory that [`clean`] has made fit to be a layer.
 //!
 //! # Invariants
 //!
@@ -10,17 +10,16 @@
 //!   kernel does for a killed process too, it is gone.
 //! - A layer is self-contained: no overlay feature that refers from one layer to another
 //!   (`redirect_dir`, `metacopy`, `index`) is ever on.
-//! - A step writes into a folder of the store, or, where overlay cannot use that, into memory
+//! - A step writes into a directory of the store, or, where overlay cannot use that, into memory
 //!   ([`Scratch`]).
-//! - Layers are never written through a lower. An upper may be read as a lower of the next step once
-//!   it is clean.
+//! - Layers are never written through a lower. An upper may be read as a lower of the next step
+//!   once it is clean.
 //!
 //! # Not here
 //!
 //! Tars, hashes and compression live in `layer`; who runs in a tree lives in `sandbox`.
 
 mod commit;
-pub mod copy;
 mod mount;
 mod scratch;
 

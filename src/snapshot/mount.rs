@@ -3,8 +3,8 @@
 //! The new mount API takes any number of lowers one by one (`lowerdir+`, Linux 6.7), each as a
 //! descriptor (6.13) or as a name below `/proc/self/fd`, so neither the length of the store's path
 //! nor odd bytes in it matter. Older kernels take one string of at most a page: there a thread with
-//! a mount namespace of its own makes `/proc/self/fd` its working folder, so that each lower costs
-//! the digits of its descriptor, mounts, and hands back a clone of the mount.
+//! a mount namespace of its own makes `/proc/self/fd` its working directory, so that each lower
+//! costs the digits of its descriptor, mounts, and hands back a clone of the mount.
 //!
 //! Source: Documentation/filesystems/overlayfs.rst; fsopen(2), fsconfig(2), fsmount(2).
 
@@ -32,16 +32,16 @@ pub const LOWER_MAX: usize = 500;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// A layer's folder cannot be opened.
+    /// A layer's directory cannot be opened.
     #[error("cannot open layer {} of {total}, {}", .index + 1, .path.display())]
     Lower {
         /// Its place, counted from 0 at the bottom.
         index: usize,
         /// How many layers were to be stacked.
         total: usize,
-        /// Its folder.
+        /// Its directory.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// The kernel refused a layer.
@@ -51,11 +51,11 @@ pub enum SnapshotError {
         index: usize,
         /// How many layers were to be stacked.
         total: usize,
-        /// Its folder.
+        /// Its directory.
         path: PathBuf,
         /// What the kernel added, if anything.
         log: String,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// More layers than the kernel can stack.
@@ -73,7 +73,7 @@ pub enum SnapshotError {
         doing: &'static str,
         /// What the kernel added, if anything.
         log: String,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// Work on a snapshot's files failed.
@@ -83,13 +83,13 @@ pub enum SnapshotError {
         doing: &'static str,
         /// To which file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// A layer cannot be read or changed.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }
@@ -103,14 +103,14 @@ fn kernel_said(log: &str) -> String {
 pub struct Upper<'a> {
     /// Takes what is written: `…/fs`.
     pub fs: &'a Path,
-    /// Overlay's scratch folder, empty, on the same filesystem. `volatile` makes it usable once.
+    /// Overlay's scratch directory, empty, on the same filesystem. `volatile` makes it usable once.
     pub work: &'a Path,
 }
 
 /// How to mount.
 #[derive(Debug, Clone)]
 pub struct MountOptions<'a> {
-    /// Which extended attributes mark opaque folders.
+    /// Which extended attributes mark opaque directories.
     pub xattrs: XattrSpace,
     /// Makes the mount read-only even where it has an upper.
     pub read_only: bool,
@@ -140,8 +140,8 @@ impl MountOptions<'_> {
 /// A layer's files as one tree.
 #[derive(Debug)]
 pub enum View {
-    /// They are in one folder.
-    Folder(OwnedFd),
+    /// They are in one directory.
+    Directory(OwnedFd),
     /// They are in several.
     Mounted(Mounted),
 }
@@ -150,33 +150,33 @@ impl View {
     /// Returns the root of the tree.
     pub fn root(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Folder(folder) => folder.as_fd(),
+            Self::Directory(directory) => directory.as_fd(),
             Self::Mounted(mounted) => mounted.root(),
         }
     }
 }
 
-/// Opens a layer, given by [its folders](crate::store::Layer::folders), for reading.
+/// Opens a layer, given by [its directories](crate::store::Layer::directories), for reading.
 ///
 /// # Errors
 ///
 /// [`SnapshotError`].
-pub fn view(folders: &[PathBuf]) -> Result<View, SnapshotError> {
-    if let [folder] = folders {
+pub fn view(directories: &[PathBuf]) -> Result<View, SnapshotError> {
+    if let [directory] = directories {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = open(folder, flags, Mode::empty());
-        return opened.map(View::Folder).map_err(|e| SnapshotError::Io {
+        let opened = open(directory, flags, Mode::empty());
+        return opened.map(View::Directory).map_err(|e| SnapshotError::Io {
             doing: "open",
-            path: folder.clone(),
+            path: directory.clone(),
             source: e.into(),
         });
     }
     let options = MountOptions { read_only: true, ..MountOptions::detect() };
-    mount(folders, None, &options).map(View::Mounted)
+    mount(directories, None, &options).map(View::Mounted)
 }
 
 /// A mounted tree without a mount point. Dropping it unmounts, unless it was moved into a mount
-/// namespace or somebody holds files of it open.
+/// namespace or a process has files of it open.
 #[derive(Debug)]
 pub struct Mounted {
     fd: OwnedFd,
@@ -202,13 +202,14 @@ impl AsFd for Mounted {
 
 /// Mounts `lowers`, the bottom first, and above them `upper`.
 ///
-/// A folder may be given several times: only its topmost place counts, since there it covers all that
-/// it would do further down. Without an upper the tree is read-only. No lowers and no upper give an empty one, mode 0755.
-/// Changes to the upper are `volatile`: no sync of its files reaches the disk through this mount, so
-/// its filesystem must be synced before anything that outlives a crash refers to them.
+/// A directory may be given several times: only its topmost place counts, since there it covers all
+/// that it would do further down. Without an upper the tree is read-only. No lowers and no upper
+/// give an empty one, mode 0755. Changes to the upper are `volatile`: no sync of its files reaches
+/// the disk through this mount, so its filesystem must be synced before anything that outlives a
+/// crash refers to them.
 ///
-/// The working folders of the process and its threads stay as they are; nothing is attached to the
-/// caller's mount namespace.
+/// The working directories of the process and its threads stay as they are; nothing is attached to
+/// the caller's mount namespace.
 ///
 /// # Errors
 ///
@@ -218,8 +219,8 @@ pub fn mount(
     upper: Option<&Upper<'_>>,
     options: &MountOptions<'_>,
 ) -> Result<Mounted, SnapshotError> {
-    // Overlay refuses to have a folder twice, whatever it is called; one that cannot be looked at, it
-    // refuses better than we could.
+    // Overlay refuses to have a directory twice, whatever it is called; one that cannot be looked
+    // at, it refuses better than we could.
     let mut seen = BTreeSet::new();
     let mut is_new = |path: &&PathBuf| {
         rustix::fs::stat(*path).map_or(true, |stat| seen.insert((stat.st_dev, stat.st_ino)))
@@ -231,7 +232,7 @@ pub fn mount(
         return Err(SnapshotError::TooManyLayers { count: lowers.len() });
     }
     if lowers.is_empty() && upper.is_none() {
-        return empty_dir().map_err(|source| failed(0, "make an empty folder", source));
+        return empty_dir().map_err(|source| failed(0, "make an empty directory", source));
     }
     let mounted = match mount_new(lowers, upper, options) {
         Err(SnapshotError::Mount { doing: NO_LOWERDIR_PLUS, .. }) => {
@@ -259,18 +260,18 @@ fn is_read_only(mounted: &Mounted) -> bool {
         .is_ok_and(|facts| facts.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Says whether layers below `folder` can be mounted with a mapping of ids.
+/// Says whether layers below `directory` can be mounted with a mapping of ids.
 ///
 /// # Errors
 ///
 /// Why not: a kernel before 5.19, or a filesystem that knows no id-mapped mounts.
-pub fn can_map(folder: &Path, mapping: IdMapping<'_>) -> Result<(), SnapshotError> {
+pub fn can_map(directory: &Path, mapping: IdMapping<'_>) -> Result<(), SnapshotError> {
     let xattrs = XattrSpace::Trusted;
     let options = MountOptions { xattrs, read_only: true, idmap: Some(mapping) };
-    mount(&[folder.to_owned()], None, &options).map(drop)
+    mount(&[directory.to_owned()], None, &options).map(drop)
 }
 
-/// Marks the one failure that the old way can mend.
+/// Marks the one failure that the old way can avoid.
 const NO_LOWERDIR_PLUS: &str = "add lowers one by one";
 
 /// And another, where it refuses what it was given before.
@@ -304,9 +305,9 @@ fn mapped(dir: OwnedFd, options: &MountOptions<'_>) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Overlay keeps the credentials of whoever makes it for all it does to the layers. Root as the
-/// mapping shows it is the only one who owns what it makes in the work folder: for anybody else a
-/// mount that can be written fails, silently, and is read-only.
+/// Overlay keeps the credentials of the process that mounts it for all it does to the layers. Root
+/// as the mapping shows it is the only one who owns what it makes in the work directory: for any
+/// other user a mount that can be written fails, silently, and is read-only.
 fn act_as_root_of(options: &MountOptions<'_>) -> io::Result<Option<FsIds>> {
     options.idmap.map(|mapping| FsIds::become_user(mapping.uid, mapping.gid)).transpose()
 }
@@ -323,7 +324,8 @@ fn empty_fs(attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// Overlay takes one lower beside an upper and two without; this many empty folders are to be added.
+/// Overlay takes one lower beside an upper and two without; this many empty directories are to be
+/// added.
 fn missing_lowers(lowers: usize, upper: Option<&Upper<'_>>) -> bool {
     lowers < if upper.is_some() { 1 } else { 2 }
 }
@@ -386,7 +388,7 @@ fn mount_new(
         }
     }
     if missing_lowers(layers, upper) {
-        let dir = empty_dir().map_err(|e| failed(layers, "make an empty folder", e))?;
+        let dir = empty_dir().map_err(|e| failed(layers, "make an empty directory", e))?;
         add_dir(&fs, "lowerdir+", dir.root()).map_err(|e| {
             let doing =
                 if lacks_lowerdir_plus(e) { NO_LOWERDIR_PLUS } else { "add an empty lower" };
@@ -454,7 +456,8 @@ fn mapped_pair(
     Ok((tree, fs, work))
 }
 
-/// Gives overlay a folder: as a descriptor, or by its name in `/proc` where it takes only strings.
+/// Gives overlay a directory: as a descriptor, or by its name in `/proc` where it takes only
+/// strings.
 fn add_dir(fs: &OwnedFd, key: &str, dir: impl AsFd) -> Result<(), Errno> {
     match fsconfig_set_fd(fs, key, dir.as_fd()) {
         Err(Errno::INVAL) => {
@@ -465,7 +468,8 @@ fn add_dir(fs: &OwnedFd, key: &str, dir: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// Says whether a lower was refused because the running kernel does not have the option `lowerdir+`.
+/// Says whether a lower was refused because the running kernel does not have the option
+/// `lowerdir+`.
 fn lacks_lowerdir_plus(error: Errno) -> bool {
     match error {
         // Before 6.5 overlay is behind a layer for old file systems, which takes strings only, and
@@ -492,7 +496,8 @@ fn kernel_log(fs: &OwnedFd) -> String {
     lines.join("; ")
 }
 
-/// The way of kernels before 6.7: mount(2) in a thread with its own namespace and working folder.
+/// The way of kernels before 6.7: mount(2) in a thread with its own namespace and working
+/// directory.
 fn mount_in_thread(
     lowers: &[PathBuf],
     upper: Option<&Upper<'_>>,
@@ -536,7 +541,7 @@ fn mount_old_way(
         dirs.push(dir);
     }
     if missing_lowers(layers, upper) {
-        let dir = empty_dir().map_err(|e| fail("make an empty folder", e))?.into_fd();
+        let dir = empty_dir().map_err(|e| fail("make an empty directory", e))?.into_fd();
         names.push(dir.as_raw_fd().to_string());
         dirs.push(dir);
     }
@@ -564,7 +569,7 @@ fn mount_old_way(
         dirs.extend([fs, work]);
     }
 
-    // The folder of descriptors cannot be mounted on, so the mount goes over /proc itself, which
+    // The directory of descriptors cannot be mounted on, so the mount goes over /proc itself, which
     // this namespace needs no more once the names are resolved.
     rustix::process::chdir("/proc/self/fd").map_err(|e| fail("enter /proc/self/fd", e.into()))?;
     let data =

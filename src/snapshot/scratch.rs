@@ -1,9 +1,9 @@
 //! Where a step writes: the upper of its overlay.
 //!
-//! That is a folder of the store, which becomes the layer by rename. Where the store lies on an
-//! overlay, as it does inside a container, the kernel takes no upper there: then the step writes into
-//! memory, and what is left of it at its end is written into the store as a layer from elsewhere
-//! would be.
+//! That is a directory of the store, which becomes the layer by rename. Where the store lies on an
+//! overlay, as it does inside a container, the kernel takes no upper there: then the step writes
+//! into memory, and what is left of it at its end is written into the store as a layer from
+//! elsewhere would be.
 
 use super::{SnapshotError, Upper};
 use crate::layer::{LayerError, TarOptions, UnpackOptions, XattrSpace, unpack_layer, write_tar};
@@ -25,7 +25,7 @@ const OVERLAY_MAGIC: i64 = 0x794c_7630;
 /// How much of the machine's memory a step in memory may fill. The kernel's own default is half.
 const MEMORY_SHARE: &str = "75%";
 
-/// The two folders that an upper consists of.
+/// The two directories that an upper consists of.
 #[derive(Debug)]
 pub struct Scratch {
     /// Where the layer is to be.
@@ -37,8 +37,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes the two folders in `dir`, an empty folder of the store, or in memory where an overlay
-    /// could not use them there.
+    /// Makes the two directories in `dir`, an empty directory of the store, or in memory where an
+    /// overlay could not use them there.
     ///
     /// # Errors
     ///
@@ -54,19 +54,20 @@ impl Scratch {
             None => dir.to_owned(),
         };
         let scratch = Self { layer, fs: place.join("fs"), work: place.join("work"), memory };
-        for folder in [&scratch.fs, &scratch.work] {
-            fs::create_dir(folder).map_err(|e| fail("create", folder, e))?;
+        for directory in [&scratch.fs, &scratch.work] {
+            fs::create_dir(directory).map_err(|e| fail("create", directory, e))?;
         }
         open_to_all(&scratch.fs)?;
         Ok(scratch)
     }
 
-    /// Returns the folders as an overlay takes them.
+    /// Returns the directories as an overlay takes them.
     pub fn upper(&self) -> Upper<'_> {
         Upper { fs: &self.fs, work: &self.work }
     }
 
-    /// Makes the upper one for another overlay: what was written stays. The old overlay must be gone.
+    /// Makes the upper one for another overlay: what was written stays. The old overlay must be
+    /// gone.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl Scratch {
         fs::create_dir(&self.work).map_err(|e| fail("create", &self.work, e))
     }
 
-    /// Returns the folder that holds what was written, in overlay form.
+    /// Returns the directory that holds what was written, in overlay form.
     pub fn written(&self) -> &Path {
         &self.fs
     }
@@ -86,8 +87,8 @@ impl Scratch {
         self.memory.is_some()
     }
 
-    /// Sees to it that what was written is in the folder `fs` of the store's folder, and returns that.
-    /// Nothing may have the upper mounted any more.
+    /// Sees to it that what was written is in the directory `fs` of the store's directory, and
+    /// returns that. Nothing may have the upper mounted any more.
     ///
     /// # Errors
     ///

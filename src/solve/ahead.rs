@@ -1,19 +1,21 @@
 //! Steps that need not run because every step that reads their files is found by definition.
 //!
-//! The key of a COPY --from names the files that it copies, so it is known only once the stage is there. A cache of
-//! mode `min` has no records of such a stage: all of it would run, only for its COPY to hit. A *definition* names
-//! the same step by how its files come about: its own inputs without the content of what other steps make, and the
-//! definitions of those steps. It is known before anything runs, and an exported cache names its records by it, too.
+//! The key of a COPY --from names the files that it copies, so it is known only once the stage is
+//! there. A cache of mode `min` has no records of such a stage: all of it would run, only for its
+//! COPY to hit. A *definition* names the same step by how its files come about: its own inputs
+//! without the content of what other steps make, and the definitions of those steps. It is known
+//! before anything runs, and an exported cache names its records by it, too.
 //!
-//! To hit by definition rests on what every hit rests on: a step that ran on the same files with the same inputs
-//! would make what it made before.
+//! To hit by definition rests on what every hit rests on: a step that ran on the same files with
+//! the same inputs would make what it made before.
 //!
 //! # What is done
 //!
-//! [`look`] follows the plan without running anything: a step hits if its parent's chain is known and there is a
-//! record of its key or of its definition on it. Steps that only such hits read are not needed. The records that
-//! this rests on are brought here first, so that no blob that turns out to be damaged can take a decision back. If
-//! no step that would have to run can be left out, nothing is done ahead: the coordinator finds the hits by itself.
+//! [`look`] follows the plan without running anything: a step hits if its parent's chain is known
+//! and there is a record of its key or of its definition on it. Steps that only such hits read are
+//! not needed. The records that this rests on are brought here first, so that no blob that turns
+//! out to be damaged can take a decision back. If no step that would have to run can be left out,
+//! nothing is done ahead: the coordinator finds the hits by itself.
 //!
 //! Source: BuildKit, `docs/dev/solver.md`, "Cache keys" and "Fast cache keys".
 
@@ -31,13 +33,13 @@ use std::thread;
 pub(super) struct Ahead {
     /// Steps that hit, by their places in the plan.
     pub(super) hits: BTreeMap<usize, (Record, Layer)>,
-    /// Steps that nothing needs: their inputs as far as they are known, and the build that ran a step which read
-    /// their files.
+    /// Steps that nothing needs: their inputs as far as they are known, and the build that ran a
+    /// step which read their files.
     pub(super) unneeded: BTreeMap<usize, (Inputs, String)>,
 }
 
-/// Looks for steps that need not run. Asks imported caches only: where the records of a stage are in the store, it
-/// hits as it is.
+/// Looks for steps that need not run. Asks imported caches only: where the records of a stage are
+/// in the store, it hits as it is.
 pub(super) fn look(
     job: &Job<'_>,
     trees: &Trees,
@@ -230,7 +232,8 @@ fn follow(
     Ok(hits)
 }
 
-/// Says of each step whether its files are needed: for the target, or to run a step that does not hit.
+/// Says of each step whether its files are needed: for the target, or to run a step that does not
+/// hit.
 fn needed(job: &Job<'_>, hits: &[Option<Hit>]) -> Vec<bool> {
     let mut needed = vec![false; hits.len()];
     let mut open = vec![job.plan.target.files];

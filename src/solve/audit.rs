@@ -1,11 +1,11 @@
 //! Audit: steps whose results are known run once more in scratch, and what they make is compared.
 //!
-//! Nothing is recorded. A RUN still is a command with a network and cache mounts, so what it does there
-//! it does again.
+//! Nothing is recorded. A RUN still is a command with a network and cache mounts, so what it does
+//! there it does again.
 
 use super::coordinator::Coordinator;
+use super::digest::{self, LayerDigest};
 use super::exec;
-use super::seal::{self, Seal};
 use super::trees::Trees;
 use super::{Cause, Failed, Job, SolveError};
 use crate::cache::TreeEntry;
@@ -36,13 +36,13 @@ pub enum Audited {
     NoResult,
 }
 
-/// Runs every step that would hit once more, on the files that it would start from. `told` gets the
-/// place of each in the plan, in order.
+/// Runs every step that would hit once more, on the files that it would start from. `report` gets
+/// the place of each in the plan, in order.
 ///
 /// # Errors
 ///
-/// [`Failed`] where what would hit cannot be found out, or somebody asked to stop.
-pub fn audit(job: &Job<'_>, told: &mut dyn FnMut(usize, Audited)) -> Result<(), Box<Failed>> {
+/// [`Failed`] where what would hit cannot be found out, or it was interrupted.
+pub fn audit(job: &Job<'_>, report: &mut dyn FnMut(usize, Audited)) -> Result<(), Box<Failed>> {
     let trees = Trees::default();
     thread::scope(|scope| {
         let coordinator = Coordinator::predicted(job, &trees, scope)?;
@@ -52,14 +52,14 @@ pub fn audit(job: &Job<'_>, told: &mut dyn FnMut(usize, Audited)) -> Result<(), 
                 None => Ok(Audited::NoResult),
             };
             match audited {
-                Ok(audited) => told(index, audited),
+                Ok(audited) => report(index, audited),
                 Err(cause) if cause.is_cancelled() || job.cancel.is_cancelled() => {
                     return Err(Box::new(Failed {
                         error: SolveError::Cancelled,
                         steps: Vec::new(),
                     }));
                 }
-                Err(cause) => told(index, Audited::Failed(cause)),
+                Err(cause) => report(index, Audited::Failed(cause)),
             }
         }
         Ok(())
@@ -84,21 +84,21 @@ fn again(
     let described = coordinator.described(index);
     let vertex = Digest::of(step.name.as_bytes());
     let made = exec::execute(job, trees, index, vertex, &described.chosen, &stack, &files)?;
-    let wanted = Seal { wants_tar: false, stores_tar: false, wants_listing: false };
-    let (scan, _) = seal::seal(job, &step.name, &made, wanted, job.cancel)?;
+    let wanted = LayerDigest { wants_tar: false, stores_tar: false, wants_listing: false };
+    let (scan, _) = digest::digest(job, &step.name, &made, wanted, job.cancel)?;
     let audited = if scan.content == known.meta.content {
         Audited::Same
     } else {
-        let known = entries(&known.folders(), job.cancel)?;
-        Audited::Differs { known, now: entries(&made.lower.folders(), job.cancel)? }
+        let known = entries(&known.directories(), job.cancel)?;
+        Audited::Differs { known, now: entries(&made.lower.directories(), job.cancel)? }
     };
     let _ = store::remove_tree(&made.work);
     Ok(audited)
 }
 
 /// Lists what a layer has.
-fn entries(folders: &[PathBuf], cancel: &Cancel) -> Result<Vec<TreeEntry>, Cause> {
-    let files = snapshot::view(folders)?;
+fn entries(directories: &[PathBuf], cancel: &Cancel) -> Result<Vec<TreeEntry>, Cause> {
+    let files = snapshot::view(directories)?;
     let mut found = Vec::new();
     Walk::new(XattrSpace::detect(), cancel).run(files.root(), |entry, file| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,7 +1,8 @@
 //! Cache mounts: directories of the store that outlast steps and builds.
 //!
-//! Which directory a mount is follows from its id and from what it starts from, as in BuildKit: `from` of
-//! other content, another owner or another mode is another directory. `source` picks a part of it.
+//! Which directory a mount is follows from its id and from what it starts from, as in BuildKit:
+//! `from` of other content, another owner or another mode is another directory. `source` picks a
+//! part of it.
 //!
 //! Source: BuildKit, `dockerfile2llb/convert_runmount.go`, `solver/llbsolver/mounts/mount.go`.
 
@@ -10,9 +11,9 @@ use super::trees::{Stack, Trees};
 use super::{Cause, Job};
 use crate::cache::TreeId;
 use crate::context::{SelectOptions, Source};
+use crate::copy::Selection;
 use crate::layer::owner;
 use crate::plan::{CacheStart, Mount, MountKind, Op, Sharing, Step, Tree};
-use crate::snapshot::copy::Selection;
 use crate::store::{ChainId, MountName};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -36,8 +37,8 @@ pub(super) fn files_of(
     Ok((from, selection, id))
 }
 
-/// Finds the directory of a mount, made where it is missing, and takes what keeps it away from others into
-/// `locks`. Returns it with the path of the part to show, and whether writing fails.
+/// Finds the directory of a mount, made where it is missing, and takes what keeps it away from
+/// others into `locks`. Returns it with the path of the part to show, and whether writing fails.
 pub(super) fn open(
     job: &Job<'_>,
     trees: &Trees,
@@ -92,7 +93,8 @@ pub(super) fn open(
     Ok((dir, part, *is_read_only))
 }
 
-/// Says what a mount starts from, in words that are equal for the same beginning only; nothing for nothing.
+/// Says what a mount starts from, in words that are equal for the same beginning only; nothing for
+/// nothing.
 fn describe(start: &CacheStart, files: Option<TreeId>) -> String {
     let files = files.map(|id| format!("files {}", crate::store::Key::from_bytes(id.0).to_hex()));
     let owned = match start {
@@ -143,8 +145,8 @@ fn make(
     }
 }
 
-/// Removes the mounts of steps that are to run whatever the cache has, whatever they started from: BuildKit
-/// gives such steps empty ones.
+/// Removes the mounts of steps that are to run whatever the cache has, whatever they started from:
+/// BuildKit gives such steps empty ones.
 pub(super) fn empty(job: &Job<'_>) -> Result<(), Cause> {
     let mut ids = BTreeSet::new();
     for step in job.plan.steps.iter().filter(|step| step.ignore_cache) {

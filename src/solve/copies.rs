@@ -5,16 +5,17 @@ use super::trees::{Stack, Trees};
 use super::{Cause, Job};
 use crate::cache::{Inputs, TreeId};
 use crate::context::{SelectOptions, Source};
-use crate::plan::{Copy, CopySource, Tree};
-use crate::snapshot::copy::{
-    self as engine, ChmodSpec, CopyRequest, CopyStats, FileTime, Owner, Selection, lookup_owner,
+use crate::copy::{
+    self as engine, CopyError, CopyRequest, CopyStats, FileTime, Owner, Selection, lookup_owner,
 };
+use crate::dockerfile::chmod::ChmodSpec;
+use crate::plan::{Copy, CopySource, Tree};
 use crate::store::ChainId;
 use std::os::fd::BorrowedFd;
 
 /// What one source of a copy turned out to be.
 #[derive(Debug)]
-pub(super) enum Chosen {
+pub(super) enum SelectedSource {
     /// Files of a tree.
     Files {
         /// The tree.
@@ -28,7 +29,7 @@ pub(super) enum Chosen {
     Inline,
 }
 
-impl Chosen {
+impl SelectedSource {
     /// Adds what the key needs to know of it.
     pub(super) fn describe(&self, source: &CopySource, inputs: &mut Inputs) {
         match (self, source) {
@@ -54,7 +55,7 @@ pub(super) fn choose(
     trees: &Trees,
     copy: &Copy,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<Vec<Chosen>, Cause> {
+) -> Result<Vec<SelectedSource>, Cause> {
     let options = SelectOptions {
         parents: copy.keeps_parents,
         excludes: copy.excludes.clone(),
@@ -64,7 +65,7 @@ pub(super) fn choose(
         .iter()
         .map(|source| {
             let (source, selection) = match source {
-                CopySource::Inline { .. } => return Ok(Chosen::Inline),
+                CopySource::Inline { .. } => return Ok(SelectedSource::Inline),
                 CopySource::Path(path) => {
                     let (stack, chain) = files(copy.tree);
                     let source = trees.source(job, copy.tree, &stack, chain.as_ref())?;
@@ -75,7 +76,7 @@ pub(super) fn choose(
                 CopySource::Git(address) => super::remote::clone(job, copy, address, &options)?,
             };
             let id = TreeId(selection.digest(source.keeps_owner()));
-            Ok(Chosen::Files { source, selection, id })
+            Ok(SelectedSource::Files { source, selection, id })
         })
         .collect()
 }
@@ -84,11 +85,11 @@ pub(super) fn choose(
 pub(super) fn perform(
     job: &Job<'_>,
     copy: &Copy,
-    chosen: &[Chosen],
+    chosen: &[SelectedSource],
     root: BorrowedFd<'_>,
     before: Option<BorrowedFd<'_>>,
 ) -> Result<CopyStats, Cause> {
-    let mode = copy.chmod.as_deref().map(ChmodSpec::parse).transpose()?;
+    let mode = copy.chmod.as_deref().map(ChmodSpec::parse).transpose().map_err(CopyError::from)?;
     // A copy that stands by itself has no files to look names up in.
     let names = (!copy.is_link).then_some(root);
     let owner = copy.chown.as_deref().map(|spec| lookup_owner(names, spec)).transpose()?;
@@ -96,19 +97,21 @@ pub(super) fn perform(
         .iter()
         .zip(&copy.sources)
         .map(|(chosen, source)| match (chosen, source) {
-            (Chosen::Files { source: tree, selection, .. }, source) => engine::CopySource::Tree {
-                root: tree.root(),
-                selection,
-                keep_owner: tree.keeps_owner(),
-                unpack: match source {
-                    CopySource::Path(_) => copy.unpack.unwrap_or(copy.is_add),
-                    _ => copy.unpack.unwrap_or(false),
-                },
-            },
-            (Chosen::Inline, CopySource::Inline { name, data }) => {
+            (SelectedSource::Files { source: tree, selection, .. }, source) => {
+                engine::CopySource::Tree {
+                    root: tree.root(),
+                    selection,
+                    keep_owner: tree.keeps_owner(),
+                    unpack: match source {
+                        CopySource::Path(_) => copy.unpack.unwrap_or(copy.is_add),
+                        _ => copy.unpack.unwrap_or(false),
+                    },
+                }
+            }
+            (SelectedSource::Inline, CopySource::Inline { name, data }) => {
                 engine::CopySource::Inline { name: name.as_bytes(), data }
             }
-            (Chosen::Inline, _) => unreachable!("only heredocs are inline"),
+            (SelectedSource::Inline, _) => unreachable!("only heredocs are inline"),
         })
         .collect();
     let request = CopyRequest {

@@ -1,14 +1,15 @@
-//! COPY again: where the same instruction was run on the same files before, only what has changed since is
-//! copied, over the layer that was made then.
+//! COPY again: where the same instruction was run on the same files before, only what has changed
+//! since is copied, over the layer that was made then.
 //!
-//! The layer that comes of it is the one that copying all would make, to the byte. It is kept as a
-//! difference: its folder holds what was copied, and [`LayerMeta::under`](crate::store::LayerMeta::under)
-//! names the other layer, which always stands by itself, so that no chain of differences grows. Nothing
-//! can be taken away from that other: a copy in which something is missing is done in full, and is what
-//! later ones are compared with. [`Copied::changed`] has the conditions.
+//! The resulting layer is the one that copying all would make, to the byte. It is kept as a
+//! difference: its directory holds what was copied, and
+//! [`LayerMeta::under`](crate::store::LayerMeta::under) names the other layer, which always stands
+//! by itself, so that no chain of differences grows. Nothing can be taken away from that other: a
+//! copy in which something is missing is done in full, and is what later ones are compared with.
+//! [`Copied::changed`] has the conditions.
 
-use super::copies::Chosen;
-use super::inputs::Described;
+use super::copies::SelectedSource;
+use super::inputs::StepInputs;
 use super::{Cause, Job};
 use crate::cache::{Cache, Copied};
 use crate::layer::{Beneath, Listing, Now};
@@ -22,7 +23,7 @@ pub(super) struct Delta {
     /// The layer. It is held.
     pub(super) layer: Layer,
     /// What has changed.
-    pub(super) chosen: Vec<Chosen>,
+    pub(super) chosen: Vec<SelectedSource>,
     listing: Listing,
     now: Now,
 }
@@ -47,8 +48,8 @@ impl Delta {
 }
 
 /// Where the copies of an instruction are noted; `None` where a copy cannot be one of several.
-pub(super) fn place(copy: &Copy, described: &Described, parent: &ChainId) -> Option<Key> {
-    let [Chosen::Files { source, .. }] = &described.chosen[..] else { return None };
+pub(super) fn place(copy: &Copy, described: &StepInputs, parent: &ChainId) -> Option<Key> {
+    let [SelectedSource::Files { source, .. }] = &described.chosen[..] else { return None };
     let may_unpack = copy.unpack.unwrap_or(copy.is_add);
     (!may_unpack).then(|| Cache::place_of_copy(&described.inputs, parent, source.keeps_owner()))
 }
@@ -57,9 +58,11 @@ pub(super) fn place(copy: &Copy, described: &Described, parent: &ChainId) -> Opt
 pub(super) fn find(
     job: &Job<'_>,
     place: &Key,
-    described: &Described,
+    described: &StepInputs,
 ) -> Result<Option<Delta>, Cause> {
-    let [Chosen::Files { source, selection, id }] = &described.chosen[..] else { return Ok(None) };
+    let [SelectedSource::Files { source, selection, id }] = &described.chosen[..] else {
+        return Ok(None);
+    };
     let Some(copied) = Cache::new(job.store.clone()).copied(place)? else { return Ok(None) };
     let Some(changed) = copied.changed(selection, source.keeps_owner()) else { return Ok(None) };
     let Some(layer) = job.store.layer(&copied.layer)? else { return Ok(None) };
@@ -68,7 +71,8 @@ pub(super) fn find(
     }
     let listing = fs::read(layer.dir.join(LISTING)).ok();
     let listing = listing.and_then(|bytes| Listing::parse(bytes, &layer.id));
-    let chosen = vec![Chosen::Files { source: source.clone(), selection: changed, id: *id }];
+    let chosen =
+        vec![SelectedSource::Files { source: source.clone(), selection: changed, id: *id }];
     Ok(listing.map(|listing| Delta { layer, chosen, listing, now: copied.now }))
 }
 
@@ -76,11 +80,13 @@ pub(super) fn find(
 pub(super) fn note(
     cache: &Cache,
     place: &Key,
-    described: &Described,
+    described: &StepInputs,
     layer: &Layer,
     now: Now,
 ) -> Result<(), Cause> {
-    let [Chosen::Files { source, selection, .. }] = &described.chosen[..] else { return Ok(()) };
+    let [SelectedSource::Files { source, selection, .. }] = &described.chosen[..] else {
+        return Ok(());
+    };
     if layer.meta.under.is_some() || !layer.dir.join(LISTING).exists() {
         return Ok(());
     }
@@ -91,7 +97,7 @@ pub(super) fn note(
 }
 
 /// Whether a copy in full is going to be noted.
-pub(super) fn is_notable(described: &Described) -> bool {
-    let [Chosen::Files { selection, .. }] = &described.chosen[..] else { return false };
+pub(super) fn is_notable(described: &StepInputs) -> bool {
+    let [SelectedSource::Files { selection, .. }] = &described.chosen[..] else { return false };
     Copied::can_be_of(selection)
 }

@@ -4,17 +4,18 @@
 //!
 //! Hashing what came of it: [`super::seal`].
 
-use super::copies::{self, Chosen};
+use super::copies::{self, SelectedSource};
 use super::deltas::Delta;
 use super::mask::{self, Mask};
 use super::mounts::{self, Prepared};
-use super::trees::{Lower, Stack, Trees};
-use super::{Cause, FailedStep, Job, room};
+use super::trees::{LowerDir, Stack, Trees};
+use super::{Cause, FailedStep, Job, disk_guard};
+use crate::copy;
 use crate::layer::{Now, Time};
 use crate::plan::{Files, Network, Op, Run, Security, StepId, Tree};
 use crate::progress;
 use crate::sandbox::{self, Ids, Lineage, NetworkMode, OsBytes, RunSpec, Stdio, Stream, Usage};
-use crate::snapshot::{self, Scratch, XattrSpace, copy};
+use crate::snapshot::{self, Scratch, XattrSpace};
 use crate::store::{self, ChainId, Digest};
 use std::fs;
 use std::os::fd::BorrowedFd;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// Where a RUN heredoc with a `#!` line is mounted.
+/// Mode of the script that a RUN heredoc with a `#!` line becomes.
 const SCRIPT_MODE: u32 = 0o755;
 
 /// The variable that names the socket of an agent.
@@ -30,11 +31,11 @@ const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 /// The files that a step made, not hashed yet.
 #[derive(Debug)]
-pub(super) struct Made {
-    /// The folder of the session that holds `fs/`.
+pub(super) struct ExecResult {
+    /// The directory of the session that holds `fs/`.
     pub(super) work: PathBuf,
     /// `fs/`, held open.
-    pub(super) lower: Lower,
+    pub(super) lower: LowerDir,
     /// What the command used.
     pub(super) usage: Option<Usage>,
     /// From start to end.
@@ -47,14 +48,14 @@ pub(super) struct Made {
     pub(super) delta: Option<Box<Delta>>,
 }
 
-/// Runs a copy over what an earlier one made; `None` where the layer would not be the one that copying
-/// all makes.
+/// Runs a copy over what an earlier one made; `None` where the layer would not be the one that
+/// copying all makes.
 pub(super) fn execute_over(
     job: &Job<'_>,
     index: usize,
     delta: Delta,
     stack: &Stack,
-) -> Result<Option<Made>, Cause> {
+) -> Result<Option<ExecResult>, Cause> {
     let Op::Copy(copy) = &job.plan.steps[index].op else { return Ok(None) };
     let begun = Instant::now();
     let work = job.store.session()?.new_work()?;
@@ -66,7 +67,7 @@ pub(super) fn execute_over(
     let mut below = if copy.is_link { Stack::default() } else { stack.clone() };
     let lowers = below.paths();
     let before = below.mount(None)?;
-    below.0.push(Lower::finished(&delta.layer));
+    below.0.push(LowerDir::finished(&delta.layer));
     let mounted = below.mount(Some(&scratch.upper()))?;
     let stats = copies::perform(job, copy, &delta.chosen, mounted.root(), Some(before.root()))?;
     drop(mounted);
@@ -76,11 +77,11 @@ pub(super) fn execute_over(
         store::remove_tree(&work).map_err(|e| io("remove", &work, e))?;
         return Ok(None);
     }
-    let lower = Lower::held(&scratch.into_layer(job.cancel)?, false)?.over(&delta.layer);
+    let lower = LowerDir::held(&scratch.into_layer(job.cancel)?, false)?.over(&delta.layer);
     let created = copies::created(job);
     let made = Some((created.seconds, created.nanoseconds));
     let now = Now { from, to: time_now(&work)?, made };
-    Ok(Some(Made {
+    Ok(Some(ExecResult {
         work,
         lower,
         usage: None,
@@ -97,10 +98,10 @@ pub(super) fn execute(
     trees: &Trees,
     index: usize,
     vertex: Digest,
-    chosen: &[Chosen],
+    chosen: &[SelectedSource],
     stack: &Stack,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<Made, Cause> {
+) -> Result<ExecResult, Cause> {
     let begun = Instant::now();
     let step = &job.plan.steps[index];
     let work = job.workshop.session()?.new_work()?;
@@ -163,7 +164,7 @@ pub(super) fn execute(
     drop(mounted);
     let cleaned =
         snapshot::clean(scratch.written(), &below.paths(), XattrSpace::detect(), job.cancel)?;
-    let lower = Lower::held(&scratch.into_layer(job.cancel)?, cleaned.is_empty)?;
+    let lower = LowerDir::held(&scratch.into_layer(job.cancel)?, cleaned.is_empty)?;
     let made = match &step.op {
         Op::Run(_) => None,
         Op::Copy(_) | Op::Workdir(_) => {
@@ -172,10 +173,10 @@ pub(super) fn execute(
         }
     };
     let now = Now { from, to: time_now(&work)?, made };
-    Ok(Made { work, lower, usage, wall: begun.elapsed(), is_unsound, now, delta: None })
+    Ok(ExecResult { work, lower, usage, wall: begun.elapsed(), is_unsound, now, delta: None })
 }
 
-/// The time of a folder that nothing has been put in yet.
+/// The time of a directory that nothing has been put in yet.
 fn time_of(dir: &Path) -> Result<Time, Cause> {
     let stat = rustix::fs::stat(dir).map_err(|e| io("read", dir, e.into()))?;
     Ok((stat.st_mtime, stat.st_mtime_nsec as u32))
@@ -221,7 +222,7 @@ fn command(
             None => emit(number, bytes),
         }
     };
-    let exit = room::guarded(job.store.root(), job.options.disk_floor, &control, || {
+    let exit = disk_guard::guarded(job.store.root(), job.options.disk_floor, &control, || {
         Ok(job.sandbox.run(&spec, &inputs, job.cancel, &control, &mut show)?)
     });
     if let Some(mask) = &mask {
@@ -352,8 +353,9 @@ fn default_network(job: &Job<'_>) -> NetworkMode {
     match job.sandbox.start_network() {
         Ok(()) => NetworkMode::Private,
         Err(error) => {
-            let mut told = job.told_of_network.lock().unwrap_or_else(PoisonError::into_inner);
-            if !std::mem::replace(&mut *told, true) {
+            let mut is_notified =
+                job.notified_of_network.lock().unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::replace(&mut *is_notified, true) {
                 job.progress.notice(format!("{error}; RUN steps use the host's network"));
             }
             NetworkMode::Host

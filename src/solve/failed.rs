@@ -1,13 +1,13 @@
 //! The state of a step whose command failed: entered with a shell, or kept as an image.
 //!
-//! The command's own writes are there, above the files it started from. Entered, the step has all it
-//! had: environment, user, mounts, network, limits. Kept, it is an image like any other, so it is
-//! listed, run and removed like one; what was mounted is not part of it.
+//! The command's own writes are there, above the files it started from. Entered, the step has all
+//! it had: environment, user, mounts, network, limits. Kept, it is an image like any other, so it
+//! is listed, run and removed like one; what was mounted is not part of it.
 
 use super::coordinator::add_tar_facts;
 use super::trees::{Stack, Trees};
 use super::{Cause, Job, StepReport};
-use super::{exec, seal};
+use super::{digest, exec};
 use crate::image::{Config, Image, ImageLayer};
 use crate::layer::{Meter, XattrSpace};
 use crate::plan::{Files, Op, Run, StepId, Tree};
@@ -61,7 +61,7 @@ impl FailedStep {
         stdio: Stdio<'_>,
     ) -> Result<Exit, Cause> {
         let run = self.run(job);
-        // The overlay of the command is gone; its folder of work serves once only.
+        // The overlay of the command is gone; its directory of work serves once only.
         self.scratch.renew()?;
         let ids = job.sandbox.ids(exec::security_of(job, run)?)?;
         let mounted = self.below.mount_for(Some(&self.scratch.upper()), ids.as_deref())?;
@@ -87,7 +87,7 @@ impl FailedStep {
         let below = self.below.paths();
         snapshot::clean(self.scratch.written(), &below, XattrSpace::detect(), &cancel)?;
         let fs = self.scratch.into_layer(&cancel)?;
-        let scan = seal::scan(&[fs], Meter::default(), &cancel)?;
+        let scan = digest::scan(&[fs], Meter::default(), &cancel)?;
         let mut layers = vec![job.store.add_layer(&self.work, &scan.meta())?];
         let mut files = job.plan.steps[self.step].parent;
         while let Files::Step(StepId(index)) = files {

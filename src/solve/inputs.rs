@@ -2,29 +2,29 @@
 //!
 //! The table in [`crate::cache`] says what belongs here.
 
-use super::copies::{Chosen, choose};
+use super::copies::{SelectedSource, choose};
 use super::trees::{Stack, Trees};
 use super::{Cause, Job, cache_mounts};
 use crate::cache::{Cache, Inputs, TreeEntry, TreeId};
 use crate::context::SelectOptions;
+use crate::copy::{Entry, Kind, Selection};
 use crate::plan::{
     CacheStart, Copy, CopySource, MountKind, Network, Op, Run, Security, Sharing, Step, Tree,
 };
-use crate::snapshot::copy::{Entry, Kind, Selection};
 use crate::store::{ChainId, Key};
 use std::collections::BTreeMap;
 
 /// The inputs of a step, with what was found on the way.
 #[derive(Debug)]
-pub(super) struct Described {
+pub(super) struct StepInputs {
     pub(super) inputs: Inputs,
     /// What a copy chose, in the order of its sources.
-    pub(super) chosen: Vec<Chosen>,
+    pub(super) chosen: Vec<SelectedSource>,
     /// The listings that `inputs` name.
     listings: Vec<(TreeId, Selection, bool)>,
 }
 
-impl Described {
+impl StepInputs {
     /// Keeps the listings, so that `explain` can compare them.
     pub(super) fn keep_listings(&self, cache: &Cache) -> Result<(), Cause> {
         for (id, selection, keeps_owner) in self.listed() {
@@ -42,8 +42,10 @@ impl Described {
 
     fn listed(&self) -> impl Iterator<Item = (TreeId, &Selection, bool)> {
         let copied = self.chosen.iter().filter_map(|chosen| match chosen {
-            Chosen::Files { source, selection, id } => Some((*id, selection, source.keeps_owner())),
-            Chosen::Inline => None,
+            SelectedSource::Files { source, selection, id } => {
+                Some((*id, selection, source.keeps_owner()))
+            }
+            SelectedSource::Inline => None,
         });
         self.listings.iter().map(|(id, selection, keeps)| (*id, selection, *keeps)).chain(copied)
     }
@@ -110,7 +112,7 @@ pub(super) fn describe(
     trees: &Trees,
     step: &Step,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<Described, Cause> {
+) -> Result<StepInputs, Cause> {
     describe_to(job, trees, step, files, Reach::All)
 }
 
@@ -120,7 +122,7 @@ fn describe_to(
     step: &Step,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
     reach: Reach,
-) -> Result<Described, Cause> {
+) -> Result<StepInputs, Cause> {
     let mut inputs = Inputs::new();
     let mut chosen = Vec::new();
     let mut listings = Vec::new();
@@ -151,7 +153,7 @@ fn describe_to(
     {
         inputs.text("SOURCE_DATE_EPOCH", epoch.to_string());
     }
-    Ok(Described { inputs, chosen, listings })
+    Ok(StepInputs { inputs, chosen, listings })
 }
 
 /// Returns the inputs of a step but for the files it reads, which are not known.
@@ -194,7 +196,7 @@ impl Sources<'_> {
     }
 }
 
-/// Describes a source whose files are not known, as [`Chosen::describe`] does those that are.
+/// Describes a source whose files are not known, as [`SelectedSource::describe`] does those that are.
 fn describe_source(source: &CopySource, inputs: &mut Inputs) {
     match source {
         CopySource::Path(path) => inputs.text("source", path),

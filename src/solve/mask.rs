@@ -1,11 +1,12 @@
 //! Secrets in what a command writes: replaced by `***` before it is shown or kept.
 //!
-//! A secret is found as it is, without white space around it, in base64 (in any alignment, with both
-//! alphabets), and line by line if it has several. It is found across the pieces in which output arrives.
-//! A text shorter than [`SHORTEST`] bytes is not replaced: it stands in any output by chance; nor are lines
-//! shorter than [`SHORTEST_LINE`]. A secret longer than [`LONGEST_WHOLE`] is replaced line by line only, one longer
-//! than [`LONGEST`] not at all: the search would cost more memory and time than the step.
-//! The mask is made once for a build, and anew when a secret has changed. Encoded, encrypted or interrupted in any other way, it is not recognised.
+//! A secret is found as it is, without white space around it, in base64 (in any alignment, with
+//! both alphabets), and line by line if it has several. It is found across the pieces in which
+//! output arrives. A text shorter than [`SHORTEST`] bytes is not replaced: it stands in any output
+//! by chance; nor are lines shorter than [`SHORTEST_LINE`]. A secret longer than [`LONGEST_WHOLE`]
+//! is replaced line by line only, one longer than [`LONGEST`] not at all: the search would cost
+//! more memory and time than the step. The mask is made once for a build, and anew when a secret
+//! has changed. Encoded, encrypted or interrupted in any other way, it is not recognised.
 
 use super::Job;
 use crate::export::guard::{ALPHABETS, base64_within};
@@ -18,7 +19,8 @@ const SHORTEST: usize = 4;
 /// The least number of bytes of a line of a secret, and of its base64, that is replaced.
 const SHORTEST_LINE: usize = 8;
 
-/// The most bytes of a secret that is found as a whole and in base64, of which there are a dozen forms.
+/// The most bytes of a secret that is found as a whole and in base64, of which there are a dozen
+/// forms.
 const LONGEST_WHOLE: usize = 16 << 10;
 
 /// The most bytes of a secret whose lines are found.

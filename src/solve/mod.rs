@@ -14,7 +14,7 @@
 //!    │  parent's chain known                                     │
 //! looked up ── hit ──► done                                      │
 //!    │  miss; where an imported cache has it: brought here, looked up again
-//! locked ── another build ran it meanwhile: looked up again      │
+//! locked ── another build ran it in the meantime: looked up again      │
 //!    │                                                           │
 //! running ◄──────────────────────────────────────────────────────┘
 //!    │  its files are usable: successors may run on them
@@ -29,8 +29,8 @@
 //! # Cancellation
 //!
 //! The first failure or an interruption sets the [`Cancel`] token, which every worker watches. The
-//! coordinator then waits for the workers, so nothing is left running or mounted. Hashing goes on after
-//! a failure: the steps before it need not run again.
+//! coordinator then waits for the workers, so nothing is left running or mounted. Hashing goes on
+//! after a failure: the steps before it need not run again.
 //!
 //! # Not here
 //!
@@ -43,6 +43,8 @@ mod cache_mounts;
 mod coordinator;
 mod copies;
 mod deltas;
+mod digest;
+mod disk_guard;
 mod exec;
 mod failed;
 mod image;
@@ -50,8 +52,6 @@ mod inputs;
 mod mask;
 mod mounts;
 mod remote;
-mod room;
-mod seal;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -75,7 +75,7 @@ pub use coordinator::{predict, solve};
 pub use failed::FailedStep;
 pub use image::image_of;
 
-/// Somebody who wants to know what becomes of steps: the build's history.
+/// Observer of the results of steps: the build's history.
 pub trait Observer: Sync {
     /// A step is about to run.
     fn started(&self, step: usize);
@@ -91,8 +91,8 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// Where layers and records are.
     pub store: &'a Store,
-    /// Where files are made that go at the end: another store for a prediction, which writes nothing
-    /// to `store`.
+    /// Where files are made that go at the end: another store for a prediction, which writes
+    /// nothing to `store`.
     pub workshop: &'a Store,
     /// The images, by the number the resolver gave each.
     pub images: &'a [Image],
@@ -102,7 +102,7 @@ pub struct Job<'a> {
     pub options: Options,
     /// Where events go.
     pub progress: &'a Progress,
-    /// Who else is told.
+    /// Further observers.
     pub observer: &'a dyn Observer,
     /// What stops the build: an interruption, or the first failure.
     pub cancel: &'a Cancel,
@@ -111,8 +111,8 @@ pub struct Job<'a> {
     pub interrupt: &'a Cancel,
     /// What runs commands.
     pub sandbox: &'a Sandbox,
-    /// Whether somebody was told that there is no private network.
-    pub told_of_network: Mutex<bool>,
+    /// Whether the user was notified that there is no private network.
+    pub notified_of_network: Mutex<bool>,
     /// Commands that failed with their files, by step, where [`Options::keeps_failed`] says so.
     pub failed: Mutex<BTreeMap<usize, FailedStep>>,
     /// The mask for secrets in output, once a command has run.
@@ -121,7 +121,7 @@ pub struct Job<'a> {
     pub build: String,
     /// Caches from elsewhere, asked in this order where the store has no record.
     pub imports: Vec<Import>,
-    /// The time of the build, in seconds since 1970: of new folders and records.
+    /// The time of the build, in seconds since 1970: of new directories and records.
     pub now: i64,
 }
 
@@ -169,8 +169,8 @@ pub struct Options {
     pub keeps_failed: bool,
     /// Whether diff_ids are wanted: false for a build without output.
     pub wants_image: bool,
-    /// Whether the image's layers will be wanted in the store as plain tars: those that are hashed to their
-    /// diff_ids anyhow are written there on the way.
+    /// Whether the image's layers will be wanted in the store as plain tars: those that are hashed
+    /// to their diff_ids anyhow are written there on the way.
     pub stores_tars: bool,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
     pub epoch: Option<i64>,
@@ -216,7 +216,7 @@ pub struct Solved {
     /// The layers that the target's steps made, from the bottom up, without those of its base; all
     /// with their diff_ids where an image was wanted.
     pub layers: Vec<Layer>,
-    /// What became of each step, by its place in the plan.
+    /// Result of each step, by its place in the plan.
     pub steps: Vec<StepReport>,
     /// What that took.
     pub counts: Counts,
@@ -246,11 +246,11 @@ pub struct Predicted {
     pub listings: BTreeMap<TreeId, Vec<TreeEntry>>,
 }
 
-/// What became of a step.
+/// Result of a step.
 #[derive(Debug, Clone)]
 pub struct StepReport {
     /// How it ended.
-    pub end: End,
+    pub end: StepEnd,
     /// What it depends on, once known.
     pub inputs: Option<Inputs>,
     /// The hash of that.
@@ -277,7 +277,7 @@ pub struct StepReport {
 
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum StepEnd {
     /// It was not reached.
     NotReached,
     /// Its result was there, made by this build.
@@ -324,7 +324,7 @@ pub struct StepError {
     pub lines: (u32, u32),
     /// What to ask [`Progress::last_lines`] for.
     pub vertex: Digest,
-    /// Why.
+    /// Cause of the failure.
     #[source]
     pub cause: Cause,
 }
@@ -358,7 +358,7 @@ pub enum Cause {
     Remote(#[from] context::remote::RemoteError),
     /// Files could not be copied.
     #[error(transparent)]
-    Copy(#[from] crate::snapshot::copy::CopyError),
+    Copy(#[from] crate::copy::CopyError),
     /// Layers could not be stacked.
     #[error(transparent)]
     Snapshot(#[from] crate::snapshot::SnapshotError),
@@ -389,7 +389,7 @@ pub enum Cause {
         id: String,
         /// Its file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// The step asks for something that `--allow` must grant.
@@ -405,23 +405,23 @@ pub enum Cause {
         doing: &'static str,
         /// To what.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: std::io::Error,
     },
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl Cause {
-    /// Says whether this is no failure of its own but the consequence of a request to stop.
+    /// Says whether this is not a failure of its own but the consequence of a request to stop.
     pub fn is_cancelled(&self) -> bool {
         matches!(
             self,
             Self::Cancelled
                 | Self::Context(context::ContextError::Cancelled)
                 | Self::Remote(context::remote::RemoteError::Cancelled)
-                | Self::Copy(crate::snapshot::copy::CopyError::Cancelled)
+                | Self::Copy(crate::copy::CopyError::Cancelled)
                 | Self::Snapshot(crate::snapshot::SnapshotError::Cancelled)
                 | Self::Layer(crate::layer::LayerError::Cancelled)
                 | Self::Sandbox(crate::sandbox::SandboxError::Cancelled)
@@ -439,16 +439,16 @@ pub enum SolveError {
     /// Something outside of steps failed: the last hashing, the store.
     #[error(transparent)]
     Other(Cause),
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// A build that ended without a result, with what became of its steps until then.
+/// A build that ended without a result, with the result of its steps until then.
 #[derive(Debug)]
 pub struct Failed {
-    /// Why.
+    /// Cause of the failure.
     pub error: SolveError,
-    /// What became of each step.
+    /// Result of each step.
     pub steps: Vec<StepReport>,
 }

@@ -3,10 +3,10 @@
 use super::trees::{Stack, Trees};
 use super::{Cause, Job, Secret, cache_mounts};
 use crate::context::{SelectOptions, Source as FileSource};
+use crate::copy::{self as engine, CopyRequest, CopySource, Selection};
 use crate::layer::owner;
 use crate::plan::{Mount, MountKind, Step, Tree};
 use crate::sandbox::{self, Ids, MountSpec, Source};
-use crate::snapshot::copy::{self as engine, CopyRequest, CopySource, Selection};
 use crate::snapshot::{Mounted, Scratch};
 use crate::store::ChainId;
 use crate::sys::rooted::open_in_root;
@@ -52,7 +52,7 @@ impl Prepared {
             .collect()
     }
 
-    /// Shows a heredoc as an executable file, in a folder of its own that cannot be written.
+    /// Shows a heredoc as an executable file, in a directory of its own that cannot be written.
     pub(super) fn script(
         &mut self,
         job: &Job<'_>,
@@ -63,14 +63,14 @@ impl Prepared {
         let dir = job.store.session()?.new_work()?;
         let open_to_all = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&dir, open_to_all).map_err(|e| io("change", &dir, e))?;
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("/", path));
+        let (directory, name) = path.rsplit_once('/').unwrap_or(("/", path));
         let file = dir.join(name);
         fs::write(&file, data)
             .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(mode)))
             .map_err(|e| io("write", &file, e))?;
         let source = self.hold(Held::Tree(open_dir(&dir)?));
         let kind = sandbox::MountKind::Bind { source, subpath: String::new(), readonly: true };
-        self.add(folder, kind);
+        self.add(directory, kind);
         Ok(())
     }
 
@@ -79,7 +79,8 @@ impl Prepared {
         self.held.len() - 1
     }
 
-    /// Leaves one mount for each target, the last; secrets and agents come after all others, as in BuildKit.
+    /// Leaves one mount for each target, the last; secrets and agents come after all others, as in
+    /// BuildKit.
     fn settle(&mut self) {
         let is_late = |spec: &MountSpec| {
             matches!(spec.kind, sandbox::MountKind::Secret { .. } | sandbox::MountKind::Ssh { .. })
@@ -193,7 +194,7 @@ fn bind(
     if let Tree::Context(_) = tree {
         let copied = copy_of_context(job, trees, tree, source, &stack, chain.as_ref())?;
         subpath = copied.1;
-        stack = Stack(vec![super::trees::Lower::held(&copied.0, false)?]);
+        stack = Stack(vec![super::trees::LowerDir::held(&copied.0, false)?]);
     }
     let mounted = if is_read_only {
         stack.mount_for(None, ids)?
@@ -208,7 +209,7 @@ fn bind(
     Ok(())
 }
 
-/// Copies what a bind mount shows of a context; returns the folder and the path in it.
+/// Copies what a bind mount shows of a context; returns the directory and the path in it.
 fn copy_of_context(
     job: &Job<'_>,
     trees: &Trees,
@@ -225,8 +226,8 @@ fn copy_of_context(
     Ok((dir, "/mount".to_owned()))
 }
 
-/// Copies a file or a directory of a tree to `dest` in `dir`. The directory itself has the owner, the mode and
-/// the time it has in the tree.
+/// Copies a file or a directory of a tree to `dest` in `dir`. The directory itself has the owner,
+/// the mode and the time it has in the tree.
 pub(super) fn copy_part(
     job: &Job<'_>,
     from: &FileSource,

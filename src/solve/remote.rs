@@ -2,12 +2,12 @@
 //! any other files. What came is identified by its content, so an address alone hits nothing.
 
 use super::{Cause, Job};
-use crate::context::remote::{
-    self, Address, GitOptions, GitUrl, HttpOptions, RemoteError, file_name_of,
-};
+use crate::context::remote::{self, GitOptions, HttpOptions, RemoteError, file_name_of};
 use crate::context::{SelectOptions, Source};
+use crate::copy::Selection;
+use crate::dockerfile::address::{Address, AddressError};
+use crate::dockerfile::git_url::GitUrl;
 use crate::plan::Copy;
-use crate::snapshot::copy::Selection;
 use crate::store::Digest;
 
 /// Fetches a file from a web address, unless the one that is here is still current.
@@ -21,9 +21,9 @@ pub(super) fn download(
         .checksum
         .as_deref()
         .map(|text| {
-            text.parse::<Digest>().map_err(|error| RemoteError::BadUrl {
-                url: address.text.clone(),
-                reason: error.to_string(),
+            text.parse::<Digest>().map_err(|error| {
+                let (url, reason) = (address.text.clone(), error.to_string());
+                RemoteError::from(AddressError { url, reason })
             })
         })
         .transpose()?;
@@ -50,7 +50,7 @@ pub(super) fn clone(
     address: &Address,
     options: &SelectOptions,
 ) -> Result<(Source, Selection), Cause> {
-    let Some(mut url) = GitUrl::parse(&address.text)? else {
+    let Some(mut url) = GitUrl::parse(&address.text).map_err(RemoteError::from)? else {
         unreachable!("the planner knows a repository by the same rules");
     };
     url.login.clone_from(&address.login);

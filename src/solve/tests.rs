@@ -1,5 +1,5 @@
-//! The scheduler counted: how often steps are described, looked up, run and hashed. A result alone cannot
-//! show wasted work.
+//! The scheduler counted: how often steps are described, looked up, run and hashed. A result alone
+//! cannot show wasted work.
 
 use super::{Counts, Job, Observer, Options, StepReport, solve};
 use crate::context::Source;
@@ -15,9 +15,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-struct Nobody;
+struct NoObserver;
 
-impl Observer for Nobody {
+impl Observer for NoObserver {
     fn started(&self, _: usize) {}
     fn output(&self, _: usize, _: &[u8]) {}
     fn ended(&self, _: usize, _: &StepReport) {}
@@ -88,11 +88,11 @@ impl Kit {
             contexts,
             options: options(store.root()),
             progress: &progress,
-            observer: &Nobody,
+            observer: &NoObserver,
             cancel: &cancel,
             interrupt: &cancel,
             sandbox: &sandbox,
-            told_of_network: Mutex::new(false),
+            notified_of_network: Mutex::new(false),
             failed: Mutex::default(),
             mask: Mutex::default(),
             build: "test".to_owned(),
@@ -136,8 +136,9 @@ const CHAIN: &str = "FROM scratch\nCOPY a /a\nCOPY b /b\nCOPY c /c\n";
 #[test]
 fn privileged_new_chain_waits_for_no_hash() {
     let kit = Kit::new();
-    // Only the first step has a parent that is known when it is decided about: it is looked up, and once
-    // more under its lock. No record can be hit by the others, so they do not wait to be looked up.
+    // Only the first step has a parent that is known when it is decided about: it is looked up, and
+    // once more under its lock. No record can be hit by the others, so they do not wait to be
+    // looked up.
     let counts = Counts { described: 3, looked_up: 2, ran: 3, hashed: 3, brought: 0 };
     assert_eq!(kit.build(CHAIN), counts);
 }

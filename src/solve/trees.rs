@@ -13,11 +13,11 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A layer of a stack. Its folder is held open so that it may be renamed while others are about to mount
-/// it.
+/// A layer of a stack. Its directory is held open so that it may be renamed while others are about
+/// to mount it.
 #[derive(Debug, Clone)]
-pub(super) struct Lower {
-    /// The folder of the layer that its own only says the difference to.
+pub(super) struct LowerDir {
+    /// The directory of the layer that its own only says the difference to.
     under: Option<PathBuf>,
     /// A name that stays good as long as `_held` lives.
     path: PathBuf,
@@ -26,15 +26,15 @@ pub(super) struct Lower {
     is_empty: bool,
 }
 
-impl Lower {
-    /// A finished layer, which nobody renames.
+impl LowerDir {
+    /// A finished layer, which is never renamed.
     pub(super) fn finished(layer: &Layer) -> Self {
-        let mut folders = layer.folders();
-        let path = folders.pop().expect("a layer has a folder");
-        Self { under: folders.pop(), path, _held: None, is_empty: layer.meta.entries == 0 }
+        let mut directories = layer.directories();
+        let path = directories.pop().expect("a layer has a directory");
+        Self { under: directories.pop(), path, _held: None, is_empty: layer.meta.entries == 0 }
     }
 
-    /// The same folder, over that of a finished layer which stands by itself.
+    /// The same directory, over that of a finished layer which stands by itself.
     pub(super) fn over(self, under: &Layer) -> Self {
         Self { under: Some(under.fs()), is_empty: false, ..self }
     }
@@ -51,25 +51,25 @@ impl Lower {
         Ok(Self { under: None, path, _held: Some(Arc::new(held)), is_empty })
     }
 
-    /// Returns a name of its own folder for this process.
+    /// Returns a name of its own directory for this process.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns names of all its folders, the bottom first.
-    pub(super) fn folders(&self) -> Vec<PathBuf> {
+    /// Returns names of all its directories, the bottom first.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
         self.under.iter().chain([&self.path]).cloned().collect()
     }
 }
 
 /// Layers from the bottom up, as far as they are usable.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stack(pub(super) Vec<Lower>);
+pub(super) struct Stack(pub(super) Vec<LowerDir>);
 
 impl Stack {
     /// Returns names of the layers for this process, the bottom first, without empty ones.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.0.iter().filter(|lower| !lower.is_empty).flat_map(Lower::folders).collect()
+        self.0.iter().filter(|lower| !lower.is_empty).flat_map(LowerDir::directories).collect()
     }
 
     /// Mounts the stack as the builder sees it, writable where `upper` is given.

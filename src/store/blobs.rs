@@ -19,8 +19,8 @@ impl Store {
         self.root().join("blobs/sha256").join(digest.to_hex())
     }
 
-    /// Says whether the blob is here at this moment; [`Store::lease_blob`] makes sure that it stays.
-    /// Costs one system call and reads nothing.
+    /// Says whether the blob is here at this moment; [`Store::lease_blob`] makes sure that it
+    /// stays. Costs one system call and reads nothing.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_path(digest).exists()
     }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_blob_is_told_apart() {
+    fn a_damaged_blob_is_distinguished() {
         let (_dir, store) = store();
         let digest = store.put_blob(b"hello").unwrap();
         fs::write(store.blob_path(&digest), b"jello").unwrap();

@@ -1,5 +1,5 @@
-//! Blocks of compressed layers: where in which blob each one is, so that the next export of a layer of
-//! much the same content compresses only what is new.
+//! Blocks of compressed layers: where in which blob each one is, so that the next export of a layer
+//! of much the same content compresses only what is new.
 //!
 //! ```text
 //! blocks/<encoding>/<blob hex>     one blob's blocks, in their order
@@ -8,12 +8,13 @@
 //! entry  = hash:[u8;32] offset:u64 length:u32 sum:[u8;8]
 //! ```
 //!
-//! `hash` is the BLAKE3 of a block before compression, `sum` the first bytes of the BLAKE3 of it after
-//! compression, and at the end that of all entries. `encoding` names the format, the level and the
-//! version of the code that made the blob, so a block found here is what compressing would give.
+//! `hash` is the BLAKE3 of a block before compression, `sum` the first bytes of the BLAKE3 of it
+//! after compression, and at the end that of all entries. `encoding` names the format, the level
+//! and the version of the code that made the blob, so a block found here is what compressing would
+//! give.
 //!
-//! An index is worth nothing without its blob: one whose blob is gone is removed when it is come across,
-//! and garbage collection may remove any at any time. One that is damaged is a miss.
+//! An index is worth nothing without its blob: one whose blob is gone is removed when it is come
+//! across, and garbage collection may remove any at any time. One that is damaged is a miss.
 
 use super::{Digest, Store};
 use std::collections::BTreeMap;
@@ -22,7 +23,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-/// How many blobs are searched for blocks, the latest first. An index of 500 MB of files has about 40 KB.
+/// How many blobs are searched for blocks, the latest first. An index of 500 MB of files has about
+/// 40 KB.
 const SEARCHED: usize = 64;
 
 /// The bytes of an entry.
@@ -31,7 +33,7 @@ const ENTRY: usize = 52;
 /// The bytes of a sum.
 const SUM: usize = 8;
 
-/// What tells whether a block's compressed bytes are what they were.
+/// What shows whether a block's compressed bytes are unchanged.
 pub type Sum = [u8; SUM];
 
 /// A block of a compressed layer.
@@ -64,8 +66,8 @@ pub struct KnownBlocks {
 }
 
 impl KnownBlocks {
-    /// Replaces `bytes` by the block that had this hash before compression, as it is after; returns its
-    /// sum. `None` where there is none: what `bytes` are then is not said.
+    /// Replaces `bytes` by the block that had this hash before compression, as it is after; returns
+    /// its sum. `None` where there is none: what `bytes` are then is not said.
     pub fn get(&self, hash: &[u8; 32], bytes: &mut Vec<u8>) -> Option<Sum> {
         let (blob, block) = self.blocks.get(hash)?;
         bytes.resize(block.length as usize, 0);
@@ -123,7 +125,7 @@ impl Store {
         known
     }
 
-    /// Notes the blocks of a blob. That this fails is no error: the blocks are made again then.
+    /// Notes the blocks of a blob. That this fails is not an error: the blocks are made again then.
     pub fn note_blocks(&self, encoding: &str, digest: &Digest, blocks: &[Block]) {
         let mut index = Vec::with_capacity(blocks.len() * ENTRY + SUM);
         for block in blocks {

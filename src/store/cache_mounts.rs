@@ -1,4 +1,4 @@
-//! The folders of RUN's cache mounts.
+//! The directories of RUN's cache mounts.
 //!
 //! ```text
 //! mounts/<name>/fs/     what the steps see
@@ -8,9 +8,9 @@
 //!
 //! The name is a hash of id and start: a mount that starts from other files is another one.
 //!
-//! A build holds a mount shared until it ends. Whoever wants all of it as it is at one moment, or wants to
-//! put another in its place, [seizes](Store::seize_mount) it, which waits for those builds and lets others
-//! wait.
+//! A build holds a mount shared until it ends. A process that wants all of it as it is at one
+//! moment, or wants to put another in its place, [seizes](Store::seize_mount) it, which waits for
+//! those builds and lets others wait.
 
 use super::{IoContext as _, Store, StoreError, leases, session};
 use crate::sys::cancel::Cancel;
@@ -23,17 +23,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often a mount is tried that a build uses: an interruption ends the wait, which it would not end in the
-/// kernel.
+/// How often a mount is tried that a build uses: an interruption ends the wait, which it would not
+/// end in the kernel.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The name of a cache mount's folder.
+/// The name of a cache mount's directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MountName(String);
 
 impl MountName {
-    /// The mount that steps call `id` and that was made of `start`. Private ones that are used at the same
-    /// time have further copies.
+    /// The mount that steps call `id` and that was made of `start`. Private ones that are used at
+    /// the same time have further copies.
     pub fn new(id: &str, start: &str, copy: u32) -> Self {
         let text = if start.is_empty() { id.to_owned() } else { format!("{id}\0{start}") };
         let hash = blake3::hash(text.as_bytes()).to_hex();
@@ -52,7 +52,7 @@ impl MountName {
         (Self::new(id, start, copy).0 == name).then_some(copy)
     }
 
-    /// Where the folder is, relative to the store.
+    /// Where the directory is, relative to the store.
     pub fn path(&self) -> PathBuf {
         Path::new("mounts").join(&self.0)
     }
@@ -76,13 +76,13 @@ pub struct KnownMount {
 }
 
 impl KnownMount {
-    /// Returns the name of its folder.
+    /// Returns the name of its directory.
     pub fn name(&self) -> MountName {
         MountName::new(&self.id, &self.start, self.copy)
     }
 }
 
-/// A mount that nobody else uses for as long as this lives.
+/// A mount that no other process uses for as long as this lives.
 #[derive(Debug)]
 pub struct SeizedMount {
     path: PathBuf,
@@ -101,13 +101,13 @@ impl SeizedMount {
         super::remove_tree(&away).context("remove", &away)
     }
 
-    /// Returns the folder that steps see.
+    /// Returns the directory that steps see.
     pub fn fs(&self) -> PathBuf {
         self.path.join("fs")
     }
 }
 
-/// What became of a mount that was to be placed.
+/// Result for a mount that was to be placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placed {
     /// It is there.
@@ -119,16 +119,16 @@ pub enum Placed {
 }
 
 impl Store {
-    /// Lists the cache mounts by their ids. Folders that are none are left out.
+    /// Lists the cache mounts by their ids. Directories that are none are left out.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`] where they cannot be listed.
     pub fn mounts(&self) -> Result<Vec<KnownMount>, StoreError> {
-        let folder = self.root().join("mounts");
+        let directory = self.root().join("mounts");
         let mut mounts = Vec::new();
-        for entry in fs::read_dir(&folder).context("list", &folder)? {
-            let entry = entry.context("list", &folder)?;
+        for entry in fs::read_dir(&directory).context("list", &directory)? {
+            let entry = entry.context("list", &directory)?;
             let Ok(id) = fs::read_to_string(entry.path().join("id")) else { continue };
             let start = fs::read_to_string(entry.path().join("start")).unwrap_or_default();
             let name = entry.file_name();
@@ -141,8 +141,8 @@ impl Store {
         Ok(mounts)
     }
 
-    /// Holds the folder of a cache mount; says whether it is here. `waiting` is called where somebody has
-    /// seized it.
+    /// Holds the directory of a cache mount; says whether it is here. `waiting` is called if
+    /// another process has seized it.
     ///
     /// # Errors
     ///
@@ -151,8 +151,8 @@ impl Store {
         self.lease_or_wait(&self.root().join(name.path()), &waiting)
     }
 
-    /// Takes a mount for this process alone; `None` where there is none. `waiting` is called once, before
-    /// waiting, where a build uses it.
+    /// Takes a mount for this process alone; `None` where there is none. `waiting` is called once,
+    /// before waiting, where a build uses it.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(e).context("open", &path),
             };
-            let mut is_told = false;
+            let mut is_waiting = false;
             loop {
                 match file.try_lock() {
                     Ok(()) => break,
@@ -178,7 +178,7 @@ impl Store {
                         return Err(StoreError::Cancelled);
                     }
                     Err(fs::TryLockError::WouldBlock) => {
-                        if !std::mem::replace(&mut is_told, true) {
+                        if !std::mem::replace(&mut is_waiting, true) {
                             waiting();
                         }
                         std::thread::sleep(LOOK_AGAIN);
@@ -192,8 +192,9 @@ impl Store {
         }
     }
 
-    /// Gives the folder `made`, of this session, to a mount, durably. `replaces` says what becomes of a mount
-    /// that is there already; `waiting` is as of [`seize_mount`](Self::seize_mount).
+    /// Gives the directory `made`, of this session, to a mount, durably. `replaces` says the
+    /// results of a mount that is there already; `waiting` is as of
+    /// [`seize_mount`](Self::seize_mount).
     ///
     /// # Errors
     ///
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_told_apart_and_foreign_folders_left_out() {
+    fn copies_are_distinguished_and_foreign_directories_left_out() {
         let (_dir, store) = store();
         for copy in [0, 2] {
             let work = made(&store, "/c", "x");
@@ -296,13 +297,13 @@ mod tests {
         let (_dir, store) = store();
         let name = MountName::new("/c", "", 0);
         place(&store, "one", false);
-        let (told, is_told) = std::sync::mpsc::channel();
+        let (waits, is_waiting) = std::sync::mpsc::channel();
         let build = Store::open(store.root()).unwrap();
-        assert!(build.hold_mount(&name, || unreachable!("nobody has it")).unwrap());
+        assert!(build.hold_mount(&name, || unreachable!("it is free")).unwrap());
         std::thread::scope(|scope| {
-            let seizing =
-                scope.spawn(|| store.seize_mount(&name, &Cancel::new(), || told.send(()).unwrap()));
-            is_told.recv().unwrap();
+            let seizing = scope
+                .spawn(|| store.seize_mount(&name, &Cancel::new(), || waits.send(()).unwrap()));
+            is_waiting.recv().unwrap();
             // Interrupted, another one goes away with nothing.
             let cancel = Cancel::new();
             let interrupted = store.seize_mount(&name, &cancel, || cancel.cancel());
@@ -310,9 +311,9 @@ mod tests {
             drop(build);
             let seized = seizing.join().unwrap().unwrap().unwrap();
             let next = Store::open(store.root()).unwrap();
-            let (name, told) = (&name, told.clone());
-            let holding = scope.spawn(move || next.hold_mount(name, || told.send(()).unwrap()));
-            is_told.recv().unwrap();
+            let (name, waits) = (&name, waits.clone());
+            let holding = scope.spawn(move || next.hold_mount(name, || waits.send(()).unwrap()));
+            is_waiting.recv().unwrap();
             drop(seized);
             assert!(holding.join().unwrap().unwrap());
         });

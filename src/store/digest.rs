@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A string that is no `sha256:` digest, or no 64-digit hexadecimal identity.
+/// A string that is not a `sha256:` digest, or no 64-digit hexadecimal identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid digest: {text:?}")]
 pub struct DigestParseError {
@@ -118,12 +118,14 @@ identity!(
     ""
 );
 identity!(
-    /// The hash (BLAKE3) of a layer's entries with their times: the name of its folder in the store.
+    /// The hash (BLAKE3) of a layer's entries with their times: the name of its directory in the
+    /// store.
     LayerId,
     ""
 );
 identity!(
-    /// The hash (BLAKE3) of the times that a step gave its entries on purpose; see `layer::content`.
+    /// The hash (BLAKE3) of the times that a step gave its entries on purpose; see
+    /// `layer::content`.
     TimesId,
     ""
 );
@@ -134,7 +136,8 @@ identity!(
     ""
 );
 identity!(
-    /// What a cache record is filed under: the hash (BLAKE3) of a step's own inputs, without its parent.
+    /// What a cache record is filed under: the hash (BLAKE3) of a step's own inputs, without its
+    /// parent.
     Key,
     ""
 );

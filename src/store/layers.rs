@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const META_VERSION: u32 = 1;
 const META_VERSION_MAX: u32 = 2;
 
-/// The name of a layer's [listing](crate::layer::Listing) in its folder, where it has one.
+/// The name of a layer's [listing](crate::layer::Listing) in its directory, where it has one.
 pub const LISTING: &str = "listing";
 
 /// What is known of a layer: `layers/<id>/meta.json`.
@@ -20,7 +20,7 @@ pub const LISTING: &str = "listing";
 pub struct LayerMeta {
     /// The format of this document.
     pub version: u32,
-    /// The hash of its entries with times; the folder's name.
+    /// The hash of its entries with times; the directory's name.
     pub id: LayerId,
     /// The hash of its entries without times.
     pub content: ContentId,
@@ -28,24 +28,24 @@ pub struct LayerMeta {
     pub entries: u64,
     /// The bytes of its regular files.
     pub bytes: u64,
-    /// Its tar's facts, once somebody needed them.
+    /// Its tar's facts, once they were needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tar: Option<TarFacts>,
     /// The blobs that hold it, compressed or not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blobs: Vec<LayerBlob>,
-    /// The layer that its folder only says the difference to, where that is so.
+    /// The layer that its directory only says the difference to, where that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under: Option<DeltaBase>,
 }
 
-/// Base of a layer that is stored as a delta: its files are those of the base, and over them those of its own
-/// directory. It hides nothing of the base, and the base is complete without it.
+/// Base of a layer that is stored as a delta: its files are those of the base, and over them those
+/// of its own directory. It hides nothing of the base, and the base is complete without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeltaBase {
     /// The other layer.
     pub layer: LayerId,
-    /// The bytes of the regular files in the folder itself.
+    /// The bytes of the regular files in the directory itself.
     pub own_bytes: u64,
 }
 
@@ -64,8 +64,8 @@ impl LayerMeta {
         }
     }
 
-    /// Says that the layer's folder holds only its difference to another. Programs that know nothing of
-    /// this take it for absent.
+    /// Says that the layer's directory holds only its difference to another. Programs that know
+    /// nothing of this take it for absent.
     #[must_use]
     pub fn over(mut self, under: DeltaBase) -> Self {
         self.version = META_VERSION_MAX;
@@ -73,7 +73,7 @@ impl LayerMeta {
         self
     }
 
-    /// The bytes of the regular files in its own folder.
+    /// The bytes of the regular files in its own directory.
     pub fn own_bytes(&self) -> u64 {
         self.under.map_or(self.bytes, |under| under.own_bytes)
     }
@@ -113,7 +113,7 @@ pub struct LayerBlob {
 pub struct Layer {
     /// Its identity.
     pub id: LayerId,
-    /// Its folder: `fs/` and `meta.json`; still under `tmp/` where a layer of the same identity
+    /// Its directory: `fs/` and `meta.json`; still under `tmp/` where a layer of the same identity
     /// was there first and ours is in use.
     pub dir: PathBuf,
     /// What is known of it.
@@ -121,13 +121,14 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Returns its own folder. That is the whole layer unless [`LayerMeta::under`] names another.
+    /// Returns its own directory. That is the whole layer unless [`LayerMeta::under`] names
+    /// another.
     pub fn fs(&self) -> PathBuf {
         self.dir.join("fs")
     }
 
-    /// Returns the folders that overlays take as lowers, the bottom first.
-    pub fn folders(&self) -> Vec<PathBuf> {
+    /// Returns the directories that overlays take as lowers, the bottom first.
+    pub fn directories(&self) -> Vec<PathBuf> {
         let under =
             self.meta.under.map(|under| self.dir.with_file_name(under.layer.to_hex()).join("fs"));
         under.into_iter().chain([self.fs()]).collect()
@@ -135,7 +136,7 @@ impl Layer {
 }
 
 impl Store {
-    /// Returns the folder that holds the layer's files.
+    /// Returns the directory that holds the layer's files.
     pub fn layer_fs(&self, id: &LayerId) -> PathBuf {
         self.layer_dir(id).join("fs")
     }
@@ -161,8 +162,8 @@ impl Store {
         }
     }
 
-    /// Reads a layer's facts as [`layer`](Self::layer) does, for those who will not use it: it may be
-    /// gone the next moment, and does not count as used.
+    /// Reads a layer's facts as [`layer`](Self::layer) does, for those who will not use it: it may
+    /// be gone the next moment, and does not count as used.
     ///
     /// # Errors
     ///
@@ -184,8 +185,8 @@ impl Store {
         }
     }
 
-    /// Makes a finished layer visible: `work`, a folder of this session that holds `fs/`, is renamed
-    /// to `layers/<id>`.
+    /// Makes a finished layer visible: `work`, a directory of this session that holds `fs/`, is
+    /// renamed to `layers/<id>`.
     ///
     /// Where a layer of that identity exists, it wins, and `work` stays to the end of the session,
     /// since a mount may be using it. What the existing one knows of its tar and blobs is kept.
@@ -244,7 +245,7 @@ impl Store {
         self.write_file(&Path::new("layers").join(meta.id.to_hex()).join("meta.json"), &json)
     }
 
-    /// Tells what is known of tars with this `diff_id`.
+    /// Returns what is known of tars with this `diff_id`.
     ///
     /// # Errors
     ///
@@ -287,8 +288,8 @@ impl Store {
         self.write_file(&diff_path(diff_id), format!("{id}\n").as_bytes())
     }
 
-    /// Notes which layer a tar of this `diff_id` was unpacked to over the layers `below`, the bottom
-    /// first, and that other layers below would have made another one of it.
+    /// Notes which layer a tar of this `diff_id` was unpacked to over the layers `below`, the
+    /// bottom first, and that other layers below would have made another one of it.
     ///
     /// # Errors
     ///
@@ -319,8 +320,8 @@ pub enum Diff {
     Unknown,
     /// They were unpacked to this layer.
     Layer(Layer),
-    /// They use folders or files of the layers below without describing them, so each stack below
-    /// makes another layer of them: see [`Store::layer_of_diff`].
+    /// They use directories or files of the layers below without describing them, so each stack
+    /// below makes another layer of them: see [`Store::layer_of_diff`].
     Borrows,
 }
 

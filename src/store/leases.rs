@@ -1,15 +1,16 @@
-//! Leases: a shared `flock` on each layer, blob and cache mount in use keeps garbage collection away from it.
+//! Leases: a shared `flock` on each layer, blob and cache mount in use keeps garbage collection
+//! away from it.
 //!
-//! A lease is taken on the file or directory itself when a layer, a blob or a cache mount is looked up or
-//! made, and kept until the store is closed. Collection takes the exclusive lock before it renames a
-//! thing away, so it needs no registry of users and no lock that all would wait for:
+//! A lease is taken on the file or directory itself when a layer, a blob or a cache mount is looked
+//! up or made, and kept until the store is closed. Collection takes the exclusive lock before it
+//! renames a thing away, so it needs no registry of users and no lock that all would wait for:
 //!
 //! - A thing that a process has leased is not collected, however long that process runs.
-//! - A look-up during a collection waits for that one rename, then sees that the name no longer leads
-//!   to what was opened, and reports the thing as absent.
+//! - A look-up during a collection waits for that one rename, then sees that the name no longer
+//!   leads to what was opened, and reports the thing as absent.
 //!
-//! The kernel drops the locks of a process however that ends. A look-up counts as a use: it sets the
-//! thing's modification time, which collection goes by.
+//! The kernel drops the locks of a process however that ends. A look-up counts as a use: it sets
+//! the thing's modification time, which collection goes by.
 
 use super::{Digest, IoContext as _, Store, StoreError};
 use crate::sys::fault;
@@ -44,7 +45,8 @@ impl Store {
         self.lease_or_wait(path, &|| {})
     }
 
-    /// As [`lease`](Self::lease); `waiting` is called before waiting for a process with the exclusive lock.
+    /// As [`lease`](Self::lease); `waiting` is called before waiting for a process with the
+    /// exclusive lock.
     pub(super) fn lease_or_wait(
         &self,
         path: &Path,
@@ -78,7 +80,7 @@ impl Store {
     }
 
     /// Holds a thing of ours that is about to get the name `path`, so that there is no moment at
-    /// which it has the name and nobody holds it.
+    /// which it has the name and no other process holds it.
     pub(super) fn lease_as(&self, file: File, path: &Path) -> Result<(), StoreError> {
         file.lock_shared().context("lock", path)?;
         self.leases().insert(path.to_owned(), file);
@@ -103,8 +105,8 @@ impl Store {
         self.lease(&self.blob_path(digest))
     }
 
-    /// Removes what is at `relative` by renaming it into the session, unless a process has leased it or
-    /// has used it after `last_used` (`None`: whenever that was).
+    /// Removes what is at `relative` by renaming it into the session, unless a process has leased
+    /// it or has used it after `last_used` (`None`: whenever that was).
     ///
     /// `is_current` is called while no process can begin to use it; `false` leaves it in place, as
     /// [`CollectResult::Used`].
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_holds_is_not_taken_away() {
+    fn what_a_process_has_leased_is_not_collected() {
         let (_dir, store) = store();
         let (blob, time) = blob_of(&store, b"hello");
         let other = Store::open(store.root()).unwrap();
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!(other.try_collect(&blob, Some(time), || false).unwrap(), CollectResult::Used);
         let CollectResult::Removed(away) = other.try_collect(&blob, Some(time), || true).unwrap()
         else {
-            panic!("nobody uses it");
+            panic!("it is not in use");
         };
         assert_eq!(fs::read(away).unwrap(), b"hello");
         assert!(!other.lease_blob(&Digest::of(b"hello")).unwrap());

@@ -15,13 +15,13 @@ pub struct StepLock {
 
 impl Drop for StepLock {
     fn drop(&mut self) {
-        // Still locked: whoever opened it meanwhile sees that it has no name any more.
+        // Still locked: a process that opened it in between sees that it has no name any more.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Store {
-    /// Takes the lock on a step if nobody holds it. `holder` is what others are told meanwhile.
+    /// Takes the lock on a step if it is free. `holder` is what waiting processes report.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The store: content-addressed blobs, unpacked layers, image names, and the locks around them.
 //!
-//! Everything `builder` keeps lives under one folder, which is at the same time a valid OCI image
-//! layout:
+//! Everything `builder` keeps lives under one directory, which is at the same time a valid OCI
+//! image layout:
 //!
 //! ```text
 //! version                     format and number of this store
@@ -28,21 +28,21 @@
 //!
 //! # Writing
 //!
-//! A single file appears by rename from a temporary file of its own folder's file system, a layer
-//! by rename of its whole folder, so a reader never sees half of either. Durability is by one
-//! `syncfs` when a [`Store`] is closed ([`Store::sync`] for an earlier barrier). Until then each
-//! new blob and layer is named in the session's `pending/` folder. If the machine loses power
-//! before the barrier, the next [`Store::open`] finds the session of another boot and removes what
-//! it names; if only the process died, the page cache is whole, and the next open syncs instead.
-//! Records, chains and indexes need no such care: one that does not parse or names something
-//! missing is a miss.
+//! A single file appears by rename from a temporary file of its own directory's file system, a
+//! layer by rename of its whole directory, so a reader never sees half of either. Durability is by
+//! one `syncfs` when a [`Store`] is closed ([`Store::sync`] for an earlier barrier). Until then
+//! each new blob and layer is named in the session's `pending/` directory. If the machine loses
+//! power before the barrier, the next [`Store::open`] finds the session of another boot and removes
+//! what it names; if only the process died, the page cache is whole, and the next open syncs
+//! instead. Records, chains and indexes need no such care: one that does not parse or names
+//! something missing is a miss.
 //!
 //! # Locks
 //!
-//! Layers, blobs and cache mounts are locked themselves by whoever uses them, shared: see
-//! [`leases`]. Garbage collection works beside builds and leaves alone what it cannot lock. A session
-//! folder is alive while somebody holds its `lock`. Locks belong to open files, so the kernel drops
-//! them however a process ends.
+//! Layers, blobs and cache mounts are locked by the processes that use them, with shared locks: see
+//! [`leases`]. Garbage collection works beside builds and leaves alone what it cannot lock. A
+//! session directory is alive while a process holds its `lock`. Locks belong to open files, so the
+//! kernel drops them however a process ends.
 //!
 //! # Not here
 //!
@@ -85,7 +85,8 @@ pub use session::Session;
 /// The number of the on-disk format. A store of a larger number is refused.
 pub const VERSION: u32 = 1;
 
-/// How often a lock that another process has is tried: a wait in the kernel could not be interrupted.
+/// How often a lock that another process has is tried: a wait in the kernel could not be
+/// interrupted.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 const VERSION_PREFIX: &str = "builder store ";
@@ -104,7 +105,7 @@ pub enum StoreError {
         /// Why the kernel refused.
         source: io::Error,
     },
-    /// The folder holds something that is no store of ours.
+    /// The directory holds something that is not a store of ours.
     #[error("{} is not a builder store", path.display())]
     NotAStore {
         /// The root that was to be opened.
@@ -158,7 +159,7 @@ pub enum StoreError {
         /// What came.
         actual: Digest,
     },
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }
@@ -206,8 +207,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotAStore`] for a non-empty folder of another kind, [`StoreError::Newer`] for a
-    /// store of a later format, [`StoreError::Io`] where the kernel refuses.
+    /// [`StoreError::NotAStore`] for a non-empty directory of another kind, [`StoreError::Newer`]
+    /// for a store of a later format, [`StoreError::Io`] where the kernel refuses.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).context("resolve", root)?;
         let version = root.join("version");
@@ -250,8 +251,8 @@ impl Store {
         let _ = self.inner.cancel.set(cancel.clone());
     }
 
-    /// Waits for a lock, which `try_lock` takes, until it is had or the wait is ended. `waiting` is called
-    /// once, before the first pause.
+    /// Waits for a lock, which `try_lock` takes, until it is had or the wait is ended. `waiting` is
+    /// called once, before the first pause.
     fn wait_for(
         &self,
         path: &Path,
@@ -296,7 +297,8 @@ impl Store {
         }
     }
 
-    /// Puts `bytes` at `relative`, replacing what is there in one rename; makes the folders above.
+    /// Puts `bytes` at `relative`, replacing what is there in one rename; makes the directories
+    /// above.
     ///
     /// # Errors
     ///
@@ -329,7 +331,7 @@ impl Store {
 
     /// Takes the named lock exclusively; it is held until the returned file is dropped.
     ///
-    /// `waiting` is called once, before blocking, when somebody else holds it.
+    /// `waiting` is called once, before blocking, when another process holds it.
     ///
     /// # Errors
     ///
@@ -355,7 +357,7 @@ impl Store {
         Ok(file)
     }
 
-    /// Takes the named lock if nobody holds it.
+    /// Takes the named lock if it is free.
     ///
     /// # Errors
     ///
@@ -371,17 +373,17 @@ impl Store {
     }
 }
 
-/// Removes what is at a path, and everything below it, at any depth. Absence is no error.
+/// Removes what is at a path, and everything below it, at any depth. Absence is not an error.
 ///
 /// # Errors
 ///
 /// The first refusal of the kernel.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let folder = File::open(folder)?;
-    crate::sys::remove::remove_tree(folder.as_fd(), &CString::new(name.as_bytes())?)
+    let directory = File::open(directory)?;
+    crate::sys::remove::remove_tree(directory.as_fd(), &CString::new(name.as_bytes())?)
 }
 
 fn open_lock(path: &Path) -> Result<File, StoreError> {
@@ -434,7 +436,7 @@ fn check_version(root: &Path, text: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes the folders of a new store. Two processes may do this at once.
+/// Makes the directories of a new store. Two processes may do this at once.
 fn create(root: &Path) -> Result<(), StoreError> {
     let mut private = fs::DirBuilder::new();
     private.recursive(true).mode(0o700);
@@ -446,11 +448,11 @@ fn create(root: &Path) -> Result<(), StoreError> {
     if foreign {
         return Err(StoreError::NotAStore { path: root.to_owned() });
     }
-    for folder in ["blobs/sha256", "layers", "diffs", "chains", "records", "trees", "context"]
+    for directory in ["blobs/sha256", "layers", "diffs", "chains", "records", "trees", "context"]
         .into_iter()
         .chain(["builds", "mounts", "tmp", "locks"])
     {
-        let path = root.join(folder);
+        let path = root.join(directory);
         private.create(&path).context("create", &path)?;
     }
     write_new(&root.join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}\n")?;
@@ -459,8 +461,8 @@ fn create(root: &Path) -> Result<(), StoreError> {
     write_new(&root.join("version"), format!("{VERSION_PREFIX}{VERSION}\n").as_bytes())
 }
 
-/// What may stand in a folder that [`create`] takes over: a store that somebody is making, or a
-/// file system's own folder.
+/// What may stand in a directory that [`create`] takes over: a store that another process is
+/// making, or a file system's own directory.
 const PARTS: &[&str] = &[
     "blobs",
     "blocks",
@@ -484,7 +486,7 @@ const PARTS: &[&str] = &[
     "lost+found",
 ];
 
-/// Writes a file that only ever has this content, by rename so that nobody reads half of it.
+/// Writes a file that only ever has this content, by rename so that no reader sees half of it.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -515,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_store_and_a_foreign_folder_are_refused() {
+    fn a_newer_store_and_a_foreign_directory_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("precious"), "mine").unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::NotAStore { .. })));
@@ -541,7 +543,7 @@ mod tests {
     fn a_held_lock_is_not_given_twice() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s")).unwrap();
-        let held = store.lock("step-1", || unreachable!("nobody holds it")).unwrap();
+        let held = store.lock("step-1", || unreachable!("it is free")).unwrap();
         assert!(store.try_lock("step-1").unwrap().is_none());
         drop(held);
         assert!(store.try_lock("step-1").unwrap().is_some());

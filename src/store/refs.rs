@@ -13,7 +13,8 @@ const NAME: &str = "org.opencontainers.image.ref.name";
 /// An image of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tagged {
-    /// Its full name, as `docker.io/library/hello:latest`; none for the result of a build without a name.
+    /// Its full name, as `docker.io/library/hello:latest`; none for the result of a build without a
+    /// name.
     pub name: Option<String>,
     /// Its manifest or index.
     pub descriptor: Descriptor,
@@ -84,8 +85,9 @@ impl Store {
         })
     }
 
-    /// Keeps an image that has no name until it is collected or [forgotten](Self::forget). One that the store has
-    /// already, with a name or without, is left as it is. The blobs it names are synced first.
+    /// Keeps an image that has no name until it is collected or [forgotten](Self::forget). One that
+    /// the store has already, with a name or without, is left as it is. The blobs it names are
+    /// synced first.
     ///
     /// # Errors
     ///
@@ -103,7 +105,8 @@ impl Store {
         })
     }
 
-    /// Forgets an image that has no name; returns whether there was one. The blobs stay until garbage collection.
+    /// Forgets an image that has no name; returns whether there was one. The blobs stay until
+    /// garbage collection.
     ///
     /// # Errors
     ///

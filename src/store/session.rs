@@ -1,4 +1,5 @@
-//! Work in progress: a folder of its own for every process, and what becomes of it when that dies.
+//! Work in progress: a directory of its own for every process, and the results of it when that
+//! dies.
 //!
 //! ```text
 //! tmp/<boot>-<pid>-<n>/lock       held exclusively while the session lives
@@ -6,8 +7,9 @@
 //! tmp/<boot>-<pid>-<n>/<number>   whatever the process works on
 //! ```
 //!
-//! `<boot>` is the first half of the kernel's boot id, so that a later process can tell a killed
-//! session (everything it wrote is in the page cache) from a crashed machine (nothing is sure).
+//! `<boot>` is the first half of the kernel's boot id, so that a later process can distinguish a
+//! killed session (everything it wrote is in the page cache) from a crashed machine (nothing is
+//! sure).
 
 use super::{Inner, IoContext as _, Store, StoreError, open_lock};
 use crate::sys::fault;
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A process's own folder under `tmp/`. Clones share it.
+/// A process's own directory under `tmp/`. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Session(Arc<Live>);
 
@@ -32,21 +34,21 @@ pub(super) struct Live {
 }
 
 impl Session {
-    /// Returns the session's folder.
+    /// Returns the session's directory.
     pub fn dir(&self) -> &Path {
         &self.0.dir
     }
 
-    /// Returns a path in the session's folder at which nothing is.
+    /// Returns a path in the session's directory at which nothing is.
     ///
     /// # Errors
     ///
-    /// None today; the signature leaves room for a folder per kind of work.
+    /// None today; the signature leaves room for a directory per kind of work.
     pub fn new_path(&self) -> Result<PathBuf, StoreError> {
         Ok(self.0.dir.join(self.0.next.fetch_add(1, Ordering::Relaxed).to_string()))
     }
 
-    /// Makes an empty folder, mode 0700, for one piece of work. It goes with the session, or by
+    /// Makes an empty directory, mode 0700, for one piece of work. It goes with the session, or by
     /// [`Store::add_layer`].
     ///
     /// # Errors
@@ -70,7 +72,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] where its folder cannot be made.
+    /// [`StoreError::Io`] where its directory cannot be made.
     pub fn session(&self) -> Result<Session, StoreError> {
         let mut slot = self.inner.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(live) = &*slot {
@@ -89,7 +91,7 @@ impl Store {
     pub fn sync(&self) -> Result<(), StoreError> {
         let slot = self.inner.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let live = slot.clone();
-        // It may take seconds, and others go on meanwhile.
+        // It may take seconds, and others go on in the meantime.
         drop(slot);
         live.map_or(Ok(()), |live| live.sync())
     }
@@ -98,7 +100,7 @@ impl Store {
 impl Live {
     fn begin(root: &Path) -> Result<Self, StoreError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        // Nobody sweeps while a session is between mkdir and lock.
+        // No process sweeps while a session is between mkdir and lock.
         let _making = sweep_lock(root, LockKind::Shared)?;
         let dir = loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -156,8 +158,8 @@ impl Drop for Inner {
 }
 
 pub(super) fn syncfs(root: &Path) -> Result<(), StoreError> {
-    let folder = File::open(root).context("open", root)?;
-    rustix::fs::syncfs(&folder).context("sync", root)
+    let directory = File::open(root).context("open", root)?;
+    rustix::fs::syncfs(&directory).context("sync", root)
 }
 
 fn boot() -> Result<String, StoreError> {
@@ -187,8 +189,8 @@ fn sweep_lock(root: &Path, kind: LockKind) -> Result<Option<File>, StoreError> {
 
 /// Removes what dead sessions left, first settling what they had pending.
 ///
-/// Cheap where there is nothing to do: one listing of an empty folder. Does nothing while another
-/// process sweeps.
+/// Cheap where there is nothing to do: one listing of an empty directory. Does nothing while
+/// another process sweeps.
 pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
     let tmp = root.join("tmp");
     let mut sessions = fs::read_dir(&tmp).context("list", &tmp)?.peekable();
@@ -230,7 +232,7 @@ pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Removes a session's folder; it is no error that its own process was faster.
+/// Removes a session's directory; it is not an error that its own process was faster.
 fn remove(dir: &Path) -> Result<(), StoreError> {
     match super::remove_tree(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove", dir),

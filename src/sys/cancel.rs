@@ -25,7 +25,7 @@ struct Flag {
 }
 
 impl Cancel {
-    /// Returns a token nobody has cancelled.
+    /// Returns a token that is not cancelled.
     pub fn new() -> Self {
         Self::default()
     }
@@ -53,12 +53,13 @@ impl Cancel {
         own.or_else(|| self.0.parent.as_ref().and_then(Self::room_left))
     }
 
-    /// Copies a stream to its end, a piece at a time, and returns the number of bytes. Between files the kernel
-    /// copies the pieces itself.
+    /// Copies a stream to its end, a piece at a time, and returns the number of bytes. Between
+    /// files the kernel copies the pieces itself.
     ///
     /// # Errors
     ///
-    /// As [`io::copy`]; an error of no kind of its own once this is cancelled: callers ask the token first.
+    /// As [`io::copy`]; an error of no kind of its own once this is cancelled: callers ask the
+    /// token first.
     pub fn copy<R: Read + ?Sized, W: Write + ?Sized>(
         &self,
         from: &mut R,
@@ -76,15 +77,15 @@ impl Cancel {
         }
     }
 
-    /// Says whether somebody asked to stop.
+    /// Says whether an interruption was requested.
     pub fn is_cancelled(&self) -> bool {
         self.0.is_set.load(Ordering::Acquire)
             || self.0.parent.as_ref().is_some_and(Self::is_cancelled)
     }
 }
 
-/// Reader or writer that fails as soon as its token is cancelled, so that a loop over it, a decoder or
-/// [`io::copy`] stops after at most one buffer, whatever the length of the stream.
+/// Reader or writer that fails as soon as its token is cancelled, so that a loop over it, a decoder
+/// or [`io::copy`] stops after at most one buffer, whatever the length of the stream.
 ///
 /// The error is of no kind of its own: callers ask the token first.
 #[derive(Debug)]

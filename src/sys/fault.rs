@@ -1,10 +1,10 @@
 //! Write points at which tests let the program fail or die. In release builds there is nothing here
 //! but empty functions.
 //!
-//! A point stands before or after a change that others can see: a rename, a barrier, the removal of a
-//! folder. [`arm`] says which of them fails: `POINT:N:ACTION` with `kill`, `enospc` or `eio` at the
-//! N-th time that the point is reached, counted from 1; the point `any` is each of them. The command
-//! line reads that from `BUILDER_FAULT`, where it exists at all.
+//! A point stands before or after a change that others can see: a rename, a barrier, the removal of
+//! a directory. [`arm`] says which of them fails: `POINT:N:ACTION` with `kill`, `enospc` or `eio`
+//! at the N-th time that the point is reached, counted from 1; the point `any` is each of them. The
+//! command line reads that from `BUILDER_FAULT`, where it exists at all.
 
 /// Every point, in no order.
 pub const POINTS: &[&str] = &[
@@ -56,17 +56,17 @@ mod armed {
     }
 
     #[derive(Debug)]
-    struct Plan {
+    struct FaultPlan {
         point: String,
         /// Counts down to the time that is meant.
         left: AtomicU64,
         action: Action,
     }
 
-    static PLAN: OnceLock<Plan> = OnceLock::new();
+    static PLAN: OnceLock<FaultPlan> = OnceLock::new();
 
-    /// Plans one failure of this process: `POINT:N:ACTION`. A second plan, or one that does not parse, is
-    /// not taken; `false` says so.
+    /// Plans one failure of this process: `POINT:N:ACTION`. A second plan, or one that does not
+    /// parse, is not taken; `false` says so.
     pub fn arm(text: &str) -> bool {
         let mut parts = text.split(':');
         let (Some(point), Some(number), Some(action), None) =
@@ -84,7 +84,8 @@ mod armed {
         if point != "any" && !POINTS.contains(&point) {
             return false;
         }
-        PLAN.set(Plan { point: point.to_owned(), left: AtomicU64::new(number), action }).is_ok()
+        PLAN.set(FaultPlan { point: point.to_owned(), left: AtomicU64::new(number), action })
+            .is_ok()
     }
 
     /// Fails or dies here if a test said so.

@@ -7,10 +7,10 @@
 //! | named by the user | [`Given::open`] | followed | regular, pipe, character device | limited by [`Given::read_to_limit`], or a stream |
 //! | standard input | [`Given::stdin`] | | any | as above |
 //!
-//! A file of the first two rows is opened only after its type was checked, without blocking and without
-//! becoming a controlling terminal, and its type is checked again by descriptor: a FIFO, a device, a socket or
-//! a lease of another process cannot make the program wait. A [`Given`] may wait for its writer, and every wait
-//! ends when the build is cancelled.
+//! A file of the first two rows is opened only after its type was checked, without blocking and
+//! without becoming a controlling terminal, and its type is checked again by descriptor: a FIFO, a
+//! device, a socket or a lease of another process cannot make the program wait. A [`Given`] may
+//! wait for its writer, and every wait ends when the build is cancelled.
 
 use super::cancel::Cancel;
 use super::rooted::{open_beneath, open_in_root};
@@ -34,8 +34,8 @@ pub enum Links {
     InsideRoot,
 }
 
-/// Says whether an optional file at `path` counts as absent: it is not there, or a directory above it cannot be
-/// searched, such as another user's home.
+/// Says whether an optional file at `path` counts as absent: it is not there, or a directory above
+/// it cannot be searched, such as another user's home.
 pub fn is_out_of_reach(path: &Path, error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => true,
@@ -50,8 +50,8 @@ pub fn is_out_of_reach(path: &Path, error: &io::Error) -> bool {
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// Opens the regular file `path` beneath `root`. `path` has no leading slash, no `.` and no `..` where links are
-/// refused.
+/// Opens the regular file `path` beneath `root`. `path` has no leading slash, no `.` and no `..`
+/// where links are refused.
 ///
 /// # Errors
 ///
@@ -152,8 +152,8 @@ fn limited(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A file that the user named, or standard input. Reading it ends with [`Interrupted`] once the build is
-/// cancelled.
+/// A file that the user named, or standard input. Reading it ends with [`Interrupted`] once the
+/// build is cancelled.
 #[derive(Debug)]
 pub struct Given {
     file: File,
@@ -162,7 +162,8 @@ pub struct Given {
 }
 
 impl Given {
-    /// Opens what is at `path`; links are followed. A pipe without a writer is opened, and reading waits for one.
+    /// Opens what is at `path`; links are followed. A pipe without a writer is opened, and reading
+    /// waits for one.
     ///
     /// # Errors
     ///

@@ -60,7 +60,8 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, change: &MountAttributes<'_>) -> io:
 pub fn make_private(mount: BorrowedFd<'_>) -> io::Result<()> {
     let attr =
         libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
-    // SAFETY: as in `mount_setattr`: a constant path, and a structure of the size passed, only read.
+    // SAFETY: as in `mount_setattr`: a constant path, and a structure of the size passed, only
+    // read.
     let status = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

@@ -39,8 +39,8 @@ pub fn load_filter_with_listener(program: &[(u16, u8, u8, u32)]) -> io::Result<O
         program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
     let len = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
     let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
-    // A call that was received runs to its end even when a signal comes: 5.19. Kernels before restart
-    // it, which the receiver must take.
+    // A call that was received runs to its end even when a signal comes: 5.19. Kernels before
+    // restart it, which the receiver must take.
     const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
     let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     for flags in [listener | WAIT_KILLABLE, listener] {
@@ -54,7 +54,7 @@ pub fn load_filter_with_listener(program: &[(u16, u8, u8, u32)]) -> io::Result<O
             )
         };
         if fd >= 0 {
-            // SAFETY: the kernel just made this descriptor, which nobody else owns.
+            // SAFETY: the kernel just made this descriptor, which nothing else owns.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) });
         }
     }
@@ -65,7 +65,7 @@ pub fn load_filter_with_listener(program: &[(u16, u8, u8, u32)]) -> io::Result<O
 ///
 /// # Errors
 ///
-/// `ENOENT` for one that was given up meanwhile, `EINTR`.
+/// `ENOENT` for one that was given up in the meantime, `EINTR`.
 pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Call> {
     // SAFETY: all-zero is a valid notification, and what the kernel asks for.
     let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
@@ -83,13 +83,14 @@ pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Call> {
     })
 }
 
-/// Says whether a call still waits, so that what was read under its thread's number was that thread's.
+/// Says whether a call still waits, so that what was read under its thread's number was that
+/// thread's.
 pub fn is_waiting(listener: BorrowedFd<'_>, call: &Call) -> bool {
     // SAFETY: the request reads one 64-bit number, which lives through the call.
     unsafe { libc::ioctl(listener.as_raw_fd(), IS_VALID, &raw const call.id) == 0 }
 }
 
-/// What a call that waits is told.
+/// Response to a call that waits.
 #[derive(Debug)]
 pub enum Answer {
     /// It returns this.
@@ -107,7 +108,7 @@ pub enum Answer {
 ///
 /// # Errors
 ///
-/// `ENOENT` for one that was given up meanwhile; what stands in the way of a new descriptor.
+/// `ENOENT` for one that was given up in the meantime; what stands in the way of a new descriptor.
 pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: &Answer) -> io::Result<()> {
     let response = |val, error, flags| libc::seccomp_notif_resp { id: call.id, val, error, flags };
     let response = match answer {
@@ -138,8 +139,8 @@ fn give(listener: BorrowedFd<'_>, call: &Call, file: &OwnedFd, closes: bool) -> 
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets a caller and the receiver take turns on one processor, which halves what a call costs. Before
-/// Linux 6.6 they do not.
+/// Lets a caller and the receiver take turns on one processor, which halves what a call costs.
+/// Before Linux 6.6 they do not.
 pub fn take_turns(listener: BorrowedFd<'_>) {
     const SYNC_WAKE_UP: libc::c_ulong = 1;
     // SAFETY: the request takes a plain number.

@@ -1,6 +1,6 @@
 //! Processes: fork in a single-threaded process, clone into namespaces, wait with usage.
 
-#![expect(unsafe_code, reason = "clone3, wait4 and their kin have no safe wrapper")]
+#![expect(unsafe_code, reason = "clone3, wait4 and similar calls have no safe wrapper")]
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -101,8 +101,8 @@ impl SingleThreaded {
             libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>())
         };
         let pid = match pid {
-            // Filters of containers refuse clone3, whose flags they cannot see. Its predecessor does
-            // all of it but the control group.
+            // Filters of containers refuse clone3, whose flags they cannot see. Its predecessor
+            // does all of it but the control group.
             -1 if cgroup.is_none()
                 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) =>
             {
@@ -117,7 +117,7 @@ impl SingleThreaded {
             -1 => Err(io::Error::last_os_error()),
             0 => Ok(Forked::Child),
             pid => {
-                // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+                // SAFETY: the kernel stored a new descriptor there, which nothing else owns.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
                 Ok(Forked::Parent(Child { pid: pid as i32, pidfd }))
             }
@@ -133,7 +133,7 @@ impl SingleThreaded {
     /// What unshare(2) says.
     pub fn unshare(self, flags: i32) -> io::Result<()> {
         // SAFETY: a plain number. With one thread there is none that keeps another view of shared
-        // descriptors or folders.
+        // descriptors or directories.
         let status = unsafe { libc::unshare(flags) };
         if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -213,7 +213,7 @@ pub fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Joins a new session keyring of nobody else's.
+/// Joins a new session keyring of its own.
 ///
 /// # Errors
 ///
@@ -226,8 +226,8 @@ pub fn join_new_keyring() -> io::Result<()> {
 
 /// Sets the ids that this thread makes files with, leaving all else. Returns the ones before.
 pub fn set_fs_ids(uid: u32, gid: u32) -> (u32, u32) {
-    // SAFETY: both take plain numbers, return the id before, and never fail in a way that matters to
-    // memory.
+    // SAFETY: both take plain numbers, return the id before, and never fail in a way that matters
+    // to memory.
     unsafe {
         let gid = libc::syscall(libc::SYS_setfsgid, gid);
         let uid = libc::syscall(libc::SYS_setfsuid, uid);
@@ -274,17 +274,17 @@ impl Drop for FsIds {
     }
 }
 
-/// Moves standard input to a descriptor of its own, closed on exec, and closes every other descriptor
-/// but the three standard ones. Meant for the first lines of a program that was started with descriptors it
-/// does not know.
+/// Moves standard input to a descriptor of its own, closed on exec, and closes every other
+/// descriptor but the three standard ones. Meant for the first lines of a program that was started
+/// with descriptors it does not know.
 ///
 /// # Errors
 ///
 /// What dup3(2) says.
 pub fn take_stdin_and_close_others(proof: SingleThreaded) -> io::Result<OwnedFd> {
     const NUMBER: i32 = 3;
-    // SAFETY: plain numbers. Should descriptor 3 be open, it is one that the caller of this program left
-    // open: nothing in this process knows it.
+    // SAFETY: plain numbers. Should descriptor 3 be open, it is one that the caller of this program
+    // left open: nothing in this process knows it.
     if unsafe { libc::dup3(0, NUMBER, libc::O_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -296,8 +296,8 @@ pub fn take_stdin_and_close_others(proof: SingleThreaded) -> io::Result<OwnedFd>
 
 /// Closes every descriptor from 3 on but `keep`.
 ///
-/// Values that own one of the others must not be used afterwards: it is for a process that is about to
-/// resolve a path which an image or a user chose, and has let go of all it knows.
+/// Values that own one of the others must not be used afterwards: it is for a process that is about
+/// to resolve a path which an image or a user chose, and has let go of all it knows.
 ///
 /// # Errors
 ///
@@ -327,7 +327,8 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
     for number in listed.into_iter().filter(|number| (first..=last).contains(number)) {
-        // SAFETY: as above. The listing's own descriptor is closed already, a second time does nothing.
+        // SAFETY: as above. The listing's own descriptor is closed already, a second time does
+        // nothing.
         unsafe { libc::close(number as i32) };
     }
     Ok(())
@@ -372,7 +373,7 @@ pub fn kill_all(signal: i32) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// `ESRCH` when it is gone, `EINVAL` for a number that is no signal's.
+/// `ESRCH` when it is gone, `EINVAL` for a number that is not a signal's.
 pub fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
     // Zero and below would mean groups of processes.
     if pid <= 0 {
@@ -476,7 +477,7 @@ pub fn loopback_up() -> io::Result<()> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: a new descriptor that nothing else owns.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: all-zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -1,7 +1,7 @@
-//! Removing a tree by descriptors: any depth, folders without permissions included.
+//! Removing a tree by descriptors: any depth, directories without permissions included.
 //!
-//! `std::fs::remove_dir_all` recurses and needs to be let into each folder; layers hold trees of
-//! thousands of levels, and folders of mode 0.
+//! `std::fs::remove_dir_all` recurses and needs to be let into each directory; layers hold trees of
+//! thousands of levels, and directories of mode 0.
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, chmodat, fstat, openat, unlinkat};
 use rustix::io::Errno;
@@ -19,14 +19,14 @@ const FLAGS: OFlags =
 struct Level {
     fd: Option<OwnedFd>,
     identity: (u64, u64),
-    /// Its name in the folder above.
+    /// Its name in the directory above.
     name: CString,
-    /// Folders in it, still to be emptied.
-    folders: Vec<CString>,
+    /// Directories in it, still to be emptied.
+    directories: Vec<CString>,
 }
 
-/// Removes `name` in `dir`, whatever it is, with all that is in it. Links are removed, not followed;
-/// absence is no error.
+/// Removes `name` in `dir`, whatever it is, with all that is in it. Links are removed, not
+/// followed; absence is not an error.
 ///
 /// # Errors
 ///
@@ -34,7 +34,7 @@ struct Level {
 pub fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // PERM is what POSIX says of unlinking a folder.
+        // PERM is what POSIX says of unlinking a directory.
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(e) => return Err(e.into()),
     }
@@ -48,12 +48,12 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     loop {
         let depth = levels.len();
         let level = &mut levels[depth - 1];
-        if let Some(folder) = level.folders.pop() {
+        if let Some(directory) = level.directories.pop() {
             let fd = level.fd.as_ref().expect("the lowest level is open");
-            if unlinkat(fd, &folder, AtFlags::REMOVEDIR).is_ok() {
+            if unlinkat(fd, &directory, AtFlags::REMOVEDIR).is_ok() {
                 continue;
             }
-            let below = empty(fd.as_fd(), &folder, &mut buffer)?;
+            let below = empty(fd.as_fd(), &directory, &mut buffer)?;
             levels.push(below);
             if let Some(far) = levels.len().checked_sub(1 + OPEN_LEVELS) {
                 levels[far].fd = None;
@@ -76,7 +76,7 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     }
 }
 
-/// Opens a folder, removes all in it but folders, and lists those.
+/// Opens a directory, removes all in it but directories, and lists those.
 fn empty(dir: BorrowedFd<'_>, name: &CStr, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Level> {
     let fd = match openat(dir, name, FLAGS, Mode::empty()) {
         Err(Errno::ACCESS) => {
@@ -90,7 +90,7 @@ fn empty(dir: BorrowedFd<'_>, name: &CStr, buffer: &mut [MaybeUninit<u8>]) -> io
         // Who is not root cannot remove entries without these; for root it does no harm.
         let _ = rustix::fs::fchmod(&fd, Mode::RWXU);
     }
-    let mut folders = Vec::new();
+    let mut directories = Vec::new();
     let mut entries = RawDir::new(&fd, buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
@@ -99,19 +99,19 @@ fn empty(dir: BorrowedFd<'_>, name: &CStr, buffer: &mut [MaybeUninit<u8>]) -> io
             continue;
         }
         if entry.file_type() == FileType::Directory {
-            folders.push(name.to_owned());
+            directories.push(name.to_owned());
             continue;
         }
         match unlinkat(&fd, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ISDIR | Errno::PERM) if entry.file_type() == FileType::Unknown => {
-                folders.push(name.to_owned());
+                directories.push(name.to_owned());
             }
             Err(e) => return Err(e.into()),
         }
     }
     let identity = (stat.st_dev, stat.st_ino);
-    Ok(Level { fd: Some(fd), identity, name: name.to_owned(), folders })
+    Ok(Level { fd: Some(fd), identity, name: name.to_owned(), directories })
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     #[test]
-    fn deep_trees_and_closed_folders_go_and_links_are_not_followed() {
+    fn deep_trees_and_closed_directories_go_and_links_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let root = File::open(dir.path()).unwrap();
         fs::write(dir.path().join("keep"), "x").unwrap();

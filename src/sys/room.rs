@@ -1,7 +1,7 @@
 //! Watch over the free space of a disk that is written to.
 //!
-//! RUN steps are watched one by one, so that the error names the step; this watches everything else that
-//! fills a disk: downloads, unpacking, copies, exports. It rests while a RUN step is watched.
+//! RUN steps are watched one by one, so that the error names the step; this watches everything else
+//! that fills a disk: downloads, unpacking, copies, exports. It rests while a RUN step is watched.
 
 use super::cancel::Cancel;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ const EVERY: Duration = Duration::from_millis(50);
 /// RUN steps that are watched by themselves.
 static STEPS: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes that are free for others than root on the disk of `dir`, or of the nearest directory above that
-/// exists.
+/// Bytes that are free for others than root on the disk of `dir`, or of the nearest directory above
+/// that exists.
 pub fn free(dir: &Path) -> Option<u64> {
     let disk = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok())?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
@@ -54,8 +54,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Cancels `cancel`, with the reason, once the disk of `dir` has less than `floor` bytes free, or less
-    /// than half of what it had before, if that is little already. 0 watches nothing.
+    /// Cancels `cancel`, with the reason, once the disk of `dir` has less than `floor` bytes free,
+    /// or less than half of what it had before, if that is little already. 0 watches nothing.
     pub fn start(dir: &Path, floor: u64, cancel: &Cancel) -> Self {
         let dir: PathBuf = dir.to_owned();
         Self::start_with(move || free(&dir), floor, EVERY, cancel)
@@ -113,7 +113,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
-    /// Watches a disk that has a byte less free at each look; returns what was left when it was stopped.
+    /// Watches a disk that has a byte less free at each look; returns what was left when it was
+    /// stopped.
     fn stopped_at(before: u64, floor: u64) -> u64 {
         let cancel = Cancel::new();
         let left = Arc::new(AtomicU64::new(before));

@@ -128,8 +128,9 @@ pub struct Resolved {
 ///
 /// # Errors
 ///
-/// `ELOOP` after 40 links, and at a link of procfs that leads to what a process has open; `EACCES` and the like from readlinkat(2). A file where a directory should
-/// be is no error: what follows it counts as missing.
+/// `ELOOP` after 40 links, and at a link of procfs that leads to what a process has open; `EACCES`
+/// and the like from readlinkat(2). A file where a directory should be is not an error: what
+/// follows it counts as missing.
 pub fn resolve_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Resolved> {
     let mut todo: Vec<Vec<u8>> = path.split(|&b| b == b'/').rev().map(<[u8]>::to_vec).collect();
     let mut out = Resolved { path: Vec::new(), missing: 0, links: Vec::new() };
@@ -181,13 +182,13 @@ fn readlink_at(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<Vec<u8>>
     Ok(rustix::fs::readlinkat(root, path, Vec::new())?.into_bytes())
 }
 
-/// Says whether a link leads to an object of a process rather than to a name: in procfs all links do
-/// but those that name another entry of procfs (`self`, `mounts`, `net`).
+/// Says whether a link leads to an object of a process rather than to a name: in procfs all links
+/// do but those that name another entry of procfs (`self`, `mounts`, `net`).
 fn is_magic(root: BorrowedFd<'_>, path: &[u8], target: &[u8]) -> io::Result<bool> {
     const NAMES: [&[u8]; 4] = [b"self", b"thread-self", b"mounts", b"net"];
     let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
-    // What a link of an ordinary filesystem says may look the same; so the filesystem is asked, where
-    // the text can be that of an object at all.
+    // What a link of an ordinary filesystem says may look the same; so the filesystem is asked,
+    // where the text can be that of an object at all.
     let is_object = target.starts_with(b"/")
         || target.starts_with(b"(unreachable)")
         || (target.contains(&b':') && target.ends_with(b"]"))

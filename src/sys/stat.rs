@@ -16,16 +16,16 @@ const FLAGS: i32 = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
 pub fn stat_bytes(file: BorrowedFd<'_>, owner: (u32, u32)) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; size_of::<libc::stat>()];
     let (number, path) = (file.as_raw_fd(), c"".as_ptr());
-    // SAFETY: the kernel writes one `struct stat`, whose size the buffer has; libc's is the kernel's
-    // on the architectures that we run on, which the test below shows.
+    // SAFETY: the kernel writes one `struct stat`, whose size the buffer has; libc's is the
+    // kernel's on the architectures that we run on, which the test below shows.
     let status =
         unsafe { libc::syscall(libc::SYS_newfstatat, number, path, bytes.as_mut_ptr(), FLAGS) };
     let places = [offset_of!(libc::stat, st_uid), offset_of!(libc::stat, st_gid)];
     finish(status, bytes, places, owner)
 }
 
-/// Returns the `struct statx` of a file, the same for all programs, with another owner. Of `flags` only
-/// those count that say how fresh it has to be.
+/// Returns the `struct statx` of a file, the same for all programs, with another owner. Of `flags`
+/// only those count that say how fresh it has to be.
 ///
 /// # Errors
 ///

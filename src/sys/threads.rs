@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 static COUNT: OnceLock<NonZeroUsize> = OnceLock::new();
 
-/// Says how many are to; counts only before the first [`count`]. What is made does not depend on it.
+/// Says how many are to; counts only before the first [`count`]. What is made does not depend on
+/// it.
 pub fn set(count: NonZeroUsize) {
     let _ = COUNT.set(count);
 }

@@ -8,23 +8,24 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd as _;
 
-/// How much is written before the disk is told, in bytes: enough for it to work at its full speed.
+/// How much is written before write-back is started, in bytes: enough for it to work at its full
+/// speed.
 const PIECE: u64 = 8 << 20;
 
-/// A file that is to be synced when it is whole, so its pages go to the disk as they come rather than
-/// all at the end. Nothing waits for them, and nothing is promised of them.
+/// A file that is to be synced when it is whole, so its pages go to the disk as they come rather
+/// than all at the end. Nothing waits for them, and nothing is promised of them.
 #[derive(Debug)]
 pub struct Flowing {
     file: File,
     written: u64,
-    /// Up to where the disk has been told.
-    told: u64,
+    /// Up to where write-back has been started.
+    reported: u64,
 }
 
 impl Flowing {
     /// Takes a new file, which is written from its beginning.
     pub fn new(file: File) -> Self {
-        Self { file, written: 0, told: 0 }
+        Self { file, written: 0, reported: 0 }
     }
 
     /// Returns the file.
@@ -37,9 +38,9 @@ impl Write for Flowing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.written += count as u64;
-        if self.written - self.told >= PIECE {
-            start(&self.file, self.told, self.written - self.told);
-            self.told = self.written;
+        if self.written - self.reported >= PIECE {
+            start(&self.file, self.reported, self.written - self.reported);
+            self.reported = self.written;
         }
         Ok(count)
     }
@@ -52,7 +53,8 @@ impl Write for Flowing {
 /// Asks the kernel to begin writing a part of a file to the disk. It may decline: on pipes, say.
 fn start(file: &File, offset: u64, length: u64) {
     let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
-    // SAFETY: the call reads and writes no memory of ours; the descriptor is open as long as `file` is.
+    // SAFETY: the call reads and writes no memory of ours; the descriptor is open as long as `file`
+    // is.
     unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
     }

@@ -12,6 +12,10 @@
 )]
 #![cfg(target_arch = "x86_64")]
 
+#[macro_use]
+#[path = "../kit/skip.rs"]
+mod skip;
+
 #[path = "../kit/mod.rs"]
 mod kit;
 
@@ -70,12 +74,12 @@ fn privileged_version_2_alone_limits_kills_freezes_and_counts() {
 
 /// The unpacked kernel package, downloaded once.
 fn kernel() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel");
-    if !folder.is_dir() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel");
+    if !directory.is_dir() {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kernel.sh");
-        host::tool(&[script, folder.to_str().unwrap()]);
+        host::tool(&[script, directory.to_str().unwrap()]);
     }
-    folder
+    directory
 }
 
 fn image(kernel: &Path) -> PathBuf {
@@ -86,10 +90,10 @@ fn image(kernel: &Path) -> PathBuf {
 /// Packs all that the machine has.
 fn initramfs(dir: &Path, kernel: &Path) -> PathBuf {
     let root = dir.join("root");
-    for folder in
+    for directory in
         ["bin", "sbin", "etc", "proc", "sys", "dev", "modules", "new", "usr/bin", "usr/sbin"]
     {
-        fs::create_dir_all(root.join(folder)).unwrap();
+        fs::create_dir_all(root.join(directory)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for applet in host::tool(&["/bin/busybox", "--list"]).lines().filter(|name| *name != "busybox")

@@ -162,7 +162,7 @@ fn copy_depends_on_every_property_of_its_files() {
     assert_eq!(after(tree, |kit| _ = kit.file("tree/a", "aA")), MISS, "content of equal size");
     assert_eq!(after(tree, |kit| _ = kit.file("tree/a", "a")), MISS, "size");
     assert_eq!(after(tree, |kit| _ = kit.chmod("tree/a", 0o600)), MISS, "mode of a file");
-    assert_eq!(after(tree, |kit| _ = kit.chmod("tree/sub", 0o700)), MISS, "mode of a folder");
+    assert_eq!(after(tree, |kit| _ = kit.chmod("tree/sub", 0o700)), MISS, "mode of a directory");
     assert_eq!(after(tree, |kit| _ = kit.file("tree/c", "c")), MISS, "a file more");
     assert_eq!(after(tree, |kit| fs::remove_file(kit.path("tree/a")).unwrap()), MISS, "one less");
     let rename = |kit: &Kit| fs::rename(kit.path("tree/a"), kit.path("tree/z")).unwrap();
@@ -177,8 +177,8 @@ fn copy_depends_on_every_property_of_its_files() {
         kit.symlink("aa", "tree/a");
     };
     assert_eq!(after(tree, retype), MISS, "a type");
-    let folder = |kit: &Kit| fs::create_dir(kit.path("tree/empty")).unwrap();
-    assert_eq!(after(tree, folder), MISS, "an empty folder");
+    let directory = |kit: &Kit| fs::create_dir(kit.path("tree/empty")).unwrap();
+    assert_eq!(after(tree, directory), MISS, "an empty directory");
 }
 
 #[test]
@@ -334,8 +334,8 @@ fn times_that_a_step_set_are_its_own() {
     assert_eq!(times_of("f", &set), [(2, 1000), (2, 2000)], "another time: what follows runs too");
     let same = ["RUN echo a >/f; touch -d @1000 /f", "RUN touch /f; echo a >/f; touch -d @1000 /f"];
     assert_eq!(times_of("f", &same), [(2, 1000), (1, 1000)], "the same time");
-    let folder = ["RUN mkdir /f; touch -d @1000 /f", "RUN mkdir /f; touch -d @2000 /f"];
-    assert_eq!(times_of("f", &folder), [(2, 1000), (2, 2000)]);
+    let directory = ["RUN mkdir /f; touch -d @1000 /f", "RUN mkdir /f; touch -d @2000 /f"];
+    assert_eq!(times_of("f", &directory), [(2, 1000), (2, 2000)]);
     let link = ["RUN ln -s a /f; touch -hd @1000 /f", "RUN ln -s a /f; touch -hd @2000 /f"];
     assert_eq!(times_of("f", &link), [(2, 1000), (2, 2000)]);
     let copy = ["COPY a /f", "COPY b /f"];
@@ -371,11 +371,11 @@ fn damaged_record_is_a_miss_not_an_error() {
     let kit = Kit::new();
     kit.dockerfile("FROM fixture/base\nRUN true\n").build().ok();
     let mut spoiled = 0;
-    let mut folders = vec![kit.store().join("records")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
+    let mut directories = vec![kit.store().join("records")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
             if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
+                directories.push(entry.path());
             } else {
                 fs::write(entry.path(), "{\"version\":").unwrap();
                 spoiled += 1;

@@ -1,4 +1,4 @@
-//! COPY: names, folders, wildcards, owners, modes, links.
+//! COPY: names, directories, wildcards, owners, modes, links.
 
 use crate::kit::{Archive, Kit, State};
 use std::fs;
@@ -19,18 +19,18 @@ fn tree(kit: &Kit) {
 }
 
 #[test]
-fn file_to_a_name_and_into_a_folder() {
-    let image = copied("COPY a.txt /named\nCOPY a.txt b.txt /folder/\nCOPY a.txt /tmp");
+fn file_to_a_name_and_into_a_directory() {
+    let image = copied("COPY a.txt /named\nCOPY a.txt b.txt /directory/\nCOPY a.txt /tmp");
     assert_eq!(image.text("/named"), "a");
-    assert_eq!(image.list("folder"), ["a.txt", "b.txt"]);
+    assert_eq!(image.list("directory"), ["a.txt", "b.txt"]);
     assert_eq!(image.text("/tmp/a.txt"), "a");
 }
 
 #[test]
-fn folder_copies_its_contents() {
+fn directory_copies_its_contents() {
     let image = copied("COPY dir /d\nCOPY dir/ /e/");
-    for folder in ["d", "e"] {
-        assert_eq!(image.list(folder), ["link", "one", "sub", "sub/two"]);
+    for directory in ["d", "e"] {
+        assert_eq!(image.list(directory), ["link", "one", "sub", "sub/two"]);
     }
     assert_eq!(image.entry("/d/one").mode, 0o755);
     assert_eq!(image.entry("/d/link").link.as_deref(), Some("one"));
@@ -73,7 +73,7 @@ fn context_files_belong_to_root_unless_chown_says_otherwise() {
     assert_eq!(owner("/n"), (1000, 1001));
     assert_eq!(owner("/i"), (5, 6));
     assert_eq!(owner("/u"), (7, 7));
-    assert_eq!(owner("/new"), (1000, 100), "folders the copy creates");
+    assert_eq!(owner("/new"), (1000, 100), "directories the copy creates");
     assert_eq!(owner("/new/deep/sub/two"), (1000, 100));
 }
 

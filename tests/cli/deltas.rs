@@ -68,7 +68,7 @@ const MUTATIONS: [Mutation; 15] = [
         fs::rename(file.with_extension("new"), file).unwrap();
     }),
     ("add", |_, file| fs::write(file.with_extension("added"), "added").unwrap()),
-    ("add a folder", |_, file| {
+    ("add a directory", |_, file| {
         fs::create_dir(file.with_extension("dir")).unwrap();
         fs::write(file.with_extension("dir").join("in"), "in").unwrap();
     }),
@@ -82,7 +82,7 @@ const MUTATIONS: [Mutation; 15] = [
     }),
     ("delete", |_, file| fs::remove_file(file).unwrap()),
     ("rename", |_, file| fs::rename(file, file.with_extension("moved")).unwrap()),
-    ("become a folder", |_, file| {
+    ("become a directory", |_, file| {
         fs::remove_file(file).unwrap();
         fs::create_dir(file).unwrap();
         fs::write(file.join("in"), "in").unwrap();
@@ -200,7 +200,7 @@ fn a_difference_keeps_what_it_stands_on_and_goes_before_it() {
     assert_eq!(image.text("srv/tree/d7/f27"), "file 27\n".repeat(27));
     kit.builder(["store", "verify"]).ok();
 
-    // Without what it stands on it is no layer any more.
+    // Without what it stands on it is not a layer any more.
     let under =
         metas(&kit).iter().find_map(|meta| meta["under"]["layer"].as_str().map(str::to_owned));
     fs::remove_dir_all(kit.store().join("layers").join(under.unwrap())).unwrap();
@@ -221,8 +221,8 @@ fn a_damaged_memory_of_a_copy_is_none() {
         bytes[middle] ^= 1;
         fs::write(path, bytes).unwrap();
     };
-    let all = |folder: &str| {
-        let files = walkdir::WalkDir::new(kit.store().join(folder)).into_iter();
+    let all = |directory: &str| {
+        let files = walkdir::WalkDir::new(kit.store().join(directory)).into_iter();
         files.map(|entry| entry.unwrap().into_path()).filter(|path| path.is_file())
     };
     for part in ["listing", "note"] {

@@ -22,7 +22,7 @@ fn a_machine_that_builds_is_said_to() {
     // Where something is less than it could be, a command mends it, if one can.
     for check in checks.iter().filter(|check| check["state"] != "ok") {
         let may_stay = check["name"] == "kernel" || check["name"] == "limits";
-        assert!(check["mend"].is_string() || may_stay, "{check}");
+        assert!(check["fix"].is_string() || may_stay, "{check}");
     }
     // Programs were run, not listed: those of this machine always do.
     let here = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
@@ -36,5 +36,5 @@ fn a_machine_without_a_place_for_the_store_is_said_not_to() {
     let outcome = run.fails(5);
     outcome.says(&["builds do not work here: store"]);
     assert!(outcome.stdout().contains("LACKS store"), "{}", outcome.stdout());
-    assert!(outcome.stdout().contains("mend: builder --root DIR"), "{}", outcome.stdout());
+    assert!(outcome.stdout().contains("fix: builder --root DIR"), "{}", outcome.stdout());
 }

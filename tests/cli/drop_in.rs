@@ -66,7 +66,7 @@ fn flags_of_others_are_taken_and_told_of_once() {
         ("build --sbom=required=true .", "this one is required"),
         ("build --provenance=true --require-attestations .", "this one is required"),
         ("build --cache-from type=floppy,src=x .", "unknown cache type"),
-        ("build --pull=sometimes .", "is no policy"),
+        ("build --pull=sometimes .", "is not a policy"),
         ("build --no-cache=perhaps .", "neither true nor false"),
         ("build --pull=never -f - .", "no image"),
     ] {

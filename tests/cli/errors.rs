@@ -124,7 +124,7 @@ fn bad_flags_of_the_command() {
 }
 
 #[test]
-fn context_that_is_not_there_or_no_folder() {
+fn context_that_is_not_there_or_no_directory() {
     let kit = Kit::new();
     kit.build_of(&kit.beside("nowhere")).fails(2).says(&["nowhere"]);
     kit.file("plain", "");

@@ -49,12 +49,12 @@ fn changed_instruction_and_variable_are_named() {
     shows(&kit.explain().ok(), &["/everything"]);
 }
 
-/// Everything below a folder, with all that a write would change.
-fn below(folder: &Path) -> Vec<(PathBuf, u64, SystemTime, (i64, i64))> {
+/// Everything below a directory, with all that a write would change.
+fn below(directory: &Path) -> Vec<(PathBuf, u64, SystemTime, (i64, i64))> {
     let mut found = Vec::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let facts = fs::symlink_metadata(entry.path()).unwrap();
             if facts.is_dir() {
                 open.push(entry.path());
@@ -124,9 +124,9 @@ fn audit_names_the_files_that_come_out_differently() {
 #[test]
 fn one_changed_mode_among_ten_thousand_files_is_named() {
     let kit = Kit::new();
-    for folder in 0..100 {
+    for directory in 0..100 {
         for file in 0..100 {
-            kit.file(&format!("src/d{folder}/f{file}"), [file, folder]);
+            kit.file(&format!("src/d{directory}/f{file}"), [file, directory]);
         }
     }
     kit.dockerfile("FROM fixture/base\nRUN true\nCOPY src /src\nRUN ls /src\n").build().ok();

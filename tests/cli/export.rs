@@ -51,7 +51,7 @@ fn oci_archive_on_standard_output() {
 fn local_export_is_the_file_tree() {
     let kit = small();
     kit.build().arg(format!("-otype=local,dest={}", kit.out("tree").display())).ok();
-    // As docker build: a folder belongs to whom runs the build, owners are for images.
+    // As docker build: a directory belongs to whom runs the build, owners are for images.
     assert_eq!(fs::read_to_string(kit.out("tree/d/f")).unwrap(), "x\n");
     assert_eq!(fs::metadata(kit.out("tree/d")).unwrap().permissions().mode() & 0o7777, 0o700);
     assert!(fs::symlink_metadata(kit.out("tree/usr/bin/env")).unwrap().is_symlink());
@@ -184,7 +184,7 @@ fn several_outputs_come_of_one_build() {
     assert_eq!(outcome.counts().ran, 2, "each step ran once");
     let (a, b) = (Archive::open(&kit.out("a.tar")), Archive::open(&kit.out("b.tar")));
     assert_eq!(a.content(), b.content());
-    assert_eq!(a.document, b.document, "compression is no part of the config");
+    assert_eq!(a.document, b.document, "compression is not a part of the config");
     assert!(kit.out("tree/bin/hello").is_file());
     assert!(entries(outcome.bytes()).iter().any(|entry| entry.path == "bin/hello"));
 }
@@ -237,8 +237,8 @@ fn every_compression_is_accepted_by_other_tools() {
     };
     let podman = |words: &[&str]| in_store("podman", words);
     let buildah = |words: &[&str]| in_store("buildah", words);
-    let holds_hello = |folder: &str| {
-        let hello = fs::read_to_string(format!("{}/bin/hello", folder.trim())).unwrap();
+    let holds_hello = |directory: &str| {
+        let hello = fs::read_to_string(format!("{}/bin/hello", directory.trim())).unwrap();
         hello.contains("echo hello")
     };
     for compression in ["gzip", "zstd", "estargz", "uncompressed"] {

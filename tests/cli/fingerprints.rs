@@ -66,7 +66,7 @@ fn reused_inode_is_another_file() {
 }
 
 #[test]
-fn privileged_folder_mounted_over_another_is_seen() {
+fn privileged_directory_mounted_over_another_is_seen() {
     let kit = kit();
     write(&kit, "tree/f", 1);
     kit.build().ok();

@@ -21,12 +21,12 @@ fn df(kit: &Kit) -> Value {
     kit.builder(["df", "--format=json"]).ok().json()
 }
 
-/// The files of a folder of the store, by path.
-fn files(kit: &Kit, folder: &str) -> Vec<PathBuf> {
+/// The files of a directory of the store, by path.
+fn files(kit: &Kit, directory: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut open = vec![kit.store().join(folder)];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    let mut open = vec![kit.store().join(directory)];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             match entry.file_type().unwrap().is_dir() {
                 true => open.push(entry.path()),
                 false => found.push(entry.path()),

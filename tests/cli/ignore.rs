@@ -27,7 +27,7 @@ fn patterns_choose_what_the_build_sees() {
         all.iter().filter(|path| !gone.contains(path)).map(|path| (*path).to_owned()).collect()
     };
     assert_eq!(left(""), without(&[]));
-    assert_eq!(left("*.md"), without(&["a.md"]), "a star stays in its folder");
+    assert_eq!(left("*.md"), without(&["a.md"]), "a star stays in its directory");
     assert_eq!(left("**/*.md"), without(&["a.md", "src/a.md", "src/deep/d.md"]));
     assert_eq!(left("target"), without(&["target/out/big"]), "and all beneath");
     assert_eq!(left("/target/"), without(&["target/out/big"]));

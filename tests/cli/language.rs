@@ -47,7 +47,7 @@ fn proxies_are_seen_and_leave_no_trace() {
     kit.dockerfile("FROM fixture/base\nRUN echo \"$http_proxy $HTTP_PROXY\"\n");
     let with = |value: &str| kit.build().arg(format!("--build-arg=http_proxy=http://{value}"));
     assert!(with("one").ok().log().starts_with("http://one http://one\n"));
-    assert_eq!(with("two").ok().counts().cached, 1, "a proxy is no part of the key");
+    assert_eq!(with("two").ok().counts().cached, 1, "a proxy is not a part of the key");
     let image = with("three").image();
     assert!(!image.config().to_string().contains("proxy"), "{}", image.config());
 }
@@ -69,9 +69,9 @@ fn arguments_speak_to_the_builder() {
     with(&["BUILDKIT_MULTI_PLATFORM=maybe"]).fails(2).says(&["expected true or false"]);
 }
 
-/// Looks for a text in every file below a folder; returns where it is.
-fn files_with(folder: &Path, text: &str) -> Vec<String> {
-    let output = Command::new("grep").args(["-rlaF", "--", text]).arg(folder).output().unwrap();
+/// Looks for a text in every file below a directory; returns where it is.
+fn files_with(directory: &Path, text: &str) -> Vec<String> {
+    let output = Command::new("grep").args(["-rlaF", "--", text]).arg(directory).output().unwrap();
     // 1 means that nothing was found, 2 that something could not be read.
     assert_ne!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
@@ -116,8 +116,8 @@ RUN --mount=type=secret,id=file --mount=type=secret,id=variable,env=TOKEN false
     }
     let mut found = Vec::new();
     for secret in [FILE, VARIABLE] {
-        for folder in [kit.store().to_owned(), kit.out(""), kit.beside("tmp")] {
-            found.extend(files_with(&folder, secret));
+        for directory in [kit.store().to_owned(), kit.out(""), kit.beside("tmp")] {
+            found.extend(files_with(&directory, secret));
         }
     }
     assert_eq!(found, Vec::<String>::new());

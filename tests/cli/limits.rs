@@ -202,7 +202,7 @@ fn privileged_limits_stand_in_the_control_group() {
 fn privileged_storage_is_weighed_and_throttled() {
     let group = Path::new("/sys/fs/cgroup/blkio");
     if !group.join("blkio.bfq.io_serviced").exists() {
-        println!("left out: the kernel's groups of version 1 do not weigh storage");
+        cannot_run_here!(optional: "the kernel's groups of version 1 do not weigh storage");
         return;
     }
     let mut disks = fs::read_dir("/sys/block").unwrap().flatten();
@@ -289,13 +289,14 @@ fn privileged_a_stopped_build_can_be_killed() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
-/// Waits for a file in the only cache mount, and returns the mount's folder.
+/// Waits for a file in the only cache mount, and returns the mount's directory.
 fn cache_mount(kit: &Kit, file: &str) -> PathBuf {
     let mounts = kit.store().join("mounts");
     let mut found = None;
     eventually("the command is up", || {
-        let folders = fs::read_dir(&mounts).into_iter().flatten().flatten();
-        found = folders.map(|entry| entry.path().join("fs")).find(|dir| dir.join(file).exists());
+        let directories = fs::read_dir(&mounts).into_iter().flatten().flatten();
+        found =
+            directories.map(|entry| entry.path().join("fs")).find(|dir| dir.join(file).exists());
         found.is_some()
     });
     found.unwrap()

@@ -36,7 +36,7 @@ fn kit() -> Kit {
     }
     kit.dockerfile(TEXT).build().ok();
     let time = UNIX_EPOCH + Duration::from_millis(1_000_500);
-    fs::File::open(folder(&kit, "/c").join("fs/d/4")).unwrap().set_modified(time).unwrap();
+    fs::File::open(directory(&kit, "/c").join("fs/d/4")).unwrap().set_modified(time).unwrap();
     kit
 }
 
@@ -61,8 +61,8 @@ fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// The path of the mount's folder in the store.
-fn folder(kit: &Kit, id: &str) -> PathBuf {
+/// The path of the mount's directory in the store.
+fn directory(kit: &Kit, id: &str) -> PathBuf {
     let mounts = fs::read_dir(kit.store().join("mounts")).unwrap();
     mounts
         .map(|entry| entry.unwrap().path())
@@ -91,7 +91,7 @@ fn a_wiped_machine_gets_its_mounts_back_as_they_were() {
     assert!(told.contains("Imported /c: 29 entries, 12MB"), "{told}");
     assert!(told.contains("Imported small"), "{told}");
     assert_eq!(look(&kit, "after"), before);
-    let four = fs::metadata(folder(&kit, "/c").join("fs/d/4")).unwrap();
+    let four = fs::metadata(directory(&kit, "/c").join("fs/d/4")).unwrap();
     assert_eq!((four.mtime(), four.mtime_nsec()), (1000, 500_000_000));
     kit.builder(["store", "verify"]).ok();
 }
@@ -110,7 +110,7 @@ fn a_second_export_writes_only_what_has_changed() {
     assert!(told.lines().all(|line| line.contains(" 0 new")), "{told}");
     assert_eq!(blobs(&kit.out("layout")), first, "nothing changed");
 
-    let mount = folder(&kit, "/c").join("fs/d");
+    let mount = directory(&kit, "/c").join("fs/d");
     fs::write(mount.join("12"), "changed").unwrap();
     export(&kit, &[]);
     let second = blobs(&kit.out("layout"));
@@ -163,7 +163,7 @@ fn mounts_are_listed_chosen_and_removed_by_their_ids() {
 fn a_mount_that_is_here_stays_unless_it_is_to_be_replaced() {
     let kit = kit();
     export(&kit, &["small"]);
-    let file = folder(&kit, "small").join("fs/f");
+    let file = directory(&kit, "small").join("fs/f");
     fs::write(&file, "newer").unwrap();
     let import = |more: &[&str]| {
         kit.builder(["mounts", "import"]).arg(kit.out("layout")).args(more).ok().stdout()
@@ -216,7 +216,7 @@ fn what_is_damaged_or_hostile_is_named_and_nothing_is_lost() {
     kit.build().ok();
     export(&kit, &[]);
     let sound = kit.out("layout");
-    let mount = folder(&kit, "/c").join("fs/f");
+    let mount = directory(&kit, "/c").join("fs/f");
     fs::write(&mount, "kept").unwrap();
     let secret = kit.beside("secret");
     fs::write(&secret, "secret").unwrap();
@@ -235,10 +235,10 @@ fn what_is_damaged_or_hostile_is_named_and_nothing_is_lost() {
     let content = |manifest: &Value| manifest["layers"][1].clone();
     let harms: &[Harm<'_>] = &[
         ("is missing", &|manifest, _| fs::remove_file(blob(&content(manifest)["digest"])).unwrap()),
-        ("no file of", &|manifest, _| {
+        ("not a file of", &|manifest, _| {
             fs::write(blob(&content(manifest)["digest"]), "short").unwrap();
         }),
-        ("no file of", &|manifest, _| {
+        ("not a file of", &|manifest, _| {
             let path = blob(&content(manifest)["digest"]);
             let moved = path.with_extension("moved");
             fs::rename(&path, &moved).unwrap();
@@ -306,9 +306,9 @@ fn whoever_is_killed_leaves_what_was_there() {
     kit.build().ok();
     export(&kit, &[]);
     let layout = kit.out("layout");
-    let read = || fs::read_to_string(folder(&kit, "/c").join("fs/f")).unwrap();
+    let read = || fs::read_to_string(directory(&kit, "/c").join("fs/f")).unwrap();
     for (action, status) in [("kill", None), ("enospc", Some(5)), ("eio", Some(5))] {
-        fs::write(folder(&kit, "/c").join("fs/f"), "newer").unwrap();
+        fs::write(directory(&kit, "/c").join("fs/f"), "newer").unwrap();
         let fault = format!("mount.made:1:{action}");
         let import = kit.builder(["mounts", "import", "--replace"]).arg(&layout);
         assert_eq!(import.env("BUILDER_FAULT", fault).run().status, status, "{action}");
@@ -316,7 +316,7 @@ fn whoever_is_killed_leaves_what_was_there() {
     }
     let mut point = 1;
     loop {
-        fs::write(folder(&kit, "/c").join("fs/f"), format!("after {point}")).unwrap();
+        fs::write(directory(&kit, "/c").join("fs/f"), format!("after {point}")).unwrap();
         let fault = format!("export.written:{point}:kill");
         let outcome =
             kit.builder(["mounts", "export"]).arg(&layout).env("BUILDER_FAULT", fault).run();

@@ -39,7 +39,7 @@ struct Context {
 
 const CONTEXTS: [Context; 10] = [
     Context {
-        name: "one COPY of a folder, and a RUN on it",
+        name: "one COPY of a directory, and a RUN on it",
         text: "COPY src /src\nRUN true",
         ran: ["ab", "ab", "ab", "ab", "ab", "ab", "-", "-", "-", "-"],
     },
@@ -60,7 +60,7 @@ const CONTEXTS: [Context; 10] = [
         ran: ["b", "b", "b", "b", "b", "b", "-", "-", "-", "-"],
     },
     Context {
-        name: "a subfolder",
+        name: "a subdirectory",
         text: "COPY src/sub /sub\nRUN true",
         ran: ["-", "-", "-", "ab", "-", "-", "-", "-", "-", "-"],
     },

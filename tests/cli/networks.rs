@@ -203,15 +203,15 @@ fn privileged_packets_of_a_commands_own_making_reach_no_link_local_address() {
     let script = "/frames 169.254.169.254 192.0.2.1 && until [ -s /v/got ]; do usleep 10000; done";
     for (flag, first) in [(&[][..], "192.0.2.1\n"), (&["--allow-link-local"], "169.254.169.254\n")]
     {
-        let folder = kit.out("got");
-        std::fs::create_dir_all(&folder).unwrap();
-        let folder = folder.display().to_string();
+        let directory = kit.out("got");
+        std::fs::create_dir_all(&directory).unwrap();
+        let directory = directory.display().to_string();
         let cloud = format!(
-            "{CLOUD} && {{ {program} > {folder}/got & }} && \
+            "{CLOUD} && {{ {program} > {directory}/got & }} && \
              until grep -q ':0063 ' /proc/net/udp; do :; done"
         );
-        let run = kit.builder(["run", "-v", &format!("{folder}:/v")]).args(flag);
+        let run = kit.builder(["run", "-v", &format!("{directory}:/v")]).args(flag);
         run.args(["it", "sh", "-c", script]).in_network_after(&cloud).ok();
-        assert_eq!(std::fs::read_to_string(format!("{folder}/got")).unwrap(), first, "{flag:?}");
+        assert_eq!(std::fs::read_to_string(format!("{directory}/got")).unwrap(), first, "{flag:?}");
     }
 }

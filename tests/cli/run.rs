@@ -111,15 +111,15 @@ fn volumes_of_an_image_are_writable_where_the_rest_is_not() {
 fn volumes_bring_what_is_mounted_below_them() {
     let kit = with_image("FROM fixture/base\n");
     kit.file("shared/f", "f").file("shared/below/hidden", "");
-    let folder = kit.path("shared").display().to_string();
+    let directory = kit.path("shared").display().to_string();
     let script =
         "test ! -e /v/below/hidden && touch /v/below/seen && ! touch /ro/below/x && ls /ro/below";
     let run = kit
         .builder(["run", "-v"])
-        .arg(format!("{folder}:/v"))
+        .arg(format!("{directory}:/v"))
         .arg("-v")
-        .arg(format!("{folder}:/ro:ro"));
-    let below = format!("{folder}/below");
+        .arg(format!("{directory}:/ro:ro"));
+    let below = format!("{directory}/below");
     host::tool(&["mount", "-t", "tmpfs", "below", &below]);
     let outcome = run.args(["it", "sh", "-c", script]).run();
     host::tool(&["umount", &below]);
@@ -289,14 +289,14 @@ fn a_taken_port_is_an_error() {
     run.fails(125).says(&[&address, "in use"]);
 }
 
-/// Bytes on disk of all files below a folder, each counted once.
-fn disk_usage(folder: &Path) -> u64 {
+/// Bytes on disk of all files below a directory, each counted once.
+fn disk_usage(directory: &Path) -> u64 {
     let mut seen = std::collections::BTreeSet::new();
-    let mut open = vec![folder.to_owned()];
+    let mut open = vec![directory.to_owned()];
     let mut bytes = 0;
-    while let Some(folder) = open.pop() {
+    while let Some(directory) = open.pop() {
         // Others work in the same tree: what vanishes meanwhile costs nothing.
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() {
                 open.push(entry.path());

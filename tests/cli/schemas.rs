@@ -34,7 +34,7 @@ fn layouts_of_ours_are_valid() {
     let kit = Kit::new();
     // All that a config can hold.
     kit.dockerfile(
-        "FROM fixture/base\nMAINTAINER somebody\nRUN touch /x\nENV A=1 B=\nLABEL a=b \"c d\"=\"\"\n\
+        "FROM fixture/base\nMAINTAINER me\nRUN touch /x\nENV A=1 B=\nLABEL a=b \"c d\"=\"\"\n\
          EXPOSE 80 81/udp\nVOLUME /v /w\nUSER 1:2\nWORKDIR /w\nSTOPSIGNAL SIGINT\nSHELL [\"/bin/sh\", \"-c\"]\n\
          HEALTHCHECK --interval=5s CMD true\nONBUILD RUN true\nENTRYPOINT [\"a\"]\nCMD [\"b\"]\n",
     );
@@ -60,6 +60,40 @@ fn layouts_of_ours_are_valid() {
     kit.builder(["copy", "-q", "named:1", &format!("oci:{}:1", copied.display())]).ok();
     for layout in [bare, copied] {
         assert_eq!(violations(&layout), "", "{}", layout.display());
+    }
+}
+
+/// Reads every document that a layout's index leads to with the types of oci-spec.
+fn parse_all(layout: &Path) {
+    use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+    let blob = |descriptor: &Descriptor| {
+        layout
+            .join("blobs/sha256")
+            .join(descriptor.digest().to_string().rsplit(':').next().unwrap())
+    };
+    let index = ImageIndex::from_file(layout.join("index.json")).unwrap();
+    assert!(!index.manifests().is_empty());
+    for descriptor in index.manifests() {
+        let manifest = ImageManifest::from_file(blob(descriptor)).unwrap();
+        let config = ImageConfiguration::from_file(blob(manifest.config())).unwrap();
+        assert_eq!(config.rootfs().diff_ids().len(), manifest.layers().len());
+        assert!(config.history().as_ref().is_some_and(|history| !history.is_empty()));
+    }
+}
+
+#[test]
+fn oci_spec_parses_every_document_of_an_image() {
+    let kit = Kit::new();
+    kit.dockerfile(
+        "FROM fixture/base\nRUN touch /x\nENV A=1 B=\nLABEL a=b\nEXPOSE 80 81/udp\nVOLUME /v\nUSER 1:2\n\
+         WORKDIR /w\nSTOPSIGNAL SIGINT\nHEALTHCHECK --interval=5s CMD true\nCMD [\"b\"]\n",
+    );
+    for compression in ["gzip", "zstd", "uncompressed"] {
+        let dest = kit.out(compression);
+        let fields = format!("tar=false,dest={},compression={compression}", dest.display());
+        let run = kit.build().arg(format!("--output=type=oci,{fields}"));
+        run.args(["-t", "named:1", "--annotation", "manifest:x=2"]).ok();
+        parse_all(&dest);
     }
 }
 

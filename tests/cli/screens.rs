@@ -104,9 +104,10 @@ fn section(kit: &Kit, title: &str, run: Run) -> String {
     text
 }
 
-/// The lines below a help's `Commands`, first words only.
+/// The first words of the lines that list commands, above the options.
 fn commands_of(help: &str) -> Vec<String> {
-    let lines = help.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let lists = help.split("Options:").next().unwrap();
+    let lines = lists.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let words = lines.filter_map(|line| line.split_whitespace().next());
     let names = words.filter(|word| word.chars().all(|c| c.is_ascii_lowercase()));
     names.map(str::to_owned).collect()

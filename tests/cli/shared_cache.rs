@@ -29,8 +29,8 @@ fn wipe(kit: &Kit) {
 }
 
 fn blobs(kit: &Kit) -> Vec<PathBuf> {
-    let folder = kit.out("cache/blobs/sha256");
-    let mut blobs: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let directory = kit.out("cache/blobs/sha256");
+    let mut blobs: Vec<_> = fs::read_dir(directory).unwrap().map(|e| e.unwrap().path()).collect();
     blobs.sort();
     blobs
 }
@@ -183,7 +183,7 @@ fn second_export_writes_what_is_new_and_forgets_what_is_old() {
 }
 
 #[test]
-fn any_compression_will_do_and_the_folder_is_a_layout() {
+fn any_compression_will_do_and_the_directory_is_a_layout() {
     for (compression, end) in
         [("gzip", "tar+gzip"), ("zstd", "tar+zstd"), ("uncompressed", "v1.tar")]
     {

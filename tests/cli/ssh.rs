@@ -21,7 +21,7 @@ fn kit() -> Option<Kit> {
         let path = Path::new("/usr/bin").join(tool);
         let Ok(libraries) = Command::new("ldd").arg(&path).output() else { return None };
         if !path.exists() || !libraries.status.success() {
-            println!("skipped: needs the client of OpenSSH and ldd");
+            cannot_run_here!("needs the client of OpenSSH and ldd");
             return None;
         }
         for line in String::from_utf8(libraries.stdout).unwrap().lines() {

@@ -12,6 +12,10 @@
     reason = "a test program: failing is its job, and it looks at CI's environment"
 )]
 
+#[macro_use]
+#[path = "../kit/skip.rs"]
+mod skip;
+
 #[path = "../kit/mod.rs"]
 mod kit;
 mod suite;
@@ -31,12 +35,14 @@ const HAVE: &str = "http,ssh,git,insecure,network";
 const DEVIATIONS: &str = include_str!("../conformance-deviations.txt");
 
 /// Makes the base images the cases build on; Debian's only where a mirror can be reached.
-fn bases(suite: &Suite, folder: &Path) {
+fn bases(suite: &Suite, directory: &Path) {
     let mut command = suite.python();
-    command.arg("mkbases.py").arg(folder).args(["--busybox", "/bin/busybox"]);
+    command.arg("mkbases.py").arg(directory).args(["--busybox", "/bin/busybox"]);
     match std::panic::catch_unwind(base::debian) {
         Ok(debian) => drop(command.arg("--debian").arg(debian)),
-        Err(_) => println!("left out: the cases on Debian, which mmdebstrap could not make"),
+        Err(_) => {
+            cannot_run_here!(optional: "the cases on Debian, which mmdebstrap could not make")
+        }
     }
     assert!(command.status().unwrap().success());
 }
@@ -194,13 +200,13 @@ fn found_warnings(output: &str) -> Option<BTreeSet<Warning>> {
 fn checks_find_what_buildkit_found() {
     let Some(suite) = Suite::with_links() else { return };
     let work = tempfile::tempdir().unwrap();
-    let bases_folder = work.path().join("bases");
-    bases(&suite, &bases_folder);
+    let bases_directory = work.path().join("bases");
+    bases(&suite, &bases_directory);
     make_dir(&work.path().join("tmp"));
     let output = suite
         .python()
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/checks.py"))
-        .args([suite.path(""), BUILDER.into(), bases_folder, work.path().join("store")])
+        .args([suite.path(""), BUILDER.into(), bases_directory, work.path().join("store")])
         .env("CONFORM_TMP", work.path().join("tmp"))
         .output()
         .unwrap();

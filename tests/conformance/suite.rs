@@ -1,4 +1,4 @@
-//! The folder of recorded cases, as it was recorded.
+//! The directory of recorded cases, as it was recorded.
 //!
 //! Copies of the suite may have lost their symbolic links on the way: each is then a file that holds
 //! the link's target. The links are put back in a copy of our own, where there is none at all.
@@ -25,7 +25,7 @@ impl Suite {
     pub(crate) fn find() -> Option<Self> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("shared/conformance");
         if !dir.join("conform.py").is_file() {
-            println!("left out: no recorded cases at {}", dir.display());
+            cannot_run_here!(optional: "no recorded cases at {}", dir.display());
             return None;
         }
         host::has("python3", "python3").then_some(Self { dir, _copy: None })

@@ -1,4 +1,4 @@
-//! Links that are swapped for folders while the builder mounts, copies and makes folders through them.
+//! Links that are swapped for directories while the builder mounts, copies and makes directories through them.
 
 use super::kit::{self, Kit};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A folder and a link that change places all the time, as fast as the kernel does it.
+/// A directory and a link that change places all the time, as fast as the kernel does it.
 struct Swapping<'a> {
-    folder: PathBuf,
+    directory: PathBuf,
     link: PathBuf,
     stop: &'a AtomicBool,
 }
@@ -17,8 +17,8 @@ impl Swapping<'_> {
     /// Lets them change places below `dir` while `work` is done; the link leads to `target`.
     fn during(dir: &Path, target: &Path, work: impl FnOnce()) {
         let stop = AtomicBool::new(false);
-        let swapping = Swapping { folder: dir.join("way"), link: dir.join("link"), stop: &stop };
-        fs::create_dir_all(&swapping.folder).unwrap();
+        let swapping = Swapping { directory: dir.join("way"), link: dir.join("link"), stop: &stop };
+        fs::create_dir_all(&swapping.directory).unwrap();
         std::os::unix::fs::symlink(target, &swapping.link).unwrap();
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| swapping.go());
@@ -33,7 +33,7 @@ impl Swapping<'_> {
     fn go(&self) -> u64 {
         let mut times = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            renameat_with(CWD, &self.folder, CWD, &self.link, RenameFlags::EXCHANGE).unwrap();
+            renameat_with(CWD, &self.directory, CWD, &self.link, RenameFlags::EXCHANGE).unwrap();
             times += 1;
         }
         times
@@ -49,7 +49,7 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// A folder of the machine that nothing may touch.
+/// A directory of the machine that nothing may touch.
 fn outside(kit: &Kit) -> PathBuf {
     let outside = kit.beside("outside");
     kit::make_dir(&outside);
@@ -77,7 +77,7 @@ fn privileged_links_of_a_stage_lead_nowhere_outside() {
 
 /// Other steps of hostile builds write into a shared cache mount; here the test does it for them.
 #[test]
-fn privileged_mounts_below_a_folder_that_others_change_stay_inside() {
+fn privileged_mounts_below_a_directory_that_others_change_stay_inside() {
     let kit = Kit::new();
     let outside = outside(&kit);
     let mounts = "--mount=type=cache,id=shared,target=/c --mount=type=tmpfs,target=/c/way/made/tmp \

@@ -25,7 +25,7 @@ pub struct Archive {
 pub struct Entry {
     /// The path, without a leading slash.
     pub path: String,
-    /// The type flag of tar: `0` file, `1` hard link, `2` symbolic link, `5` folder …
+    /// The type flag of tar: `0` file, `1` hard link, `2` symbolic link, `5` directory …
     pub kind: char,
     /// Permission bits.
     pub mode: u32,
@@ -123,9 +123,9 @@ impl Archive {
         String::from_utf8(entry.content.clone()).expect("text")
     }
 
-    /// All paths beneath a folder, sorted.
-    pub fn list(&self, folder: &str) -> Vec<&str> {
-        let prefix = format!("{}/", folder.trim_matches('/'));
+    /// All paths beneath a directory, sorted.
+    pub fn list(&self, directory: &str) -> Vec<&str> {
+        let prefix = format!("{}/", directory.trim_matches('/'));
         let inside = self.files.keys().filter_map(|path| path.strip_prefix(&prefix));
         inside.collect()
     }
@@ -193,9 +193,9 @@ pub fn flatten(layers: &[Vec<Entry>]) -> BTreeMap<String, Entry> {
     let mut files = BTreeMap::<String, Entry>::new();
     for layer in layers {
         for entry in layer {
-            let (folder, name) = entry.path.rsplit_once('/').unwrap_or(("", &entry.path));
+            let (directory, name) = entry.path.rsplit_once('/').unwrap_or(("", &entry.path));
             let within = |name: &str| {
-                if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+                if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
             };
             if name == ".wh..wh..opq" {
                 let prefix = within("");

@@ -25,7 +25,7 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
 
 const GROUP: &str = "root:x:0:\nusers:x:100:app\napp:x:1001:\nnobody:x:65534:\n";
 
-/// The folder of the layout that `fixture/base` stands for.
+/// The directory of the layout that `fixture/base` stands for.
 pub fn layout() -> &'static Path {
     static LAYOUT: OnceLock<PathBuf> = OnceLock::new();
     LAYOUT.get_or_init(|| {
@@ -80,12 +80,12 @@ impl Layout {
         self.layers.push(layer.to_vec());
     }
 
-    /// Writes the layout into a folder that is not there yet.
-    pub fn write(&self, folder: &Path) {
-        make_dir(&folder.join("blobs/sha256"));
+    /// Writes the layout into a directory that is not there yet.
+    pub fn write(&self, directory: &Path) {
+        make_dir(&directory.join("blobs/sha256"));
         let put = |bytes: &[u8], kind: &str| {
             let hex = hex(bytes);
-            fs::write(folder.join("blobs/sha256").join(&hex), bytes).expect("write a blob");
+            fs::write(directory.join("blobs/sha256").join(&hex), bytes).expect("write a blob");
             json!({
                 "mediaType": format!("application/vnd.oci.image.{kind}"),
                 "digest": format!("sha256:{hex}"),
@@ -116,16 +116,16 @@ impl Layout {
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [entry],
         });
-        fs::write(folder.join("index.json"), index.to_string()).expect("write the index");
-        fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+        fs::write(directory.join("index.json"), index.to_string()).expect("write the index");
+        fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
             .expect("write the marker");
     }
 }
 
-/// A root file system: busybox under all its names, accounts, and the usual folders.
+/// A root file system: busybox under all its names, accounts, and the usual directories.
 pub fn rootfs() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    let folders = [
+    let directories = [
         ("bin", 0o755),
         ("dev", 0o755),
         ("etc", 0o755),
@@ -138,7 +138,7 @@ pub fn rootfs() -> Vec<u8> {
         ("var", 0o755),
         ("var/tmp", 0o1777),
     ];
-    for (name, mode) in folders {
+    for (name, mode) in directories {
         append(&mut tar, tar::EntryType::Directory, name, mode, None, b"");
     }
     let busybox = fs::read(BUSYBOX).expect("read busybox");

@@ -7,20 +7,18 @@ use std::process::Command;
 
 /// Tells whether a tool is here. A test that goes without one says so, and fails in CI instead.
 pub fn has(tool: &str, package: &str) -> bool {
-    let is_in = |folder| fs::exists(format!("{folder}/{tool}")).unwrap();
-    tell(super::PATH.split(':').any(is_in), tool, package)
+    let is_in = |directory| fs::exists(format!("{directory}/{tool}")).unwrap();
+    is_there(super::PATH.split(':').any(is_in), tool, package)
 }
 
 /// As [`has`], of a file that no `PATH` leads to.
 pub fn has_file(path: &str, package: &str) -> bool {
-    tell(fs::exists(path).unwrap(), path, package)
+    is_there(fs::exists(path).unwrap(), path, package)
 }
 
-#[allow(clippy::disallowed_methods, reason = "CI is how the test run learns where it is")]
-fn tell(found: bool, what: &str, package: &str) -> bool {
+fn is_there(found: bool, what: &str, package: &str) -> bool {
     if !found {
-        assert!(std::env::var_os("CI").is_none(), "{what} is missing: apt-get install {package}");
-        println!("left out: {what} is missing (apt-get install {package})");
+        cannot_run_here!("{what} is missing (apt-get install {package})");
     }
     found
 }
@@ -44,12 +42,12 @@ pub fn mounts_with(part: &str) -> Vec<String> {
     table.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
 }
 
-/// The size of the file without a name that a process writes beneath a folder, if there is one.
-pub fn written_below(pid: u32, folder: &Path) -> Option<u64> {
+/// The size of the file without a name that a process writes beneath a directory, if there is one.
+pub fn written_below(pid: u32, directory: &Path) -> Option<u64> {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     open.flatten().find_map(|entry| {
         let target = fs::read_link(entry.path()).ok()?;
-        let is_it = target.starts_with(folder) && target.to_str()?.ends_with(" (deleted)");
+        let is_it = target.starts_with(directory) && target.to_str()?.ends_with(" (deleted)");
         is_it.then(|| fs::metadata(entry.path()).ok()).flatten().map(|file| file.len())
     })
 }

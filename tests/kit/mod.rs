@@ -2,7 +2,7 @@
 //! of the machine but its kernel.
 //!
 //! Every run is the real program with the real sandbox, so it needs root; `scripts/test.sh` sees to
-//! that. Nothing outside the [`Kit`]'s folder is written.
+//! that. Nothing outside the [`Kit`]'s directory is written.
 
 #![allow(
     dead_code,
@@ -36,7 +36,7 @@ pub const BUILDER: &str = env!("CARGO_BIN_EXE_builder");
 /// The environment a run starts with; everything else of ours is hidden from it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A folder with a context, a store and a home, removed at the end.
+/// A directory with a context, a store and a home, removed at the end.
 pub struct Kit {
     dir: tempfile::TempDir,
     store: PathBuf,
@@ -50,13 +50,13 @@ impl Kit {
         Self::new_in(&std::env::temp_dir())
     }
 
-    /// As [`Kit::new`], beneath a folder of choice.
-    pub fn new_in(folder: &Path) -> Self {
+    /// As [`Kit::new`], beneath a directory of choice.
+    pub fn new_in(directory: &Path) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests build images as root: run them with scripts/test.sh"
         );
-        let dir = tempfile::Builder::new().prefix("builder-kit-").tempdir_in(folder);
+        let dir = tempfile::Builder::new().prefix("builder-kit-").tempdir_in(directory);
         let dir = dir.expect("temp dir");
         for name in ["context", "home", "tmp", "out"] {
             make_dir(&dir.path().join(name));
@@ -70,9 +70,9 @@ impl Kit {
         Self::of_in(user, &std::env::temp_dir())
     }
 
-    /// As [`of`](Self::of), in a folder of the caller's that the user can reach.
-    pub fn of_in(user: users::User, folder: &Path) -> Self {
-        let mut kit = Self::new_in(folder);
+    /// As [`of`](Self::of), in a directory of the caller's that the user can reach.
+    pub fn of_in(user: users::User, directory: &Path) -> Self {
+        let mut kit = Self::new_in(directory);
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(kit.dir.path(), open).expect("chmod");
         for name in ["home", "tmp", "out", "store"] {
@@ -80,7 +80,7 @@ impl Kit {
             std::os::unix::fs::chown(kit.beside(name), Some(user.uid), Some(user.gid))
                 .expect("chown");
         }
-        // The build's own folder may be one that only root can enter.
+        // The build's own directory may be one that only root can enter.
         fs::copy(BUILDER, kit.beside("builder")).expect("copy the program");
         let layout = base::layout().to_str().expect("UTF-8");
         host::tool(&["cp", "-r", layout, kit.beside("base").to_str().expect("UTF-8")]);
@@ -108,7 +108,7 @@ impl Kit {
         self.dir.path().join("out").join(name)
     }
 
-    /// Writes a file of the context, mode 0644, with its folders.
+    /// Writes a file of the context, mode 0644, with its directories.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
         write_file(&self.path(name), content.as_ref());
         self
@@ -250,9 +250,10 @@ impl Run {
         let script = "cd \"$0\" && mkdir -p lower upper work \"$BUILDER_ROOT\" && \
                       mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay \"$BUILDER_ROOT\" || exit\n\
                       cd \"$OLDPWD\" && exec \"$@\"";
-        let folder = Path::new(self.command.get_current_dir().expect("the kit's")).join("overlay");
-        make_dir(&folder);
-        self.behind(script, folder.to_str().expect("the kit's folder has a plain name"))
+        let directory =
+            Path::new(self.command.get_current_dir().expect("the kit's")).join("overlay");
+        make_dir(&directory);
+        self.behind(script, directory.to_str().expect("the kit's directory has a plain name"))
     }
 
     /// Runs it as `user` on a machine whose `/dev/net/tun` is for everybody.
@@ -283,8 +284,8 @@ impl Run {
         self.command.args([namespace, "--", "sh", "-c", script, argument]).env_clear();
         self.command.arg(old.get_program()).args(old.get_args()).stdin(Stdio::null());
         self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        if let Some(folder) = old.get_current_dir() {
-            self.command.current_dir(folder);
+        if let Some(directory) = old.get_current_dir() {
+            self.command.current_dir(directory);
         }
         self
     }
@@ -360,8 +361,8 @@ impl Run {
         self.command.args(["-c", &script]).arg(old.get_program()).args(old.get_args());
         self.command.env_clear().stdin(Stdio::null());
         self.command.envs(old.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        if let Some(folder) = old.get_current_dir() {
-            self.command.current_dir(folder);
+        if let Some(directory) = old.get_current_dir() {
+            self.command.current_dir(directory);
         }
         if let Some(user) = &self.user {
             self.command.uid(user.uid).gid(user.gid);
@@ -375,14 +376,14 @@ impl Run {
     }
 }
 
-/// Writes a file with mode 0644 and its folders with 0755, whatever the umask is.
+/// Writes a file with mode 0644 and its directories with 0755, whatever the umask is.
 pub fn write_file(path: &Path, content: &[u8]) {
     make_dir(path.parent().expect("a parent"));
     fs::write(path, content).expect("write");
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("chmod");
 }
 
-/// Makes a folder and those above it with mode 0755.
+/// Makes a directory and those above it with mode 0755.
 pub fn make_dir(path: &Path) {
     if path.is_dir() {
         return;

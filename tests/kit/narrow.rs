@@ -64,7 +64,7 @@ pub fn is_run_here(dir: &std::path::Path) -> bool {
     let ends = std::process::Command::new(&probe).status().is_ok_and(|status| status.success());
     std::fs::remove_file(&probe).expect("remove");
     if !ends {
-        println!("skipped: this kernel runs no 32-bit programs");
+        cannot_run_here!(optional: "this kernel runs no 32-bit programs");
     }
     ends
 }

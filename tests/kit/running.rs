@@ -133,8 +133,8 @@ impl Terminal {
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg("--wait").arg(run.get_program()).args(run.get_args()).env_clear();
         command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        if let Some(folder) = run.get_current_dir() {
-            command.current_dir(folder);
+        if let Some(directory) = run.get_current_dir() {
+            command.current_dir(directory);
         }
         let child = command.stdin(open()).stdout(open()).stderr(open()).spawn().expect("it starts");
         let pieces = listen(self.seat.try_clone().expect("a copy"));

@@ -13,6 +13,10 @@
     reason = "a test program: failing is its job, and it reads its environment"
 )]
 
+#[macro_use]
+#[path = "../kit/skip.rs"]
+mod skip;
+
 mod format;
 mod image;
 #[path = "../kit/mod.rs"]

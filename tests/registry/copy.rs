@@ -214,8 +214,8 @@ fn an_artifact_is_copied_and_pushed_byte_for_byte() {
     let again = format!("docker://{at}/again:1");
     assert_eq!(other.builder(["copy", "-q", "art:3", &again]).ok().stdout(), digest);
     let docker = format!("docker-archive:{}", kit.out("no.tar").display());
-    kit.builder(["copy", "-q", &places[0], &docker]).fails(6).says(&["is no image"]);
-    kit.builder(["pull", "-q", &format!("{at}/art:1")]).fails(6).says(&["is no image"]);
+    kit.builder(["copy", "-q", &places[0], &docker]).fails(6).says(&["is not an image"]);
+    kit.builder(["pull", "-q", &format!("{at}/art:1")]).fails(6).says(&["is not an image"]);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_login_needs_a_name_and_a_password() {
     kit.builder(["login", "-u", "me", "--password-stdin", "a/b"])
         .input("x")
         .fails(2)
-        .says(&["no registry"]);
+        .says(&["not a registry"]);
     kit.builder(["login", "-u", "me", "--password-stdin", "127.0.0.1:1"])
         .fails(2)
         .says(&["is empty"]);

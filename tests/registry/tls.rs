@@ -18,8 +18,8 @@ fn put(registry: &Registry, name: &str) {
     std::fs::copy(cert, shown.path().join("client.cert")).unwrap();
     std::fs::copy(key, shown.path().join("client.key")).unwrap();
     std::fs::copy(registry.authority(), shown.path().join("ca.crt")).unwrap();
-    let folder = shown.path().to_str().unwrap();
-    host::tool(&["skopeo", "copy", "-q", "--dest-cert-dir", folder, &layout, name]);
+    let directory = shown.path().to_str().unwrap();
+    host::tool(&["skopeo", "copy", "-q", "--dest-cert-dir", directory, &layout, name]);
 }
 
 /// Copies a file to a place below the user's configuration.
@@ -63,31 +63,31 @@ fn certificates_are_found_where_docker_and_podman_keep_them() {
         let kit = Kit::new();
         settings(&kit, "tries = 1\n");
         let pull = || kit.builder(["pull", "-q", &name]);
-        let folder = format!("{program}/certs.d/{}", registry.host());
-        configure(&kit, &registry.authority(), &format!("{folder}/ca.crt"));
-        configure(&kit, &cert, &format!("{folder}/client.cert"));
+        let directory = format!("{program}/certs.d/{}", registry.host());
+        configure(&kit, &registry.authority(), &format!("{directory}/ca.crt"));
+        configure(&kit, &cert, &format!("{directory}/client.cert"));
         pull().fails(5).says(&["client.key", "No such file"]);
-        configure(&kit, &key, &format!("{folder}/client.key"));
+        configure(&kit, &key, &format!("{directory}/client.key"));
         pull().ok();
     }
 }
 
 #[test]
-fn a_folder_of_authorities_replaces_the_built_in_list() {
+fn a_directory_of_authorities_replaces_the_built_in_list() {
     let Some(registry) = Registry::start(Kind::Tls) else { return };
     let name = format!("{}/x:1", registry.host());
     put(&registry, &format!("docker://{name}"));
     let kit = Kit::new();
     settings(&kit, "tries = 1\n");
-    let folders = [kit.beside("empty"), kit.beside("certs")];
-    for folder in &folders {
-        write_file(&folder.join("README"), b"no certificate");
+    let directories = [kit.beside("empty"), kit.beside("certs")];
+    for directory in &directories {
+        write_file(&directory.join("README"), b"no certificate");
     }
     let pull = |variable: String| kit.builder(["pull", "-q", &name]).env("SSL_CERT_DIR", variable);
-    pull(folders[0].display().to_string()).fails(6).says(&["certificate"]);
+    pull(directories[0].display().to_string()).fails(6).says(&["certificate"]);
     let authority = std::fs::read(registry.authority()).unwrap();
-    write_file(&folders[1].join("tests.pem"), &authority);
-    pull(format!("{}:{}", folders[0].display(), folders[1].display())).ok();
+    write_file(&directories[1].join("tests.pem"), &authority);
+    pull(format!("{}:{}", directories[0].display(), directories[1].display())).ok();
 }
 
 #[test]

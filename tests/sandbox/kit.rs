@@ -60,17 +60,17 @@ impl Kit {
 
     pub fn with(change: impl FnOnce(&mut SandboxOptions)) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: needs root");
+            cannot_run_here!("needs root");
             return None;
         }
         if !Path::new(BUSYBOX).exists() {
-            println!("skipped: needs the package busybox-static");
+            cannot_run_here!("needs the package busybox-static");
             return None;
         }
         let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let base = dir.path().join("base");
-        for folder in ["bin", "etc", "tmp", "root", "dev"] {
-            fs::create_dir_all(base.join(folder)).unwrap();
+        for directory in ["bin", "etc", "tmp", "root", "dev"] {
+            fs::create_dir_all(base.join(directory)).unwrap();
         }
         fs::copy(BUSYBOX, base.join("bin/busybox")).unwrap();
         let list = Command::new(BUSYBOX).arg("--list").output().unwrap();
@@ -100,7 +100,7 @@ impl Kit {
         })
     }
 
-    /// A file or folder of the base.
+    /// A file or directory of the base.
     pub fn base(&self, path: &str) -> PathBuf {
         self.base.join(path)
     }

@@ -14,7 +14,7 @@ fn privileged_memory_over_the_limit_is_killed_and_explained() {
     let outcome = match kit.try_run(&spec, Vec::new(), &mut |_, _| {}) {
         Ok(outcome) => outcome,
         Err(error) => {
-            println!("skipped: {error}");
+            cannot_run_here!(optional: "{error}");
             return;
         }
     };
@@ -35,7 +35,7 @@ fn privileged_limits_stand_in_the_kernel_s_files() {
             assert!(outcome.stderr.contains("Resource temporarily"), "{outcome:?}");
             assert!(outcome.exit.usage.max_pids.is_none_or(|pids| pids <= 5));
         }
-        Err(error) => println!("skipped: {error}"),
+        Err(error) => cannot_run_here!(optional: "{error}"),
     }
 
     let mut spec = kit.spec("nproc");
@@ -44,7 +44,7 @@ fn privileged_limits_stand_in_the_kernel_s_files() {
     spec.limits.cpuset_cpus = Some("0".into());
     match kit.try_run(&spec, Vec::new(), &mut |_, _| {}) {
         Ok(outcome) => assert_eq!(outcome.stdout, "1\n", "{outcome:?}"),
-        Err(error) => println!("skipped: {error}"),
+        Err(error) => cannot_run_here!(optional: "{error}"),
     }
 }
 
@@ -59,7 +59,7 @@ fn privileged_a_cpu_quota_slows_down() {
             let cpu = usage.cpu_user_us + usage.cpu_system_us;
             assert!(cpu > 0 && usage.wall_us > cpu, "{usage:?}");
         }
-        Err(error) => println!("skipped: {error}"),
+        Err(error) => cannot_run_here!(optional: "{error}"),
     }
 }
 

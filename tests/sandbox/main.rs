@@ -10,6 +10,10 @@
     reason = "how a test fails, says why it skips, and shares its kit"
 )]
 
+#[macro_use]
+#[path = "../kit/skip.rs"]
+mod skip;
+
 mod confinement;
 mod kit;
 mod lifetime;

@@ -18,17 +18,17 @@ fn bind(source: usize, subpath: &str, readonly: bool) -> MountKind {
 }
 
 #[test]
-fn privileged_an_empty_step_leaves_only_mount_folders() {
+fn privileged_an_empty_step_leaves_only_mount_directories() {
     let Some(kit) = Kit::new() else { return };
     let before = fs::metadata(kit.base("etc")).unwrap().modified().unwrap();
     let outcome = kit.sh("true");
-    // A folder that was touched is copied up, but not changed: layers leave it out.
+    // A directory that was touched is copied up, but not changed: layers leave it out.
     assert_eq!(outcome.entries(), ["etc"]);
     assert_eq!(fs::metadata(outcome.layer.join("etc")).unwrap().modified().unwrap(), before);
 }
 
 #[test]
-fn privileged_binds_show_folders_files_and_parts() {
+fn privileged_binds_show_directories_files_and_parts() {
     let Some(kit) = Kit::new() else { return };
     let tree = kit.dir.path().join("tree");
     fs::create_dir_all(tree.join("sub")).unwrap();

@@ -39,7 +39,7 @@ fn privileged_the_private_network_leads_out_but_not_to_host_loopback() {
     match kit.sandbox.start_network() {
         Ok(()) => {}
         Err(SandboxError::Network { reason }) => {
-            println!("skipped: {reason}");
+            cannot_run_here!("{reason}");
             return;
         }
         Err(error) => panic!("{error}"),
@@ -72,7 +72,7 @@ fn privileged_the_host_s_loopback_is_reached_where_it_was_asked_for() {
     for reaches in [false, true] {
         let Some(kit) = Kit::with(|options| options.network = asked(reaches)) else { return };
         if let Err(SandboxError::Network { reason }) = kit.sandbox.start_network() {
-            println!("skipped: {reason}");
+            cannot_run_here!("{reason}");
             return;
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

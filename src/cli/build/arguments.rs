@@ -10,7 +10,8 @@
 //! | `BUILDKIT_MULTI_PLATFORM` | looked at, and without effect: one platform is built |
 //! | `SOURCE_DATE_EPOCH` | the time of the image |
 //!
-//! Source: Dockerfile reference, "BuildKit built-in build args"; BuildKit `frontend/dockerui/config.go`.
+//! Source: Dockerfile reference, "BuildKit built-in build args"; BuildKit
+//! `frontend/dockerui/config.go`.
 
 use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure};
@@ -36,8 +37,8 @@ pub(super) struct BuildArguments {
 }
 
 impl BuildArguments {
-    /// Reads `NAME=VALUE`s; a `NAME` alone has the environment's value, and is not given where that has
-    /// none. `timestamp` goes before `SOURCE_DATE_EPOCH`.
+    /// Reads `NAME=VALUE`s; a `NAME` alone has the environment's value, and is not given where that
+    /// has none. `timestamp` goes before `SOURCE_DATE_EPOCH`.
     ///
     /// # Errors
     ///
@@ -89,8 +90,9 @@ impl BuildArguments {
     }
 }
 
-/// Returns the build arguments that `proxies` of docker's configuration stands for, as docker's command
-/// line makes them. A file that cannot be read has none: what needs it for logins reports it.
+/// Returns the build arguments that `proxies` of docker's configuration stands for, as docker's
+/// command line makes them. A file that cannot be read has none: what needs it for logins reports
+/// it.
 fn proxies(environment: &Environment) -> Vec<(String, String)> {
     const NAMES: [(&str, &str); 5] = [
         ("httpProxy", "HTTP_PROXY"),

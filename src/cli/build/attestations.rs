@@ -38,7 +38,8 @@ impl AttestationArgs {
     ///
     /// # Errors
     ///
-    /// A failure of class usage for what buildx would refuse, and for an attestation that is required.
+    /// A failure of class usage for what buildx would refuse, and for an attestation that is
+    /// required.
     pub(super) fn notice(&self) -> Result<Option<String>, Failure> {
         let usage = |message: String| Failure::new(Class::Usage, message);
         let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
@@ -83,7 +84,8 @@ impl AttestationArgs {
     }
 }
 
-/// Reads an attestation: its type, whether it is wanted, and whether the build is to fail without it.
+/// Reads an attestation: its type, whether it is wanted, and whether the build is to fail without
+/// it.
 fn read(text: &str) -> Result<(String, bool, bool), String> {
     let fields = split_csv(text).map_err(|error| error.to_string())?;
     let mut pairs = Vec::new();

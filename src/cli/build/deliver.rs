@@ -120,7 +120,7 @@ fn made(
 
 /// What each step that ran used, for the metadata file.
 fn usage(plan: &Plan, steps: &[solve::StepReport]) -> serde_json::Value {
-    let ran = plan.steps.iter().zip(steps).filter(|(_, report)| report.end == solve::End::Ran);
+    let ran = plan.steps.iter().zip(steps).filter(|(_, report)| report.end == solve::StepEnd::Ran);
     ran.map(|(step, report)| {
         let mut entry = serde_json::to_value(report.cost).unwrap_or_default();
         entry["step"] = step.name.as_str().into();

@@ -25,7 +25,7 @@ pub struct BuildArgs {
     /// Value of an ARG; the environment's where no value is given
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
-    /// Folder, image or OCI layout to be had under a name
+    /// Directory, image or OCI layout to be had under a name
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_args::full_pair)]
     pub build_context: Vec<(String, String)>,
     /// Stage to build
@@ -37,10 +37,11 @@ pub struct BuildArgs {
     /// Label of the image
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_args::pair)]
     pub label: Vec<(String, String)>,
-    /// Annotation of the image, or of another part of an output: [index:|manifest-descriptor:]NAME=VALUE
+    /// Annotation of the image, or of another part of an output:
+    /// [index:|manifest-descriptor:]NAME=VALUE
     #[arg(long, value_name = "NAME=VALUE")]
     pub annotation: Vec<String>,
-    /// Where the result goes: type=oci|docker|local|tar,dest=…; a folder, or - for a tar
+    /// Where the result goes: type=oci|docker|local|tar,dest=…; a directory, or - for a tar
     #[arg(short, long, value_name = "SPEC")]
     pub output: Vec<String>,
     /// Load the image into the Docker or Podman that is here: --output type=docker
@@ -49,7 +50,8 @@ pub struct BuildArgs {
     /// Push the image to the registries of its names: short for -o type=registry
     #[arg(long)]
     pub push: bool,
-    /// When to ask registries for base images: always (the default of --pull alone), missing, newer or never
+    /// When to ask registries for base images: always (the default of --pull alone), missing, newer
+    /// or never
     #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_value = "missing", hide_default_value = true, default_missing_value = "always", value_parser = parse_args::pull_policy)]
     pub pull: parse_args::PullPolicy,
     /// Caches shared with other machines.
@@ -82,7 +84,8 @@ pub struct BuildArgs {
     /// Attestations.
     #[command(flatten)]
     pub attestations: AttestationArgs,
-    /// Network of RUN steps: default, none or host; default:host-loopback reaches the host's loopback at 10.0.2.2
+    /// Network of RUN steps: default, none or host; default:host-loopback reaches the host's
+    /// loopback at 10.0.2.2
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
     /// Line for /etc/hosts
@@ -91,7 +94,8 @@ pub struct BuildArgs {
     /// Host name in RUN steps
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Directory or file of this machine to mount in every RUN; what commands read there is no part of cache keys
+    /// Directory or file of this machine to mount in every RUN; what commands read there is no part
+    /// of cache keys
     #[arg(short, long, value_name = "SRC:DST[:ro]", value_parser = volume::volume)]
     pub volume: Vec<Volume>,
     /// Secret for RUN --mount=type=secret
@@ -115,7 +119,8 @@ pub struct BuildArgs {
     /// Memory of all RUN steps that run at once: each reserves its --memory, or all without one
     #[arg(long, value_name = "BYTES", value_parser = parse_args::bytes)]
     pub build_memory: Option<u64>,
-    /// What a RUN step that fails leaves: nothing (fail), a shell in its files, or an image of them (keep)
+    /// What a RUN step that fails leaves: nothing (fail), a shell in its files, or an image of them
+    /// (keep)
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     pub on_error: OnError,
     /// Limits of each step
@@ -132,7 +137,8 @@ pub struct BuildArgs {
 /// `builder build`: where to build, and how.
 #[derive(Debug, Clone, Args)]
 pub struct BuildCommand {
-    /// Folder, git repository or archive to build from; - for a Dockerfile or a tar on standard input
+    /// Directory, git repository or archive to build from; - for a Dockerfile or a tar on standard
+    /// input
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: String,
     /// What to do instead of building: check or targets, as check,format=json

@@ -7,7 +7,8 @@ use crate::cli::failure::{Class, Failure};
 use crate::cli::parse_args::SshFlag;
 use crate::cli::resolve::NamedContext;
 use crate::cli::run::volume::Volume;
-use crate::context::remote::{Access, Address, Login};
+use crate::context::remote::Access;
+use crate::dockerfile::address::{Address, Login};
 use crate::plan::{Mount, MountKind};
 use crate::sandbox::{Agent, KeyError, Keyring, connect_to_agent};
 use crate::solve::{SECRET_MAX, Secret};
@@ -23,8 +24,8 @@ const KEY_MAX: u64 = 100 * 1024;
 
 /// Reads `--secret`s: those of the build by id, and what authenticates its sources.
 ///
-/// An id without `src` and `env` is the name of an environment variable or, if that is not set, of a file,
-/// as in BuildKit.
+/// An id without `src` and `env` is the name of an environment variable or, if that is not set, of
+/// a file, as in BuildKit.
 ///
 /// # Errors
 ///
@@ -116,8 +117,8 @@ fn given_secret(path: PathBuf, environment: &Environment) -> Result<Secret, Fail
 ///
 /// # Errors
 ///
-/// A failure of class usage for an agent that does not answer to a connection, and for a file that is not a key
-/// or one that only another agent can use.
+/// A failure of class usage for an agent that does not answer to a connection, and for a file that
+/// is not a key or one that only another agent can use.
 pub(super) fn agents(
     args: &BuildArgs,
     environment: &Environment,
@@ -198,7 +199,8 @@ fn add_key(
     })
 }
 
-/// Returns the credentials that stand in the addresses of contexts and proxies: where, and the secret.
+/// Returns the credentials that stand in the addresses of contexts and proxies: where, and the
+/// secret.
 pub(super) fn credentials(
     path: &str,
     contexts: &BTreeMap<String, NamedContext>,

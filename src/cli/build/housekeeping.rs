@@ -1,12 +1,12 @@
 //! What is done after builds without being asked: old history goes, and cache that is too large.
 //!
-//! A build that ran nothing costs one listing here. One that did adds what it made to a running sum, and
-//! only when that passes the cap, or the disk is nearly full, is everything counted.
+//! A build that ran nothing costs one listing here. One that did adds what it made to a running
+//! sum, and only when that passes the cap, or the disk is nearly full, is everything counted.
 
 use crate::cli::Environment;
 use crate::cli::parse_args;
-use crate::explain::{History, KEEP_BUILDS};
 use crate::gc::{GcError, Includes, Inventory, Policy, collect};
+use crate::history::{History, KEEP_BUILDS};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::sys::room::Watch;
@@ -16,7 +16,7 @@ use std::path::Path;
 /// How long builds are kept in the history, in milliseconds: a quarter of a year.
 const HISTORY_AGE_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
-/// How much of the disk the cache may take where nobody says otherwise: BuildKit's default, and its
+/// How much of the disk the cache may take by default: BuildKit's default, and its
 /// largest.
 const CAP_SHARE: u64 = 10;
 const CAP_MIN: u64 = 10 << 30;
@@ -26,17 +26,19 @@ const CAP_MAX: u64 = 100 << 30;
 const FLOOR_SHARE: u64 = 20;
 const FLOOR_MAX: u64 = 10 << 30;
 
-/// A step is ended when it leaves less than this share of the floor: collecting cannot help it any more.
+/// A step is ended when it leaves less than this share of the floor: collecting cannot help it any
+/// more.
 const STEP_SHARE: u64 = 10;
 
-/// How much cache stays whatever the disk's floor says, where that is our own idea: on a disk that others
-/// fill, to throw all of it away after each build would gain little and cost every hit.
+/// How much cache stays whatever the disk's floor says, where that is our own idea: on a disk that
+/// others fill, to throw all of it away after each build would gain little and cost every hit.
 const RESERVE: u64 = 2 << 30;
 
 /// Collection goes on to this many percent of the cap, so that it does not come with every build.
 const TARGET_PERCENT: u64 = 80;
 
-/// After so many seconds the running sum is not trusted any more: other commands add and remove too.
+/// After so many seconds the running sum is not trusted any more: other commands add and remove
+/// too.
 const SUM_AGE: i64 = 24 * 60 * 60;
 
 /// The running sum: `usage`.
@@ -72,7 +74,8 @@ impl Bounds {
     }
 }
 
-/// Tidies up after a build that made `added` bytes of layers. Trouble is told and fails nothing.
+/// Tidies up after a build that made `added` bytes of layers. A failure is reported and fails
+/// nothing.
 pub(super) fn after_build(
     environment: &Environment,
     store: &Store,
@@ -170,7 +173,7 @@ fn floor(environment: &Environment, size: u64, progress: &Progress) -> (u64, u64
     }
 }
 
-/// A number of bytes that the user set; one that cannot be read is told of and counts as not set.
+/// A number of bytes that the user set; one that cannot be read is reported and counts as not set.
 fn variable(environment: &Environment, name: &str, progress: &Progress) -> Option<u64> {
     let text = environment.variable(name).filter(|text| !text.is_empty())?;
     parse_args::bytes(&text).map_err(|error| progress.notice(format!("{name}: {error}"))).ok()

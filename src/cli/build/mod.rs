@@ -1,7 +1,8 @@
 //! `builder build`: what was typed becomes a request, a plan, an image.
 //!
-//! `flags` is what clap reads, `request` what it means; the run is here; `deliver` makes the outputs,
-//! `recorder` keeps the history, `secrets` guards what leaves, `housekeeping` collects afterwards.
+//! `flags` is what clap reads, `request` what it means; the run is here; `deliver` makes the
+//! outputs, `recorder` keeps the history, `secrets` guards what leaves, `housekeeping` collects
+//! afterwards.
 
 mod arguments;
 mod attestations;
@@ -18,10 +19,10 @@ mod shared_cache;
 
 pub use flags::{BuildArgs, BuildCommand};
 pub(super) use housekeeping::watch_room;
-pub(super) use request::{HOST_LOOPBACK, Request, cannot};
+pub(super) use request::{Request, cannot};
 
 use self::deliver::deliver;
-use self::recorder::{Nobody, Recorder, record_of};
+use self::recorder::{NoObserver, Recorder, record_of};
 use crate::cache::{TreeEntry, TreeId};
 use crate::cli::check::{Call, Format};
 use crate::cli::failure::{self, Class, Failure};
@@ -29,9 +30,10 @@ use crate::cli::findings::{self, Subject};
 use crate::cli::parse_args::PullPolicy;
 use crate::cli::registry::Pulls;
 use crate::cli::resolve::Images;
-use crate::cli::{Environment, check, list_targets, registry, throwaway_store};
-use crate::explain::{Audit, AuditVerdict, AuditedStep, BuildId, BuildRecord, History, Outcome};
+use crate::cli::{Environment, check, list_targets, parse_args, registry, throwaway_store};
+use crate::explain::{Audit, AuditVerdict, AuditedStep};
 use crate::export::{Dest, OutputSpec};
+use crate::history::{BuildId, BuildRecord, History, Outcome};
 use crate::image::Image;
 use crate::plan::Plan;
 use crate::progress::{LogLimits, Mode, Output, Progress};
@@ -119,7 +121,7 @@ pub fn audit(path: &str, args: &BuildArgs, environment: &Environment) -> Result<
     let store = environment.store()?;
     with_job(path, args, environment, &store, &store, |request, job, _| {
         let mut audit = Audit::default();
-        let told = &mut |number: usize, audited: Audited| {
+        let report = &mut |number: usize, audited: Audited| {
             let step = &job.plan.steps[number];
             audit.steps.push(AuditedStep {
                 number,
@@ -135,14 +137,14 @@ pub fn audit(path: &str, args: &BuildArgs, environment: &Environment) -> Result<
                 },
             });
         };
-        solve::audit(job, told)
+        solve::audit(job, report)
             .map_err(|failed| request.solve_failure(failed.error, job.progress))?;
         Ok(audit)
     })
 }
 
-/// Puts together what a build would begin with, without beginning one. Images that `store` lacks are brought to
-/// `elsewhere`.
+/// Puts together what a build would begin with, without beginning one. Images that `store` lacks
+/// are brought to `elsewhere`.
 fn with_job<T>(
     path: &str,
     args: &BuildArgs,
@@ -162,7 +164,7 @@ fn with_job<T>(
         store,
         &images.images,
         &progress,
-        &Nobody,
+        &NoObserver,
         &sandbox,
         (environment, cancel),
         "",
@@ -292,7 +294,7 @@ fn build_plan(
     };
     recorder.finish(environment, Outcome::Ok, digest, &solved.steps)?;
     store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
-    let ran = solved.steps.iter().filter(|step| step.end == solve::End::Ran);
+    let ran = solved.steps.iter().filter(|step| step.end == solve::StepEnd::Ran);
     let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);
     housekeeping::after_build(environment, store, progress, added);
     Ok(digest)
@@ -313,7 +315,7 @@ fn log_limits(environment: &Environment) -> Result<LogLimits, Failure> {
 }
 
 /// Makes what runs commands. Limits that nothing here can enforce are refused before anything runs;
-/// ones that are enforced in part are told of.
+/// ones that are enforced in part are reported.
 fn sandbox(
     args: &BuildArgs,
     request: &Request,
@@ -322,7 +324,9 @@ fn sandbox(
     progress: &Progress,
 ) -> Result<Arc<Sandbox>, Failure> {
     let mut options = args.security.sandbox(store);
-    options.network.reaches_host_loopback = args.network.ends_with(HOST_LOOPBACK);
+    let network =
+        parse_args::network(&args.network).map_err(|error| Failure::new(Class::Usage, error))?;
+    options.network.reaches_host_loopback = network.reaches_host_loopback;
     let sandbox = Arc::new(Sandbox::new(options));
     environment.signals.freeze_with_us(&sandbox);
     let weaknesses = sandbox.weaknesses(&request.options.limits);

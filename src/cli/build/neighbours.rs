@@ -1,10 +1,12 @@
-//! Flags of docker, buildah and podman that are taken so that their command lines work as they stand.
+//! Flags of docker, buildah and podman that are taken so that their command lines work as they
+//! stand.
 //!
-//! Those that can mean nothing here have no effect on the image; each that is given is told of once. Those that
-//! would change the image or who can reach the machine are not here: they have an effect, or are refused.
-//! `docs/compat.md` has a row for each.
+//! Those that can mean nothing here have no effect on the image; each that is given is reported
+//! once. Those that would change the image or who can reach the machine are not here: they have an
+//! effect, or are refused. `docs/compat.md` has a row for each.
 //!
-//! Source: docker build, docker buildx build, buildah build and podman build, their reference pages.
+//! Source: docker build, docker buildx build, buildah build and podman build, their reference
+//! pages.
 
 use crate::cli::parse_args;
 use crate::image::Platform;
@@ -63,7 +65,8 @@ pub struct NeighbourArgs {
     /// Pass the proxies of the environment to steps
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_args::truth)]
     pub http_proxy: Option<bool>,
-    /// Form of the image in the store; only builds have the flag, because others print in formats of their own.
+    /// Form of the image in the store; only builds have the flag, because others print in formats
+    /// of their own.
     #[arg(skip)]
     pub format: Option<String>,
     /// Architecture to build for
@@ -148,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_nothing_is_told_of_once_and_defaults_are_not() {
+    fn what_means_nothing_is_reported_once_and_defaults_are_not() {
         let args = NeighbourArgs {
             rm: true,
             isolation: Some("default".into()),

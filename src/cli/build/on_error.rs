@@ -1,8 +1,9 @@
 //! `builder build --on-error`: what a RUN step that fails leaves behind.
 //!
 //! `shell` opens a shell where the command failed, with its files, environment, mounts, network and
-//! limits; when it ends, so does the build, with the step's failure. `keep` makes an image `failed:BUILD`
-//! of the files: `builder images` lists it, `builder run` enters it, `builder rmi` removes it.
+//! limits; when it ends, so does the build, with the step's failure. `keep` makes an image
+//! `failed:BUILD` of the files: `builder images` lists it, `builder run` enters it, `builder rmi`
+//! removes it.
 
 use crate::cli::Environment;
 use crate::cli::failure::{self, Class, Failure};
@@ -31,7 +32,7 @@ pub enum OnError {
 }
 
 impl OnError {
-    /// Refuses a shell where nobody could type into it.
+    /// Refuses a shell if there is no terminal to type into.
     ///
     /// # Errors
     ///

@@ -2,13 +2,13 @@
 
 use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure};
-use crate::explain::{
+use crate::history::{
     About, BuildId, BuildLog, BuildRecord, Finish, Miss, Origin, Outcome, StepLog, StepOutcome,
     StepRecord,
 };
 use crate::image::Image;
 use crate::plan::{Files, Plan, Tree};
-use crate::solve::{self, End, Observer, StepReport};
+use crate::solve::{self, Observer, StepEnd, StepReport};
 use crate::store::Digest;
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -33,12 +33,12 @@ fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> 
         Tree::Files(files) => of_files(files),
     };
     let outcome = match &report.end {
-        End::NotReached => StepOutcome::NotReached,
-        End::Hit { build } => StepOutcome::Hit { build: build.clone(), cost: report.cost },
-        End::Ran if report.layer.is_none() => StepOutcome::WouldRun,
-        End::Ran => StepOutcome::Ran { cost: report.cost },
-        End::Failed { exit, .. } => StepOutcome::Failed { exit: *exit, cost: report.cost },
-        End::Unknown { after, builds } => {
+        StepEnd::NotReached => StepOutcome::NotReached,
+        StepEnd::Hit { build } => StepOutcome::Hit { build: build.clone(), cost: report.cost },
+        StepEnd::Ran if report.layer.is_none() => StepOutcome::WouldRun,
+        StepEnd::Ran => StepOutcome::Ran { cost: report.cost },
+        StepEnd::Failed { exit, .. } => StepOutcome::Failed { exit: *exit, cost: report.cost },
+        StepEnd::Unknown { after, builds } => {
             StepOutcome::DependsOn { number: *after, builds: builds.clone() }
         }
     };
@@ -82,10 +82,10 @@ pub(super) fn record_of(
     BuildRecord { id, about, finished_ms: None, outcome, image: None, notes: Vec::new(), steps }
 }
 
-/// Nobody wants to know.
-pub(super) struct Nobody;
+/// An observer that ignores the events.
+pub(super) struct NoObserver;
 
-impl Observer for Nobody {
+impl Observer for NoObserver {
     fn started(&self, _: usize) {}
     fn output(&self, _: usize, _: &[u8]) {}
     fn ended(&self, _: usize, _: &StepReport) {}
@@ -122,7 +122,7 @@ impl<'a> Recorder<'a> {
             return Ok(());
         };
         for (index, report) in steps.iter().enumerate() {
-            if report.end == End::NotReached {
+            if report.end == StepEnd::NotReached {
                 let _ = log.step(step_of(index, self.plan, self.images, report));
             }
         }

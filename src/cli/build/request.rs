@@ -8,14 +8,14 @@ use super::on_error::OnError;
 use super::shared_cache::SharedCaches;
 use crate::cli::failure::{self, Class, Failure};
 use crate::cli::resolve::{Images, NamedContext, context_name};
-use crate::cli::{Environment, check, platforms, sources};
+use crate::cli::{Environment, check, parse_args, platforms, sources};
 use crate::context::remote::Access;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
-use crate::explain::About;
 use crate::export::{
     Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, PackOptions, SpecError,
 };
+use crate::history::About;
 use crate::image::{Image, Platform, Reference};
 use crate::plan::{self, Mount, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
@@ -28,9 +28,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-
-/// What follows a network mode that reaches the host's loopback.
-pub(in crate::cli) const HOST_LOOPBACK: &str = ":host-loopback";
 
 /// A build as it is meant: read, checked, with absolute paths.
 pub(in crate::cli) struct Request {
@@ -207,7 +204,7 @@ impl Request {
         let plan = plan.and_then(|plan| match lint::violation(&options, &findings) {
             None => Ok(plan),
             Some(message) => Err(Failure::new(Class::Dockerfile, message)
-                .with_hint("see where, and how to mend it: builder check")),
+                .with_hint("see where, and how to fix it: builder check")),
         });
         (plan, findings)
     }
@@ -232,8 +229,8 @@ impl Request {
         }
     }
 
-    /// Returns what the image is put out as. Without any output, and for a name that no output gives it, it
-    /// goes into the store.
+    /// Returns what the image is put out as. Without any output, and for a name that no output
+    /// gives it, it goes into the store.
     pub(super) fn all_outputs(&self) -> impl Iterator<Item = &OutputSpec> {
         let wants_store = self.outputs.is_empty()
             || !self.tags.is_empty()
@@ -286,7 +283,7 @@ impl Request {
             cancel,
             interrupt: &environment.cancel,
             sandbox,
-            told_of_network: Mutex::new(false),
+            notified_of_network: Mutex::new(false),
             failed: Mutex::default(),
             mask: Mutex::default(),
             build: build.to_owned(),
@@ -302,16 +299,7 @@ fn options(
     epoch: Option<i64>,
 ) -> Result<solve::Options, Failure> {
     let usage = |message: String| Failure::new(Class::Usage, message);
-    let network = match args.network.strip_suffix(HOST_LOOPBACK).unwrap_or(&args.network) {
-        "" | "default" | "bridge" | "private" | "sandbox" => NetworkMode::Private,
-        "none" => NetworkMode::None,
-        "host" => NetworkMode::Host,
-        other => {
-            return Err(usage(format!(
-                "unknown network mode {other:?}: expected default, none or host"
-            )));
-        }
-    };
+    let network = parse_args::network(&args.network).map_err(usage)?.mode;
     let mut allow = BTreeSet::new();
     for name in &args.allow {
         match name.as_str() {
@@ -354,7 +342,8 @@ fn options(
     })
 }
 
-/// Checks that one output at most goes to the standard output, and that nobody is to read it there.
+/// Checks that one output at most goes to the standard output, and that it is not shown on a
+/// terminal.
 fn check_stdout(outputs: &[OutputSpec], is_quiet: bool) -> Result<(), Failure> {
     let refuse = |why: &str| Err(Failure::new(Class::Usage, why));
     match outputs.iter().filter(|spec| spec.dest == Some(Dest::Stdout)).count() {

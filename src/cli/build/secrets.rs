@@ -3,16 +3,16 @@
 use super::recorder::Recorder;
 use super::request::cannot;
 use crate::cli::failure::{Class, Failure, lines_excerpt};
-use crate::explain::{BuildId, History};
 use crate::export::ExportError;
 use crate::export::guard::{Form, Guard, Leak, SHORTEST};
+use crate::history::{BuildId, History};
 use crate::image::Image;
 use crate::plan::{Files, StepId};
 use crate::snapshot;
 use crate::solve::{Job, Solved};
 
-/// How many finds are told.
-const TOLD: usize = 10;
+/// Maximum number of finds that are shown.
+const SHOWN_MAX: usize = 10;
 
 /// A find, and the step it came from.
 struct Find {
@@ -30,7 +30,8 @@ enum What {
 
 /// Looks for the build's secrets in the layers it made, the config and what its steps wrote.
 ///
-/// `build` is the history's name of it. Where `is_allowed`, finds are told and noted in the history.
+/// `build` is the history's name of it. Where `is_allowed`, finds are reported and noted in the
+/// history.
 ///
 /// # Errors
 ///
@@ -63,7 +64,7 @@ pub(super) fn check(
     if finds.is_empty() {
         return Ok(());
     }
-    let tell = |find: &Find| {
+    let describe = |find: &Find| {
         let name = find.step.map(|step| guard.blotted(&job.plan.steps[step].name));
         let form = match find.leak.form {
             Form::Plain => "",
@@ -77,9 +78,9 @@ pub(super) fn check(
         let step = name.map(|name| format!(", of {name}")).unwrap_or_default();
         format!("secret {} is{form} in {place}{step}", find.leak.id)
     };
-    let mut texts: Vec<_> = finds.iter().take(TOLD).map(tell).collect();
-    if finds.len() > TOLD {
-        texts.push(format!("and in {} more places", finds.len() - TOLD));
+    let mut texts: Vec<_> = finds.iter().take(SHOWN_MAX).map(describe).collect();
+    if finds.len() > SHOWN_MAX {
+        texts.push(format!("and in {} more places", finds.len() - SHOWN_MAX));
     }
     if is_allowed {
         for text in texts {
@@ -134,7 +135,7 @@ fn finds(
         let step = steps.iter().copied().find(|&step| {
             solved.steps[step].layer.as_ref().is_some_and(|made| made.id == layer.id)
         });
-        let files = snapshot::view(&layer.folders())
+        let files = snapshot::view(&layer.directories())
             .map_err(|error| Failure::of(Class::Environment, &error))?;
         let leaks = guard.layer(files.root(), job.cancel).map_err(|error| match error {
             ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),

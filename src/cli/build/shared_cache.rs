@@ -65,7 +65,8 @@ impl SharedCaches {
         &self.notices
     }
 
-    /// Opens the caches to look into. One that is of no use is told, and the build goes on without.
+    /// Opens the caches to look into. One that cannot be used is reported, and the build goes on
+    /// without.
     pub(super) fn open(&self, progress: &Progress) -> Vec<Import> {
         let open = |from: &CacheFrom| -> Result<Import, ImportError> {
             let source = LayoutSource { dir: from.dir.clone() };

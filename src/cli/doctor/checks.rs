@@ -1,6 +1,6 @@
 //! The checks of `builder doctor`, each of one part of the machine.
 
-use super::{Check, State, emulators, place};
+use super::{Check, Health, emulators, place};
 use crate::cgroup::{Cgroups, Limits};
 use crate::cli::Environment;
 use crate::cli::failure;
@@ -31,7 +31,7 @@ pub(super) fn all(environment: &Environment) -> Vec<Check> {
             checks.extend(inside(&opened, environment));
         }
         Err(failure) => checks.push(
-            Check::new("store", State::Missing, failure.message, "there is no place to build in")
+            Check::new("store", Health::Missing, failure.message, "there is no place to build in")
                 .fixed_by("builder --root DIR …"),
         ),
     }
@@ -56,13 +56,13 @@ fn kernel() -> Check {
     let found = format!("Linux {release}, {machine}");
     match version(&release) {
         Some(version) if version < KERNEL_MIN => {
-            Check::new("kernel", State::Missing, found, "sandboxes need Linux 5.12")
+            Check::new("kernel", Health::Missing, found, "sandboxes need Linux 5.12")
         }
         Some(version) if version < KERNEL_IDMAPPED => {
             let means = "before Linux 5.19 root's RUN steps have root's own ids";
-            Check::new("kernel", State::Degraded, found, means)
+            Check::new("kernel", Health::Degraded, found, means)
         }
-        _ => Check::new("kernel", State::Ok, found, "new enough for everything"),
+        _ => Check::new("kernel", Health::Ok, found, "new enough for everything"),
     }
 }
 
@@ -75,32 +75,32 @@ fn store(store: &Store) -> Check {
     let found = format!("{} on {kind}, {gib:.1} GiB free, {clones}", root.display());
     if space < SPACE_MIN {
         let means = "a build of any size will fill the disk";
-        return Check::new("store", State::Degraded, found, means).fixed_by("builder prune");
+        return Check::new("store", Health::Degraded, found, means).fixed_by("builder prune");
     }
     match kind.as_str() {
         "overlay" => Check::new(
             "store",
-            State::Degraded,
+            Health::Degraded,
             found,
             "steps write into memory, since an overlay takes no overlay",
         )
         .fixed_by("mount a volume there, or: builder --root DIR …"),
         "nfs" | "nfs4" | "cifs" | "9p" => {
             let means = "file systems of other machines may not do as overlays";
-            Check::new("store", State::Degraded, found, means).fixed_by("builder --root DIR …")
+            Check::new("store", Health::Degraded, found, means).fixed_by("builder --root DIR …")
         }
-        _ => Check::new("store", State::Ok, found, "a place to build in"),
+        _ => Check::new("store", Health::Ok, found, "a place to build in"),
     }
 }
 
-/// The type of the file system that holds a folder.
-fn file_system(folder: &Path) -> Option<String> {
-    let folder = std::path::absolute(folder).ok()?;
+/// The type of the file system that holds a directory.
+fn file_system(directory: &Path) -> Option<String> {
+    let directory = std::path::absolute(directory).ok()?;
     let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mounts = table.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let place = PathBuf::from(before.split(' ').nth(4)?);
-        folder.starts_with(&place).then(|| (place, after.split(' ').next().unwrap_or_default()))
+        directory.starts_with(&place).then(|| (place, after.split(' ').next().unwrap_or_default()))
     });
     // Of several at one place the last is on top.
     let (_, kind) = mounts.fold(None, |best: Option<(PathBuf, &str)>, next| match best {
@@ -143,10 +143,10 @@ fn overlay(store: &Store) -> Check {
         Ok(scratch.is_in_memory())
     };
     match mount() {
-        Ok(_) => Check::new("overlay", State::Ok, "mounted", "layers are shared, never copied"),
+        Ok(_) => Check::new("overlay", Health::Ok, "mounted", "layers are shared, never copied"),
         Err(error) => {
             let means = "steps have no file system to run in";
-            let check = Check::new("overlay", State::Missing, error, means);
+            let check = Check::new("overlay", Health::Missing, error, means);
             let has_overlay = fs::read_to_string("/proc/filesystems")
                 .is_ok_and(|text| text.lines().any(|line| line.ends_with("\toverlay")));
             match has_overlay {
@@ -171,7 +171,7 @@ fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
     } else {
         None
     };
-    let mend = match sysctl {
+    let fix = match sysctl {
         Some(command) => place::as_root_of_the_machine(command),
         None => "builder --root DIR … on a file system whose mounts can map ids: ext4, xfs, btrfs"
             .to_owned(),
@@ -179,7 +179,7 @@ fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
     match sandbox.ids(Security::Default) {
         Ok(_) if standing == Standing::Single => Check::new(
             "users",
-            State::Degraded,
+            Health::Degraded,
             "one id: that of your user",
             "all users of RUN steps are your user on this machine; owners of files are written down",
         )
@@ -187,25 +187,25 @@ fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
         // What we are root of is a namespace of the user's own ids already.
         Ok(_) if standing == Standing::Ranges => Check::new(
             "users",
-            State::Ok,
+            Health::Ok,
             "a user namespace with your subordinate ids",
             "users in RUN steps are ids of yours, and no other user of this machine",
         ),
         Ok(Some(_)) => Check::new(
             "users",
-            State::Ok,
+            Health::Ok,
             "a user namespace, and layers seen through its mapping",
-            "users in RUN steps are nobody on this machine",
+            "users in RUN steps have no ids of this machine's users",
         ),
         Ok(None) => {
             let found = sandbox.take_notices().join("; ");
             let found = if found.is_empty() { "no mapping of ids".to_owned() } else { found };
             let means = "users in RUN steps have the ids that they have on this machine";
-            Check::new("users", State::Degraded, found, means).fixed_by(mend)
+            Check::new("users", Health::Degraded, found, means).fixed_by(fix)
         }
         Err(error) => {
             let means = "no sandbox can be made";
-            Check::new("users", State::Missing, failure::chain(&error), means).fixed_by(mend)
+            Check::new("users", Health::Missing, failure::chain(&error), means).fixed_by(fix)
         }
     }
 }
@@ -218,15 +218,15 @@ fn control_groups(store: &Store) -> Check {
     let check = match groups.create(&wanted) {
         Ok(group) if group.substitutes().is_empty() => {
             let means = "--memory, --cpus and --pids-limit are enforced";
-            Check::new("limits", State::Ok, found, means)
+            Check::new("limits", Health::Ok, found, means)
         }
         Ok(_) => {
             let means = "limits are enforced in part, by ulimits";
-            Check::new("limits", State::Degraded, found, means)
+            Check::new("limits", Health::Degraded, found, means)
         }
         Err(error) => {
             let means = format!("limits are errors: {}", failure::chain(&error));
-            Check::new("limits", State::Degraded, found, &means)
+            Check::new("limits", Health::Degraded, found, &means)
         }
     };
     match place::delegation() {
@@ -239,14 +239,14 @@ fn network(sandbox: &Sandbox) -> Check {
     match sandbox.start_network() {
         Ok(()) => Check::new(
             "network",
-            State::Ok,
+            Health::Ok,
             "a private network was started",
             "RUN steps reach the outside, and nothing of this machine's loopback",
         ),
         Err(error) => {
             let found = failure::chain(&error);
             let has_helper = ["slirp4netns", "pasta"].iter().any(|name| place::has_program(name));
-            let mend = if !has_helper {
+            let fix = if !has_helper {
                 place::install("slirp4netns")
             } else if place::is_container() {
                 "start the container with --device /dev/net/tun".to_owned()
@@ -258,7 +258,7 @@ fn network(sandbox: &Sandbox) -> Check {
                 "builder build --network=host …".to_owned()
             };
             let means = "RUN steps use this machine's own network";
-            Check::new("network", State::Degraded, found, means).fixed_by(mend)
+            Check::new("network", Health::Degraded, found, means).fixed_by(fix)
         }
     }
 }
@@ -269,20 +269,20 @@ fn whole(store: &Store, sandbox: &Sandbox, environment: &Environment) -> Check {
     const NOT_FOUND: i32 = 127;
     match run_in_sandbox(store, sandbox, environment, None) {
         Ok(NOT_FOUND) => {
-            Check::new("sandbox", State::Ok, "a whole one was made", "RUN steps can run")
+            Check::new("sandbox", Health::Ok, "a whole one was made", "RUN steps can run")
         }
         Ok(status) => Check::new(
             "sandbox",
-            State::Missing,
+            Health::Missing,
             format!("its init ended with status {status}"),
             "RUN steps cannot run",
         ),
-        Err(error) => Check::new("sandbox", State::Missing, error, "RUN steps cannot run"),
+        Err(error) => Check::new("sandbox", Health::Missing, error, "RUN steps cannot run"),
     }
 }
 
-/// Runs `program`, the bytes of a file, in a sandbox; without one, a program that is not there. Returns its
-/// status.
+/// Runs `program`, the bytes of a file, in a sandbox; without one, a program that is not there.
+/// Returns its status.
 fn run_in_sandbox(
     store: &Store,
     sandbox: &Sandbox,
@@ -326,10 +326,10 @@ fn subordinate_ids(environment: &Environment) -> Check {
         if helper { "" } else { "no " }
     );
     let (state, means) = match environment.standing {
-        Standing::Machine => (State::Ok, "root needs none: it may use any ids"),
-        Standing::Ranges => (State::Ok, "files and RUN steps have owners and users of their own"),
+        Standing::Machine => (Health::Ok, "root needs none: it may use any ids"),
+        Standing::Ranges => (Health::Ok, "files and RUN steps have owners and users of their own"),
         Standing::Single => (
-            State::Degraded,
+            Health::Degraded,
             "owners of files are written down; other users of RUN steps are names, and may do what root may",
         ),
     };
@@ -341,13 +341,13 @@ fn seccomp() -> Check {
     match fs::read_to_string(path) {
         Ok(actions) if actions.contains("errno") => Check::new(
             "seccomp",
-            State::Ok,
+            Health::Ok,
             actions.trim(),
             "system calls that no build needs are refused",
         ),
         _ => Check::new(
             "seccomp",
-            State::Missing,
+            Health::Missing,
             "not in this kernel",
             "the filter of RUN steps cannot be loaded",
         )
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_system_of_a_folder_is_found() {
+    fn the_file_system_of_a_directory_is_found() {
         assert_eq!(file_system(Path::new("/proc/self")).as_deref(), Some("proc"));
         assert!(file_system(Path::new("/")).is_some());
     }

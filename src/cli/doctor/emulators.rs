@@ -1,7 +1,7 @@
-//! Emulators for programs of other machines, found by running one of each machine in a sandbox: what
-//! `/proc` lists need not work there, and may work without being listed.
+//! Emulators for programs of other machines, found by running one of each machine in a sandbox:
+//! what `/proc` lists need not work there, and may work without being listed.
 
-use super::{Check, State};
+use super::{Check, Health};
 
 /// The smallest programs that end with status 0, by the name of their platform.
 ///
@@ -109,7 +109,7 @@ pub(super) fn check(run: impl Fn(&[u8]) -> Result<i32, String>) -> Check {
     // Nothing that a build for this machine needs.
     let means =
         "RUN steps for other platforms need an emulator, such as qemu-user-static with binfmt";
-    Check::new("platforms", State::Ok, found, means)
+    Check::new("platforms", Health::Ok, found, means)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! `builder doctor`: what this machine offers, what follows for builds, and what mends each lack.
+//! `builder doctor`: what this machine offers, what follows for builds, and how to fix what is
+//! missing.
 //!
-//! Nothing is guessed from versions where it can be tried: an overlay is mounted, a private network is
-//! started, and a sandbox is run to the point where its command would start.
+//! Nothing is guessed from versions where it can be tried: an overlay is mounted, a private network
+//! is started, and a sandbox is run to the point where its command would start.
 //!
 //! # Not here
 //!
@@ -36,7 +37,7 @@ pub enum Format {
 /// How well a part of the machine serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+enum Health {
     /// As it should.
     Ok,
     /// Builds work, with less than they could have.
@@ -50,24 +51,24 @@ enum State {
 struct Check {
     /// Its name: a word.
     name: &'static str,
-    state: State,
+    state: Health,
     /// What is there.
     found: String,
     /// What follows for builds.
     means: String,
-    /// A command that mends a lack, run as root where it needs that.
+    /// A command that provides what is missing, run as root where it needs that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<String>,
+    fix: Option<String>,
 }
 
 impl Check {
-    fn new(name: &'static str, state: State, found: impl Into<String>, means: &str) -> Self {
-        Self { name, state, found: found.into(), means: means.to_owned(), mend: None }
+    fn new(name: &'static str, state: Health, found: impl Into<String>, means: &str) -> Self {
+        Self { name, state, found: found.into(), means: means.to_owned(), fix: None }
     }
 
     fn fixed_by(mut self, command: impl Into<String>) -> Self {
-        if self.state != State::Ok {
-            self.mend = Some(command.into());
+        if self.state != Health::Ok {
+            self.fix = Some(command.into());
         }
         self
     }
@@ -81,7 +82,7 @@ impl Check {
 pub fn run(args: &DoctorArgs, environment: &Environment) -> Result<(), Failure> {
     let checks = checks::all(environment);
     let lacking: Vec<&str> =
-        checks.iter().filter(|c| c.state == State::Missing).map(|c| c.name).collect();
+        checks.iter().filter(|c| c.state == Health::Missing).map(|c| c.name).collect();
     match args.format {
         Format::Text => environment.print(&text(&checks)),
         Format::Json => {
@@ -102,14 +103,14 @@ fn text(checks: &[Check]) -> String {
     let mut text = String::new();
     for check in checks {
         let word = match check.state {
-            State::Ok => "ok",
-            State::Degraded => "less",
-            State::Missing => "LACKS",
+            Health::Ok => "ok",
+            Health::Degraded => "less",
+            Health::Missing => "LACKS",
         };
         let _ = writeln!(text, "{word:<6}{:<12}{}", check.name, check.found);
         let _ = writeln!(text, "{:<18}{}", "", check.means);
-        if let Some(mend) = &check.mend {
-            let _ = writeln!(text, "{:<18}mend: {mend}", "");
+        if let Some(fix) = &check.fix {
+            let _ = writeln!(text, "{:<18}fix: {fix}", "");
         }
     }
     text
@@ -120,15 +121,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lack_is_shown_with_what_follows_and_what_mends_it() {
-        let lack = Check::new("network", State::Degraded, "no /dev/net/tun", "the host's is used");
-        let fine = Check::new("overlay", State::Ok, "mounted", "layers are shared");
+    fn a_lack_is_shown_with_what_follows_and_the_fix() {
+        let lack = Check::new("network", Health::Degraded, "no /dev/net/tun", "the host's is used");
+        let fine = Check::new("overlay", Health::Ok, "mounted", "layers are shared");
         let checks = [fine.fixed_by("never shown"), lack.fixed_by("modprobe tun")];
         assert_eq!(
             text(&checks),
             "ok    overlay     mounted\n                  layers are shared\n\
              less  network     no /dev/net/tun\n                  the host's is used\n\
-             \x20                 mend: modprobe tun\n"
+             \x20                 fix: modprobe tun\n"
         );
     }
 }

@@ -102,7 +102,8 @@ pub(super) fn more_ids() -> String {
     if uid == 0 { command } else { format!("sudo {command}") }
 }
 
-/// Returns what starts a build in control groups of its own, where a service manager is there to ask.
+/// Returns what starts a build in control groups of its own, where a service manager is there to
+/// ask.
 pub(super) fn delegation() -> Option<String> {
     if !has_program("systemd-run") || !Path::new("/run/systemd/system").is_dir() {
         return None;

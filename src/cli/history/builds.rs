@@ -3,9 +3,10 @@
 use super::usage;
 use crate::cache::Value;
 use crate::cli::explain::{self, ExplainError, Format};
+use crate::explain::redact;
 use crate::explain::report::seconds;
 use crate::explain::text::{Colour, clean};
-use crate::explain::{BuildRecord, History, Outcome, StepOutcome, StepRecord, redact};
+use crate::history::{BuildRecord, History, Outcome, StepOutcome, StepRecord};
 use crate::progress::clean_line;
 use crate::store::Store;
 use jiff::Timestamp;
@@ -124,7 +125,7 @@ pub(super) fn named(store: &Store, build: &str) -> Result<String, ExplainError> 
 fn list(args: &BuildsArgs, store: &Store, out: &mut dyn Write) -> Result<(), ExplainError> {
     let history = History::new(store);
     let limit = if args.limit == 0 { usize::MAX } else { args.limit };
-    // An id whose record cannot be read is no build to list.
+    // An id whose record cannot be read is not a build to list.
     let builds = history.ids()?.into_iter().filter_map(|id| history.read(id).ok()).take(limit);
     if args.format == ListFormat::Text {
         writeln!(
@@ -223,8 +224,8 @@ fn logs(args: &LogsArgs, store: &Store, out: &mut dyn Write) -> Result<(), Expla
 /// Most bytes of a line of a log that are shown as one.
 const LINE_MAX: u64 = 64 * 1024;
 
-/// Writes a log, a line at a time, for it may be of many megabytes: as a terminal may see it, or `is_raw`. Returns
-/// whether what was written ends a line.
+/// Writes a log, a line at a time, for it may be of many megabytes: as a terminal may see it, or
+/// `is_raw`. Returns whether what was written ends a line.
 fn copy_log(log: impl io::Read, is_raw: bool, out: &mut dyn Write) -> Result<bool, ExplainError> {
     let mut log = io::BufReader::new(log);
     let mut line = Vec::new();
@@ -377,7 +378,7 @@ fn shown_value(name: &str, value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::cache::{Cost, Inputs};
-    use crate::explain::{About, Finish, Origin};
+    use crate::history::{About, Finish, Origin};
 
     const START: i64 = 1_790_000_000_000;
 

@@ -1,13 +1,14 @@
 //! `builder history usage`, or `builder history --usage`: what the steps of a build used.
 //!
-//! A step from the cache shows what it used in the build that ran it, in parentheses: that is what the
-//! cache saved. Sums are of the steps that ran.
+//! A step from the cache shows what it used in the build that ran it, in parentheses: that is what
+//! the cache saved. Sums are of the steps that ran.
 
 use super::builds::{ListFormat, named};
 use crate::cache::Cost;
 use crate::cli::explain::ExplainError;
+use crate::explain::redact;
 use crate::explain::text::clean;
-use crate::explain::{History, StepOutcome, redact};
+use crate::history::{History, StepOutcome};
 use crate::store::Store;
 use serde_json::json;
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! `builder run`: a command in an image, in the same sandbox as RUN.
 //!
-//! As `docker run` where that has a meaning without a daemon: the command's status is ours (125 where
-//! it could not be started, 126 and 127 where its program could not be), signals are passed on, and
-//! what it wrote is gone when it ends, `--rm` or not: nobody is there to keep it.
+//! As `docker run` where that has a meaning without a daemon: the command's status is ours (125
+//! where it could not be started, 126 and 127 where its program could not be), signals are passed
+//! on, and what it wrote is gone when it ends, `--rm` or not: nothing keeps it.
 //!
 //! # Not here
 //!
@@ -15,7 +15,7 @@ mod stop;
 pub mod volume;
 
 use super::Environment;
-use super::build::{HOST_LOOPBACK, cannot};
+use super::build::cannot;
 use super::failure::{self, Class, Failure};
 use super::limits::LimitArgs;
 use super::parse_args::PullPolicy;
@@ -60,7 +60,7 @@ pub struct RunArgs {
     /// Throw away what the command wrote when it ends: always so, given or not
     #[arg(long)]
     pub rm: bool,
-    /// Folder, file or socket of the host, as SRC:DST[:ro]
+    /// Directory, file or socket of the host, as SRC:DST[:ro]
     #[arg(short, long, value_name = "SRC:DST[:ro]", value_parser = volume::volume)]
     pub volume: Vec<Volume>,
     /// The same, as type=bind,src=…,dst=…[,ro] or type=tmpfs,dst=…
@@ -84,7 +84,8 @@ pub struct RunArgs {
     /// Program to run instead of the image's entrypoint
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// Network: default, none or host; default:host-loopback reaches the host's loopback at 10.0.2.2
+    /// Network: default, none or host; default:host-loopback reaches the host's loopback at
+    /// 10.0.2.2
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default")]
     pub network: String,
     /// Port of the host that leads inside, as 8080:80 or 127.0.0.1:8080:80/tcp
@@ -111,7 +112,8 @@ pub struct RunArgs {
     /// Reap orphans in process 1: always so, given or not
     #[arg(long)]
     pub init: bool,
-    /// When to ask the registry for the image: always (the default of --pull alone), missing, newer or never
+    /// When to ask the registry for the image: always (the default of --pull alone), missing, newer
+    /// or never
     #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_value = "missing", hide_default_value = true, default_missing_value = "always", value_parser = parse_args::pull_policy)]
     pub pull: PullPolicy,
     /// Platform of the image, as linux/arm64
@@ -207,7 +209,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     spec.mounts.extend(mounts);
     let keeper = keeper(args, image)?;
     let mut options = args.security.sandbox(&store);
-    options.network.reaches_host_loopback = args.network.ends_with(HOST_LOOPBACK);
+    options.network.reaches_host_loopback = request::network(args)?.reaches_host_loopback;
     options.network.ports = ports::choose(&args.publish)?;
     let is_any = args.publish.iter().flat_map(Published::is_any);
     for (port, is_any) in options.network.ports.iter().zip(is_any) {
@@ -279,7 +281,7 @@ fn execute(
     let mut keeper = keeper(control.clone());
     environment.signals.hand_to(move |signal| keeper.take(signal)).for_good();
     let result = sandbox.run(spec, &inputs, &environment.cancel, &control, &mut |_, _| {});
-    tell(sandbox, environment);
+    warn_of_weaknesses(sandbox, environment);
     result.map_err(|error| match error {
         SandboxError::Cancelled => Failure::new(Class::Interrupted, ""),
         // Where it goes is not in the store: advice about a full disk there does not apply.
@@ -290,8 +292,8 @@ fn execute(
     })
 }
 
-/// Tells the user what this machine lacks.
-fn tell(sandbox: &Sandbox, environment: &Environment) {
+/// Shows what this machine lacks.
+fn warn_of_weaknesses(sandbox: &Sandbox, environment: &Environment) {
     for notice in sandbox.take_notices() {
         environment.warn(&notice);
     }
@@ -305,7 +307,7 @@ fn take_name(store: &Store, name: &str) -> Result<File, Failure> {
     if !is_name {
         return Err(Failure::new(
             Class::Usage,
-            format!("{name:?} is no name: expected letters, digits, `_`, `.` and `-`"),
+            format!("{name:?} is not a name: expected letters, digits, `_`, `.` and `-`"),
         ));
     }
     store
@@ -340,7 +342,7 @@ fn network(
     }
 }
 
-/// Mounts the image's layers, and above them a folder that goes with this process.
+/// Mounts the image's layers, and above them a directory that goes with this process.
 fn root(
     store: &Store,
     image: &Image,
@@ -349,11 +351,11 @@ fn root(
 ) -> Result<(Mounted, Scratch), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::of(Class::Environment, error);
     let lowers: Vec<PathBuf> =
-        image.layers.iter().flat_map(|layer| layer.layer.folders()).collect();
+        image.layers.iter().flat_map(|layer| layer.layer.directories()).collect();
     let work = store.session().and_then(|session| session.new_work()).map_err(|e| failed(&e))?;
     let scratch = Scratch::new(&work).map_err(|e| failed(&e))?;
     let ids = sandbox.ids(Security::Default).map_err(|error| failed(&error))?;
-    tell(sandbox, environment);
+    warn_of_weaknesses(sandbox, environment);
     let idmap = ids.as_deref().and_then(Ids::mapping);
     let options = MountOptions { idmap, ..MountOptions::detect() };
     let root = snapshot::mount(&lowers, Some(&scratch.upper()), &options)

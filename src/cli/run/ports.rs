@@ -28,7 +28,7 @@ impl Published {
 ///
 /// A sentence about what is wrong, for the command line.
 pub fn published(text: &str) -> Result<Published, String> {
-    let wrong = || format!("{text:?} is no port: expected [[IP:]HOST:]CONTAINER[/tcp|udp]");
+    let wrong = || format!("{text:?} is not a port: expected [[IP:]HOST:]CONTAINER[/tcp|udp]");
     let (ports, transport) = match text.split_once('/') {
         None | Some((_, "tcp")) => (text.strip_suffix("/tcp").unwrap_or(text), Transport::Tcp),
         Some((ports, "udp")) => (ports, Transport::Udp),
@@ -76,7 +76,7 @@ pub(super) fn choose(published: &[Published]) -> Result<Vec<Port>, Failure> {
         for inside in one.inside.clone() {
             let wanted = outside.as_mut().and_then(Iterator::next).unwrap_or(0);
             let address = SocketAddr::new(one.address, wanted);
-            // Taken for a moment only: whoever forwards it takes it for good.
+            // Taken for a moment only: the forwarder takes it for good.
             let bound = match one.transport {
                 Transport::Tcp => TcpListener::bind(address).and_then(|l| l.local_addr()),
                 Transport::Udp => UdpSocket::bind(address).and_then(|s| s.local_addr()),

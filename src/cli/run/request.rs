@@ -2,14 +2,15 @@
 
 use super::RunArgs;
 use crate::cli::Environment;
-use crate::cli::build::HOST_LOOPBACK;
 use crate::cli::failure::{Class, Failure};
+use crate::cli::parse_args::{self, NetworkFlag};
 use crate::cli::sources::read_given;
 use crate::image::Image;
-use crate::sandbox::{DEFAULT_SHM_SIZE, MountKind, MountSpec, NetworkMode, OsBytes, RunSpec};
+use crate::sandbox::{DEFAULT_SHM_SIZE, MountKind, MountSpec, OsBytes, RunSpec};
 use std::fmt::Write as _;
 
-/// The largest `--env-file`, in bytes: what the kernel lets a program's environment have, and much more.
+/// The largest `--env-file`, in bytes: what the kernel lets a program's environment have, and much
+/// more.
 const ENV_FILE_MAX: u64 = 8 << 20;
 
 /// Makes the spec, all but its mounts.
@@ -72,19 +73,7 @@ pub(super) fn spec(
     let cwd = args.workdir.clone().unwrap_or_else(|| config.working_dir().to_owned());
     spec.cwd = if cwd.starts_with('/') { cwd } else { format!("/{cwd}") };
     spec.user = args.user.clone().unwrap_or_else(|| config.user().to_owned());
-    spec.network = match args.network.strip_suffix(HOST_LOOPBACK).unwrap_or(&args.network) {
-        "default" | "private" | "bridge" => NetworkMode::Private,
-        mode if mode.len() < args.network.len() => {
-            let message = format!("network mode {mode:?} cannot have {HOST_LOOPBACK:?}");
-            return Err(Failure::new(Class::Usage, message));
-        }
-        "none" => NetworkMode::None,
-        "host" => NetworkMode::Host,
-        other => {
-            let message = format!("unknown network mode {other:?}: expected default, none or host");
-            return Err(Failure::new(Class::Usage, message));
-        }
-    };
+    spec.network = network(args)?.mode;
     spec.hostname = match &args.hostname {
         Some(hostname) => hostname.clone(),
         None => random_name()?,
@@ -115,4 +104,12 @@ fn random_name() -> Result<String, Failure> {
         let _ = write!(text, "{byte:02x}");
         text
     }))
+}
+/// Reads `--network`.
+///
+/// # Errors
+///
+/// A failure of class usage.
+pub(super) fn network(args: &RunArgs) -> Result<NetworkFlag, Failure> {
+    parse_args::network(&args.network).map_err(|error| Failure::new(Class::Usage, error))
 }

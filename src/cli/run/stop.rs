@@ -1,8 +1,8 @@
-//! How a running command is told to end.
+//! Stopping a running command.
 //!
-//! A polite kill, and a terminal that is gone, become the image's STOPSIGNAL, and KILL after a while;
-//! every other signal is the command's as it is, as with `docker run`. Whoever interrupts three times
-//! means it.
+//! A polite kill, and a terminal that is gone, become the image's STOPSIGNAL, and KILL after a
+//! while; every other signal is the command's as it is, as with `docker run`. A user who interrupts
+//! three times means it.
 
 use crate::sandbox::Control;
 use nix::sys::signal::Signal;
@@ -47,7 +47,7 @@ impl Keeper {
             return;
         }
         let control = self.control.clone();
-        // Nobody waits for it: when the command has ended, so have we.
+        // Nothing waits for it: when the command has ended, so have we.
         let _ = thread::Builder::new().name("stop".into()).spawn(move || {
             thread::sleep(timeout);
             control.signal(libc::SIGKILL);

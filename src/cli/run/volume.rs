@@ -14,7 +14,7 @@ const TMPFS_MODE: u32 = 0o1777;
 /// Something to mount, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Volume {
-    /// A folder or file of the host.
+    /// A directory or file of the host.
     Bind {
         /// Where it is.
         source: PathBuf,
@@ -40,7 +40,7 @@ pub enum Volume {
 ///
 /// A sentence about what is wrong, for the command line.
 pub fn volume(text: &str) -> Result<Volume, String> {
-    let wrong = || format!("{text:?} is no volume: expected SRC:DST or SRC:DST:ro");
+    let wrong = || format!("{text:?} is not a volume: expected SRC:DST or SRC:DST:ro");
     let mut parts = text.split(':');
     let (source, target) = (parts.next().unwrap_or_default(), parts.next().ok_or_else(wrong)?);
     let mut is_read_only = false;
@@ -110,7 +110,7 @@ pub fn mount(text: &str) -> Result<Volume, String> {
 pub fn tmpfs(text: &str) -> Result<Volume, String> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     if !target.starts_with('/') {
-        return Err(format!("{text:?} is no absolute path"));
+        return Err(format!("{text:?} is not an absolute path"));
     }
     let (mut size, mut mode) = (None, TMPFS_MODE);
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -130,7 +130,7 @@ fn octal(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
         .ok()
         .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| format!("{text:?} is no mode: expected octal digits, as 1777"))
+        .ok_or_else(|| format!("{text:?} is not a mode: expected octal digits, such as 1777"))
 }
 
 /// Opens what is to be shown; the specs refer to it by place.

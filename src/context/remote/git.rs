@@ -3,10 +3,12 @@
 //! Git runs without prompts, hooks, templates and the machine's configuration, and talks only the
 //! protocols that an address may name. What it is given is never mistaken for a flag.
 //!
-//! Source: BuildKit, frontend/dockerfile/dfgitutil and source/git; git(1), "Environment variables".
+//! Source: BuildKit, source/git; git(1), "Environment variables".
 
 use super::access::Proof;
-use super::{Access, Address, Login, RemoteError, redact};
+use super::{Access, RemoteError};
+use crate::dockerfile::address::{Address, redact};
+use crate::dockerfile::git_url::GitUrl;
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,185 +29,17 @@ const STALL_SECONDS: u32 = 60;
 /// Bytes of git's messages that an error quotes.
 const SAID_MAX: usize = 2_000;
 
-/// Starts git. Standard input is the file with credentials, if there are any; git and what it starts have
-/// it as another descriptor, because a command line or an environment can be read by others.
+/// Starts git. Standard input is the file with credentials, if there are any; git and what it
+/// starts have it as another descriptor, because a command line or an environment can be read by
+/// others.
 const SCRIPT: &str = "umask 022 && exec 9<&0 </dev/null && exec git \"$@\"";
 
 /// Makes git read the credentials.
 const INCLUDE: &str = "include.path=/proc/self/fd/9";
 
-/// The helper that tells git the password: the comments of the file that [`INCLUDE`] names. Git appends the word
-/// `get`.
+/// The helper that gives git the password: the comments of the file that [`INCLUDE`] names. Git
+/// appends the word `get`.
 const HELPER: &str = "!sed -n s/^#//p /proc/self/fd/9 && :";
-
-/// An address of a repository, a place in its history, and a folder of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GitUrl {
-    /// What git is given: no query, no fragment, no credentials.
-    pub remote: String,
-    /// The credentials that stood in the address.
-    pub login: Option<Login>,
-    /// Branch, tag, full reference or commit; `None` is the server's default branch.
-    pub reference: Option<String>,
-    /// Folder of the repository, without outer slashes; empty is all of it.
-    pub subdir: String,
-    /// `?checksum=`: what the commit must begin with.
-    pub checksum: Option<String>,
-    /// `?fetch-by-commit=`: the commit of `checksum` is fetched, and not what the reference names.
-    pub by_commit: bool,
-    /// `?mtime=commit`: files have the time of the commit, and not that of the checkout.
-    pub commit_time: bool,
-    /// `?keep-git-dir=`.
-    pub keep_git_dir: Option<bool>,
-    /// `?submodules=`; they are fetched unless it is false.
-    pub submodules: Option<bool>,
-}
-
-impl GitUrl {
-    /// Parses what may be an address of a repository: `None` when it is none, so that it is a path
-    /// or a download.
-    ///
-    /// Repositories are `git://…`, `ssh://…`, `user@host:path`, and `http(s)://….git`, each with
-    /// `?query` and `#reference:folder`.
-    ///
-    /// # Errors
-    ///
-    /// [`RemoteError::BadUrl`] for a repository with a query that cannot be understood.
-    pub fn parse(text: &str) -> Result<Option<Self>, RemoteError> {
-        let bad = |reason: String| RemoteError::BadUrl { url: redact(text), reason };
-        let Address { text: clean_text, login } = Address::parse(text);
-        let text = clean_text.as_str();
-        let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
-        let (remote, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let scheme = remote.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-        let is_git = match scheme.as_deref() {
-            Some("git" | "ssh") => true,
-            Some("http" | "https") => {
-                remote.splitn(4, '/').nth(3).is_some_and(|path| path.as_bytes().ends_with(b".git"))
-            }
-            Some(_) => false,
-            None => is_scp_style(remote),
-        };
-        if !is_git {
-            return Ok(None);
-        }
-        if remote.starts_with('-') || remote.contains(|c: char| c.is_control()) {
-            return Err(bad("an address does not begin with a dash".into()));
-        }
-        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
-        let mut url = Self {
-            remote: remote.to_owned(),
-            login,
-            reference: (!reference.is_empty()).then(|| reference.to_owned()),
-            subdir: clean(subdir),
-            ..Self::default()
-        };
-        url.read_query(query).map_err(bad)?;
-        if let Some(reference) = &url.reference
-            && (reference.starts_with('-')
-                || reference.contains(|c: char| c.is_control() || " ~^:?*[\\".contains(c))
-                || reference.contains(".."))
-        {
-            return Err(bad(format!("{reference:?} is not the name of a branch, tag or commit")));
-        }
-        Ok(Some(url))
-    }
-
-    fn read_query(&mut self, query: &str) -> Result<(), String> {
-        let truth = |key: &str, value: &str| match value {
-            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-            _ => Err(format!("{value:?} is neither true nor false for {key}")),
-        };
-        let mut set_reference = |value: String| match &self.reference {
-            Some(other) if *other != value => {
-                Err(format!("both {other:?} and {value:?} are asked for"))
-            }
-            _ => {
-                self.reference = Some(value);
-                Ok(())
-            }
-        };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match key {
-                "ref" if !value.is_empty() => set_reference(value.to_owned())?,
-                "tag" if !value.is_empty() => {
-                    let name = value.strip_prefix("refs/tags/").unwrap_or(value);
-                    set_reference(format!("refs/tags/{name}"))?;
-                }
-                "branch" if !value.is_empty() => {
-                    let name = value.strip_prefix("refs/heads/").unwrap_or(value);
-                    set_reference(format!("refs/heads/{name}"))?;
-                }
-                "subdir" if !value.is_empty() => {
-                    let value = clean(value);
-                    if !self.subdir.is_empty() && self.subdir != value {
-                        return Err(format!("both {:?} and {value:?} are asked for", self.subdir));
-                    }
-                    self.subdir = value;
-                }
-                "checksum" | "commit" if !value.is_empty() => {
-                    self.checksum = Some(value.to_owned());
-                }
-                "fetch-by-commit" => self.by_commit = truth(key, value)?,
-                "mtime" => {
-                    self.commit_time = match value {
-                        "checkout" => false,
-                        "commit" => true,
-                        _ => {
-                            return Err(format!("mtime is {value:?}: expected checkout or commit"));
-                        }
-                    }
-                }
-                "keep-git-dir" => self.keep_git_dir = Some(truth(key, value)?),
-                "submodules" => self.submodules = Some(truth(key, value)?),
-                "ref" | "tag" | "branch" | "subdir" | "checksum" | "commit" => {
-                    return Err(format!("{key} has no value"));
-                }
-                _ => {
-                    return Err(format!(
-                        "unknown query {key:?}: expected ref, tag, branch, subdir, checksum, commit, \
-                         fetch-by-commit, keep-git-dir, mtime or submodules"
-                    ));
-                }
-            }
-        }
-        if self.by_commit {
-            let is_whole = |commit: &String| {
-                matches!(commit.len(), 40 | 64) && commit.bytes().all(|b| b.is_ascii_hexdigit())
-            };
-            if !self.checksum.as_ref().is_some_and(is_whole) {
-                return Err("fetch-by-commit needs commit= with a full commit".to_owned());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Says whether text is `user@host:path`.
-fn is_scp_style(text: &str) -> bool {
-    let Some((user, rest)) = text.split_once('@') else { return false };
-    let Some((host, _)) = rest.split_once(':') else { return false };
-    let is_word = |text: &str, more: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-    };
-    is_word(user, "-_") && is_word(host, "-.")
-}
-
-fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
 
 /// Removes the entries of that name in a directory for git and in those of its submodules.
 fn remove_each(dir: &Path, name: &str) -> std::io::Result<()> {
@@ -245,18 +79,18 @@ fn set_times(dir: &Path, seconds: i64) -> std::io::Result<()> {
 pub struct GitOptions<'a> {
     /// `--keep-git-dir`, unless the address says otherwise.
     pub keep_git_dir: bool,
-    /// An existing empty folder of the session.
+    /// An existing empty directory of the session.
     pub into: &'a Path,
     /// Credentials of the build.
     pub access: &'a Access,
-    /// True lets repositories be folders of this machine: for tests.
+    /// True lets repositories be directories of this machine: for tests.
     pub allows_local: bool,
 }
 
 /// A checked-out commit.
 #[derive(Debug)]
 pub struct GitCheckout {
-    /// The folder that was asked for: the repository's, or a folder in it.
+    /// The directory that was asked for: the repository's, or a directory in it.
     pub root: OwnedFd,
     /// The commit, in full.
     pub commit: String,
@@ -292,7 +126,7 @@ impl Git<'_> {
             move |source| RemoteError::Io { doing, path, source }
         };
         fs::create_dir(&self.dir).map_err(io("create", &self.dir))?;
-        self.git("prepare a folder for", &["init", "-q", "--template="])?;
+        self.git("prepare a directory for", &["init", "-q", "--template="])?;
         self.git("name", &["remote", "add", "--", "origin", &self.url.remote])?;
         let fetched = self.fetch()?;
         let name = format!("{fetched}^{{commit}}");
@@ -330,7 +164,7 @@ impl Git<'_> {
         }
         let dir = File::open(&self.dir).map_err(io("open", &self.dir))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        // No link of the repository is followed, so the folder is one of the repository's own.
+        // No link of the repository is followed, so the directory is one of the repository's own.
         let root =
             rooted::open_beneath(dir.as_fd(), self.url.subdir.as_bytes(), flags).map_err(|_| {
                 RemoteError::NoSubdir {
@@ -366,11 +200,12 @@ impl Git<'_> {
         Ok(reference.to_owned())
     }
 
-    /// A file in memory with git's configuration that authenticates us to the one server; `None` where
-    /// there are no credentials.
+    /// A file in memory with git's configuration that authenticates us to the one server; `None`
+    /// where there are no credentials.
     ///
-    /// A password is in comments that a helper prints when the server asks, so that a redirect to another
-    /// server does not carry it on. A header cannot be bound like that: with one, redirects are refused.
+    /// A password is in comments that a helper prints when the server asks, so that a redirect to
+    /// another server does not carry it on. A header cannot be bound like that: with one, redirects
+    /// are refused.
     fn credentials(&self) -> std::io::Result<Option<File>> {
         let address = Address { text: self.url.remote.clone(), login: self.url.login.clone() };
         let Some(proof) = self.options.access.git(&address) else { return Ok(None) };

@@ -1,7 +1,7 @@
 //! ADD of an http(s) address: download, revalidate, verify.
 //!
-//! Downloads are kept by content in a folder that the caller names, beside what the server said of
-//! them by address:
+//! Downloads are kept by content in a directory that the caller names, beside what the server said
+//! of them by address:
 //!
 //! ```text
 //! sha256-<hex>        the bytes, mode 0600, mtime as the server gave it
@@ -13,9 +13,10 @@
 //!
 //! Source: BuildKit, source/http; RFC 9110, "Conditional Requests".
 
-use super::{Access, Address, RemoteError};
+use super::{Access, RemoteError};
+use crate::copy::FileTime;
+use crate::dockerfile::address::Address;
 use crate::registry::resolve_location;
-use crate::snapshot::copy::FileTime;
 use crate::store::Digest;
 use crate::sys::cancel::{Cancel, Stoppable};
 use serde::{Deserialize, Serialize};
@@ -54,16 +55,16 @@ pub struct HttpOptions<'a> {
     pub access: &'a Access,
     /// `--checksum`.
     pub checksum: Option<Digest>,
-    /// Folder for downloads that later builds may revalidate; made if missing.
+    /// Directory for downloads that later builds may revalidate; made if missing.
     pub cache: &'a Path,
-    /// An existing folder of the session that gets the file and nothing else.
+    /// An existing directory of the session that gets the file and nothing else.
     pub into: &'a Path,
 }
 
 /// A file that was downloaded, or was here already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
-    /// The folder that holds it: to be opened as a source, and the file selected with
+    /// The directory that holds it: to be opened as a source, and the file selected with
     /// [`exact`](crate::context::SelectOptions::exact).
     pub dir: PathBuf,
     /// Its name there.
@@ -133,8 +134,8 @@ fn parse_date(text: Option<&str>) -> FileTime {
 /// Downloads `url`, unless what is here already is asked for or is still current.
 ///
 /// With a checksum that is here, the server is not asked. `progress` hears the bytes so far and the
-/// total, if the server sent one. `Content-Encoding: gzip` is undone, as Go's client does, and digests are
-/// of the decoded bytes. No redirect carries credentials on.
+/// total, if the server sent one. `Content-Encoding: gzip` is undone, as Go's client does, and
+/// digests are of the decoded bytes. No redirect carries credentials on.
 ///
 /// # Errors
 ///

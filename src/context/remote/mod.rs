@@ -12,11 +12,12 @@ mod git;
 mod http;
 mod stream;
 
-pub use access::{Access, Address, Login};
-pub use git::{GitCheckout, GitOptions, GitUrl};
+pub use access::Access;
+pub use git::{GitCheckout, GitOptions};
 pub use http::{Download, HttpOptions, download, file_name_of};
 pub use stream::{DOCKERFILE_MAX, StreamContext, read_stream};
 
+use crate::dockerfile::address::AddressError;
 use crate::layer::LayerError;
 use crate::store::Digest;
 use std::io;
@@ -27,13 +28,8 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum RemoteError {
     /// An address that cannot be understood.
-    #[error("{url:?} is not an address that can be read: {reason}")]
-    BadUrl {
-        /// The address.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    BadAddress(#[from] AddressError),
     /// The server was not reached, or broke off.
     #[error("cannot download {url}")]
     Http {
@@ -96,12 +92,12 @@ pub enum RemoteError {
         /// Why it did not start.
         source: io::Error,
     },
-    /// A folder that the repository does not have.
+    /// A directory that the repository does not have.
     #[error("{url} has no directory {subdir:?}")]
     NoSubdir {
         /// The address.
         url: String,
-        /// The folder.
+        /// The directory.
         subdir: String,
     },
     /// A stream that is a tar, but not a sound one.
@@ -109,10 +105,10 @@ pub enum RemoteError {
     Extract {
         /// What the stream is.
         name: String,
-        /// Why.
+        /// Cause of the failure.
         source: LayerError,
     },
-    /// A stream that is no tar, and longer than any Dockerfile.
+    /// A stream that is not a tar, and longer than any Dockerfile.
     #[error("{name} is neither a tar nor a Dockerfile of at most {DOCKERFILE_MAX} bytes")]
     TooLong {
         /// What the stream is.
@@ -128,12 +124,7 @@ pub enum RemoteError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
-}
-
-/// Shows an address without the user name and password it may hold.
-pub fn redact(url: &str) -> String {
-    Address::parse(url).text
 }

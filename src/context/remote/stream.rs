@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-/// Bytes that are looked at to tell what a stream is.
+/// Bytes that are looked at to recognise a stream.
 const START: u64 = 64 * 1024;
 
 /// Longest Dockerfile that is read from a stream, in bytes.
@@ -23,7 +23,7 @@ pub enum StreamContext {
     Dockerfile(Vec<u8>),
 }
 
-/// Reads a context from a stream; a tar is extracted into the empty folder `into`.
+/// Reads a context from a stream; a tar is extracted into the empty directory `into`.
 ///
 /// What is compressed, or begins with the header of a tar, is a tar; all else is a Dockerfile.
 /// Extracted files keep the owners that the archive gives them.

@@ -65,7 +65,7 @@ impl<'a> Search<'a> {
         let mut open = vec![(0, start)];
         while let Some((part, at)) = open.pop() {
             let Some(kind) = self.parts.get(part) else {
-                // What led to a match is no failure; what else was seen may be tried again.
+                // What led to a match is not a failure; what else was seen may be tried again.
                 for &pair in &self.seen {
                     self.failed[pair / 64] &= !(1 << (pair % 64));
                 }

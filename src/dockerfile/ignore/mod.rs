@@ -2,12 +2,12 @@
 //!
 //! The language is Docker's, not Git's: patterns are anchored at the context
 //! root, `*` never crosses a `/`, a pattern also holds for everything below a
-//! folder it matches, and the last matching line wins.
+//! directory it matches, and the last matching line wins.
 //!
 //! # Invariants
 //!
-//! - A [`Matcher`] is immutable and `Sync`; walks share one by reference. The one thing it notes is that a
-//!   malformed pattern was tried, see [`Matcher::failure`].
+//! - A [`Matcher`] is immutable and `Sync`; walks share one by reference. The one thing it notes is
+//!   that a malformed pattern was tried, see [`Matcher::failure`].
 //! - Rule order is source order. Reordering rules changes their meaning.
 //! - Paths are relative to the context root, `/`-separated, without leading or
 //!   trailing slash; bytes that are not UTF-8 are allowed.
@@ -77,7 +77,7 @@ pub struct Rule<'a> {
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct RuleEntry {
     line: u32,
     text: String,
     is_exception: bool,
@@ -87,13 +87,13 @@ struct Entry {
 /// A parsed ignore file.
 #[derive(Debug, Clone, Default)]
 pub struct Matcher {
-    entries: Vec<Entry>,
+    entries: Vec<RuleEntry>,
     /// Whether a malformed pattern was tried on a path; clones share it.
     has_failed: Arc<AtomicBool>,
 }
 
-/// Which rules match a folder or a parent of it: what a walk hands down from a
-/// folder to its entries, so that nobody matches the same parents again.
+/// Which rules match a directory or a parent of it: what a walk hands down from a
+/// directory to its entries, so that no parent is matched twice.
 #[derive(Debug, Clone, Default)]
 pub struct Inherited {
     /// One flag per rule; empty at the context root.
@@ -120,8 +120,9 @@ impl Matcher {
     /// # Errors
     ///
     /// Returns [`IgnoreError`] for the first line that Docker itself would
-    /// refuse. Blank lines and `#` comments are never errors. Of some malformed patterns, such as `d\\e`, Docker
-    /// finds out only at the first path that they are tried on: [`Self::failure`] reports those.
+    /// refuse. Blank lines and `#` comments are never errors. Of some malformed patterns, such as
+    /// `d\\e`, Docker finds out only at the first path that they are tried on: [`Self::failure`]
+    /// reports those.
     pub fn parse(text: &[u8]) -> Result<Self, IgnoreError> {
         let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
         let mut entries = Vec::new();
@@ -154,7 +155,7 @@ impl Matcher {
                 clean(trim(&cleaned))
             };
             let pattern = Pattern::new(&cleaned).ok_or_else(bad)?;
-            entries.push(Entry { line, text, is_exception, pattern });
+            entries.push(RuleEntry { line, text, is_exception, pattern });
         }
         Ok(Self { entries, has_failed: Arc::default() })
     }
@@ -183,7 +184,7 @@ impl Matcher {
             let pattern = Pattern::new(&cleaned)
                 .filter(|p| !p.is_broken())
                 .ok_or_else(|| IgnoreError::BadPattern { line, text: trimmed.to_owned() })?;
-            entries.push(Entry { line, text: trimmed.to_owned(), is_exception, pattern });
+            entries.push(RuleEntry { line, text: trimmed.to_owned(), is_exception, pattern });
         }
         Ok(Self { entries, has_failed: Arc::default() })
     }
@@ -206,10 +207,10 @@ impl Matcher {
         })
     }
 
-    /// What the rules say about `path`, given what its folder inherited.
+    /// What the rules say about `path`, given what its directory inherited.
     ///
     /// A walk starts with [`Inherited::default`] and hands
-    /// [`Verdict::inherited`] of a folder to its entries.
+    /// [`Verdict::inherited`] of a directory to its entries.
     pub fn verdict(&self, path: &[u8], parent: &Inherited) -> Verdict {
         let mut is_ignored = false;
         let mut decided_by = None;
@@ -234,7 +235,8 @@ impl Matcher {
         Verdict { is_ignored, inherited: Inherited { matched }, decided_by }
     }
 
-    /// Returns what is wrong with a malformed pattern that was tried so far; such a pattern matches nothing.
+    /// Returns what is wrong with a malformed pattern that was tried so far; such a pattern matches
+    /// nothing.
     pub fn failure(&self) -> Option<IgnoreError> {
         if !self.has_failed.load(Ordering::Relaxed) {
             return None;
@@ -258,9 +260,9 @@ impl Matcher {
         Some(Rule { line: entry.line, text: &entry.text })
     }
 
-    /// Whether something below the ignored folder `dir` may still be seen
+    /// Whether something below the ignored directory `dir` may still be seen
     /// because a later exception can match there. `false` means that the
-    /// folder need not be entered.
+    /// directory need not be entered.
     pub fn may_match_below(&self, dir: &[u8]) -> bool {
         let verdict = self.full_verdict(dir);
         self.may_match_below_verdict(dir, &verdict)
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ignored_folder_is_entered_only_for_a_later_exception_inside() {
+    fn an_ignored_directory_is_entered_only_for_a_later_exception_inside() {
         for (text, dir, want) in [
             ("node_modules", "node_modules", false),
             ("node_modules\n!src", "node_modules", false),

@@ -11,32 +11,32 @@
 #[derive(Debug, Clone)]
 pub(super) struct Pattern {
     cleaned: Vec<u8>,
-    kind: Kind,
+    kind: PatternKind,
 }
 
 #[derive(Debug, Clone)]
-enum Kind {
+enum PatternKind {
     Exact,
     /// All but the trailing `**` is a prefix.
     Prefix,
     /// All but the leading `**` is a suffix.
     Suffix,
-    Automaton(Vec<State>),
+    Automaton(Vec<MatchState>),
     /// Accepted by `filepath.Match`, not a regular expression.
     Broken,
 }
 
 /// One state; the number after the last accepts.
 #[derive(Debug, Clone)]
-enum State {
+enum MatchState {
     /// One character, then the next state.
     One(Set),
     /// Any number of characters, then the next state.
     Many(Set),
     /// `(.*/)?`: to the next state but one, or into the next.
-    Folders,
+    Directories,
     /// Inside `.*/`.
-    InFolders,
+    InDirectories,
     /// `^`
     Begin,
     /// `\b`, `\B`: between a word character and another, or not.
@@ -81,41 +81,43 @@ impl Pattern {
     }
 
     pub(super) fn is_broken(&self) -> bool {
-        matches!(self.kind, Kind::Broken)
+        matches!(self.kind, PatternKind::Broken)
     }
 
     /// Whether the pattern matches the whole path.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
         match &self.kind {
-            Kind::Exact => path == self.cleaned,
-            Kind::Prefix => path.starts_with(&self.cleaned[..self.cleaned.len() - 2]),
-            Kind::Suffix => {
+            PatternKind::Exact => path == self.cleaned,
+            PatternKind::Prefix => path.starts_with(&self.cleaned[..self.cleaned.len() - 2]),
+            PatternKind::Suffix => {
                 let suffix = &self.cleaned[2..];
                 path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path)
             }
-            Kind::Automaton(states) => run(states, path, &mut |_, accepts| accepts),
-            Kind::Broken => false,
+            PatternKind::Automaton(states) => run(states, path, &mut |_, accepts| accepts),
+            PatternKind::Broken => false,
         }
     }
 
     /// Whether some path that starts with `prefix` and goes on may match.
     pub(super) fn can_match_from(&self, prefix: &[u8]) -> bool {
         match &self.kind {
-            Kind::Exact => self.cleaned.len() > prefix.len() && self.cleaned.starts_with(prefix),
-            Kind::Prefix => {
+            PatternKind::Exact => {
+                self.cleaned.len() > prefix.len() && self.cleaned.starts_with(prefix)
+            }
+            PatternKind::Prefix => {
                 let head = &self.cleaned[..self.cleaned.len() - 2];
                 prefix.starts_with(head) || head.starts_with(prefix)
             }
-            Kind::Suffix => true,
-            Kind::Automaton(states) => run(states, prefix, &mut |lives, _| lives),
-            Kind::Broken => false,
+            PatternKind::Suffix => true,
+            PatternKind::Automaton(states) => run(states, prefix, &mut |lives, _| lives),
+            PatternKind::Broken => false,
         }
     }
 }
 
 /// Runs the automaton; `answer` gets whether a state before the last is alive
 /// and whether the last is.
-fn run(states: &[State], text: &[u8], answer: &mut dyn FnMut(bool, bool) -> bool) -> bool {
+fn run(states: &[MatchState], text: &[u8], answer: &mut dyn FnMut(bool, bool) -> bool) -> bool {
     // Enough for all but freak patterns without a trip to the allocator.
     const INLINE: usize = 4;
     let words = (states.len() + 1).div_ceil(64);
@@ -143,9 +145,9 @@ fn run(states: &[State], text: &[u8], answer: &mut dyn FnMut(bool, bool) -> bool
                 continue;
             }
             match state {
-                State::One(set_) if set_.has(c) => set(next, index + 1),
-                State::Many(set_) if set_.has(c) => set(next, index),
-                State::InFolders => {
+                MatchState::One(set_) if set_.has(c) => set(next, index + 1),
+                MatchState::Many(set_) if set_.has(c) => set(next, index),
+                MatchState::InDirectories => {
                     if c != '\n' {
                         set(next, index);
                     }
@@ -169,20 +171,20 @@ fn run(states: &[State], text: &[u8], answer: &mut dyn FnMut(bool, bool) -> bool
 }
 
 /// Follows the steps that consume nothing; all lead forward.
-fn close(states: &[State], now: &mut [u64], before: Option<char>, here: Option<char>) {
+fn close(states: &[MatchState], now: &mut [u64], before: Option<char>, here: Option<char>) {
     for (index, state) in states.iter().enumerate() {
         if !get(now, index) {
             continue;
         }
         match state {
-            State::Many(_) => set(now, index + 1),
-            State::Folders => {
+            MatchState::Many(_) => set(now, index + 1),
+            MatchState::Directories => {
                 set(now, index + 1);
                 set(now, index + 2);
             }
-            State::Begin if before.is_none() => set(now, index + 1),
-            State::End if here.is_none() => set(now, index + 1),
-            State::Boundary(wanted) => {
+            MatchState::Begin if before.is_none() => set(now, index + 1),
+            MatchState::End if here.is_none() => set(now, index + 1),
+            MatchState::Boundary(wanted) => {
                 let is_word =
                     |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
                 if (is_word(before) != is_word(here)) == *wanted {
@@ -232,11 +234,11 @@ impl Iterator for Chars<'_> {
 }
 
 /// The pattern's regular expression, as the automaton that stands for it.
-fn compile(cleaned: &[u8]) -> Kind {
+fn compile(cleaned: &[u8]) -> PatternKind {
     let pattern: Vec<char> = Chars { rest: cleaned }.collect();
     let mut expression = String::with_capacity(pattern.len() + 8);
-    let mut kind = Kind::Exact;
-    let automaton = || Kind::Automaton(Vec::new());
+    let mut kind = PatternKind::Exact;
+    let automaton = || PatternKind::Automaton(Vec::new());
     let mut at = 0;
     let mut is_first = true;
     while at < pattern.len() {
@@ -249,8 +251,8 @@ fn compile(cleaned: &[u8]) -> Kind {
                     at += 1;
                 }
                 if at == pattern.len() {
-                    if matches!(kind, Kind::Exact) {
-                        kind = Kind::Prefix;
+                    if matches!(kind, PatternKind::Exact) {
+                        kind = PatternKind::Prefix;
                     } else {
                         expression.push_str(".*");
                         kind = automaton();
@@ -260,7 +262,7 @@ fn compile(cleaned: &[u8]) -> Kind {
                     kind = automaton();
                 }
                 if is_first {
-                    kind = Kind::Suffix;
+                    kind = PatternKind::Suffix;
                 }
             }
             '*' => {
@@ -291,63 +293,63 @@ fn compile(cleaned: &[u8]) -> Kind {
         }
         is_first = false;
     }
-    if !matches!(kind, Kind::Automaton(_)) {
+    if !matches!(kind, PatternKind::Automaton(_)) {
         // `^` alone would not make it an expression there either.
         return kind;
     }
     match states_of(&expression) {
-        Some(states) => Kind::Automaton(states),
-        None => Kind::Broken,
+        Some(states) => PatternKind::Automaton(states),
+        None => PatternKind::Broken,
     }
 }
 
 /// Reads the written expression; `None` when it is not one.
-fn states_of(expression: &str) -> Option<Vec<State>> {
+fn states_of(expression: &str) -> Option<Vec<MatchState>> {
     let chars: Vec<char> = expression.chars().collect();
     let mut states = Vec::new();
     let mut at = 0;
     while at < chars.len() {
         match chars[at] {
             '^' => {
-                states.push(State::Begin);
+                states.push(MatchState::Begin);
                 at += 1;
             }
             '(' => {
                 // Only ever `(.*/)?`.
-                states.push(State::Folders);
-                states.push(State::InFolders);
+                states.push(MatchState::Directories);
+                states.push(MatchState::InDirectories);
                 at += "(.*/)?".len();
             }
             '.' => {
                 // Only ever `.*` at the end.
-                states.push(State::Many(Set::not('\n')));
+                states.push(MatchState::Many(Set::not('\n')));
                 at += 2;
             }
             '[' => {
                 let set = read_class(&chars, &mut at)?;
                 if chars.get(at) == Some(&'*') {
                     at += 1;
-                    states.push(State::Many(set));
+                    states.push(MatchState::Many(set));
                 } else {
-                    states.push(State::One(set));
+                    states.push(MatchState::One(set));
                 }
             }
             '\\' => {
                 at += 1;
                 match *chars.get(at)? {
-                    'b' => states.push(State::Boundary(true)),
-                    'B' => states.push(State::Boundary(false)),
-                    'A' => states.push(State::Begin),
-                    'z' => states.push(State::End),
+                    'b' => states.push(MatchState::Boundary(true)),
+                    'B' => states.push(MatchState::Boundary(false)),
+                    'A' => states.push(MatchState::Begin),
+                    'z' => states.push(MatchState::End),
                     _ => {
-                        states.push(State::One(read_escape(&chars, &mut at)?));
+                        states.push(MatchState::One(read_escape(&chars, &mut at)?));
                         continue;
                     }
                 }
                 at += 1;
             }
             c => {
-                states.push(State::One(Set::of(c)));
+                states.push(MatchState::One(Set::of(c)));
                 at += 1;
             }
         }
@@ -388,7 +390,7 @@ fn read_escape(chars: &[char], at: &mut usize) -> Option<Set> {
         'x' => {
             let mut digits = String::new();
             if chars.get(*at) == Some(&'{') || chars.get(*at) == Some(&'\\') {
-                // `{` arrives escaped, which is no number.
+                // `{` arrives escaped, which is not a number.
                 return None;
             }
             for _ in 0..2 {

@@ -1,16 +1,16 @@
 //! COPY and ADD: sources that the ignore file hides, and our own rules about what they bring.
 
-use super::Place;
+use super::Site;
 use super::rules::{ADD_WITHOUT_CHECKSUM, COPY_IGNORED_FILE, SECRET_FILE_IN_CONTEXT};
 use super::scope::{Context, Scope};
-use crate::context::remote::GitUrl;
 use crate::dockerfile::ast::{Add, Copy, Word};
+use crate::dockerfile::git_url::GitUrl;
 
 /// What COPYs of a stage have brought.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Copied {
     /// Where the whole context came in.
-    pub(super) whole_context: Option<Place>,
+    pub(super) whole_context: Option<Site>,
 }
 
 /// How many files one message names.
@@ -76,8 +76,8 @@ fn local(context: &mut Context<'_, '_>, scope: &mut Scope, verb: &str, word: &Wo
 }
 
 /// BuildKit's check of one source against the ignore file.
-fn ignored(context: &mut Context<'_, '_>, verb: &str, place: Place, source: &str) {
-    // With exceptions, an ignored folder may still have files.
+fn ignored(context: &mut Context<'_, '_>, verb: &str, place: Site, source: &str) {
+    // With exceptions, an ignored directory may still have files.
     let Some(ignore) = context.input.ignore.filter(|m| !m.is_empty() && !m.has_exceptions()) else {
         return;
     };
@@ -113,8 +113,8 @@ fn clean(path: &str) -> String {
     }
 }
 
-/// Whether a path of the context looks like that of a secret: keys, passwords, credentials by the names
-/// that the usual programs give them.
+/// Whether a path of the context looks like that of a secret: keys, passwords, credentials by the
+/// names that the usual programs give them.
 pub fn looks_secret(path: &str) -> bool {
     const NAMES: [&str; 13] = [
         ".env",

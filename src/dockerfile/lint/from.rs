@@ -5,7 +5,7 @@ use super::rules::{
     REDUNDANT_TARGET_PLATFORM, UNDEFINED_ARG_IN_FROM, UNPINNED_BASE_IMAGE,
 };
 use super::suggest::suggest;
-use super::{Base, ImageFacts, Input, Options, Place, Report};
+use super::{Base, Findings, ImageFacts, Input, Options, Site};
 use crate::dockerfile::ast::{Command, Stage, Word};
 use crate::dockerfile::env::{self, Env};
 use crate::dockerfile::expand::{ExpandError, Expanded, Lexer};
@@ -13,7 +13,7 @@ use crate::dockerfile::golang::quote;
 use crate::image::{Platform, Reference};
 use std::collections::BTreeMap;
 
-pub(super) fn check(input: &Input<'_>, report: &mut Report) {
+pub(super) fn check(input: &Input<'_>, report: &mut Findings) {
     default_names(input, report);
     let Ok(globals) = env::globals(input.file, input.platform_args, input.build_args) else {
         return;
@@ -27,7 +27,7 @@ pub(super) fn check(input: &Input<'_>, report: &mut Report) {
         globals.names().chain(declared.map(|declaration| declaration.name.as_str())).collect();
     for (index, stage) in input.file.stages.iter().enumerate() {
         let options = input.options.with_comments(&stage.from.comments);
-        let place = Place::of(&stage.from);
+        let place = Site::of(&stage.from);
         let (name, _) = expand(input, &stage.base, &globals);
         undefined(&options, place.at(&stage.base), &name, &known, report);
         if let Some(word) = &stage.platform {
@@ -47,7 +47,7 @@ fn expand(input: &Input<'_>, word: &Word, env: &Env) -> (Expanded, Result<(), Ex
 }
 
 /// The names that come out where no build argument is given.
-fn default_names(input: &Input<'_>, report: &mut Report) {
+fn default_names(input: &Input<'_>, report: &mut Findings) {
     let Ok(defaults) = env::globals(input.file, input.platform_args, &BTreeMap::new()) else {
         return;
     };
@@ -58,7 +58,7 @@ fn default_names(input: &Input<'_>, report: &mut Report) {
                 "Default value for ARG {} results in empty or invalid base image name",
                 stage.base.text
             );
-            let place = Place::of(&stage.from).at(&stage.base);
+            let place = Site::of(&stage.from).at(&stage.base);
             report.add(input.options, &INVALID_DEFAULT_ARG_IN_FROM, place, message);
         }
     }
@@ -66,10 +66,10 @@ fn default_names(input: &Input<'_>, report: &mut Report) {
 
 fn undefined(
     options: &Options,
-    place: Place,
+    place: Site,
     expanded: &Expanded,
     known: &[&str],
-    report: &mut Report,
+    report: &mut Findings,
 ) {
     for name in &expanded.unmatched {
         if known.contains(&name.as_str()) {
@@ -89,11 +89,11 @@ fn platform_flag(
     word: &Word,
     platform: &Expanded,
     globals: &Env,
-    report: &mut Report,
+    report: &mut Findings,
 ) {
     const TARGET: &str = "TARGETPLATFORM";
-    let place = Place::of(&stage.from).at(word);
-    // Whoever puts it together of several variables means something by it.
+    let place = Site::of(&stage.from).at(word);
+    // A name that is put together of several variables is taken to be intended.
     let is_target = platform.matched.len() == 1
         && platform.unmatched.is_empty()
         && platform.matched.contains(TARGET);
@@ -120,8 +120,8 @@ fn base_image(
     input: &Input<'_>,
     options: &Options,
     base: &Base,
-    place: Place,
-    report: &mut Report,
+    place: Site,
+    report: &mut Findings,
 ) {
     let name = match base {
         Base::Image(image) => {
@@ -133,7 +133,7 @@ fn base_image(
             &image.name
         }
         Base::Unknown(name) => name,
-        Base::Scratch | Base::Stage(_) | Base::Replaced | Base::Folder => return,
+        Base::Scratch | Base::Stage(_) | Base::Replaced | Base::Directory => return,
     };
     let Ok(reference) = name.parse::<Reference>() else { return };
     if reference.digest().is_some() {
@@ -152,7 +152,7 @@ fn base_image(
     }
 }
 
-fn image_platform(options: &Options, image: &ImageFacts, place: Place, report: &mut Report) {
+fn image_platform(options: &Options, image: &ImageFacts, place: Site, report: &mut Findings) {
     let (expected, actual) = (&image.expected, &image.actual);
     if image.is_given
         || (&expected.os, &expected.architecture) == (&actual.os, &actual.architecture)

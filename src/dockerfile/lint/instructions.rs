@@ -1,7 +1,7 @@
 //! Instructions that only change the configuration: ENV, LABEL, ARG, WORKDIR, EXPOSE, CMD and the
 //! like.
 
-use super::Place;
+use super::Site;
 use super::rules::{
     EXPOSE_INVALID_FORMAT, EXPOSE_PROTO_CASING, JSON_ARGS_RECOMMENDED, LEGACY_KEY_VALUE_FORMAT,
     MULTIPLE_INSTRUCTIONS_DISALLOWED, SECRETS_USED_IN_ARG_OR_ENV, WORKDIR_RELATIVE_PATH,
@@ -13,9 +13,9 @@ use crate::dockerfile::golang::quote;
 /// Where a stage had each of the instructions of which only the last counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Last {
-    cmd: Option<Place>,
-    entrypoint: Option<Place>,
-    healthcheck: Option<Place>,
+    cmd: Option<Site>,
+    entrypoint: Option<Site>,
+    healthcheck: Option<Site>,
 }
 
 /// Parts of a name that say it holds a secret.
@@ -110,7 +110,7 @@ pub(super) fn command(
     }
 }
 
-/// One port of EXPOSE, expanded. What is no port is the build's to refuse.
+/// One port of EXPOSE, expanded. What is not a port is the build's to refuse.
 pub(super) fn port(context: &mut Context<'_, '_>, word: &Word, text: &str) {
     let (rest, container) = text.rsplit_once(':').map_or((None, text), |(a, b)| (Some(a), b));
     let (port, protocol) = container.split_once('/').unwrap_or((container, ""));

@@ -5,18 +5,19 @@
 //!
 //! # How
 //!
-//! Three passes, as in BuildKit: over the file as it is written (`spelling`), over the FROM lines with
-//! the global variables (`from`), and over the instructions of the stages that count, each with the
-//! variables it sees (`scope`). What was reported twice in the same words for the same lines is
-//! reported once.
+//! Three passes, as in BuildKit: over the file as it is written (`spelling`), over the FROM lines
+//! with the global variables (`from`), and over the instructions of the stages that count, each
+//! with the variables it sees (`scope`). What was reported twice in the same words for the same
+//! lines is reported once.
 //!
-//! Which stages count is the caller's to say: those that the target needs after a build, all of them
-//! in `builder check` without a target. A stage whose base image is not at hand is walked too, but
-//! nothing is said about its variables, since the image may well define them.
+//! Which stages count is the caller's to say: those that the target needs after a build, all of
+//! them in `builder check` without a target. A stage whose base image is not at hand is walked too,
+//! but nothing is said about its variables, since the image may well define them.
 //!
 //! # Not here
 //!
-//! The rules' names and texts: `rules`. Where findings are shown, and as what: the command line room.
+//! The rules' names and texts: `rules`. Where findings are shown, and as what: the command line
+//! room.
 //!
 //! Source: BuildKit `frontend/dockerfile/linter`, and its uses in `instructions/parse.go` and
 //! `dockerfile2llb`, of August 2026.
@@ -53,7 +54,7 @@ pub struct Input<'a> {
     pub options: &'a Options,
     /// `--build-arg`s.
     pub build_args: &'a BTreeMap<String, String>,
-    /// TARGETPLATFORM and its like, with the values of this build.
+    /// TARGETPLATFORM and similar ones, with the values of this build.
     pub platform_args: &'a Env,
     /// What is known of each stage, in source order; empty where planning did not get so far, and
     /// then only what is written in the file is checked.
@@ -86,10 +87,10 @@ pub enum Base {
     Scratch,
     /// An earlier stage, by its index.
     Stage(usize),
-    /// A folder or image that `--build-context` put in the place of the whole stage.
+    /// A directory or image that `--build-context` put in the place of the whole stage.
     Replaced,
-    /// A folder that `--build-context` put in the place of the image.
-    Folder,
+    /// A directory that `--build-context` put in the place of the image.
+    Directory,
     /// An image.
     Image(ImageFacts),
     /// An image that is not at hand, by its name.
@@ -135,12 +136,12 @@ impl Finding {
 
 /// Where a finding points.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Site {
     span: Span,
     lines: Lines,
 }
 
-impl Place {
+impl Site {
     fn of(origin: &Origin) -> Self {
         Self { span: origin.keyword.span, lines: origin.lines }
     }
@@ -151,19 +152,19 @@ impl Place {
 }
 
 /// Takes findings in and keeps those that are wanted.
-struct Report {
+struct Findings {
     findings: Vec<Finding>,
-    /// What was found, to tell what is found again: rule, lines, message.
+    /// What was found, so that it is not reported twice: rule, lines, message.
     seen: BTreeSet<(&'static str, (u32, u32), String)>,
     wants_advice: bool,
 }
 
-impl Report {
+impl Findings {
     fn add(
         &mut self,
         options: &Options,
         rule: &'static Rule,
-        place: Place,
+        place: Site,
         message: impl Into<String>,
     ) {
         if !options.wants(rule) || rule.severity == Severity::Advice && !self.wants_advice {
@@ -179,7 +180,7 @@ impl Report {
 /// Checks a file.
 pub fn check(input: &Input<'_>) -> Vec<Finding> {
     let mut report =
-        Report { findings: Vec::new(), seen: BTreeSet::new(), wants_advice: input.wants_advice };
+        Findings { findings: Vec::new(), seen: BTreeSet::new(), wants_advice: input.wants_advice };
     spelling::check(input, &mut report);
     from::check(input, &mut report);
     scope::check(input, &mut report);

@@ -2,11 +2,11 @@
 //!
 //! # Not here
 //!
-//! The conditions, in the files of the families; why each rule is worth its noise and how to mend
+//! The conditions, in the files of the families; why each rule is worth its noise and how to fix
 //! what it finds, in `docs/checks.md`, which has a section for each name in this table.
 //!
-//! Source: BuildKit `frontend/dockerfile/linter/ruleset.go`, of August 2026, for names, descriptions
-//! and addresses of the rules it has; the rest are ours.
+//! Source: BuildKit `frontend/dockerfile/linter/ruleset.go`, of August 2026, for names,
+//! descriptions and addresses of the rules it has; the rest are ours.
 
 /// How much a finding weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,8 +27,8 @@ pub struct Rule {
     pub name: &'static str,
     /// What it asks for, in a sentence without a full stop.
     pub description: &'static str,
-    /// How to mend what it finds: an imperative without a full stop.
-    pub mend: &'static str,
+    /// How to fix what it finds: an imperative without a full stop.
+    pub fix: &'static str,
     /// How much a finding weighs.
     pub severity: Severity,
     /// The last part of the address where Docker explains it.
@@ -49,7 +49,7 @@ impl Rule {
 }
 
 macro_rules! rules {
-    ($($constant:ident = $severity:ident $name:literal $slug:literal $description:literal $mend:literal;)*) => {
+    ($($constant:ident = $severity:ident $name:literal $slug:literal $description:literal $fix:literal;)*) => {
         /// All rules: BuildKit's in its order, then ours.
         pub static RULES: &[&Rule] = &[$(&$constant),*];
         $(
@@ -57,7 +57,7 @@ macro_rules! rules {
             pub(super) static $constant: Rule = Rule {
                 name: $name,
                 description: $description,
-                mend: $mend,
+                fix: $fix,
                 severity: Severity::$severity,
                 slug: $slug,
             };
@@ -145,7 +145,7 @@ rules! {
         "A COPY of the whole context before dependencies are installed makes every change install them again"
         "copy the files that list the dependencies, install, then copy the rest";
     SECRET_FILE_IN_CONTEXT = Advice "SecretFileInContext" ""
-        "A file that looks like a secret should not be copied into the image with its folder"
+        "A file that looks like a secret should not be copied into the image with its directory"
         "add the file to .dockerignore, and hand it to the step that needs it: RUN --mount=type=secret";
     UNPINNED_BASE_IMAGE = Advice "UnpinnedBaseImage" ""
         "A base image without a tag, or with the tag latest, is another one tomorrow"
@@ -157,7 +157,7 @@ rules! {
         "A download that fails in front of a pipe goes unnoticed, and what the step made of it is cached"
         "begin the RUN with set -o pipefail in a shell that has it: SHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]";
     LOST_SHELL_STATE = Advice "LostShellState" ""
-        "A folder or variable that a shell sets is gone when its RUN ends"
+        "A directory or variable that a shell sets is gone when its RUN ends"
         "use WORKDIR or ENV, or join the command with the one that needs it";
 }
 
@@ -169,7 +169,7 @@ mod tests {
     fn every_rule_can_be_found_by_its_name() {
         for rule in RULES {
             assert_eq!(Rule::named(rule.name), Some(*rule));
-            assert!(!rule.mend.ends_with('.'), "{}", rule.name);
+            assert!(!rule.fix.ends_with('.'), "{}", rule.name);
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
     }
 
     /// What the page must have for each rule, in this order.
-    const PARTS: [&str; 3] = ["Why:", "Mend:", "```dockerfile"];
+    const PARTS: [&str; 3] = ["Why:", "Fix:", "```dockerfile"];
 
     #[test]
     fn every_rule_has_its_section_in_the_docs() {

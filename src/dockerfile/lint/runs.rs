@@ -1,6 +1,6 @@
 //! RUN: our own rules about what is kept, lost or hidden between steps.
 
-use super::Place;
+use super::Site;
 use super::rules::{
     APT_GET_UPDATE_ALONE, APT_LISTS_KEPT, COPY_BEFORE_INSTALL, LOST_SHELL_STATE,
     PIPE_WITHOUT_PIPEFAIL,
@@ -36,13 +36,13 @@ pub(super) fn check(context: &mut Context<'_, '_>, scope: &mut Scope, run: &Run)
     let is_plain = run.heredocs.is_empty() && word.span.end - word.span.start == word.text.len();
     let place_of = |command: &Simple| {
         if !is_plain {
-            return Place { span: context.place.span, ..whole };
+            return Site { span: context.place.span, ..whole };
         }
         let start = whole.span.start + command.start;
         let length = command.words.first().map_or(0, String::len);
         let span =
             crate::dockerfile::ast::Span { start, end: (start + length).min(whole.span.end) };
-        Place { span, ..whole }
+        Site { span, ..whole }
     };
     let mut found = Vec::new();
     apt(&commands, run, scope, &mut |rule, command, text| {
@@ -77,7 +77,7 @@ fn apt(
     let is_apt = |command: &&Simple| matches!(command.program(), "apt-get" | "apt");
     let update = commands.iter().filter(is_apt).find(|command| command.subcommand() == "update");
     let Some(update) = update else { return };
-    // With a mount there, the lists are nobody's layer.
+    // With a mount there, the lists are in no layer.
     let is_mounted = run.mounts.iter().flat_map(|mount| &mount.fields).any(|field| {
         matches!(field.key.as_str(), "target" | "dst" | "destination")
             && field.value.as_deref().is_some_and(|target| {
@@ -136,7 +136,8 @@ fn install(context: &mut Context<'_, '_>, scope: &mut Scope, run: &Run, commands
     }
 }
 
-/// Whether a command installs what a file of the context lists, rather than what is named on its line.
+/// Whether a command installs what a file of the context lists, rather than what is named on its
+/// line.
 fn is_dependency_install(command: &Simple) -> bool {
     let arguments = command.arguments();
     let named = || {

@@ -1,12 +1,12 @@
 //! The instructions of the stages that count, each with the variables it sees.
 //!
-//! A stage begins with what its base ends with: an earlier stage's variables, declared arguments and
-//! shell, or an image's. What an instruction does to them is all that is kept here; what may be wrong
-//! with it is asked in the files of the families.
+//! A stage begins with what its base ends with: an earlier stage's variables, declared arguments
+//! and shell, or an image's. What an instruction does to them is all that is kept here; what may be
+//! wrong with it is asked in the files of the families.
 
 use super::rules::UNDEFINED_VAR;
 use super::suggest::suggest;
-use super::{Base, Input, Options, Place, Report, StageFacts, copies, instructions, runs};
+use super::{Base, Findings, Input, Options, Site, StageFacts, copies, instructions, runs};
 use crate::dockerfile::ast::{ArgDeclaration, Command, Instruction, MountFlag, Pair, Word};
 use crate::dockerfile::env::{self, DEFAULT_PATH, Env, is_scan_argument};
 use crate::dockerfile::expand::Lexer;
@@ -36,23 +36,18 @@ pub(super) struct Scope {
 pub(super) struct Context<'a, 'r> {
     pub(super) input: &'a Input<'a>,
     pub(super) options: &'a Options,
-    pub(super) place: Place,
+    pub(super) place: Site,
     pub(super) keyword: &'a str,
-    pub(super) report: &'r mut Report,
+    pub(super) report: &'r mut Findings,
 }
 
 impl Context<'_, '_> {
-    pub(super) fn add(
-        &mut self,
-        rule: &'static super::Rule,
-        place: Place,
-        text: impl Into<String>,
-    ) {
+    pub(super) fn add(&mut self, rule: &'static super::Rule, place: Site, text: impl Into<String>) {
         self.report.add(self.options, rule, place, text);
     }
 }
 
-pub(super) fn check(input: &Input<'_>, report: &mut Report) {
+pub(super) fn check(input: &Input<'_>, report: &mut Findings) {
     let Ok(globals) = env::globals(input.file, input.platform_args, input.build_args) else {
         return;
     };
@@ -62,7 +57,7 @@ pub(super) fn check(input: &Input<'_>, report: &mut Report) {
         let mut scope = begin(facts, &scopes);
         scope.is_shipped = shipped.contains(&index);
         if facts.counts && !matches!(facts.base, Base::Replaced) {
-            let from = Place::of(&stage.from);
+            let from = Site::of(&stage.from);
             for trigger in &facts.triggers {
                 // Only the FROM that brought it can be pointed at.
                 instruction(input, trigger, Some(from), &globals, &mut scope, report);
@@ -102,7 +97,7 @@ fn begin(facts: &StageFacts, scopes: &[Scope]) -> Scope {
             shell: image.shell.clone().filter(|shell| !shell.is_empty()),
             ..Scope::default()
         },
-        Base::Scratch | Base::Folder | Base::Replaced => {
+        Base::Scratch | Base::Directory | Base::Replaced => {
             Scope { is_env_known: true, ..Scope::default() }
         }
         Base::Unknown(_) => Scope::default(),
@@ -116,14 +111,14 @@ fn begin(facts: &StageFacts, scopes: &[Scope]) -> Scope {
 fn instruction(
     input: &Input<'_>,
     instruction: &Instruction,
-    place: Option<Place>,
+    place: Option<Site>,
     globals: &Env,
     scope: &mut Scope,
-    report: &mut Report,
+    report: &mut Findings,
 ) {
     let origin = &instruction.origin;
     let options = input.options.with_comments(&origin.comments);
-    let place = place.unwrap_or_else(|| Place::of(origin));
+    let place = place.unwrap_or_else(|| Site::of(origin));
     let keyword = origin.keyword.as_str();
     let mut context = Context { input, options: &options, place, keyword, report };
     let context = &mut context;
@@ -241,7 +236,7 @@ impl Scope {
     }
 
     fn mount(&self, context: &mut Context<'_, '_>, mount: &MountFlag) {
-        let place = Place { span: mount.span, ..context.place };
+        let place = Site { span: mount.span, ..context.place };
         let lexer = Lexer::new(context.input.file.escape);
         for value in mount.fields.iter().filter_map(|field| field.value.as_ref()) {
             self.expand_with(context, lexer, value, place);
@@ -265,7 +260,7 @@ impl Scope {
         context: &mut Context<'_, '_>,
         lexer: Lexer,
         text: &str,
-        place: Place,
+        place: Site,
     ) -> String {
         let lookup = |name: &str| self.env.get(name).map(str::to_owned);
         let (expanded, _) = lexer.process_noting(text, &lookup);
@@ -282,7 +277,7 @@ impl Scope {
         lexer.process_words(&word.text, &lookup).unwrap_or_default()
     }
 
-    fn undefined(&self, context: &mut Context<'_, '_>, name: &str, place: Place) {
+    fn undefined(&self, context: &mut Context<'_, '_>, name: &str, place: Site) {
         if !self.is_env_known || self.declared.contains(name) || is_scan_argument(name) {
             return;
         }

@@ -1,8 +1,8 @@
 //! As much of the shell's language as the checks of RUN need: where one command ends and the next
 //! begins, and which words it has.
 //!
-//! Quotes and escapes are taken away, variables stay as they are, and what stands in `$(…)` is part of
-//! its word. A text that no shell would take gives some commands; the build will say more.
+//! Quotes and escapes are taken away, variables stay as they are, and what stands in `$(…)` is part
+//! of its word. A text that no shell would take gives some commands; the build will say more.
 
 /// What ends a command and begins the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) struct Simple {
 }
 
 impl Simple {
-    /// The program without its folder.
+    /// The program without its directory.
     pub(super) fn program(&self) -> &str {
         let word = self.words.first().map_or("", String::as_str);
         word.rsplit('/').next().unwrap_or(word)
@@ -36,7 +36,7 @@ impl Simple {
         self.words.get(1..).unwrap_or_default()
     }
 
-    /// The first argument that is no option: `update` of `apt-get -q update`.
+    /// The first argument that is not an option: `update` of `apt-get -q update`.
     pub(super) fn subcommand(&self) -> &str {
         let found = self.arguments().iter().find(|word| !word.starts_with('-'));
         found.map_or("", String::as_str)
@@ -98,7 +98,7 @@ pub(super) fn commands(text: &str) -> Vec<Simple> {
                 }
                 splitter.end_command(Joint::Pipe);
             }
-            // `2>&1` and `&>` are no ends.
+            // `2>&1` and `&>` are not ends.
             (None, '&') if splitter.is_at_redirection() || next == Some('>') => {
                 splitter.push(at, c);
             }

@@ -1,12 +1,12 @@
-//! How the file is written: cases, names, comments, empty lines, instructions that have had their day.
-//! Needs no variable's value, so it holds for every stage, built or not.
+//! How the file is written: cases, names, comments, empty lines, instructions that have had their
+//! day. Needs no variable's value, so it holds for every stage, built or not.
 
 use super::rules::{
     BROKEN_JSON_FORM, CONSISTENT_INSTRUCTION_CASING, DUPLICATE_STAGE_NAME, FROM_AS_CASING,
     INVALID_DEFINITION_DESCRIPTION, MAINTAINER_DEPRECATED, NO_EMPTY_CONTINUATION,
     RESERVED_STAGE_NAME, STAGE_NAME_CASING,
 };
-use super::{Input, Place, Report};
+use super::{Findings, Input, Site};
 use crate::dockerfile::ast::{Command, Instruction, Lines, Origin, Stage};
 use crate::dockerfile::golang::quote;
 use std::collections::BTreeSet;
@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 /// Names that mean something else after FROM and `--from=`.
 const RESERVED: [&str; 2] = ["context", "scratch"];
 
-pub(super) fn check(input: &Input<'_>, report: &mut Report) {
+pub(super) fn check(input: &Input<'_>, report: &mut Findings) {
     let file = input.file;
     for &(span, line) in &file.empty_continuations {
-        let place = Place { span, lines: Lines { first: line, last: line } };
+        let place = Site { span, lines: Lines { first: line, last: line } };
         report.add(input.options, &NO_EMPTY_CONTINUATION, place, "Empty continuation line");
     }
     for instruction in &file.global_args {
@@ -33,9 +33,9 @@ pub(super) fn check(input: &Input<'_>, report: &mut Report) {
     instruction_casing(input, report);
 }
 
-fn from_spelling(input: &Input<'_>, stage: &Stage, report: &mut Report) {
+fn from_spelling(input: &Input<'_>, stage: &Stage, report: &mut Findings) {
     let options = input.options.with_comments(&stage.from.comments);
-    let place = Place::of(&stage.from);
+    let place = Site::of(&stage.from);
     let keyword = stage.from.keyword.text.as_str();
     let Some(name) = &stage.name else { return };
     if let Some(typed) = &stage.name_as_typed
@@ -59,14 +59,14 @@ fn from_spelling(input: &Input<'_>, stage: &Stage, report: &mut Report) {
     description(input, "FROM", &[name.text.as_str()], &stage.from, report);
 }
 
-fn instruction_spelling(input: &Input<'_>, instruction: &Instruction, report: &mut Report) {
+fn instruction_spelling(input: &Input<'_>, instruction: &Instruction, report: &mut Findings) {
     let origin = &instruction.origin;
     broken_json(input, origin, report);
     match &instruction.command {
         Command::Maintainer(_) => {
             let options = input.options.with_comments(&origin.comments);
             let message = "Maintainer instruction is deprecated in favor of using label";
-            report.add(&options, &MAINTAINER_DEPRECATED, Place::of(origin), message);
+            report.add(&options, &MAINTAINER_DEPRECATED, Site::of(origin), message);
         }
         Command::Arg(declarations) => {
             let names: Vec<&str> = declarations.iter().map(|d| d.name.as_str()).collect();
@@ -77,7 +77,7 @@ fn instruction_spelling(input: &Input<'_>, instruction: &Instruction, report: &m
 }
 
 /// `["a', "b"]`. A `[` without a quote behind it may be the shell's test.
-fn broken_json(input: &Input<'_>, origin: &Origin, report: &mut Report) {
+fn broken_json(input: &Input<'_>, origin: &Origin, report: &mut Findings) {
     let Some(span) = origin.invalid_json else { return };
     let looks_meant = origin.original.split_once('[').is_some_and(|(_, rest)| {
         let rest = rest.trim_start();
@@ -85,19 +85,19 @@ fn broken_json(input: &Input<'_>, origin: &Origin, report: &mut Report) {
     });
     if looks_meant {
         let options = input.options.with_comments(&origin.comments);
-        let place = Place { span, lines: origin.lines };
+        let place = Site { span, lines: origin.lines };
         let message = format!("{} is given text that is almost JSON", origin.keyword.text);
         report.add(&options, &BROKEN_JSON_FORM, place, message);
     }
 }
 
-/// The comment above a definition begins with its name, or is no description of it.
+/// The comment above a definition begins with its name, or is not a description of it.
 fn description(
     input: &Input<'_>,
     keyword: &str,
     names: &[&str],
     origin: &Origin,
-    report: &mut Report,
+    report: &mut Findings,
 ) {
     let (Some(comment), [first, rest @ ..]) = (origin.comments.last(), names) else { return };
     if comment.split(' ').next().is_some_and(|word| names.contains(&word)) {
@@ -107,14 +107,14 @@ fn description(
     let message =
         format!("Comment for {keyword} should follow the format: `# {example} <description>`");
     let options = input.options.with_comments(&origin.comments);
-    report.add(&options, &INVALID_DEFINITION_DESCRIPTION, Place::of(origin), message);
+    report.add(&options, &INVALID_DEFINITION_DESCRIPTION, Site::of(origin), message);
 }
 
-fn stage_names(input: &Input<'_>, report: &mut Report) {
+fn stage_names(input: &Input<'_>, report: &mut Findings) {
     let mut seen = BTreeSet::new();
     for stage in &input.file.stages {
         let Some(name) = &stage.name else { continue };
-        let place = Place::of(&stage.from).at(name);
+        let place = Site::of(&stage.from).at(name);
         if RESERVED.contains(&name.as_str()) {
             let quoted = quote(&name.text);
             let message =
@@ -130,7 +130,7 @@ fn stage_names(input: &Input<'_>, report: &mut Report) {
 }
 
 /// All instructions in the case that most of them have; ARGs before the first FROM do not vote.
-fn instruction_casing(input: &Input<'_>, report: &mut Report) {
+fn instruction_casing(input: &Input<'_>, report: &mut Findings) {
     let origins = || {
         input.file.stages.iter().flat_map(|stage| {
             let own = stage.instructions.iter().map(|instruction| &instruction.origin);
@@ -158,6 +158,6 @@ fn instruction_casing(input: &Input<'_>, report: &mut Report) {
         };
         let message =
             format!("Command '{keyword}' should match the case of the command majority ({case})");
-        report.add(input.options, &CONSISTENT_INSTRUCTION_CASING, Place::of(origin), message);
+        report.add(input.options, &CONSISTENT_INSTRUCTION_CASING, Site::of(origin), message);
     }
 }

@@ -28,7 +28,8 @@ pub(super) fn suggest<'a>(
     best
 }
 
-/// Edits (insert, delete, replace) between two words; `limit` or more where they are that far apart.
+/// Edits (insert, delete, replace) between two words; `limit` or more where they are that far
+/// apart.
 fn distance(a: &str, b: &str, limit: usize) -> usize {
     let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();

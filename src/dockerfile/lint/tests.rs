@@ -267,7 +267,7 @@ fn a_chosen_shell_is_meant() {
 }
 
 #[test]
-fn relative_folders_want_an_absolute_one_first() {
+fn relative_directories_want_an_absolute_one_first() {
     finds("FROM base\nWORKDIR a\nWORKDIR b\n", &[("WorkdirRelativePath", 2)]);
     finds("FROM base AS a\nWORKDIR /a\nFROM a\nWORKDIR b\n", &[]);
     finds("FROM base\nWORKDIR $HOME\n", &[]);
@@ -416,7 +416,7 @@ fn dependencies_are_installed_before_everything_is_copied() {
 }
 
 #[test]
-fn secret_files_are_not_copied_with_their_folder() {
+fn secret_files_are_not_copied_with_their_directory() {
     let world = World { files: &[".env", "deploy/id_rsa"], wants_advice: true, ..World::default() };
     world.finds("FROM base:1\nCOPY . /\n", &[("SecretFileInContext", 2)]);
     world.finds("FROM base:1\nCOPY src deploy/ /\n", &[("SecretFileInContext", 2)]);

@@ -136,7 +136,9 @@ fn unknown(instruction: &str, flag: &Flag, known: &[(&str, Takes)], line: u32) -
     }
     let names: Vec<String> = known.iter().map(|(name, _)| format!("--{name}")).collect();
     error.with_hint(match names.as_slice() {
-        [] => format!("write `{instruction} -- {name}` if it is no flag: {instruction} has none"),
+        [] => {
+            format!("write `{instruction} -- {name}` if it is not a flag: {instruction} has none")
+        }
         names => format!("{instruction} accepts {}", names.join(", ")),
     })
 }

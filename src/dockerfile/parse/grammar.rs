@@ -1,7 +1,7 @@
 //! The pest grammars of `grammar/`, run under limits.
 //!
 //! In: the text of one instruction or word. Out: pest's pairs. No rule of an
-//! instruction recurses, so its depth is no concern; a word's is bounded before
+//! instruction recurses, so its depth is not a concern; a word's is bounded before
 //! it comes here. Work is bounded by [`CALLS_MAX`].
 //!
 //! # Not here

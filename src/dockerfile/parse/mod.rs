@@ -12,7 +12,7 @@
 //!
 //! # Errors
 //!
-//! Each instruction is read whatever became of the one before, so that one run
+//! Each instruction is read whatever the result of the one before, so that one run
 //! shows all mistakes; but what only follows from another is not reported: of a
 //! run of unknown instructions (a `\` that is missing) the first, of
 //! instructions without a stage the first, and none behind a FROM that failed.

@@ -2,7 +2,7 @@
 //! known.
 //!
 //! BuildKit checks no more than `from=` before a stage is built; so does this,
-//! because a mistake in a stage that nobody asked for fails no build there.
+//! because a mistake in a stage that is not needed fails no build there.
 //!
 //! Source: moby/buildkit frontend/dockerfile/instructions/commands_runmount.go.
 

@@ -1,4 +1,4 @@
-//! One instruction taken apart, before anybody asks whether it makes sense:
+//! One instruction taken apart, before it is checked:
 //! keyword, flags, and the body in the form its keyword has.
 //!
 //! In: a joined line. Out: a [`Statement`], whose words know their places in

@@ -1,19 +1,21 @@
-//! The graph of a page: a column for each stage, a box for each step, a line for each thing that is read.
+//! The graph of a page: a column for each stage, a box for each step, a line for each thing that is
+//! read.
 //!
-//! Steps of one stage that say nothing by themselves share a box: all of a stage that was taken from the cache, and
-//! runs of steps with one outcome that only follow each other. Lines between stages run at right angles in lanes of
-//! their own: down in the gaps between columns, across in the gaps between rows. So no line passes behind a box, and
-//! two lines share a way only if they come from the same step.
+//! Steps of one stage that say nothing by themselves share a box: all of a stage that was taken
+//! from the cache, and runs of steps with one outcome that only follow each other. Lines between
+//! stages run at right angles in lanes of their own: down in the gaps between columns, across in
+//! the gaps between rows. So no line passes behind a box, and two lines share a way only if they
+//! come from the same step.
 
 use super::super::compare::Cause;
-use super::super::phrase::{clean, familiar, shortened, stage_name};
+use super::super::describe::{clean, familiar, shortened, stage_name};
 use super::super::report::{Report, Step, Verdict, seconds};
 use super::{class, safe, word};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// The width that the graph has on a wide screen, and what a step has of it, in CSS pixels: few stages leave
-/// room for long instructions.
+/// The width that the graph has on a wide screen, and what a step has of it, in CSS pixels: few
+/// stages leave room for long instructions.
 const GRAPH_WIDTH: usize = 1136;
 const NODE_WIDTH: std::ops::RangeInclusive<usize> = 220..=420;
 
@@ -25,7 +27,8 @@ const GAP_Y: usize = 20;
 /// The distance between lanes, in CSS pixels.
 const LANE: usize = 8;
 
-/// How far below the top of a box lines come in and go out: never at one height, or two lines would look like one.
+/// How far below the top of a box lines come in and go out: never at one height, or two lines would
+/// look like one.
 const IN_AT: usize = 14;
 const OUT_AT: usize = 32;
 
@@ -180,8 +183,8 @@ fn grouped(report: &Report, members: &[usize]) -> Vec<Vec<usize>> {
 #[derive(Debug, Default, Clone)]
 struct Lanes(Vec<(usize, Way)>);
 
-/// What a lane is for: a line leaves a box through one that it shares with others of the same box, and comes to a box
-/// through one of its own.
+/// What a lane is for: a line leaves a box through one that it shares with others of the same box,
+/// and comes to a box through one of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Out,

@@ -6,9 +6,10 @@
 mod graph;
 
 use super::compare::Cause;
-use super::phrase::{self, Ink, Line, clean, short};
+use super::describe::{self, Ink, Line, clean, short};
+use super::redact;
 use super::report::{Report, Step, Verdict, seconds};
-use super::{Outcome, redact};
+use crate::history::Outcome;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -99,7 +100,7 @@ fn facts(out: &mut String, report: &Report) {
     };
     row("context", &report.context);
     row("Dockerfile", &report.dockerfile);
-    row("target", &phrase::stage_name(&report.target));
+    row("target", &describe::stage_name(&report.target));
     row("platform", &report.platform);
     if let Ok(started) = jiff::Timestamp::from_millisecond(report.started_ms) {
         row("started", &started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
@@ -112,7 +113,7 @@ fn facts(out: &mut String, report: &Report) {
         row("image", &report.tags.join(", "));
     }
     if let Some(earlier) = &report.compared_with {
-        row("compared with", &format!("build {earlier}{}", phrase::basis(report)));
+        row("compared with", &format!("build {earlier}{}", describe::basis(report)));
     }
     out.push_str("</dl>\n");
 }
@@ -348,7 +349,7 @@ fn step(out: &mut String, report: &Report, step: &Step) {
         out.push_str("<p class=\"mark\">first broken step</p>\n");
     }
     causes(out, report, &step.causes);
-    if let Some((ink, text)) = phrase::remade(step) {
+    if let Some((ink, text)) = describe::remade(step) {
         let class = if ink == Ink::Green { "same" } else { "facts" };
         let _ = writeln!(out, "<p class=\"{class}\">It {text}.</p>");
     }
@@ -370,7 +371,7 @@ fn causes(out: &mut String, report: &Report, causes: &[Cause]) {
     }
     out.push_str("<div class=\"causes\">\n");
     for cause in causes {
-        for (depth, line) in phrase::cause(report, cause) {
+        for (depth, line) in describe::cause(report, cause) {
             let _ = write!(out, "<p class=\"d{depth}\">");
             self::line(out, &line);
             out.push_str("</p>\n");
@@ -397,11 +398,12 @@ const STYLE: &str = include_str!("style.css");
 
 #[cfg(test)]
 mod tests {
+    use super::super::listing::Listings;
     use super::super::report;
     use super::super::testing::{build, step};
-    use super::super::{Outcome, StepOutcome, listing::Listings};
     use super::*;
     use crate::cache::{Cost, TreeEntry, TreeId};
+    use crate::history::{Outcome, StepOutcome};
 
     struct NoListings;
 

@@ -1,4 +1,5 @@
-//! Hard links: a second name for an earlier member, or for a file of a layer below, which is copied up.
+//! Hard links: a second name for an earlier member, or for a file of a layer below, which is copied
+//! up.
 
 use super::names::{check_path, clean, split};
 use super::parents::find;
@@ -26,7 +27,7 @@ impl Applier<'_> {
     ) -> Result<(), MakeError> {
         let other = |e| MakeError::Other(e);
         let target = clean(&member.link);
-        let (folder, base) = split(&target);
+        let (directory, base) = split(&target);
         let missing = |source: Errno| {
             MakeError::Other(LayerError::HardLink {
                 path: String::from_utf8_lossy(path).into(),
@@ -47,7 +48,7 @@ impl Applier<'_> {
         check_path(&target).map_err(other)?;
         let from = self
             .link_way
-            .go(folder)
+            .go(directory)
             .and_then(|()| self.link_way.here().ok_or_else(|| Errno::BADF.into()));
         let linked = match from {
             Ok(from) => {

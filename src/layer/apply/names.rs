@@ -2,8 +2,8 @@
 
 use crate::layer::LayerError;
 
-/// Longest path of a member, in bytes. Paths beyond `PATH_MAX` (4096) can be made, entered and removed, and
-/// no build makes longer ones than this.
+/// Longest path of a member, in bytes. Paths beyond `PATH_MAX` (4096) can be made, entered and
+/// removed, and no build makes longer ones than this.
 const PATH_MAX: usize = 256 << 10;
 
 /// Deepest path of a member, in components.

@@ -1,5 +1,5 @@
-//! Directories that a tar has named, as a tree of names: memory is that of the names, however deep they
-//! are.
+//! Directories that a tar has named, as a tree of names: memory is that of the names, however deep
+//! they are.
 
 use rustix::fs::Timespec;
 use std::collections::BTreeMap;

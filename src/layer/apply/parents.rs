@@ -1,5 +1,5 @@
-//! The directories that members go into: opened on the way, made where they are missing, with the attributes
-//! that the layers below give them.
+//! The directories that members go into: opened on the way, made where they are missing, with the
+//! attributes that the layers below give them.
 
 use super::names::split;
 use super::way::{Below, Next};
@@ -124,8 +124,8 @@ impl Applier<'_> {
         Ok(at)
     }
 
-    /// Returns the attributes that a directory `name`, which no member describes, gets in the current one:
-    /// those it has in the layers below. `None` for a target that is not a layer.
+    /// Returns the attributes that a directory `name`, which no member describes, gets in the
+    /// current one: those it has in the layers below. `None` for a target that is not a layer.
     pub(super) fn attributes(
         &mut self,
         name: &[u8],
@@ -179,9 +179,9 @@ impl Applier<'_> {
 /// Finds a path in the layers below. Links in its middle are not followed: a layer records for each
 /// directory where it is.
 pub(super) fn find(stack: &Stack, path: &[u8]) -> Result<Option<(StackDir, Found)>, LayerError> {
-    let (folder, name) = split(path);
+    let (directory, name) = split(path);
     let mut dir = stack.root();
-    for part in folder.split(|&b| b == b'/').filter(|part| !part.is_empty()) {
+    for part in directory.split(|&b| b == b'/').filter(|part| !part.is_empty()) {
         match stack.dir(&dir, part)? {
             Some(next) => dir = next,
             None => return Ok(None),
@@ -193,7 +193,8 @@ pub(super) fn find(stack: &Stack, path: &[u8]) -> Result<Option<(StackDir, Found
 /// Mode, owner, group and time of a directory.
 type Attributes = (u32, u32, u32, Timespec);
 
-/// The attributes of a directory that no member describes: those of `below`, else those of [`new_in`].
+/// The attributes of a directory that no member describes: those of `below`, else those of
+/// [`new_in`].
 fn attributes_of(below: Option<Stat>, group: u32) -> Attributes {
     match below.filter(is_dir) {
         Some(stat) => (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, stat_time(&stat)),
@@ -201,8 +202,9 @@ fn attributes_of(below: Option<Stat>, group: u32) -> Attributes {
     }
 }
 
-/// The attributes of a directory that is neither described nor in the layers below: 0755 and root's, but for the
-/// group, which mkdir(2) takes from a directory with the set-group-ID bit. The bit itself is not passed on.
+/// The attributes of a directory that is neither described nor in the layers below: 0755 and
+/// root's, but for the group, which mkdir(2) takes from a directory with the set-group-ID bit. The
+/// bit itself is not passed on.
 ///
 /// Source: containerd, `pkg/archive/tar.go` (`mkparent`) and `tar_unix.go` (`mkdir`).
 fn new_in(group: u32) -> Attributes {
@@ -216,9 +218,9 @@ fn inherited_group(dir: BorrowedFd<'_>) -> Result<u32, Errno> {
     Ok(if stat.st_mode & 0o2000 == 0 { 0 } else { stat.st_gid })
 }
 
-/// Sets the attributes of a directory that was just made. Without any, it gets 0755 and is ours: ADD's implied
-/// directories are root's whatever `--chown` says, and new. The set-group-ID bit that mkdir(2) passes on stays.
-/// Returns the time to set at the end.
+/// Sets the attributes of a directory that was just made. Without any, it gets 0755 and is ours:
+/// ADD's implied directories are root's whatever `--chown` says, and new. The set-group-ID bit that
+/// mkdir(2) passes on stays. Returns the time to set at the end.
 fn describe(
     dir: &OwnedFd,
     attributes: Option<Attributes>,

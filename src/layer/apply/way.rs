@@ -1,9 +1,9 @@
 //! The way from a root to the directory that members are put into, one descriptor a level.
 //!
-//! Members of a tar mostly share their directory with the member before, or go one level down or some up.
-//! So the way is kept: going down opens one component, going up follows `..`, and a tree of ten thousand
-//! levels costs what as many directories beside each other cost. Paths longer than `PATH_MAX` work, since
-//! no path is given to the kernel whole.
+//! Members of a tar mostly share their directory with the member before, or go one level down or
+//! some up. So the way is kept: going down opens one component, going up follows `..`, and a tree
+//! of ten thousand levels costs what as many directories beside each other cost. Paths longer than
+//! `PATH_MAX` work, since no path is given to the kernel whole.
 
 use crate::layer::stack::StackDir;
 use crate::sys::rooted::open_in_root;
@@ -15,8 +15,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 /// How many levels keep their descriptor; those further up are found again through `..`.
 const OPEN_LEVELS: usize = 64;
 
-/// Longest path, in bytes, that may lead through a symbolic link: it is resolved by the kernel, whose limit
-/// is 4096 with the final zero.
+/// Longest path, in bytes, that may lead through a symbolic link: it is resolved by the kernel,
+/// whose limit is 4096 with the final zero.
 const LINK_PATH_MAX: usize = 4000;
 
 const FLAGS: OFlags =
@@ -72,8 +72,8 @@ impl<'a> Way<'a> {
         Self { root, path: Vec::new(), steps: Vec::new(), opened: 0 }
     }
 
-    /// Goes up to the last directory that the way shares with `path`. Returns how many bytes of `path`
-    /// lead there, the `/` after it included.
+    /// Goes up to the last directory that the way shares with `path`. Returns how many bytes of
+    /// `path` lead there, the `/` after it included.
     pub(super) fn rejoin(&mut self, path: &[u8]) -> io::Result<usize> {
         let common = self.path.iter().zip(path).take_while(|(a, b)| a == b).count();
         let is_on = |step: &Step| {

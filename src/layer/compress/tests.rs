@@ -156,7 +156,7 @@ fn blocks_that_are_known_are_not_made_again_and_do_not_show() {
 }
 
 #[test]
-fn a_full_disk_stops_every_stage_and_is_told() {
+fn a_full_disk_stops_every_stage_and_is_reported() {
     struct Disk(usize);
     impl Write for Disk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -1,4 +1,5 @@
-//! Tars that are deep, long or endless: what they cost is counted, and what is beyond the limits is refused.
+//! Tars that are deep, long or endless: what they cost is counted, and what is beyond the limits is
+//! refused.
 
 use super::*;
 use std::os::fd::AsFd as _;

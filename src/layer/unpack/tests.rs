@@ -143,7 +143,7 @@ impl Kit {
 fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        println!("skipped: needs root");
+        cannot_run_here!("needs root");
     }
     is_root
 }
@@ -224,10 +224,10 @@ fn the_last_of_equal_entries_wins_whatever_it_is() {
         .file("a", "2")
         .dir("b")
         .file("b/f", "1")
-        .file("b", "file over folder")
+        .file("b", "file over directory")
         .file("c", "1")
         .dir("c")
-        .file("c/f", "folder over file")
+        .file("c/f", "directory over file")
         .symlink("d", "nowhere")
         .dir("d")
         .dir("e")
@@ -236,8 +236,8 @@ fn the_last_of_equal_entries_wins_whatever_it_is() {
         .end();
     kit.unpack(&tar).unwrap();
     assert_eq!(kit.text("a"), "2");
-    assert_eq!(kit.text("b"), "file over folder");
-    assert_eq!(kit.text("c/f"), "folder over file");
+    assert_eq!(kit.text("b"), "file over directory");
+    assert_eq!(kit.text("c/f"), "directory over file");
     assert!(fs::symlink_metadata(kit.root().join("d")).unwrap().is_dir());
     assert_eq!(kit.text("e/f"), "kept");
     assert_eq!(fs::metadata(kit.root().join("e")).unwrap().mode() & 0o7777, 0o700);
@@ -270,7 +270,7 @@ fn bad_tars_are_refused_by_name() {
         ),
         ("zero block inside", [vec![0; 512], good].concat()),
         ("whiteout of nothing", Tar::default().file("d/.wh.", "").end()),
-        ("whiteout of the folder", Tar::default().file("d/.wh..", "").end()),
+        ("whiteout of the directory", Tar::default().file("d/.wh..", "").end()),
         ("whiteout of the parent", Tar::default().file("d/.wh...", "").end()),
         ("long name over 255", special(&[("path", &[b'n'; 256])])),
         ("link to nothing", Tar::default().link("a", "b").end()),
@@ -352,7 +352,7 @@ fn errors_of_the_source_end_a_large_unpack() {
 }
 
 #[test]
-fn archives_are_told_by_a_sound_first_header() {
+fn archives_are_reported_by_a_sound_first_header() {
     let tar = Tar::default().file("f", "x").end();
     let packed = zstd::encode_all(tar.as_slice(), 1).unwrap();
     assert!(is_archive(tar.as_slice()) && is_archive(packed.as_slice()));
@@ -438,7 +438,7 @@ fn privileged_whiteouts_become_overlays_own() {
         .file("e/.wh..wh..opq", "")
         .file("e/f", "1")
         .file(".wh.replaced", "")
-        .file("replaced/f", "implied folder over a whiteout")
+        .file("replaced/f", "implied directory over a whiteout")
         .file(".wh.again", "")
         .dir("again")
         .dir("here")

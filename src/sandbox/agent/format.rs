@@ -21,7 +21,8 @@ const OID_P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const OID_P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 const OID_P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
 
-/// The parts of a private key, as they are in a file. Numbers are big-endian, without leading zeros.
+/// The parts of a private key, as they are in a file. Numbers are big-endian, without leading
+/// zeros.
 pub(super) enum Parts {
     Ed25519 { seed: Vec<u8> },
     Ecdsa { curve: Curve, scalar: Vec<u8> },
@@ -97,8 +98,8 @@ pub(super) fn read(file: &[u8]) -> Result<Parts, KeyError> {
     }
 }
 
-/// Returns the label and the body of the first PEM block that is not one of curve parameters, which OpenSSL puts
-/// before keys.
+/// Returns the label and the body of the first PEM block that is not one of curve parameters, which
+/// OpenSSL puts before keys.
 fn pem(text: &str) -> Option<(&str, &str)> {
     let mut rest = text;
     loop {
@@ -205,7 +206,8 @@ fn rsa_fields(wire: &mut Wire<'_>) -> Option<RsaParts> {
     })
 }
 
-/// Computes the exponents of the Chinese remainder theorem, which OpenSSH's format leaves out: d mod p-1, d mod q-1.
+/// Computes the exponents of the Chinese remainder theorem, which OpenSSH's format leaves out: d
+/// mod p-1, d mod q-1.
 fn exponents(parts: &RsaParts) -> Option<(Vec<u8>, Vec<u8>)> {
     let number = |bytes: &[u8]| BoxedUint::from_be_slice(bytes, (bytes.len() * 8) as u32).ok();
     let d = number(&parts.d)?;

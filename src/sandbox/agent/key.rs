@@ -123,8 +123,8 @@ impl Key {
         Ok(Self { public, secret: Secret::Rsa(Box::new(pair)) })
     }
 
-    /// Signs `data`; `None` if the key cannot sign as `flags` ask. SHA-1, which RSA keys without flags would use, is
-    /// not offered.
+    /// Signs `data`; `None` if the key cannot sign as `flags` ask. SHA-1, which RSA keys without
+    /// flags would use, is not offered.
     pub(super) fn sign(&self, data: &[u8], flags: u32) -> Option<Vec<u8>> {
         use p256::ecdsa::signature::Signer as _;
         /// The two halves of an ECDSA signature.
@@ -167,7 +167,8 @@ pub(super) fn joined(strings: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Writes a non-negative number as the protocol has it: no leading zeros but one before a set top bit.
+/// Writes a non-negative number as the protocol has it: no leading zeros but one before a set top
+/// bit.
 fn mpint(number: &[u8]) -> Vec<u8> {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let number = &number[zeros..];

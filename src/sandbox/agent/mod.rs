@@ -1,11 +1,11 @@
 //! Ssh agents that commands can use: one of the user's, or one of ours that has keys from files.
 //!
-//! The command talks to a socket of ours, whose owner and mode fit it, and we to the user's agent as
-//! ourselves: agents ask who their peer is, and refuse a mapped user. Only listing keys and signing go
-//! through; a command may not add, remove or lock anything.
+//! The command talks to a socket of ours, whose owner and mode fit it, and we to the user's agent
+//! as ourselves: agents ask who their peer is, and refuse a mapped user. Only listing keys and
+//! signing go through; a command may not add, remove or lock anything.
 //!
-//! A request to the user's agent has a time limit, after which it fails: a command never waits for an agent that
-//! does not answer.
+//! A request to the user's agent has a time limit, after which it fails: a command never waits for
+//! an agent that does not answer.
 //!
 //! Source: draft-ietf-sshm-ssh-agent, section 3 and 5.1.
 
@@ -41,8 +41,8 @@ const LISTING_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take to sign. The user may have to confirm it, or to touch a security key.
 const SIGNING_LIMIT: Duration = Duration::from_mins(1);
 
-/// Maximum number of connections served at one time, each of which costs a thread. Further ones wait in the
-/// socket's queue.
+/// Maximum number of connections served at one time, each of which costs a thread. Further ones
+/// wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Interval at which a full house of connections is looked at again.
@@ -153,7 +153,8 @@ pub(super) fn serve(listener: OwnedFd, agent: &Agent, stop: &OwnedFd, complaints
                 };
                 open.fetch_sub(1, Ordering::AcqRel);
             });
-            // Without a thread the connection is closed, and the command sees an agent that is gone.
+            // Without a thread the connection is closed, and the command sees an agent that is
+            // gone.
             if serving.is_err() {
                 open.fetch_sub(1, Ordering::AcqRel);
             }
@@ -229,8 +230,8 @@ impl Upstream<'_> {
         }
     }
 
-    /// Sends a request and waits for its answer. A connection that failed is not used again: an answer that
-    /// comes late would be taken for that to the next request.
+    /// Sends a request and waits for its answer. A connection that failed is not used again: an
+    /// answer that comes late would be taken for that to the next request.
     fn exchange(&mut self, request: &[u8], limit: Duration) -> io::Result<(Vec<u8>, UnixStream)> {
         let end = Instant::now() + limit;
         let stream = match self.stream.take() {

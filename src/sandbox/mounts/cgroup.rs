@@ -1,8 +1,8 @@
 //! `/sys/fs/cgroup`: programs size themselves by the limits they read there.
 //!
-//! Each hierarchy is mounted anew in the sandbox's own control group namespace, read-only, so a command sees
-//! its own group as the top and none beside it. Without the files a program takes the whole machine for
-//! its own; a step goes on where a kernel or a container around us refuses.
+//! Each hierarchy is mounted anew in the sandbox's own control group namespace, read-only, so a
+//! command sees its own group as the top and none beside it. Without the files a program takes the
+//! whole machine for its own; a step goes on where a kernel or a container around us refuses.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -18,7 +18,8 @@ use super::{Building, attach, make};
 use crate::sys::rooted::open_beneath;
 
 impl Building<'_> {
-    /// Mounts what the machine has: version 2, or those hierarchies of version 1 that limit something.
+    /// Mounts what the machine has: version 2, or those hierarchies of version 1 that limit
+    /// something.
     pub(super) fn cgroup(
         request: &RunRequest,
         sys: BorrowedFd<'_>,

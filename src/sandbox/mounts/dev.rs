@@ -1,7 +1,7 @@
 //! A minimal `/dev`.
 //!
-//! The folder is a tmpfs with `nodev`; the six harmless nodes are single-file mounts. Source: the
-//! OCI runtime specification, "Default Devices", without `console` where there is no terminal.
+//! The directory is a tmpfs with `nodev`; the six harmless nodes are single-file mounts. Source:
+//! the OCI runtime specification, "Default Devices", without `console` where there is no terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -36,7 +36,8 @@ const TTY_GROUP: u32 = 5;
 const RW_ALL: Mode = Mode::from_raw_mode(0o666);
 
 impl Building<'_> {
-    /// Mounts `/dev`; returns its null device and, with a terminal, the master and the slave of that.
+    /// Mounts `/dev`; returns its null device and, with a terminal, the master and the slave of
+    /// that.
     pub(super) fn dev(
         &mut self,
         shm_size: u64,

@@ -6,14 +6,16 @@
 //! # Places that an image chose
 //!
 //! A source is open only until its mount is made. Then all sources are closed, and only then is the
-//! first place looked for: by the texts of the links in its path, inside the new root, so that its end
-//! is known by name and no link leads out ([`stub`]). `/proc`, `/sys` and `/dev` are placed without
-//! following a link; what lies below them is placed beneath the descriptor of the mount itself. `/proc`
-//! comes last: while places are looked for, procfs is absent, so no path can lead through its links.
+//! first place looked for: by the texts of the links in its path, inside the new root, so that its
+//! end is known by name and no link leads out ([`stub`]). `/proc`, `/sys` and `/dev` are placed
+//! without following a link; what lies below them is placed beneath the descriptor of the mount
+//! itself. `/proc` comes last: while places are looked for, procfs is absent, so no path can lead
+//! through its links.
 //!
-//! Two mounts are stacked on the old root before `pivot_root` changes to the upper one: the *stage*,
-//! a tmpfs that holds what is made for this step alone (generated files, secrets, sockets, device
-//! nodes) and that is reachable from inside only where a single file of it is bound; and the root.
+//! Two mounts are stacked on the old root before `pivot_root` changes to the upper one: the
+//! *stage*, a tmpfs that holds what is made for this step alone (generated files, secrets, sockets,
+//! device nodes) and that is reachable from inside only where a single file of it is bound; and the
+//! root.
 //!
 //! Every mount but those of single device nodes has `nodev`, so a device node that a command makes
 //! cannot be opened, control group for devices or not.
@@ -50,7 +52,7 @@ pub(super) struct Tree {
     pub stubs: Vec<Stub>,
     /// Listening sockets of agent mounts, in order.
     pub agents: Vec<OwnedFd>,
-    /// What the user is to be told.
+    /// Notices for the user.
     pub notices: Vec<String>,
     /// Master and slave side of the terminal.
     pub terminal: Option<(OwnedFd, OwnedFd)>,
@@ -60,8 +62,9 @@ pub(super) struct Tree {
     pub null: OwnedFd,
 }
 
-/// What was being done where `/` is no mount: the kernel lets nobody change such a root.
-const IN_CHROOT: &str = "making mounts private in a chroot whose root is a folder (make it a mount \
+/// What was being done where `/` is not a mount: the kernel does not allow such a root to be
+/// changed.
+const IN_CHROOT: &str = "making mounts private in a chroot whose root is a directory (make it a mount \
                          first: mount --bind DIR DIR && chroot DIR)";
 
 const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -232,7 +235,7 @@ impl Building<'_> {
     /// Mounts `/proc`, and returns the mount. Its directory stays where it had to be made.
     fn proc(&mut self) -> Result<OwnedFd, Fault> {
         let proc = match make("proc", &[], NOTHING_SPECIAL) {
-            // The kernel shows nobody a /proc with more in it than the one there is, which a
+            // The kernel mounts no /proc that shows more than the existing one, which a
             // container around us has masked in parts.
             Err(Fault::Failed { errno: libc::EPERM, .. }) => {
                 self.notices.push(
@@ -249,8 +252,8 @@ impl Building<'_> {
         Ok(proc)
     }
 
-    /// Mounts `/sys` and the control groups in it, and returns the mount. Its directory stays where it had
-    /// to be made.
+    /// Mounts `/sys` and the control groups in it, and returns the mount. Its directory stays where
+    /// it had to be made.
     fn sys(&mut self, request: &RunRequest) -> Result<OwnedFd, Fault> {
         let mut attributes = NOTHING_SPECIAL;
         if request.spec.security == Security::Default {

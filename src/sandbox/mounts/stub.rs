@@ -2,7 +2,7 @@
 //!
 //! BuildKit's rule: what was missing is made before the step, and removed after it if it is still
 //! empty, so that mounting leaves no trace in the layer. Ours goes a step further with times: where
-//! nothing but the mount point changed a folder, the folder gets back the time it had before.
+//! nothing but the mount point changed a directory, the directory gets back the time it had before.
 //!
 //! Source: moby/buildkit `executor/stubs.go`.
 
@@ -40,7 +40,7 @@ impl<'a> Maker<'a> {
         self.made
     }
 
-    /// Opens the folder at `path`, made if it is missing, to be removed later.
+    /// Opens the directory at `path`, made if it is missing, to be removed later.
     pub(super) fn dir(&mut self, path: &str) -> Result<OwnedFd, Fault> {
         self.place(path, Shape::Dir)
     }
@@ -50,9 +50,9 @@ impl<'a> Maker<'a> {
         self.place(path, Shape::File)
     }
 
-    /// Opens a directory of the root in which we mount a file system of our own, made if it is missing, to
-    /// stay. A link is an error: it would put the mount where the image says, and leave a directory of the
-    /// image's in its place.
+    /// Opens a directory of the root in which we mount a file system of our own, made if it is
+    /// missing, to stay. A link is an error: it would put the mount where the image says, and leave
+    /// a directory of the image's in its place.
     pub(super) fn own(&mut self, name: &str) -> Result<OwnedFd, Fault> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = || open_beneath(self.root, name.as_bytes(), flags);
@@ -82,8 +82,8 @@ impl<'a> Maker<'a> {
         Some(rustix::fs::fstat(&place).ok()?.st_mode & 0o7777)
     }
 
-    /// The path is resolved link by link, by their texts: so its end is known by name, and no link of
-    /// procfs is ever followed. What is opened then has no link in its path.
+    /// The path is resolved link by link, by their texts: so its end is known by name, and no link
+    /// of procfs is ever followed. What is opened then has no link in its path.
     fn place(&mut self, path: &str, shape: Shape) -> Result<OwnedFd, Fault> {
         let resolved =
             resolve_in_root(self.root, path.as_bytes()).doing(|| format!("resolving {path}"))?;
@@ -124,8 +124,8 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// Checks where a mount would be. `/proc` takes none. `/sys` and `/dev` are ours: a mount there is meant
-/// only where its target says so, and not where a link of the image leads there.
+/// Checks where a mount would be. `/proc` takes none. `/sys` and `/dev` are ours: a mount there is
+/// meant only where its target says so, and not where a link of the image leads there.
 fn check_place(path: &str, resolved: &[u8]) -> Result<(), Fault> {
     let top = resolved.split(|&b| b == b'/').next().unwrap_or_default();
     match top {
@@ -166,7 +166,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 /// Nothing of the sandbox runs any more. A mount point that cannot be removed stays: it is an empty
 /// file more in a layer, no reason to fail a step that worked.
 pub(in super::super) fn remove(root: BorrowedFd<'_>, stubs: &[Stub]) {
-    // Several made in one folder form a chain: what one's removal restores is what the one
+    // Several made in one directory form a chain: what one's removal restores is what the one
     // before it left behind, so going backwards ends at the time before the first.
     for stub in stubs.iter().rev() {
         remove_one(root, stub).ok();
@@ -175,7 +175,7 @@ pub(in super::super) fn remove(root: BorrowedFd<'_>, stubs: &[Stub]) {
 
 fn remove_one(root: BorrowedFd<'_>, stub: &Stub) -> io::Result<()> {
     let (parent, name) = split(&stub.path.0);
-    // No part may have become a link: then it is not the folder the stub was made in.
+    // No part may have become a link: then it is not the directory the stub was made in.
     let parent = open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
     let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let removal = match FileType::from_raw_mode(stat.st_mode) {

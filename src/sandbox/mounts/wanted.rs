@@ -1,8 +1,8 @@
 //! The mounts that a spec wants, besides those that every command has.
 //!
 //! First all of them are made, detached and with their restrictions; then the descriptors of their
-//! sources are closed; then they are placed. So while a target is resolved, which an image's links take
-//! part in, no descriptor shows more than the command is going to see.
+//! sources are closed; then they are placed. So while a target is resolved, which an image's links
+//! take part in, no descriptor shows more than the command is going to see.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -36,8 +36,8 @@ enum Made {
 }
 
 impl Building<'_> {
-    /// Makes the spec's own mounts, shallow ones first, so that none hides another; of several with one
-    /// target the last in the spec wins. Closes their sources.
+    /// Makes the spec's own mounts, shallow ones first, so that none hides another; of several with
+    /// one target the last in the spec wins. Closes their sources.
     pub(super) fn prepare<'a>(
         &mut self,
         request: &'a RunRequest,
@@ -128,9 +128,9 @@ impl Building<'_> {
         Ok(())
     }
 
-    /// Mounts a source on the stage, once: before Linux 6.15 only what is attached in this namespace can
-    /// be cloned, and what is shown are clones. One that is shown read-only and in no other way is made
-    /// read-only itself.
+    /// Mounts a source on the stage, once: before Linux 6.15 only what is attached in this
+    /// namespace can be cloned, and what is shown are clones. One that is shown read-only and in no
+    /// other way is made read-only itself.
     fn attach_source(
         &mut self,
         request: &RunRequest,

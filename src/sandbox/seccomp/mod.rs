@@ -2,8 +2,8 @@
 //!
 //! A filter is a choice of architecture, then a balanced tree over ranges of call numbers, so that
 //! any call is decided in about ten steps and the kernel, which runs a new filter once for each
-//! call number to cache what is always allowed, is done quickly. Loading a linear filter of the same
-//! content takes several times as long as starting a process.
+//! call number to cache what is always allowed, is done quickly. Loading a linear filter of the
+//! same content takes several times as long as starting a process.
 //!
 //! Each architecture the kernel can run programs for has its own table, as numbers differ: x86-64
 //! with i386 and x32, AArch64 with 32-bit ARM. A call by any other architecture fails, it does not
@@ -66,8 +66,8 @@ const SOCKET_FAMILIES: &[u64] = &[
     45,
 ];
 
-/// Values of personality(2) that programs of distributions ask for: Linux, 32 bits, ADDR_NO_RANDOMIZE
-/// aside, and the question which one holds.
+/// Values of personality(2) that programs of distributions ask for: Linux, 32 bits,
+/// ADDR_NO_RANDOMIZE aside, and the question which one holds.
 const PERSONALITIES: &[u64] = &[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 fn lines() -> impl Iterator<Item = Vec<&'static str>> {
@@ -111,7 +111,8 @@ fn default_profile(capabilities: u64) -> Profile {
                 }];
                 rules.push(allow(name, arguments));
             }
-            // Its flags are behind a pointer, out of a filter's sight: libraries fall back to clone.
+            // Its flags are behind a pointer, out of a filter's sight: libraries fall back to
+            // clone.
             "clone3" => rules.push(Rule {
                 names: vec![name.to_owned()],
                 action: Action::Errno(libc::ENOSYS as u16),
@@ -150,8 +151,8 @@ pub(super) fn for_spec(spec: &RunSpec) -> Result<Option<Program>, String> {
 /// What a call by an architecture that this machine should not have gets from a filter of ours.
 const REFUSED: Action = Action::Errno(libc::EPERM as u16);
 
-/// Returns the filter that hands some calls to the supervisor. All else passes: the confinement is in the other
-/// filter's, whose refusals outrank this one's questions.
+/// Returns the filter that hands some calls to the supervisor. All else passes: the confinement is
+/// in the other filter's, whose refusals outrank this one's questions.
 ///
 /// # Errors
 ///

@@ -122,8 +122,8 @@ fn action(name: &str, errno: Option<u16>) -> Result<Action, String> {
     })
 }
 
-/// Maximum number of conditions of a rule: jumps over them reach 255 instructions, and one condition has up to six.
-/// libseccomp takes one for each of the six arguments.
+/// Maximum number of conditions of a rule: jumps over them reach 255 instructions, and one
+/// condition has up to six. libseccomp takes one for each of the six arguments.
 const CONDITIONS_MAX: usize = 32;
 
 /// Docker's names of the architecture we run on.

@@ -15,7 +15,7 @@ const APPEARANCES: &str = "
     getgid32 getegid32 getresgid32 setgid32 setregid32 setresgid32 setfsgid32
     getgroups setgroups getgroups32 setgroups32";
 
-/// Nodes that the kernel lets nobody make in a user namespace.
+/// Nodes that no process can make in a user namespace.
 pub(super) fn devices() -> Vec<Rule> {
     let kinds = [libc::S_IFCHR, libc::S_IFBLK];
     let rules = [("mknod", 1), ("mknodat", 2)].into_iter().flat_map(|(name, index)| {
@@ -34,7 +34,8 @@ pub(super) fn appearances() -> Vec<Rule> {
     }
     let keeps = argument(0, Comparison::Equal, libc::PR_SET_KEEPCAPS as u64);
     rules.push(notify("prctl", vec![keeps]));
-    // Who a process is is kept in a limit without meaning, see `supervisor::people`: setting it succeeds.
+    // Who a process is is kept in a limit without meaning, see `supervisor::people`: setting it
+    // succeeds.
     let locks = |index| argument(index, Comparison::Equal, LIMIT_LOCKS.into());
     for (name, arguments) in [
         ("setrlimit", vec![locks(0)]),

@@ -1,4 +1,5 @@
-//! Creation of device nodes, and of files whose owner is not root or comes from a set-group-id directory.
+//! Creation of device nodes, and of files whose owner is not root or comes from a set-group-id
+//! directory.
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;

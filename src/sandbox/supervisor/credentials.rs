@@ -1,15 +1,16 @@
 //! Emulated credentials: user and group ids that the kernel would not let the targets have.
 //!
-//! setuid(2) and similar calls succeed, and getuid(2) and similar calls return what was set. Nothing else
-//! follows: to the kernel all targets are the one user, so this keeps no target from a file.
+//! setuid(2) and similar calls succeed, and getuid(2) and similar calls return what was set.
+//! Nothing else follows: to the kernel all targets are the one user, so this keeps no target from a
+//! file.
 //!
-//! **Where they are kept.** Children inherit credentials, whichever process forks them, and they stay
-//! when a process executes a program. The kernel does just that with resource limits, and one of them has had
-//! no meaning since Linux 2.4: `RLIMIT_LOCKS`. Its soft value is the number of an identity here. The
-//! filter keeps callers from setting it.
+//! **Where they are kept.** Children inherit credentials, whichever process forks them, and they
+//! stay when a process executes a program. The kernel does just that with resource limits, and one
+//! of them has had no meaning since Linux 2.4: `RLIMIT_LOCKS`. Its soft value is the number of an
+//! identity here. The filter keeps callers from setting it.
 //!
-//! **Programs with set-id bits** change who executes them. No call shows that, so it is taken into account at
-//! the next query: a process that runs such a program, and whose identity does not
+//! **Programs with set-id bits** change who executes them. No call shows that, so it is taken into
+//! account at the next query: a process that runs such a program, and whose identity does not
 //! say that this is accounted for, has the program's owner as effective user.
 //!
 //! Source: credentials(7), setresuid(2); `kernel/sys.c`.
@@ -26,7 +27,7 @@ use crate::layer::owner;
 use crate::sys::notify::Answer;
 use crate::sys::process::{LIMIT_LOCKS, limits_of};
 
-/// What numbers of identities begin at: no limit that anybody asks for.
+/// What numbers of identities begin at: no limit that a program would ask for.
 const FIRST: u64 = 0x6275_696c_6465_0000;
 
 /// Most identities of one command, lest it fill the builder's memory.
@@ -69,7 +70,7 @@ struct Executable {
     group: Option<u32>,
 }
 
-/// A call of setuid's kin, of users or of groups; -1 leaves an id as it is.
+/// A call like setuid, for users or groups; -1 leaves an id as it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
     One(u32),
@@ -120,7 +121,7 @@ impl Credentials {
         if now == *known { Ok(known) } else { self.become_(target, now) }
     }
 
-    /// Makes a caller somebody.
+    /// Sets the ids of a target.
     fn become_(&mut self, target: Target<'_>, identity: Identity) -> Result<Rc<Identity>, Errno> {
         let identity = Rc::new(identity);
         let number = match self.numbers.get(&identity) {
@@ -142,7 +143,7 @@ impl Credentials {
         Ok(identity)
     }
 
-    /// Remembers that the caller's program keeps its capabilities, which the kernel is told too.
+    /// Records that the target's program keeps its capabilities; the kernel gets the call too.
     pub(super) fn keep(&mut self, target: Target<'_>, keeps: bool) -> Result<Answer, Errno> {
         let identity = self.identity(target)?;
         let kept_by = if keeps { Some(Executable::of(target)?.program) } else { None };
@@ -266,14 +267,15 @@ impl Identity {
         now
     }
 
-    /// Says whether a caller may become anybody.
+    /// Says whether a target may take any id.
     fn may(&self, target: Target<'_>, which: Register) -> Result<bool, Errno> {
         let needed = if which == Register::Users { SETUID } else { SETGID };
         let has_power = self.user.effective == 0 || self.kept_by.is_some();
         Ok(has_power && target.capabilities()? & needed != 0)
     }
 
-    /// Says whether it may change an owner without being root: its own files' group, to one of its own.
+    /// Says whether it may change an owner without being root: its own files' group, to one of its
+    /// own.
     pub(super) fn may_give(&self, before: (u32, u32), after: (u32, u32)) -> bool {
         let is_mine = |group| self.group.file == group || self.groups.contains(&group);
         before.0 == self.user.file
@@ -429,7 +431,7 @@ mod tests {
         assert!(identity.may_give((5, 6), (5, 7)));
         assert!(identity.may_give((5, 9), (5, 6)));
         assert!(!identity.may_give((5, 6), (5, 8)), "not one of its groups");
-        assert!(!identity.may_give((5, 6), (0, 6)), "nobody gives files away");
+        assert!(!identity.may_give((5, 6), (0, 6)), "only root gives files away");
         assert!(!identity.may_give((0, 6), (0, 7)), "not its file");
     }
 

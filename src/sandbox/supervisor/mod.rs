@@ -1,18 +1,19 @@
-//! The supervisor: a thread that answers the system calls which a command's user namespace forbids and an
-//! image may need.
+//! The supervisor: a thread that answers the system calls which a command's user namespace forbids
+//! and an image may need.
 //!
-//! A second, small seccomp filter hands some calls, and no others, to the supervisor, which acts for the
-//! command: beneath the command's own root, from its working directory, with its ids, its umask and no
-//! more file capabilities than it has. The thread has given up the builder's other privileges.
+//! A second, small seccomp filter hands some calls, and no others, to the supervisor, which acts
+//! for the command: beneath the command's own root, from its working directory, with its ids, its
+//! umask and no more file capabilities than it has. The thread has given up the builder's other
+//! privileges.
 //!
 //! **As root** these are calls that make device nodes. The kernel lets no process make one in a
 //! user namespace, though one is harmless here: every mount that a command can reach has
-//! `nodev`, so nothing opens it. Docker's commands can make them, and base images are made that way.
-//! They are made in file systems of the step's own only: on a volume the node would be one of the
-//! machine's, which may open it.
+//! `nodev`, so nothing opens it. Docker's commands can make them, and base images are made that
+//! way. They are made in file systems of the step's own only: on a volume the node would be one of
+//! the machine's, which may open it.
 //!
-//! **Where the user has one id** (no subordinate ones) the kernel refuses every other owner and every
-//! change of users. There the supervisor emulates owners and users:
+//! **Where the user has one id** (no subordinate ones) the kernel refuses every other owner and
+//! every change of users. There the supervisor emulates owners and users:
 //!
 //! | calls | what is done | where |
 //! |---|---|---|
@@ -21,18 +22,20 @@
 //! | setuid, getuid and similar calls | the ids that a process has set are remembered, and returned to it | [`credentials`] |
 //! | calls that make files | a file of another user than root is made, and its owner recorded | [`create`] |
 //!
-//! Only what a command sees is emulated: to the kernel, and for every permission, all processes are root of
-//! the command's namespace, as without a supervisor. A call that the supervisor cannot answer is left to
-//! the kernel, with the caller's own rights. So no mistake here grants access to anything.
+//! Only what a command sees is emulated: to the kernel, and for every permission, all processes are
+//! root of the command's namespace, as without a supervisor. A call that the supervisor cannot
+//! answer is left to the kernel, with the caller's own rights. So no mistake here grants access to
+//! anything.
 //!
 //! # Invariants
 //!
-//! From seccomp_unotify(2), whose traps are: the thread may be gone and its number another's, so all
-//! is opened first, then the call is looked at again, then something is done; memory can change after
-//! it was read, so it is read once.
+//! From seccomp_unotify(2), whose traps are: the thread may be gone and its number another's, so
+//! all is opened first, then the call is looked at again, then something is done; memory can change
+//! after it was read, so it is read once.
 //!
-//! Paths are resolved by the kernel with this thread's root at the caller's and without the links of
-//! `/proc` that lead to wherever a process is. This thread's working directory is the builder's `/proc`.
+//! Paths are resolved by the kernel with this thread's root at the caller's and without the links
+//! of `/proc` that lead to wherever a process is. This thread's working directory is the builder's
+//! `/proc`.
 //!
 //! # Not here
 //!
@@ -81,7 +84,7 @@ pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
         if !watched[0].revents().contains(PollFlags::IN) {
             return Ok(());
         }
-        // One that was given up meanwhile wants no answer.
+        // One that was given up in the meantime wants no answer.
         if let Ok(call) = notify::receive(listener.as_fd()) {
             let target = Target { listener: listener.as_fd(), call: &call };
             let answer =
@@ -92,9 +95,9 @@ pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
     }
 }
 
-/// What this thread keeps of the builder's capabilities, if that has them: those about files, and what
-/// it takes to stand in another's place (`SETGID`, `SETUID`, `SYS_CHROOT`, `SYS_PTRACE`) and to write
-/// owners of links down (`SETFCAP`).
+/// What this thread keeps of the builder's capabilities, if that has them: those about files, and
+/// what it takes to stand in another's place (`SETGID`, `SETUID`, `SYS_CHROOT`, `SYS_PTRACE`) and
+/// to write owners of links down (`SETFCAP`).
 const HELD: u64 = caps::FILES | caps::SETGID | caps::SETUID | 1 << 18 | 1 << 19 | 1 << 31;
 
 /// What a supervisor is for.

@@ -22,7 +22,7 @@ pub(super) enum StatFormat {
     Extended { flags: i32, mask: u32 },
 }
 
-/// Tells of a file that it is somebody's; of root's files the kernel tells.
+/// Returns the recorded owner of a file; for files of root the kernel answers.
 pub(super) fn look(
     target: Target<'_>,
     name: Name,

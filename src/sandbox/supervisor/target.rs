@@ -1,5 +1,5 @@
-//! The target: the process that made a call, as seccomp_unotify(2) names it. Its memory, its rights, and
-//! what its paths lead to.
+//! The target: the process that made a call, as seccomp_unotify(2) names it. Its memory, its
+//! rights, and what its paths lead to.
 
 use std::fs::File;
 use std::io::{IoSliceMut, Read as _};
@@ -51,8 +51,8 @@ pub(super) struct Status {
 }
 
 impl Target<'_> {
-    /// Says that the call still waits. All that was opened before by the caller's number is then the
-    /// caller's, as no other can have had its number meanwhile.
+    /// Says that the call still waits. All that was opened before by the caller's number is then
+    /// the caller's, as no other can have had its number in the meantime.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ impl Target<'_> {
         Ok(Location { directory, path, flags: name.flags })
     }
 
-    /// Takes the caller's rights about files, as long as the guard lives: none where this thread has
-    /// just those already.
+    /// Takes the caller's rights about files, as long as the guard lives: none where this thread
+    /// has just those already.
     pub(super) fn act(self) -> Result<Option<FsIds>, Errno> {
         let kept = self.capabilities()? & FILES;
         // There is one id; all that a caller can lack is a capability.
@@ -180,7 +180,8 @@ impl Name {
     }
 }
 
-/// Returns which descriptor of the caller a path of its `/proc` means: that directory is another one for us.
+/// Returns which descriptor of the caller a path of its `/proc` means: that directory is another
+/// one for us.
 fn own_descriptor(path: &[u8]) -> Option<i32> {
     let number = path.strip_prefix(b"/proc/self/fd/").or_else(|| path.strip_prefix(b"/dev/fd/"))?;
     std::str::from_utf8(number).ok()?.parse().ok().filter(|&number| number >= 0)

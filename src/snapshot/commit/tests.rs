@@ -34,7 +34,7 @@ impl Kit {
     }
 
     /// Runs `step` in a mount over the layers, and returns what is left of its upper: paths, those
-    /// of folders with a `/`, those of whiteouts with a `-` in front.
+    /// of directories with a `/`, those of whiteouts with a `-` in front.
     fn step(&self, step: impl FnOnce(&Root)) -> Vec<String> {
         let (upper, work) = (self.upper(), self.dir.path().join("work"));
         for path in [&upper, &work] {
@@ -120,7 +120,7 @@ fn can_mount() -> bool {
     let can = rustix::process::geteuid().is_root()
         && rustix::mount::fsopen("overlay", rustix::mount::FsOpenFlags::empty()).is_ok();
     if !can {
-        println!("skipped: needs root and overlayfs");
+        cannot_run_here!("needs root and overlayfs");
     }
     can
 }
@@ -134,7 +134,7 @@ fn an_untouched_upper_is_empty() {
 }
 
 #[test]
-fn privileged_what_changed_is_in_the_layer_with_its_folders() {
+fn privileged_what_changed_is_in_the_layer_with_its_directories() {
     if !can_mount() {
         return;
     }
@@ -163,7 +163,7 @@ fn privileged_what_ends_as_it_was_is_not_in_the_layer() {
         root.write("d/e/tmp", "x");
         root.remove("d/e/tmp");
     });
-    assert_eq!(passing, nothing, "folders that were passed through");
+    assert_eq!(passing, nothing, "directories that were passed through");
     assert_eq!(kit.step(|root| root.chmod("d/g", 0o644)), nothing, "copied up, not changed");
     let rewritten = kit.step(|root| {
         root.write("f", "1");
@@ -178,7 +178,7 @@ fn privileged_what_ends_as_it_was_is_not_in_the_layer() {
 }
 
 #[test]
-fn privileged_opaque_folders_become_whiteouts_of_what_they_hid() {
+fn privileged_opaque_directories_become_whiteouts_of_what_they_hid() {
     if !can_mount() {
         return;
     }
@@ -255,7 +255,7 @@ fn privileged_a_link_to_a_lower_file_is_in_the_layer_alone() {
 }
 
 #[test]
-fn privileged_folder_times_survive_cleaning_and_capabilities_count() {
+fn privileged_directory_times_survive_cleaning_and_capabilities_count() {
     if !can_mount() {
         return;
     }

@@ -9,7 +9,7 @@ fn can_mount() -> bool {
     if rustix::process::geteuid().is_root() && fsopen("overlay", FsOpenFlags::empty()).is_ok() {
         return true;
     }
-    println!("skipped: needs root and overlayfs");
+    cannot_run_here!("needs root and overlayfs");
     false
 }
 
@@ -96,7 +96,7 @@ fn privileged_stacks_of_few_layers_without_upper_are_read_only() {
 }
 
 #[test]
-fn privileged_nothing_mounts_as_an_empty_read_only_folder() {
+fn privileged_nothing_mounts_as_an_empty_read_only_directory() {
     if !can_mount() {
         return;
     }
@@ -172,7 +172,7 @@ fn privileged_an_error_names_the_layer() {
 }
 
 #[test]
-fn privileged_whiteouts_and_opaque_folders_hide_what_is_below() {
+fn privileged_whiteouts_and_opaque_directories_hide_what_is_below() {
     if !can_mount() {
         return;
     }
@@ -210,7 +210,8 @@ fn privileged_a_read_only_mount_with_an_upper_refuses_writes() {
     assert_eq!(error.raw_os_error(), Some(libc::EROFS));
 }
 
-/// A user namespace whose user 0 is 1000000 here, group 0 is 2000000, held by a process that sleeps.
+/// A user namespace whose user 0 is 1000000 here, group 0 is 2000000, held by a process that
+/// sleeps.
 fn user_namespace() -> OwnedFd {
     let mut child =
         std::process::Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();

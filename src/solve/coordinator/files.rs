@@ -2,8 +2,8 @@
 
 use super::Coordinator;
 use crate::plan::{Files, Op, Step, StepId, Tree};
-use crate::solve::End;
-use crate::solve::trees::{Lower, Stack};
+use crate::solve::StepEnd;
+use crate::solve::trees::{LowerDir, Stack};
 use crate::store::{ChainId, Layer};
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     /// The layer that a step would hit.
     pub(in crate::solve) fn known_layer(&self, index: usize) -> Option<&Layer> {
         let report = &self.nodes[index].report;
-        report.layer.as_ref().filter(|_| matches!(report.end, End::Hit { .. }))
+        report.layer.as_ref().filter(|_| matches!(report.end, StepEnd::Hit { .. }))
     }
 
     /// The layers of steps that a step starts from or reads.
@@ -63,7 +63,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         if let Files::Base(base) = files {
             let image = &self.job.images[self.job.plan.bases[base.0].image];
-            lowers.extend(image.layers.iter().rev().map(|layer| Lower::finished(&layer.layer)));
+            lowers.extend(image.layers.iter().rev().map(|layer| LowerDir::finished(&layer.layer)));
         }
         lowers.reverse();
         Stack(lowers)

@@ -1,17 +1,17 @@
 //! The coordinator: one thread that owns the graph, decides, and never works itself.
 //!
-//! Here are its state and its loop. What it does with an event is told in the order of a step's life:
-//! `deciding` (inputs, hit or miss), `turns` (locks, limits), `results` (hashes, records); `files` and
-//! `shown` answer questions.
+//! Here are its state and its loop. What it does with an event is described in the order of a
+//! step's life: `lookup` (inputs, hit or miss), `admission` (locks, limits), `results` (hashes,
+//! records); `files` and `vertices` answer questions.
 
-mod deciding;
+mod admission;
 mod files;
-mod foreseeing;
+mod lookup;
+mod prediction;
 mod results;
-mod shown;
-mod turns;
+mod vertices;
 
-pub(super) use deciding::chain;
+pub(super) use lookup::chain;
 pub(super) use results::add_tar_facts;
 use results::{cost_of, micros};
 
@@ -21,11 +21,11 @@ use crate::plan::{Files, Step, StepId, Tree};
 use crate::progress::Outcome;
 use crate::solve::ahead;
 use crate::solve::cache_mounts;
-use crate::solve::exec::Made;
-use crate::solve::inputs::Described;
-use crate::solve::trees::{Lower, Trees};
+use crate::solve::exec::ExecResult;
+use crate::solve::inputs::StepInputs;
+use crate::solve::trees::{LowerDir, Trees};
 use crate::solve::{
-    Cause, Counts, End, Failed, Job, Predicted, SolveError, Solved, StepError, StepReport,
+    Cause, Counts, Failed, Job, Predicted, SolveError, Solved, StepEnd, StepError, StepReport,
 };
 use crate::store::{ChainId, Layer, LayerMeta, StepLock};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -90,12 +90,12 @@ enum Mode {
 
 /// What a worker reports.
 enum Event {
-    Described(usize, Result<Described, Cause>),
-    /// What became of the attempt to bring a result here from another cache.
+    Described(usize, Result<StepInputs, Cause>),
+    /// Result of the attempt to bring a result here from another cache.
     Brought(usize, Result<(), String>),
     Locked(usize, Result<StepLock, Cause>),
-    Made(usize, Result<Made, Cause>),
-    Sealed(usize, Result<(Scan, LayerMeta), Cause>),
+    ExecResult(usize, Result<ExecResult, Cause>),
+    Digested(usize, Result<(Scan, LayerMeta), Cause>),
     Panicked(Box<dyn std::any::Any + Send>),
 }
 
@@ -128,14 +128,14 @@ struct Node {
     missing_trees: usize,
     /// Whether a tree it reads will never be usable: an earlier step would have to run.
     is_blind: bool,
-    described: Option<Arc<Described>>,
+    described: Option<Arc<StepInputs>>,
     /// Its own files, once there.
-    lower: Option<Lower>,
+    lower: Option<LowerDir>,
     /// Whether its files and all below them are there.
     is_usable: bool,
     /// The chain up to it, once known.
     chain: Option<ChainId>,
-    made: Option<Arc<Made>>,
+    made: Option<Arc<ExecResult>>,
     meta: Option<LayerMeta>,
     lock: Option<StepLock>,
     report: StepReport,
@@ -170,8 +170,8 @@ pub(super) struct Coordinator<'scope, 'env: 'scope> {
     begun: Instant,
     /// All records that could be hit, once a prediction had to ask for them.
     all_records: Option<Vec<Record>>,
-    /// What steps would make on top of chains that they may come to stand on, as far as a prediction had
-    /// to find out; `None` for what could not be found out.
+    /// What steps would make on top of chains that they may come to stand on, as far as a
+    /// prediction had to find out; `None` for what could not be found out.
     made_on: BTreeMap<(usize, ChainId), Option<Output>>,
 }
 
@@ -253,7 +253,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     }
 
     /// What a step that would hit depends on.
-    pub(super) fn described(&self, index: usize) -> &Described {
+    pub(super) fn described(&self, index: usize) -> &StepInputs {
         self.nodes[index].described.as_ref().expect("a step that hits has been described")
     }
 
@@ -315,12 +315,12 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                 self.locking -= 1;
                 (index, result.map(|lock| self.on_locked(index, lock)))
             }
-            Event::Made(index, result) => {
+            Event::ExecResult(index, result) => {
                 self.running -= 1;
                 self.reserved -= self.reservation(index);
                 (index, result.map(|made| self.on_made(index, made)))
             }
-            Event::Sealed(index, result) => {
+            Event::Digested(index, result) => {
                 self.sealing -= 1;
                 (index, result.map(|sealed| self.on_sealed(index, sealed)))
             }
@@ -386,7 +386,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         self.job.progress.done(vertex, Outcome::Failed(message.clone()));
         let step = self.step(index);
-        self.nodes[index].report.end = End::Failed { message, exit };
+        self.nodes[index].report.end = StepEnd::Failed { message, exit };
         self.job.observer.ended(index, &self.nodes[index].report);
         self.error = Some(SolveError::Step(Box::new(StepError {
             step: index,
@@ -443,7 +443,7 @@ impl Node {
             meta: None,
             lock: None,
             report: StepReport {
-                end: End::NotReached,
+                end: StepEnd::NotReached,
                 inputs: None,
                 key: None,
                 parent: None,

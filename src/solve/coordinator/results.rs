@@ -6,9 +6,9 @@ use crate::layer::{Meter, Scan};
 use crate::plan::Op;
 use crate::progress::{Outcome, Tally};
 use crate::sandbox::Usage;
-use crate::solve::exec::Made;
-use crate::solve::seal::{self, Seal};
-use crate::solve::{Cause, End, Job, deltas};
+use crate::solve::digest::{self, LayerDigest};
+use crate::solve::exec::ExecResult;
+use crate::solve::{Cause, Job, StepEnd, deltas};
 use crate::store::{Layer, LayerMeta};
 use crate::sys::cancel::Cancel;
 use std::panic::resume_unwind;
@@ -17,12 +17,12 @@ use std::thread;
 use std::time::Duration;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
-    pub(super) fn on_made(&mut self, index: usize, made: Made) -> Result<(), Cause> {
+    pub(super) fn on_made(&mut self, index: usize, made: ExecResult) -> Result<(), Cause> {
         let is_predicted = self.mode == Mode::Predict;
         let is_copy = matches!(self.step(index).op, Op::Copy(_));
         let node = &mut self.nodes[index];
         let described = node.described.as_ref().expect("a step that ran has inputs");
-        let wanted = Seal {
+        let wanted = LayerDigest {
             wants_tar: !is_predicted && self.job.options.wants_image && self.in_target[index],
             stores_tar: self.job.options.stores_tars,
             wants_listing: !is_predicted
@@ -41,7 +41,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let job = self.job;
         self.work(move || {
             let name = &job.plan.steps[index].name;
-            Event::Sealed(index, seal::seal(job, name, &made, wanted, job.interrupt))
+            Event::Digested(index, digest::digest(job, name, &made, wanted, job.interrupt))
         });
         self.on_usable(index)
     }
@@ -60,8 +60,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.link(index)
     }
 
-    /// A step's own files are there: tells all that waited for them, where what is below is there
-    /// too. A copy that stands by itself (`--link`) may have come before what it stands on.
+    /// A step's own files are there: notifies all that waited for them, where what is below is
+    /// there too. A copy that stands by itself (`--link`) may have come before what it stands on.
     pub(super) fn on_usable(&mut self, index: usize) -> Result<(), Cause> {
         let mut open = vec![index];
         while let Some(index) = open.pop() {
@@ -94,8 +94,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             };
             self.nodes[index].chain = Some(output.on(&parent));
             for child in self.children[index].clone() {
-                // Before the record is visible: a build that hits it will ask for the child next, and is
-                // to wait for ours, also where that has run already and is only being hashed.
+                // Before the record is visible: a build that hits it will ask for the child next,
+                // and is to wait for ours, also where that has run already and is only being
+                // hashed.
                 if self.mode == Mode::Solve
                     && matches!(
                         self.nodes[child].phase,
@@ -167,7 +168,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         let node = &mut self.nodes[index];
         node.report.parent = Some(parent);
-        node.report.end = End::Ran;
+        node.report.end = StepEnd::Ran;
         node.report.is_unsound = made.is_unsound;
         node.report.created = Some(record.finished);
         node.report.cost = cost;
@@ -197,7 +198,7 @@ pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Hashes the tars of layers nobody needed as an image before, side by side.
+/// Hashes the tars of layers that were not part of an exported image before, side by side.
 pub(in crate::solve) fn add_tar_facts(
     job: &Job<'_>,
     layers: &mut [Layer],
@@ -219,7 +220,7 @@ pub(in crate::solve) fn add_tar_facts(
                         let tally = Arc::new(Tally::of_long_work(job.progress, name, total));
                         let counting = Arc::clone(&tally);
                         let meter = Meter::new(move |bytes| counting.add(bytes, || None));
-                        layer.meta.tar = seal::scan(&layer.folders(), meter, cancel)?.tar;
+                        layer.meta.tar = digest::scan(&layer.directories(), meter, cancel)?.tar;
                         tally.finish(None);
                         job.store.update_layer(&layer.meta)?;
                     }

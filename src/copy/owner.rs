@@ -9,7 +9,8 @@ use std::os::fd::BorrowedFd;
 /// Longest passwd or group file that is read, in bytes.
 const USER_FILE_MAX: u64 = 16 << 20;
 
-/// A numeric owner. As with chown(2), an id of `u32::MAX` leaves what a file has: root where it is new.
+/// A numeric owner. As with chown(2), an id of `u32::MAX` leaves what a file has: root where it is
+/// new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Owner {
     /// User id.
@@ -30,7 +31,8 @@ enum Part<'a> {
 }
 
 fn part(text: &str) -> Part<'_> {
-    // An empty part, as in `5:` or `:5`, is 0 in BuildKit's protocol, where a user has a name or else a number.
+    // An empty part, as in `5:` or `:5`, is 0 in BuildKit's protocol, where a user has a name or
+    // else a number.
     if matches!(text, "root" | "") {
         return Part::Id(0);
     }
@@ -43,10 +45,10 @@ fn part(text: &str) -> Part<'_> {
 
 /// Looks up the value of `--chown`, `USER[:GROUP]` of names or numbers.
 ///
-/// A number alone is also the group. A name alone takes its group from passwd. A colon with nothing after it
-/// means group 0, one with nothing before it user 0. A name that is not found is root: surprising, but what
-/// BuildKit does and images rely on. `root` is 0 without a look-up. `root` is `None` where nothing is below the copy (`--link`, or the first step of
-/// `FROM scratch`).
+/// A number alone is also the group. A name alone takes its group from passwd. A colon with nothing
+/// after it means group 0, one with nothing before it user 0. A name that is not found is root:
+/// surprising, but what BuildKit does and images rely on. `root` is 0 without a look-up. `root` is
+/// `None` where nothing is below the copy (`--link`, or the first step of `FROM scratch`).
 ///
 /// # Errors
 ///
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_user_files_find_nobody() {
+    fn missing_user_files_find_no_user() {
         let dir = tempfile::tempdir().unwrap();
         let root = std::fs::File::open(dir.path()).unwrap();
         assert_eq!(lookup_owner(Some(root.as_fd()), "web:www").unwrap(), Owner::ROOT);

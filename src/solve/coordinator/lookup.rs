@@ -4,9 +4,9 @@ use super::{Coordinator, Event, Mode, Phase};
 use crate::cache::{ImportError, Missing, Record};
 use crate::plan::{CopySource, Op, Step, Tree};
 use crate::solve::ahead::Ahead;
-use crate::solve::inputs::{self, Described};
-use crate::solve::trees::{Lower, Stack, Trees};
-use crate::solve::{Cause, End, Job, Miss};
+use crate::solve::inputs::{self, StepInputs};
+use crate::solve::trees::{LowerDir, Stack, Trees};
+use crate::solve::{Cause, Job, Miss, StepEnd};
 use crate::store::{ChainId, Key, Layer};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -43,7 +43,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.to_describe = later;
     }
 
-    pub(super) fn on_described(&mut self, index: usize, described: Described) -> Result<(), Cause> {
+    pub(super) fn on_described(
+        &mut self,
+        index: usize,
+        described: StepInputs,
+    ) -> Result<(), Cause> {
         let node = &mut self.nodes[index];
         node.report.inputs = Some(described.inputs.clone());
         node.report.key = Some(described.inputs.key());
@@ -53,7 +57,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.decide(index)
     }
 
-    /// Decides what becomes of a step whose inputs are known, as far as that can be said now.
+    /// Decides the results of a step whose inputs are known, as far as that can be said now.
     pub(super) fn decide(&mut self, index: usize) -> Result<(), Cause> {
         let step = self.step(index);
         let node = &self.nodes[index];
@@ -104,13 +108,15 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.counts.brought += 1;
         self.work(move || {
             let brought = import.bring(job.store, &key, &parent, job.cancel);
-            let told = |error: ImportError| format!("cache {}: {}", import.name(), chain(&error));
-            Event::Brought(index, brought.map_err(told))
+            let describe =
+                |error: ImportError| format!("cache {}: {}", import.name(), chain(&error));
+            Event::Brought(index, brought.map_err(describe))
         });
         true
     }
 
-    /// A result is here now, or its cache is of no use: then the next one is asked, or the step runs.
+    /// A result is here now, or its cache is of no use: then the next one is asked, or the step
+    /// runs.
     pub(super) fn on_brought(
         &mut self,
         index: usize,
@@ -128,8 +134,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
 
     pub(super) fn hit(&mut self, index: usize, record: &Record, layer: Layer) -> Result<(), Cause> {
         let node = &mut self.nodes[index];
-        node.lower = Some(Lower::finished(&layer));
-        node.report.end = End::Hit { build: record.build.clone() };
+        node.lower = Some(LowerDir::finished(&layer));
+        node.report.end = StepEnd::Hit { build: record.build.clone() };
         node.report.miss = None;
         node.report.created = Some(record.finished);
         node.report.cost = record.cost;
@@ -154,7 +160,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             let node = &mut self.nodes[index];
             node.report.key = (!reads_files).then(|| inputs.key());
             node.report.inputs = Some(inputs);
-            node.report.end = End::Hit { build };
+            node.report.end = StepEnd::Hit { build };
             node.phase = Phase::Done;
             self.job.progress.cached(self.vertex(index));
             self.job.observer.ended(index, &self.nodes[index].report);
@@ -206,7 +212,7 @@ pub(super) fn describe(
     trees: &Trees,
     step: &Step,
     files: &BTreeMap<Tree, (Stack, Option<ChainId>)>,
-) -> Result<Described, Cause> {
+) -> Result<StepInputs, Cause> {
     let files = |tree: Tree| files.get(&tree).cloned().unwrap_or_default();
     inputs::describe(job, trees, step, &files)
 }

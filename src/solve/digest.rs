@@ -1,6 +1,6 @@
 //! Hashing the files that a step made, and writing their tar where that is wanted.
 
-use super::exec::{Made, io};
+use super::exec::{ExecResult, io};
 use super::{Cause, Job};
 use crate::export;
 use crate::layer::{self, LayerError, Meter, Scan, ScanOptions};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 /// What to find out about a layer in the making.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seal {
+pub(super) struct LayerDigest {
     /// Whether its `diff_id` is needed.
     pub(super) wants_tar: bool,
     /// Whether its tar is to be a blob of the store then.
@@ -29,12 +29,13 @@ pub(super) struct Seal {
     pub(super) wants_listing: bool,
 }
 
-/// Hashes the files that a step made, and returns what the store is to know of the layer. `name` is the step's.
-pub(super) fn seal(
+/// Hashes the files that a step made, and returns what the store is to know of the layer. `name` is
+/// the step's.
+pub(super) fn digest(
     job: &Job<'_>,
     name: &str,
-    made: &Made,
-    wanted: Seal,
+    made: &ExecResult,
+    wanted: LayerDigest,
     cancel: &Cancel,
 ) -> Result<(Scan, LayerMeta), Cause> {
     let mut tar =
@@ -57,8 +58,8 @@ pub(super) fn seal(
 /// Hashes a difference, as far as that can be done without reading what it is a difference to.
 fn scan_delta(
     job: &Job<'_>,
-    made: &Made,
-    wanted: Seal,
+    made: &ExecResult,
+    wanted: LayerDigest,
     tar: Option<&mut NewTar>,
     cancel: &Cancel,
 ) -> Result<Option<Scan>, Cause> {
@@ -77,21 +78,21 @@ fn scan_delta(
 fn scan_made(
     job: &Job<'_>,
     name: &str,
-    made: &Made,
-    wanted: Seal,
+    made: &ExecResult,
+    wanted: LayerDigest,
     tar: Option<&mut NewTar>,
     cancel: &Cancel,
 ) -> Result<Scan, Cause> {
     let tally = Tally::of_long_work(job.progress, format!("hashing the files of {name}"), None);
-    let (tally, folders) = (Arc::new(tally), made.lower.folders());
-    let (counting, measured) = (Arc::clone(&tally), folders.clone());
+    let (tally, directories) = (Arc::new(tally), made.lower.directories());
+    let (counting, measured) = (Arc::clone(&tally), directories.clone());
     let options = ScanOptions {
         now: Some(made.now),
         want_listing: wanted.wants_listing,
         meter: Meter::new(move |bytes| counting.add(bytes, || bytes_in(&measured))),
         ..ScanOptions::detect(wanted.wants_tar)
     };
-    let files = snapshot::view(&folders)?;
+    let files = snapshot::view(&directories)?;
     let mut tar = tar.map(NewTar::begin).transpose()?;
     let out = tar.as_mut().map(|tar| tar as &mut dyn Write);
     let mut scan = layer::scan_into(files.root(), &options, out, cancel).map_err(of_output)?;
@@ -111,7 +112,8 @@ fn of_output(error: LayerError) -> Cause {
     }
 }
 
-/// The tar of a layer, on its way to be a blob. Dropped before it is kept, it goes with the session.
+/// The tar of a layer, on its way to be a blob. Dropped before it is kept, it goes with the
+/// session.
 struct NewTar {
     path: PathBuf,
     file: File,
@@ -140,19 +142,19 @@ impl NewTar {
 }
 
 /// Hashes files with their tar.
-pub(super) fn scan(folders: &[PathBuf], meter: Meter, cancel: &Cancel) -> Result<Scan, Cause> {
-    let files = snapshot::view(folders)?;
+pub(super) fn scan(directories: &[PathBuf], meter: Meter, cancel: &Cancel) -> Result<Scan, Cause> {
+    let files = snapshot::view(directories)?;
     let options = ScanOptions { meter, ..ScanOptions::detect(true) };
     Ok(layer::scan(files.root(), &options, cancel)?)
 }
 
-/// Adds up the regular files of one directory, each counted once. Of several that lie over each other it does not
-/// say.
-fn bytes_in(folders: &[PathBuf]) -> Option<u64> {
-    let [folder] = folders else { return None };
+/// Adds up the regular files of one directory, each counted once. Of several that lie over each
+/// other it does not say.
+fn bytes_in(directories: &[PathBuf]) -> Option<u64> {
+    let [directory] = directories else { return None };
     let mut inodes = BTreeSet::new();
     let mut bytes = 0;
-    for entry in walkdir::WalkDir::new(folder) {
+    for entry in walkdir::WalkDir::new(directory) {
         let facts = entry.ok()?.metadata().ok()?;
         if facts.is_file() && (facts.nlink() == 1 || inodes.insert((facts.dev(), facts.ino()))) {
             bytes += facts.len();

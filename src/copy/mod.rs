@@ -10,7 +10,6 @@
 //!
 //! Source: BuildKit's behaviour, as the conformance cases record it.
 
-mod chmod;
 mod data;
 mod dest;
 mod engine;
@@ -18,12 +17,12 @@ mod file;
 mod owner;
 mod selection;
 
-pub use chmod::ChmodSpec;
 pub use dest::make_workdir;
 pub use engine::copy_into;
 pub use owner::{Owner, lookup_owner};
 pub use selection::{Entry, FileTime, Kind, Picked, Selection, Stamp};
 
+use crate::dockerfile::chmod::{ChmodError, ChmodSpec};
 use crate::layer::LayerError;
 use std::ffi::OsStr;
 use std::io;
@@ -59,7 +58,8 @@ pub enum CopySource<'a> {
 pub struct CopyRequest<'a> {
     /// In the order of the instruction; later ones overwrite earlier ones.
     pub sources: Vec<CopySource<'a>>,
-    /// The destination as it was written, after expansion. A final `/` or `/.` makes it a folder.
+    /// The destination as it was written, after expansion. A final `/` or `/.` makes it a
+    /// directory.
     pub dest: &'a [u8],
     /// Absolute directory that a relative destination starts from.
     pub workdir: &'a [u8],
@@ -69,8 +69,8 @@ pub struct CopyRequest<'a> {
     pub mode: Option<&'a ChmodSpec>,
     /// Time of directories and documents that have none of their own; `None` leaves the present.
     pub created: Option<FileTime>,
-    /// Where this goes over an earlier copy of the same source, the root as that one found it: a destination
-    /// that is not there was made by the copy, and gets the time of what it makes.
+    /// Where this goes over an earlier copy of the same source, the root as that one found it: a
+    /// destination that is not there was made by the copy, and gets the time of what it makes.
     pub before: Option<BorrowedFd<'a>>,
 }
 
@@ -114,20 +114,15 @@ pub enum CopyError {
         /// The directory in the way.
         path: PathBuf,
     },
-    /// A part of the destination path is no directory.
+    /// A part of the destination path is not a directory.
     #[error("cannot create {}: a part of the path is not a directory", path.display())]
     NotADirectory {
         /// What was to be created.
         path: PathBuf,
     },
-    /// A value of `--chmod` that is no mode.
-    #[error(
-        "{value:?} is not a mode: expected octal digits up to 07777, or clauses such as u=rwX,go=rX"
-    )]
-    BadChmod {
-        /// The value.
-        value: String,
-    },
+    /// A value of `--chmod` that is not a mode.
+    #[error(transparent)]
+    BadChmod(#[from] ChmodError),
     /// A name in `--chown` where there are no passwd and group files to look it up in.
     #[error("cannot look up {spec:?}: there are no files below this step to find the name in")]
     OwnerNeedsFiles {
@@ -145,10 +140,10 @@ pub enum CopyError {
     Extract {
         /// Path in the source.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: LayerError,
     },
-    /// Somebody asked to stop.
+    /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
 }

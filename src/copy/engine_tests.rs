@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// The times of all that is copied.
 const TIME: i64 = 1_577_836_800;
 
-/// Files in a directory of its own: `d/` a directory, `->x` a link, `=x` another name of x, else the
-/// content, all with the time [`TIME`].
+/// Files in a directory of its own: `d/` a directory, `->x` a link, `=x` another name of x, else
+/// the content, all with the time [`TIME`].
 struct Dir(tempfile::TempDir);
 
 impl Dir {
@@ -459,7 +459,7 @@ fn a_cancelled_copy_stops() {
 fn is_root(test: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("skipped {test}: it gives files to other users, which needs root");
+        cannot_run_here!("{test} gives files to other users, which needs root");
     }
     is_root
 }
@@ -541,7 +541,7 @@ fn privileged_devices_are_copied_but_deletion_marks_are_not() {
         rustix::fs::mknodat(&dir, path, rustix::fs::FileType::CharacterDevice, mode, number)
     };
     if device("d/null", rustix::fs::makedev(1, 3)).is_err() {
-        eprintln!("skipped privileged_devices…: this root may make no device nodes");
+        cannot_run_here!(optional: "this root may make no device nodes");
         return;
     }
     device("w/whiteout", 0).unwrap();

@@ -7,6 +7,7 @@ use super::{
     CopyError, CopyRequest, CopySource, CopyStats, Entry, FileTime, Kind, Owner, Picked, Selection,
     absolute,
 };
+use crate::dockerfile::chmod::ChmodSpec;
 use crate::layer::{self, LayerError};
 use crate::sys::cancel::Cancel;
 use crate::sys::{rooted, threads};
@@ -31,7 +32,7 @@ pub fn copy_into(
     cancel: &Cancel,
 ) -> Result<CopyStats, CopyError> {
     let destination = Destination::parse(request.dest, request.workdir);
-    let mode = request.mode.map_or(0o755, super::ChmodSpec::implied_dir_mode);
+    let mode = request.mode.map_or(0o755, ChmodSpec::implied_dir_mode);
     let mut engine = Engine {
         writer: Writer {
             request,
@@ -203,7 +204,7 @@ impl Engine<'_> {
         self.leaf(&level, tree, picked, first, source_name, name)
     }
 
-    /// Extracts a file into the destination, which becomes a directory; `false` when it is no
+    /// Extracts a file into the destination, which becomes a directory; `false` when it is not an
     /// archive.
     fn unpack(
         &mut self,

@@ -41,13 +41,13 @@ pub(super) struct Destination {
     /// Without `.`, `..` and outer slashes; links are not followed yet.
     pub(super) path: Vec<u8>,
     /// True when it names a directory by a final `/` or `/.`, or is the working directory.
-    pub(super) is_folder: bool,
+    pub(super) is_directory: bool,
 }
 
 impl Destination {
     /// Reads a destination as it was written, relative to `workdir`.
     pub(super) fn parse(written: &[u8], workdir: &[u8]) -> Self {
-        let is_folder = written.is_empty()
+        let is_directory = written.is_empty()
             || written == b"."
             || written.ends_with(b"/")
             || written.ends_with(b"/.");
@@ -62,7 +62,7 @@ impl Destination {
                 part => parts.push(part),
             }
         }
-        Self { path: parts.join(&b'/'), is_folder }
+        Self { path: parts.join(&b'/'), is_directory }
     }
 }
 
@@ -75,8 +75,8 @@ pub(super) struct Directories<'a> {
     pub(super) root: BorrowedFd<'a>,
     /// As [`super::CopyRequest::before`].
     pub(super) before: Option<BorrowedFd<'a>>,
-    /// Owner of what is made; `None` leaves what mkdir(2) gives: root, and the group of a set-group-ID
-    /// directory above it.
+    /// Owner of what is made; `None` leaves what mkdir(2) gives: root, and the group of a
+    /// set-group-ID directory above it.
     pub(super) owner: Option<Owner>,
     /// Permission bits of what is made.
     pub(super) mode: u32,
@@ -166,7 +166,7 @@ impl Directories<'_> {
         contents_only: bool,
     ) -> Result<Vec<u8>, CopyError> {
         let above: &[u8] =
-            if destination.is_folder { &destination.path } else { parent(&destination.path) };
+            if destination.is_directory { &destination.path } else { parent(&destination.path) };
         let above = self.resolve(above)?;
         self.make_all(&above)?;
         let mut target = self.resolve(&destination.path)?;
@@ -216,8 +216,8 @@ pub(super) fn open_parent<'p>(
     Ok((Some(dir), &path[cut + 1..]))
 }
 
-/// Makes a working directory, and what is missing above it: 0755, each part with `owner`; `None` leaves what
-/// mkdir(2) gives.
+/// Makes a working directory, and what is missing above it: 0755, each part with `owner`; `None`
+/// leaves what mkdir(2) gives.
 ///
 /// Links in the path are followed inside the root. `created` is the time of what is made. Returns
 /// whether anything was made; an existing directory is left as it is.
@@ -259,9 +259,13 @@ mod tests {
             ("..", "/w", "", false),
             ("a//b/./c", "/", "a/b/c", false),
         ];
-        for (written, workdir, path, is_folder) in CASES {
+        for (written, workdir, path, is_directory) in CASES {
             let got = Destination::parse(written.as_bytes(), workdir.as_bytes());
-            assert_eq!(got, Destination { path: path.into(), is_folder }, "{written} in {workdir}");
+            assert_eq!(
+                got,
+                Destination { path: path.into(), is_directory },
+                "{written} in {workdir}"
+            );
         }
     }
 

@@ -44,7 +44,7 @@ pub struct FileTime {
     pub nanoseconds: u32,
 }
 
-/// What tells a changed file from an unchanged one without reading it.
+/// What distinguishes a changed file from an unchanged one without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stamp {
     /// Device number.
@@ -154,9 +154,9 @@ impl Selection {
     /// Hashes all that a cache key must know of these files.
     ///
     /// In it: names, types, permission bits, sizes, contents, link targets, device numbers, which
-    /// names are one file, capabilities, and with `keep_owner` the owners. Not in it: times, inodes,
-    /// where the source is, and the mode and owner of a directory of which only the contents are
-    /// copied, because the copy does not take them.
+    /// names are one file, capabilities, and with `keep_owner` the owners. Not in it: times,
+    /// inodes, where the source is, and the mode and owner of a directory of which only the
+    /// contents are copied, because the copy does not take them.
     pub fn digest(&self, keep_owner: bool) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         let mut part = Vec::with_capacity(1 << 16);

@@ -1,19 +1,19 @@
 //! Writing a build's history while it runs.
 //!
-//! A build in which nothing runs costs one folder and one file. As soon as a step runs,
+//! A build in which nothing runs costs one directory and one file. As soon as a step runs,
 //! `running.jsonl` appears beside it, locked by this process and grown by one line a step, so that
 //! a build that dies is still explained.
 
-use super::history::{BuildId, HistoryError, IoContext as _};
 use super::record::{About, BuildRecord, Finish, Head, Outcome, RECORD_VERSION, StepRecord};
+use super::{BuildId, HistoryError, IoContext as _};
 use crate::sys::fault;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Most compressed bytes that are kept of one step's output, so that the history does not fill a disk.
-/// Ordinary logs are ten to thirty times as long as that.
+/// Most compressed bytes that are kept of one step's output, so that the history does not fill a
+/// disk. Ordinary logs are ten to thirty times as long as that.
 pub(super) const LOG_MAX: u64 = 16 * 1024 * 1024;
 
 /// Compression level: several hundred megabytes a second, so that a step does not wait for its log.
@@ -35,7 +35,7 @@ pub struct BuildLog {
 }
 
 impl BuildLog {
-    /// Takes a folder that was made for this build.
+    /// Takes a directory that was made for this build.
     pub(super) fn new(dir: PathBuf, id: BuildId, about: About) -> Self {
         let head = Head {
             version: RECORD_VERSION,
@@ -78,7 +78,7 @@ impl BuildLog {
         Ok(())
     }
 
-    /// Notes what became of a step. Once for each, in any order.
+    /// Notes the result of a step. Once for each, in any order.
     ///
     /// # Errors
     ///
@@ -158,7 +158,8 @@ fn push_line(bytes: &mut Vec<u8>, value: &impl serde::Serialize) {
     bytes.push(b'\n');
 }
 
-/// The kept output of one step: a zstd stream of at most [`LOG_MAX`] bytes, readable while it grows.
+/// The kept output of one step: a zstd stream of at most [`LOG_MAX`] bytes, readable while it
+/// grows.
 pub struct StepLog {
     path: PathBuf,
     stream: Option<zstd::stream::write::Encoder<'static, Counted>>,

@@ -1,4 +1,4 @@
-use super::super::record::{Finish, Miss, Origin, StepOutcome};
+use super::record::{Finish, Miss, Origin, StepOutcome};
 use super::*;
 use crate::cache::{Cost, Inputs};
 use std::io::{self, Read as _, Write as _};
@@ -77,15 +77,15 @@ fn a_build_that_runs_nothing_is_one_file() {
     let mut log = history.begin(about(NOW, "a")).unwrap();
     let hit = StepOutcome::Hit { build: "b".into(), cost: Cost::default() };
     log.step(step(0, hit)).unwrap();
-    let folder = history.folder(log.id());
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    let directory = history.directory(log.id());
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
     log.finish(ok(NOW)).unwrap();
-    let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, [FINISHED]);
 }
 
 #[test]
-fn a_running_build_is_told_from_a_dead_one() {
+fn a_running_build_is_distinguished_from_a_dead_one() {
     let (_dir, history) = kit();
     let mut log = history.begin(about(NOW, "a")).unwrap();
     log.running().unwrap();
@@ -94,7 +94,7 @@ fn a_running_build_is_told_from_a_dead_one() {
     assert_eq!(history.read(id).unwrap().outcome, Outcome::Running);
     drop(log);
     // Killed in the middle of a line.
-    let path = history.folder(id).join(RUNNING);
+    let path = history.directory(id).join(RUNNING);
     fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"{\"num").unwrap();
     let dead = history.read(id).unwrap();
     assert_eq!((dead.outcome, dead.steps.len()), (Outcome::Interrupted, 1));
@@ -142,7 +142,7 @@ fn a_prefix_is_enough_where_it_is_unique() {
 fn a_damaged_or_newer_record_is_named_and_left_out_of_lists() {
     let (_dir, history) = kit();
     let id = history.begin(about(NOW, "a")).unwrap().finish(ok(NOW)).unwrap().id;
-    let path = history.folder(id).join(FINISHED);
+    let path = history.directory(id).join(FINISHED);
     for (text, is_newer) in [("", false), ("{}", false), ("{\"version\":99}\n", true)] {
         fs::write(&path, text).unwrap();
         assert!(history.list().unwrap().is_empty());
@@ -159,7 +159,7 @@ fn a_build_killed_before_its_first_line_was_whole_is_no_damage() {
     let (_dir, history) = kit();
     let mut log = history.begin(about(NOW, "a")).unwrap();
     log.running().unwrap();
-    let (id, path) = (log.id(), history.folder(log.id()).join(RUNNING));
+    let (id, path) = (log.id(), history.directory(log.id()).join(RUNNING));
     drop(log);
     for text in ["", "{\"version\":1,\"id"] {
         fs::write(&path, text).unwrap();
@@ -201,7 +201,7 @@ fn what_a_step_wrote_is_kept_up_to_a_limit() {
     }
     let mut bytes = Vec::new();
     history.log(log.id(), 3).unwrap().read_to_end(&mut bytes).unwrap();
-    assert!(bytes.len() as u64 >= super::super::log::LOG_MAX - (1 << 20));
+    assert!(bytes.len() as u64 >= log::LOG_MAX - (1 << 20));
     assert!(bytes.ends_with(b"was not kept]\n"));
     assert!(bytes.len() < 18 << 20);
 }
@@ -221,7 +221,7 @@ fn a_long_log_is_kept_whole_in_few_bytes_and_can_be_read_before_its_end() {
     assert_eq!(count(&history), 32 << 20, "while the step runs");
     drop(out);
     assert_eq!(count(&history), 32 << 20);
-    let path = history.folder(log.id()).join("logs/0");
+    let path = history.directory(log.id()).join("logs/0");
     let kept = fs::metadata(path).unwrap().len();
     assert!(kept < 1 << 20, "{kept} bytes");
 }
@@ -249,7 +249,7 @@ fn a_build_is_compared_with_the_nearest_of_its_place_also_where_many_are_newer()
         recorded(&history, about(NOW + n, "final"), &["3", "4"]);
     }
     let now = recorded(&history, about(NOW + 20, "final"), &["1", "2"]);
-    let (basis, found) = history.comparable(&now, 4).unwrap();
+    let (basis, found) = history.comparable(&now, 4, crate::explain::report::nearness_of).unwrap();
     assert_eq!(basis, Basis::Place);
     assert_eq!(found.len(), 4);
     assert!(found.contains(&near));
@@ -267,9 +267,12 @@ fn a_build_in_a_new_directory_is_compared_with_its_namesakes_then_with_equal_ste
     let same = recorded(&history, in_job(NOW, "1", "r.example:5000/app:abc"), &["1"]);
     let other = recorded(&history, in_job(NOW + 1, "2", "tool:abc"), &["1"]);
     let now = recorded(&history, in_job(NOW + 2, "3", "r.example:5000/app:def"), &["2"]);
-    assert_eq!(history.comparable(&now, 8).unwrap(), (Basis::Name, vec![same.clone()]));
+    assert_eq!(
+        history.comparable(&now, 8, crate::explain::report::nearness_of).unwrap(),
+        (Basis::Name, vec![same.clone()])
+    );
     let now = recorded(&history, in_job(NOW + 3, "4", "new:1"), &["2"]);
-    let (basis, found) = history.comparable(&now, 8).unwrap();
+    let (basis, found) = history.comparable(&now, 8, crate::explain::report::nearness_of).unwrap();
     assert_eq!(basis, Basis::Steps);
     assert!(found.contains(&same) && found.contains(&other));
 }

@@ -4,7 +4,7 @@
 //! matched by name and their steps aligned like two texts, where equal instructions count most and
 //! edited ones by what they have in common.
 
-use super::StepRecord;
+use crate::history::StepRecord;
 use std::collections::BTreeMap;
 
 /// Two equal instructions; more than any number of edited ones can make up for.

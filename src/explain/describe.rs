@@ -1,10 +1,10 @@
 //! Causes in words: lines of coloured stretches, which text and HTML lay out.
 
-use super::Basis;
 use super::compare::{Cause, Evicted, NoRecord, Variable};
 use super::diff::{Op, Piece};
 use super::listing::{Attribute, Change, FileChange, FileChanges};
 use super::report::{Remade, Report, Step};
+use crate::history::Basis;
 use std::borrow::Cow;
 
 /// How much of what did not change is shown on each side of what did, in characters.
@@ -155,7 +155,7 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
 
 fn base(old: Option<&str>, new: &str, old_digest: Option<&str>, new_digest: Option<&str>) -> Line {
     let digest = |digest: Option<&str>| match digest {
-        // Enough to tell and to find it by.
+        // Enough to recognise and to find it.
         Some(digest) => digest.chars().take("sha256:".len() + 12).collect(),
         None => "another digest".to_owned(),
     };
@@ -359,7 +359,8 @@ pub(super) fn shortened(text: &str, room: usize) -> String {
     text.chars().take(room.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Escapes what could steer a terminal, as [`show::text`](crate::show::text) does; line breaks become `⏎`.
+/// Escapes what could steer a terminal, as [`show::text`](crate::show::text) does; line breaks
+/// become `⏎`.
 pub fn clean(text: &str) -> Cow<'_, str> {
     if !text.contains(['\n', '\t']) {
         return crate::show::text(text);

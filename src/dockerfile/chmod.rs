@@ -2,7 +2,15 @@
 //!
 //! Source: chmod(1) of the BSDs, which is the form BuildKit's parser takes. There is no umask.
 
-use super::CopyError;
+/// A value of `--chmod` that is not a mode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{value:?} is not a mode: expected octal digits up to 07777, or clauses such as u=rwX,go=rX"
+)]
+pub struct ChmodError {
+    /// The value.
+    pub value: String,
+}
 
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
@@ -10,7 +18,7 @@ const STICKY: u32 = 0o1000;
 const READ: u32 = 0o444;
 const WRITE: u32 = 0o222;
 const EXECUTE: u32 = 0o111;
-/// All that `=` clears when nobody is named: everything but the sticky bit.
+/// All that `=` clears when no class of users is named: everything but the sticky bit.
 const STANDARD: u32 = SETUID | SETGID | 0o777;
 
 /// A parsed `--chmod`.
@@ -27,7 +35,7 @@ enum Form {
 enum Change {
     Clear(u32),
     Set(u32),
-    /// Sets these execute bits on directories and on what somebody could execute before.
+    /// Sets these execute bits on directories and on what any class of users could execute before.
     SetIfExecutable(u32),
     /// Combines the rwx bits of one class (its shift) into the classes of a mask.
     CopyClass {
@@ -42,9 +50,9 @@ impl ChmodSpec {
     ///
     /// # Errors
     ///
-    /// [`CopyError::BadChmod`] for anything else, and for octal numbers above `07777`.
-    pub fn parse(text: &str) -> Result<Self, CopyError> {
-        let bad = || CopyError::BadChmod { value: text.to_owned() };
+    /// [`ChmodError`] for anything else, and for octal numbers above `07777`.
+    pub fn parse(text: &str) -> Result<Self, ChmodError> {
+        let bad = || ChmodError { value: text.to_owned() };
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             let mode = u32::from_str_radix(text, 8).map_err(|_| bad())?;
             return if mode > 0o7777 { Err(bad()) } else { Ok(Self(Form::Octal(mode))) };
@@ -238,7 +246,7 @@ mod tests {
     #[test]
     fn malformed_modes_are_refused() {
         for text in ["", "99999", "10000", "8", "0x1", "u", "u=rwx,", "rwx", "u~x", "u=q", "7 5"] {
-            assert!(matches!(ChmodSpec::parse(text), Err(CopyError::BadChmod { .. })), "{text}");
+            assert!(matches!(ChmodSpec::parse(text), Err(ChmodError { .. })), "{text}");
         }
     }
 

@@ -9,11 +9,15 @@
 //! An id is the time of the build's start, so names sort by time and age is known without opening
 //! anything; the head is a line of its own, so lists read one block a build.
 
-use super::BuildLog;
-use super::log::{FINISHED, LOGS, LogReader, RUNNING};
-use super::record::{About, BuildRecord, Head, Outcome, RECORD_VERSION, StepRecord};
-use super::report;
+mod log;
+mod record;
+
+pub use log::{BuildLog, LogReader, StepLog};
+pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};
+
 use crate::store::Store;
+use log::{FINISHED, LOGS, RUNNING};
+use record::{Head, RECORD_VERSION};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -23,7 +27,7 @@ use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// How many builds are kept, unless somebody says otherwise: months of work of one person, a
+/// How many builds are kept, by default: months of work of one person, a
 /// few megabytes.
 pub const KEEP_BUILDS: usize = 200;
 
@@ -33,8 +37,8 @@ const ID_DIGITS: usize = 11;
 /// How many of the newest builds are searched for ones to compare with.
 const SEARCHED: usize = 50;
 
-/// An unfinished build that nobody holds is left alone for this long, since it may be one that has
-/// not run anything yet.
+/// An unfinished build that no process has locked is left alone for this long, since it may be one
+/// that has not run anything yet.
 const GRACE_MS: i64 = 60 * 60 * 1000;
 
 /// What can go wrong with the history.
@@ -109,7 +113,7 @@ impl<T> IoContext<T> for io::Result<T> {
 pub struct BuildId(u64);
 
 impl BuildId {
-    /// Returns the id that a build of this start has, if nobody took it.
+    /// Returns the id that a build of this start has, if it is free.
     pub fn at(started_ms: i64) -> Self {
         Self(u64::try_from(started_ms).unwrap_or(0))
     }
@@ -177,7 +181,7 @@ impl History {
     pub fn begin(&self, about: About) -> Result<BuildLog, HistoryError> {
         let mut id = BuildId::at(about.started_ms);
         loop {
-            let dir = self.folder(id);
+            let dir = self.directory(id);
             match fs::create_dir(&dir) {
                 Ok(()) => return Ok(BuildLog::new(dir, id, about)),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => id = id.next(),
@@ -190,7 +194,7 @@ impl History {
     ///
     /// # Errors
     ///
-    /// [`HistoryError::Io`] where the folder cannot be read.
+    /// [`HistoryError::Io`] where the directory cannot be read.
     pub fn ids(&self) -> Result<Vec<BuildId>, HistoryError> {
         let mut ids: Vec<BuildId> = fs::read_dir(&self.dir)
             .context("list", &self.dir)?
@@ -204,7 +208,7 @@ impl History {
     ///
     /// # Errors
     ///
-    /// [`HistoryError::Io`] where the folder cannot be read.
+    /// [`HistoryError::Io`] where the directory cannot be read.
     pub fn list(&self) -> Result<Vec<BuildRecord>, HistoryError> {
         Ok(self.heads()?.collect())
     }
@@ -275,11 +279,12 @@ impl History {
         &self,
         build: &BuildRecord,
         count: usize,
+        nearness: Nearness,
     ) -> Result<(Basis, Vec<BuildRecord>), HistoryError> {
         let about = &build.about;
         let same = self.before(build.id, about, SEARCHED)?;
         if !same.is_empty() {
-            return Ok((Basis::Place, newest_and_nearest(build, same, count)));
+            return Ok((Basis::Place, newest_and_nearest(build, same, count, nearness)));
         }
         let mut others: Vec<(usize, BuildRecord)> = self
             .heads()?
@@ -302,7 +307,7 @@ impl History {
             Basis::Steps
         };
         let others = others.into_iter().map(|(_, other)| other).collect();
-        Ok((basis, newest_and_nearest(build, others, count)))
+        Ok((basis, newest_and_nearest(build, others, count, nearness)))
     }
 
     fn newest(
@@ -357,14 +362,14 @@ impl History {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let path = || self.folder(id);
+            let path = || self.directory(id);
             if opened.reader.read_until(b'\n', &mut line).context("read", &path())? == 0 {
                 break;
             }
             match serde_json::from_slice::<StepRecord>(&line) {
                 Ok(step) => steps.push(step),
                 // The last line of a process that was killed.
-                Err(_) if opened.state != State::Finished => break,
+                Err(_) if opened.state != BuildState::Finished => break,
                 Err(_) => return Err(HistoryError::Damaged { id }),
             }
         }
@@ -381,21 +386,23 @@ impl History {
     /// Opens a build's file; `None` where it has none yet.
     fn open(&self, id: BuildId) -> Result<Option<Opened>, HistoryError> {
         for name in [FINISHED, RUNNING] {
-            let path = self.folder(id).join(name);
+            let path = self.directory(id).join(name);
             match File::open(&path) {
                 Ok(file) => {
                     let state = if name == FINISHED {
-                        State::Finished
+                        BuildState::Finished
                     } else if matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
-                        State::Running
+                        BuildState::Running
                     } else {
-                        State::Dead
+                        BuildState::Dead
                     };
                     let mut reader = BufReader::new(file);
                     let capacity = reader.capacity();
                     let start = reader.fill_buf().context("read", &path)?;
                     // Killed before its first line was whole, it has said nothing.
-                    if state != State::Finished && start.len() < capacity && !start.contains(&b'\n')
+                    if state != BuildState::Finished
+                        && start.len() < capacity
+                        && !start.contains(&b'\n')
                     {
                         return Ok(None);
                     }
@@ -414,7 +421,7 @@ impl History {
     ///
     /// [`HistoryError::NoLog`] where it wrote nothing.
     pub fn log(&self, id: BuildId, number: usize) -> Result<LogReader, HistoryError> {
-        let path = self.folder(id).join(LOGS).join(number.to_string());
+        let path = self.directory(id).join(LOGS).join(number.to_string());
         match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(HistoryError::NoLog { id, number })
@@ -426,7 +433,7 @@ impl History {
     /// Removes all but the newest `keep` builds, and of those the ones that began before
     /// `oldest_ms`. Returns how many went. Builds that run are kept.
     ///
-    /// One listing of a folder where there is nothing to remove.
+    /// One listing of a directory where there is nothing to remove.
     ///
     /// # Errors
     ///
@@ -438,13 +445,13 @@ impl History {
                 continue;
             }
             let is_live = match self.open(id)? {
-                Some(opened) => opened.state == State::Running,
+                Some(opened) => opened.state == BuildState::Running,
                 None => now_ms.saturating_sub(id.started_ms()) < GRACE_MS,
             };
             if is_live {
                 continue;
             }
-            let dir = self.folder(id);
+            let dir = self.directory(id);
             match fs::remove_dir_all(&dir) {
                 // Another process prunes beside us.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -457,7 +464,7 @@ impl History {
         Ok(removed)
     }
 
-    fn folder(&self, id: BuildId) -> PathBuf {
+    fn directory(&self, id: BuildId) -> PathBuf {
         self.dir.join(id.to_string())
     }
 }
@@ -474,8 +481,8 @@ pub enum Basis {
     Steps,
 }
 
-/// The repositories that an image is named by, without tags, which CI makes of commits; the name of the
-/// Dockerfile if there are none.
+/// The repositories that an image is named by, without tags, which CI makes of commits; the name of
+/// the Dockerfile if there are none.
 fn names(about: &About) -> BTreeSet<&str> {
     if about.tags.is_empty() {
         let path = about.dockerfile.as_str();
@@ -488,14 +495,18 @@ fn names(about: &About) -> BTreeSet<&str> {
     about.tags.iter().map(|tag| &tag[..repository(tag)]).collect()
 }
 
+/// How near to a build an earlier one is; the larger, the nearer.
+pub type Nearness = fn(&BuildRecord, &BuildRecord) -> usize;
+
 /// Takes the first `count` builds, the nearest one in any case.
 fn newest_and_nearest(
     build: &BuildRecord,
     mut found: Vec<BuildRecord>,
     count: usize,
+    nearness: Nearness,
 ) -> Vec<BuildRecord> {
     if found.len() > count {
-        let near = |place: &usize| (report::nearness_of(build, &found[*place]), Reverse(*place));
+        let near = |place: &usize| (nearness(build, &found[*place]), Reverse(*place));
         let nearest = (0..found.len()).max_by_key(near).unwrap_or(0);
         let kept = nearest.min(count - 1);
         found.swap(kept, nearest);
@@ -517,16 +528,16 @@ fn shared(build: &BuildRecord, other: &BuildRecord) -> usize {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BuildState {
     Finished,
     Running,
-    /// Unfinished, and nobody holds its lock.
+    /// Unfinished, and no process holds its lock.
     Dead,
 }
 
 struct Opened {
     reader: BufReader<File>,
-    state: State,
+    state: BuildState,
 }
 
 impl Opened {
@@ -548,7 +559,7 @@ impl Opened {
         }
         let mut head: Head =
             serde_json::from_slice(&line).map_err(|_| HistoryError::Damaged { id })?;
-        if self.state == State::Dead {
+        if self.state == BuildState::Dead {
             head.outcome = Outcome::Interrupted;
         }
         Ok(head)
@@ -556,5 +567,4 @@ impl Opened {
 }
 
 #[cfg(test)]
-#[path = "history_tests.rs"]
 mod tests;

@@ -1,17 +1,18 @@
 //! Predictions: what can be known of steps behind one that would run.
 //!
 //! What COPY, ADD and WORKDIR make follows from their inputs, so it is made, in a directory that is
-//! removed at the end, and what follows is looked up on it. What a RUN makes is not known. A step behind
-//! it may still hit, if a record of it is filed on a chain that the RUN could make: one that extends,
-//! layer by layer, what the RUN would start from. A COPY between the two is done on top of such a chain, to
-//! see whether it would make the rest. If there is no such record, the step would run for certain.
+//! removed at the end, and what follows is looked up on it. What a RUN makes is not known. A step
+//! behind it may still hit, if a record of it is filed on a chain that the RUN could make: one that
+//! extends, layer by layer, what the RUN would start from. A COPY between the two is done on top of
+//! such a chain, to see whether it would make the rest. If there is no such record, the step would
+//! run for certain.
 
 use super::{Coordinator, Event, Phase};
 use crate::cache::{Missing, Output, Record, Value};
 use crate::plan::{Files, Op, StepId, Tree};
-use crate::solve::seal::{self, Seal};
-use crate::solve::trees::{Lower, Stack};
-use crate::solve::{Cause, End, Miss, exec, inputs};
+use crate::solve::digest::{self, LayerDigest};
+use crate::solve::trees::{LowerDir, Stack};
+use crate::solve::{Cause, Miss, StepEnd, exec, inputs};
 use crate::store::{self, ChainId, Key};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,10 +29,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let is_known = !matches!(step.op, Op::Run(_));
         let is_there = stands_alone || self.is_usable(step.parent);
         if !is_known || !is_needed || !is_there && self.is_hopeless(step.parent) {
-            return self.foretell(index, End::Ran);
+            return self.predict_step(index, StepEnd::Ran);
         }
         if !is_there {
-            // Its chain is told before its files are: it is decided again with those.
+            // Its chain arrives before its files do: it is decided again with those.
             return Ok(());
         }
         let stack = self.stack(step.parent);
@@ -45,7 +46,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.work(move || {
             let files = |tree: Tree| files.get(&tree).cloned().unwrap_or_default();
             let chosen = &described.chosen;
-            Event::Made(index, exec::execute(job, trees, index, vertex, chosen, &stack, &files))
+            Event::ExecResult(
+                index,
+                exec::execute(job, trees, index, vertex, chosen, &stack, &files),
+            )
         });
         Ok(())
     }
@@ -53,7 +57,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     /// Notes what a step would make. Nothing is filed.
     pub(super) fn on_foreseen(&mut self, index: usize) -> Result<(), Cause> {
         let node = &mut self.nodes[index];
-        node.report.end = End::Ran;
+        node.report.end = StepEnd::Ran;
         node.report.wall_us = 0;
         node.phase = Phase::Done;
         self.link(index)?;
@@ -66,11 +70,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         (node.lower, node.made, node.report.output) = (None, None, None);
         node.is_usable = false;
         node.report.wall_us = 0;
-        self.foretell(index, End::Ran)
+        self.predict_step(index, StepEnd::Ran)
     }
 
     /// Notes a step whose files stay unknown.
-    pub(super) fn foretell(&mut self, index: usize, end: End) -> Result<(), Cause> {
+    pub(super) fn predict_step(&mut self, index: usize, end: StepEnd) -> Result<(), Cause> {
         let node = &mut self.nodes[index];
         node.report.end = end;
         node.phase = Phase::Done;
@@ -106,8 +110,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             && (node.lower.is_none() || self.is_hopeless(self.step(index).parent))
     }
 
-    /// The topmost step of these files that makes them unknown: not one whose files follow from those
-    /// below it.
+    /// The topmost step of these files that makes them unknown: not one whose files follow from
+    /// those below it.
     fn unknown_below(&self, mut files: Files) -> Option<usize> {
         let mut follows = None;
         while let Files::Step(StepId(index)) = files {
@@ -128,7 +132,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let step = self.step(index);
         if step.ignore_cache {
             self.nodes[index].report.miss = Some(Miss::NoCache);
-            return self.foretell(index, End::Ran);
+            return self.predict_step(index, StepEnd::Ran);
         }
         let usable = self.cache.usable(&key)?;
         let is_gone = usable.is_empty();
@@ -140,10 +144,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                 (false, _) => Missing::Parent,
             };
             self.nodes[index].report.miss = Some(Miss::Missing(missing));
-            return self.foretell(index, End::Ran);
+            return self.predict_step(index, StepEnd::Ran);
         }
         let after = self.unknown_below(step.parent).expect("a step below is unknown");
-        self.foretell(index, End::Unknown { after, builds: builds(&open) })
+        self.predict_step(index, StepEnd::Unknown { after, builds: builds(&open) })
     }
 
     /// Decides a step that reads files which stay unknown, those of step `source`.
@@ -153,7 +157,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.nodes[index].report.inputs = Some(outline.clone());
         if step.ignore_cache {
             self.nodes[index].report.miss = Some(Miss::NoCache);
-            return self.foretell(index, End::Ran);
+            return self.predict_step(index, StepEnd::Ran);
         }
         if self.all_records.is_none() {
             self.all_records = Some(self.cache.all_usable()?);
@@ -172,10 +176,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         };
         if open.is_empty() {
             self.nodes[index].report.miss = Some(Miss::Missing(Missing::Key));
-            return self.foretell(index, End::Ran);
+            return self.predict_step(index, StepEnd::Ran);
         }
         let after = self.unknown_below(Files::Step(StepId(source))).unwrap_or(source);
-        self.foretell(index, End::Unknown { after, builds: builds(&open) })
+        self.predict_step(index, StepEnd::Unknown { after, builds: builds(&open) })
     }
 
     /// Keeps the records whose parent these files could come to be.
@@ -241,8 +245,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let vertex = self.vertex_digest(index);
         let made =
             exec::execute(job, self.trees, index, vertex, &described.chosen, &stack, &files)?;
-        let wanted = Seal { wants_tar: false, stores_tar: false, wants_listing: false };
-        let scan = seal::seal(job, &job.plan.steps[index].name, &made, wanted, job.cancel)?.0;
+        let wanted = LayerDigest { wants_tar: false, stores_tar: false, wants_listing: false };
+        let scan = digest::digest(job, &job.plan.steps[index].name, &made, wanted, job.cancel)?.0;
         store::remove_tree(&made.work).map_err(|e| exec::io("remove", &made.work, e))?;
         Ok(Some(Output { layer: scan.id, content: scan.content, set_times: scan.set_times }))
     }
@@ -259,7 +263,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             let (Some((layer, _)), Some(parent)) = (known, self.cache.parent_of(&chain)?) else {
                 return Ok(None);
             };
-            lowers.push(Lower::finished(&layer));
+            lowers.push(LowerDir::finished(&layer));
             chain = parent;
         }
         let mut stack = self.stack(base);

@@ -51,7 +51,7 @@ pub enum Outcome {
         /// The error's first line.
         message: String,
     },
-    /// Somebody asked it to stop.
+    /// It was interrupted.
     Cancelled,
     /// Its process died before it could say anything.
     Interrupted,
@@ -127,7 +127,7 @@ pub enum Origin {
     },
 }
 
-/// One step of a build, and what became of it.
+/// One step of a build, and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Its place among all steps of the build, from 0; the name of its log.
@@ -154,7 +154,7 @@ pub struct StepRecord {
     /// Every input of its key; empty where they were never known.
     #[serde(default)]
     pub inputs: Inputs,
-    /// What became of it.
+    /// Its result.
     pub outcome: StepOutcome,
     /// Why there was no hit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,7 +173,7 @@ pub struct StepRecord {
     pub wall_us: u64,
 }
 
-/// What became of a step.
+/// Result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum StepOutcome {
@@ -251,7 +251,8 @@ impl StepRecord {
     /// was taken from; `None` where it did not run.
     pub fn run_us(&self) -> Option<u64> {
         match &self.outcome {
-            // A step that was left out, because nothing needed its files, hits without a known cost.
+            // A step that was left out, because nothing needed its files, hits without a known
+            // cost.
             StepOutcome::Hit { cost, .. } if cost.wall_us == 0 => None,
             StepOutcome::Hit { cost, .. } | StepOutcome::Ran { cost } => Some(cost.wall_us),
             _ => None,

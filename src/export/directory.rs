@@ -1,8 +1,9 @@
-//! A folder that is an OCI layout of what builds leave for each other: caches, cache mounts.
+//! A directory that is an OCI layout of what builds leave for each other: caches, cache mounts.
 //!
-//! Blobs that are there already are not written again, and when the new `index.json` is in place, blobs that
-//! only an older export needed are removed, so the folder does not grow with every build. A layout that
-//! holds anything else keeps all its blobs. Exports into one folder wait for each other.
+//! Blobs that are there already are not written again, and when the new `index.json` is in place,
+//! blobs that only an older export needed are removed, so the directory does not grow with every
+//! build. A layout that holds anything else keeps all its blobs. Exports into one directory wait
+//! for each other.
 
 use super::ExportError;
 use super::dest::{DestFile, write_whole};
@@ -18,9 +19,9 @@ use std::time::Duration;
 /// What all artifacts of ours begin their type with.
 const OURS: &str = "application/vnd.builder.";
 
-/// A layout that is being added to. Nobody else adds to it meanwhile.
+/// A layout that is being added to. No other process adds to it at the same time.
 #[derive(Debug)]
-pub struct LayoutFolder {
+pub struct LayoutDirectory {
     dir: PathBuf,
     index: Index,
     written: u64,
@@ -31,13 +32,13 @@ pub struct LayoutFolder {
 /// Interval at which a waiting export looks at the lock and at the cancel flag.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-impl LayoutFolder {
-    /// Opens the layout at `dir`, making it where there is none. `waiting` is called once, before blocking,
-    /// where another process adds to it.
+impl LayoutDirectory {
+    /// Opens the layout at `dir`, making it where there is none. `waiting` is called once, before
+    /// blocking, where another process adds to it.
     ///
     /// # Errors
     ///
-    /// [`ExportError::Io`] where the folder cannot be made; [`ExportError::Cancelled`].
+    /// [`ExportError::Io`] where the directory cannot be made; [`ExportError::Cancelled`].
     pub fn open(
         dir: &std::path::Path,
         cancel: &Cancel,
@@ -63,7 +64,7 @@ impl LayoutFolder {
                 }
             }
         }
-        // What is there and is no index is replaced: it can be no use to anybody.
+        // What is there and is not an index is replaced: it cannot be used.
         let index =
             LayoutSource { dir: dir.to_owned() }.index().unwrap_or_else(|_| Index::new(Vec::new()));
         let cancel = cancel.clone();
@@ -151,7 +152,8 @@ impl LayoutFolder {
         write_whole(&self.dir.join("index.json"), &canonical_json(&self.index))
     }
 
-    /// Removes the blobs that nothing needs any more. Failing leaves a larger folder, nothing else.
+    /// Removes the blobs that nothing needs any more. Failing leaves a larger directory, nothing
+    /// else.
     pub fn sweep(&self) {
         let Some(needed) = self.needed() else { return };
         let Ok(blobs) = fs::read_dir(self.dir.join("blobs/sha256")) else { return };
@@ -167,7 +169,7 @@ impl LayoutFolder {
         }
     }
 
-    /// The blobs that the entries lead to; `None` where that cannot be told.
+    /// The blobs that the entries lead to; `None` if that is unknown.
     fn needed(&self) -> Option<BTreeSet<Digest>> {
         let mut needed = BTreeSet::new();
         for entry in &self.index.manifests {

@@ -1,4 +1,5 @@
-//! Room on the disk: a command that would fill it is ended while something is left for everybody else.
+//! Room on the disk: a command that would fill it is ended while something is left for everybody
+//! else.
 
 use super::Cause;
 use crate::sandbox::Control;
@@ -8,11 +9,13 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// How often the disk is looked at: what a fast one takes in meanwhile is less than what is to stay.
+/// How often the disk is looked at: what a fast one takes in in the meantime is less than what is
+/// to stay.
 const EVERY: Duration = Duration::from_millis(50);
 
 /// Runs `command`, and kills what it started through `control` once the disk of `dir` has less than
-/// `floor` bytes free, or half of what it had before where that was little already. 0 keeps nothing free.
+/// `floor` bytes free, or half of what it had before where that was little already. 0 keeps nothing
+/// free.
 ///
 /// # Errors
 ///

@@ -97,7 +97,7 @@ impl Writer<'_> {
             let is_as_chosen = copied == entry.size
                 && stat.st_mtime == mtime.seconds
                 && stat.st_mtime_nsec == u64::from(mtime.nanoseconds)
-                // In a mount these mean nothing, and nobody else writes there.
+                // In a mount these mean nothing, and no other process writes there.
                 && (tree.keeps_owner
                     || stat.st_ino == entry.stamp.ino
                         && stat.st_ctime == entry.stamp.ctime.seconds

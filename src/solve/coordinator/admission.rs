@@ -1,4 +1,5 @@
-//! Whose turn it is: locks shared with other builds, the number of steps at once, the memory budget.
+//! Whose turn it is: locks shared with other builds, the number of steps at once, the memory
+//! budget.
 
 use super::results::micros;
 use super::{Coordinator, Event, Phase};
@@ -128,7 +129,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                     }
                     exec::execute(job, trees, index, digest, &described.chosen, &stack, &files)
                 };
-                Event::Made(index, run())
+                Event::ExecResult(index, run())
             });
         }
     }
