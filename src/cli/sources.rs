@@ -128,7 +128,7 @@ fn github(path: &str) -> Cow<'_, str> {
     }
     let end = path.find(['?', '#']).unwrap_or(path.len());
     let (place, rest) = path.split_at(end);
-    let suffix = if place.ends_with(".git") { "" } else { ".git" };
+    let suffix = if place.as_bytes().ends_with(b".git") { "" } else { ".git" };
     Cow::Owned(format!("https://{}{suffix}{rest}", place.trim_end_matches('/')))
 }
 

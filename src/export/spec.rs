@@ -168,12 +168,10 @@ pub enum SpecError {
         expected: String,
     },
     /// `dest=` is needed.
-    #[error("output type {kind} needs dest=PATH{}", if *or_stdout { ", or dest=- for stdout" } else { "" })]
+    #[error("output type {kind} needs dest=PATH")]
     NoDest {
         /// The output's type.
         kind: &'static str,
-        /// Whether standard output would do as well.
-        or_stdout: bool,
     },
     /// `dest=-` for a directory.
     #[error("output type {kind} cannot go to stdout: it is a directory")]
@@ -356,7 +354,7 @@ impl OutputSpec {
         let needs_dest =
             !is_loaded && !matches!(self.kind, OutputKind::Image | OutputKind::CacheOnly);
         match &self.dest {
-            None if needs_dest => return Err(SpecError::NoDest { kind, or_stdout: !is_directory }),
+            None if needs_dest => return Err(SpecError::NoDest { kind }),
             Some(Dest::Stdout) if is_directory => {
                 return Err(SpecError::DirectoryToStdout { kind });
             }
@@ -427,6 +425,10 @@ pub(super) fn flag(key: &str, value: &str) -> Result<bool, SpecError> {
 }
 
 /// Splits one line of CSV: fields may be quoted, a doubled quote within quotes is one.
+///
+/// # Errors
+///
+/// [`SpecError`] for a quote that is not closed, or one within a field.
 pub fn split_csv(text: &str) -> Result<Vec<String>, SpecError> {
     let mut fields = Vec::new();
     let mut field = String::new();
@@ -506,8 +508,8 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
         const CASES: &[(&str, &str)] = &[
-            ("type=oci", "needs dest=PATH, or dest=-"),
             ("type=local", "needs dest=PATH"),
+            ("type=oci,tar=false", "needs dest=PATH"),
             ("type=local,dest=-", "cannot go to stdout"),
             ("type=oci,tar=false,dest=-", "cannot go to stdout"),
             ("dest=x", "no type"),
