@@ -265,8 +265,8 @@ impl Request {
             });
         }
         let mut options = self.options.clone();
-        let is_kept = |spec: &OutputSpec| spec.kind != OutputKind::CacheOnly;
-        options.wants_image = options.wants_image || self.all_outputs().any(is_kept);
+        options.wants_image =
+            !self.tags.is_empty() || !self.outputs.is_empty() || options.wants_image;
         options.stores_tars =
             options.wants_image && self.all_outputs().any(PackOptions::stores_tars);
         options.downloads = store.root().join("context");
@@ -334,7 +334,8 @@ fn options(
         keeps_cache_mounts: args.keep_cache_mounts,
         keeps_failed: args.on_error != OnError::Fail,
         parallelism: args.max_parallelism.unwrap_or(threads::count() * 4).max(1),
-        wants_image: args.iidfile.is_some() || args.metadata_file.is_some(),
+        // An image that nobody could name or find is not packed.
+        wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
         stores_tars: false,
         epoch,
         disk_floor: 0,
