@@ -111,7 +111,7 @@ fn bad_flags_of_the_command() {
         &["--output=type=oci,compression=lzw,dest=/dev/null"],
         &["--build-context=noequals"],
         &["--progress=loud"],
-        &["--provenance=mode=max"],
+        &["--provenance=mode=most"],
         &["--sbom"],
         &["-t", "Bad Name"],
     ] {
