@@ -334,7 +334,7 @@ fn options(
         keeps_cache_mounts: args.keep_cache_mounts,
         keeps_failed: args.on_error != OnError::Fail,
         parallelism: args.max_parallelism.unwrap_or(threads::count() * 4).max(1),
-        // An image that nobody could name or find is not packed.
+        // An image that no user could name or find is not packed.
         wants_image: args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet,
         stores_tars: false,
         epoch,

@@ -153,7 +153,7 @@ impl Site {
 
 /// Takes findings in and keeps those that are wanted.
 struct Findings {
-    findings: Vec<Finding>,
+    kept: Vec<Finding>,
     /// What was found, so that it is not reported twice: rule, lines, message.
     seen: BTreeSet<(&'static str, (u32, u32), String)>,
     wants_advice: bool,
@@ -172,7 +172,7 @@ impl Findings {
         }
         let (message, lines) = (message.into(), place.lines);
         if self.seen.insert((rule.name, (lines.first, lines.last), message.clone())) {
-            self.findings.push(Finding { rule, message, span: place.span, lines });
+            self.kept.push(Finding { rule, message, span: place.span, lines });
         }
     }
 }
@@ -180,11 +180,11 @@ impl Findings {
 /// Checks a file.
 pub fn check(input: &Input<'_>) -> Vec<Finding> {
     let mut report =
-        Findings { findings: Vec::new(), seen: BTreeSet::new(), wants_advice: input.wants_advice };
+        Findings { kept: Vec::new(), seen: BTreeSet::new(), wants_advice: input.wants_advice };
     spelling::check(input, &mut report);
     from::check(input, &mut report);
     scope::check(input, &mut report);
-    let mut findings = report.findings;
+    let mut findings = report.kept;
     findings.sort_by_key(|finding| finding.lines.first);
     findings
 }
