@@ -96,7 +96,8 @@ impl Project {
         for (name, (text, mode)) in &self.files {
             kit.file(name, text).chmod(name, *mode);
         }
-        let ignored: String = self.ignored.iter().map(|name| format!("{name}\n")).collect();
+        let ignored: Vec<&str> = self.ignored.iter().flat_map(|name| [&**name, "\n"]).collect();
+        let ignored = ignored.concat();
         kit.file(".dockerignore", ignored).dockerfile(&self.dockerfile());
         // Times are no part of what is edited: a COPY that hits keeps those it was made with.
         settle(&kit.path(""));
@@ -244,7 +245,7 @@ impl Walk {
         Some(run.ok().stdout())
     }
 
-    fn explain(&self, run: crate::kit::Run) -> (Value, String) {
+    fn explain(run: crate::kit::Run) -> (Value, String) {
         let outcome = run.arg("--format=json").env("SOURCE_DATE_EPOCH", "1700000000").ok();
         (outcome.json(), outcome.stdout())
     }
@@ -256,9 +257,9 @@ impl Walk {
             self.last_prune = self.builds.keys().last().cloned().unwrap_or_default();
         }
         let run = self.kit.explain().args(self.args(project, event));
-        let (predicted, shown) = self.explain(run);
-        let digest = self.build(project, event, &self.kit.store().to_owned());
-        let (fact, said) = self.explain(self.kit.builder(["explain"]));
+        let (predicted, shown) = Self::explain(run);
+        let digest = self.build(project, event, self.kit.store());
+        let (fact, said) = Self::explain(self.kit.builder(["explain"]));
         let id = fact["build"].as_str().unwrap().to_owned();
         self.builds.insert(id, (project.clone(), project.fails));
         self.compare(&predicted, &fact, &format!("{story}\npredicted: {shown}\nfact: {said}"));
@@ -337,8 +338,8 @@ impl Walk {
                     ("base", Some((_, (old, _)))) => old.base != project.base,
                     ("arg", Some((_, (old, _)))) => {
                         cause["name"] == "level"
-                            && cause["old"] == old.arg.to_string()
-                            && cause["new"] == project.arg.to_string()
+                            && cause["old"].as_str() == Some(&*old.arg.to_string())
+                            && cause["new"].as_str() == Some(&*project.arg.to_string())
                             && old.arg != project.arg
                     }
                     ("env", Some((_, (old, _)))) => {
@@ -444,6 +445,7 @@ fn walk(seed: u64, edits: usize) {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a seed for one run is given to the tests so")]
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -41,7 +41,7 @@ fn bases(suite: &Suite, directory: &Path) {
     match std::panic::catch_unwind(base::debian) {
         Ok(debian) => drop(command.arg("--debian").arg(debian)),
         Err(_) => {
-            cannot_run_here!(optional: "the cases on Debian, which mmdebstrap could not make")
+            cannot_run_here!(optional: "the cases on Debian, which mmdebstrap could not make");
         }
     }
     assert!(command.status().unwrap().success());

@@ -1,13 +1,12 @@
 //! Real commands in real sandboxes, over a root file system made of busybox.
 //!
-//! Needs root, `busybox-static` and overlay; a test that lacks one says so and passes.
+//! Needs root, `busybox-static` and overlay; a test that lacks one says so, and fails in CI.
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
     clippy::unused_self,
     unreachable_pub,
-    reason = "how a test fails, says why it skips, and shares its kit"
+    reason = "how a test fails and shares its kit"
 )]
 
 #[macro_use]
