@@ -223,7 +223,7 @@ fn what_is_not_there_is_not_copied() {
     let kit = Kit::new();
     let to = format!("oci:{}", kit.out("x").display());
     kit.builder(["copy", "nothing:1", &to]).fails(2).says(&["no image `nothing:1`"]);
-    kit.builder(["copy", "oci:/no/such/dir", &to]).fails(6).says(&["no OCI image layout"]);
+    kit.builder(["copy", "oci:/no/such/dir", &to]).fails(6).says(&["not an OCI image layout"]);
     kit.builder(["copy", "docker-archive:/no/such/file", &to]).fails(2);
     kit.builder(["copy", "docker://Bad", &to]).fails(2).says(&["lower case"]);
 }
