@@ -171,9 +171,11 @@ impl<W: Write> Guard<W> {
 
 impl<W: Write> Write for Guard<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.held.len();
         self.held.extend_from_slice(bytes);
-        match self.held.iter().rposition(|&byte| byte == b'\n') {
-            Some(end) => self.pass(end + 1)?,
+        // What is held has no line feed, and a document without any comes in very small pieces.
+        match bytes.iter().rposition(|&byte| byte == b'\n') {
+            Some(end) => self.pass(before + end + 1)?,
             None if self.held.len() > HELD_MAX => {
                 // A character or an escape sequence is not cut in two.
                 let end = self.held.iter().rposition(|&b| b == 0x1b || b >= 0xc0);
