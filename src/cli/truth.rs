@@ -2,13 +2,13 @@
 //! `-q=1`.
 //!
 //! Docker's flags are Go's, where every flag is one of truth. The definition of the command line
-//! says nothing of it: it is parsed with such values allowed, and shown, in help and in what is
-//! said of mistakes, without.
+//! says nothing of it: only a line that is refused for such a value is parsed once more, with them
+//! allowed.
 
 use super::parse_args;
 use crate::dockerfile::errors::did_you_mean;
 use clap::builder::ValueParser;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, Parser};
 use std::ffi::OsString;
 
@@ -21,15 +21,20 @@ pub(super) fn parse<C: Parser>(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<C, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let mut command = with_values(C::command());
-    match command.try_get_matches_from_mut(&arguments) {
-        Ok(matches) => C::from_arg_matches(&matches).map_err(|error| error.format(&mut command)),
-        // Shown as it is defined.
-        Err(error) => match C::try_parse_from(&arguments) {
-            Err(plain) if error.kind() == plain.kind() => Err(with_near_tip(plain)),
-            _ => Err(with_near_tip(error)),
-        },
-    }
+    C::try_parse_from(&arguments)
+        .or_else(|plain| match plain.kind() {
+            // What clap says of `--quiet=true`, and of `-q=1`.
+            ErrorKind::TooManyValues | ErrorKind::UnknownArgument => {
+                let mut command = with_values(C::command());
+                let matches = command.try_get_matches_from_mut(&arguments);
+                // The same mistake is shown as the command line is defined.
+                let matches =
+                    matches.map_err(|e| if e.kind() == plain.kind() { plain } else { e })?;
+                C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+            }
+            _ => Err(plain),
+        })
+        .map_err(with_near_tip)
 }
 
 /// Takes the name that is suggested for an unknown flag away unless it is a likely slip of the
@@ -68,7 +73,6 @@ fn with_value(arg: Arg) -> Arg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::error::ErrorKind;
 
     #[derive(Debug, Parser)]
     #[command(args_override_self = true)]
