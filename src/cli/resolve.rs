@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
 
+/// Digits of an id where it is shown shortened.
+const SHORT_ID: usize = 12;
+
 /// What a `--build-context` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedContext {
@@ -198,7 +201,8 @@ impl<'a> Images<'a> {
             !text.is_empty() && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         };
         let is_marked = typed.strip_prefix("sha256:").is_some_and(is_hex);
-        if !is_marked && !is_hex(typed) {
+        // Fewer digits are a word: `FROM cafe` is not whatever image has an id that begins so.
+        if !is_marked && !(is_hex(typed) && typed.len() >= SHORT_ID) {
             return Ok(None);
         }
         match image::find(self.store, typed)? {

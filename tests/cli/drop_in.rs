@@ -107,6 +107,9 @@ fn an_image_without_a_name_is_kept_and_found_by_its_id() {
     assert!(!list("dangling=true").contains(id));
     assert_eq!(kit.builder(["run", "named"]).ok().stdout(), "made\n");
     kit.builder(["rmi", "named"]).ok();
+    // A few digits are a word, which a registry may know, and not the beginning of an id.
+    kit.dockerfile(&format!("FROM {}\n", &short[..6]));
+    assert_ne!(kit.build().run().status, Some(0));
     // What is an id, and is not here, is nowhere.
     let unknown = format!("sha256:{}", "0".repeat(64));
     kit.builder(["run", &unknown]).exits(125).says(&["no image"]);
