@@ -9,6 +9,7 @@ use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Pus
 use crate::image::{self, DEFAULT_TAG, Image, Reference, Selector, StoreSource, canonical_json};
 use crate::plan::Plan;
 use crate::progress::Vertex;
+use crate::registry::Client;
 use crate::solve::{self, Job};
 use crate::store::Digest;
 
@@ -54,7 +55,7 @@ pub(super) fn deliver(
             error => Failure::of(Class::Environment, &error),
         })
         .and_then(|(packed, parcels)| {
-            send(&parcels, &context, environment)?;
+            send(&parcels, &context, || super::client(args, environment, job.progress))?;
             Ok(packed)
         });
     registry::ended(job.progress, shown, &result);
@@ -140,14 +141,13 @@ struct Parcel {
 fn send(
     parcels: &[Parcel],
     context: &export::Context<'_>,
-    environment: &Environment,
+    client: impl FnOnce() -> Result<Client, Failure>,
 ) -> Result<(), Failure> {
     if parcels.is_empty() {
         return Ok(());
     }
     let export::Context { store, progress, vertex, cancel } = *context;
-    let client = registry::client(environment, progress)?;
-    let pushes = Pushes { client, store, progress, cancel };
+    let pushes = Pushes { client: client()?, store, progress, cancel };
     for Parcel { packed, names, push } in parcels {
         let image = image::survey(store, &StoreSource(store), &packed.manifest, Selector::All)
             .map_err(|error| registry::failure_of(&error))?;

@@ -37,6 +37,7 @@ use crate::history::{BuildId, BuildRecord, History, Outcome};
 use crate::image::Image;
 use crate::plan::Plan;
 use crate::progress::{LogLimits, Mode, Output, Progress};
+use crate::registry::Client;
 use crate::sandbox::Sandbox;
 use crate::solve::{self, Audited, Job, SolveError};
 use crate::store::{Digest, Store};
@@ -182,14 +183,14 @@ fn build(
     progress: &Progress,
 ) -> Result<Option<Digest>, Failure> {
     let notices = args.neighbours.notices().into_iter().chain(args.security.notices());
+    if !args.volume.is_empty() {
+        progress.notice("what steps read of --volume does not count for their cache keys");
+    }
     notices.chain(args.attestations.notice()?).for_each(|text| progress.notice(text));
     request.caches.notices().iter().for_each(|text| progress.notice(text.as_str()));
     let mut images = Images::new(store, &request.contexts, &environment.cancel);
     if args.pull != PullPolicy::Never {
-        let client = match args.neighbours.tls_verify {
-            Some(false) => registry::unverified_client(environment, progress)?,
-            _ => registry::client(environment, progress)?,
-        };
+        let client = client(args, environment, progress)?;
         let is_forced = args.pull == PullPolicy::Always;
         images = images.or_pulled(Pulls { client, progress, is_forced });
     }
@@ -298,6 +299,18 @@ fn build_plan(
     let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);
     housekeeping::after_build(environment, store, progress, added);
     Ok(digest)
+}
+
+/// Makes the client of registries that images are pulled from and pushed to.
+fn client(
+    args: &BuildArgs,
+    environment: &Environment,
+    progress: &Progress,
+) -> Result<Client, Failure> {
+    match args.neighbours.tls_verify {
+        Some(false) => registry::unverified_client(environment, progress),
+        _ => registry::client(environment, progress),
+    }
 }
 
 /// Reads how much of a step's output is shown, by BuildKit's names.
