@@ -26,7 +26,7 @@ pub enum KeyError {
     /// Protected by a passphrase.
     #[error("the key is encrypted")]
     Encrypted,
-    /// A format or an algorithm that is not implemented, which this names.
+    /// A format or an algorithm that this agent does not sign with; the text names it.
     #[error("{0}: this kind of key is not supported here")]
     Unsupported(String),
     /// An RSA key with fewer or more bits than can be used.
