@@ -202,7 +202,8 @@ impl<'a> Images<'a> {
         };
         let is_marked = typed.strip_prefix("sha256:").is_some_and(is_hex);
         // Fewer digits are a word: `FROM cafe` is not whatever image has an id that begins so.
-        if !is_marked && !(is_hex(typed) && typed.len() >= SHORT_ID) {
+        let is_long = typed.len() >= SHORT_ID && is_hex(typed);
+        if !is_marked && !is_long {
             return Ok(None);
         }
         match image::find(self.store, typed)? {

@@ -142,3 +142,18 @@ fn a_foreign_layer_is_fetched_from_the_address_it_brings() {
     let told = secure.requests().iter().any(|request| request.header("authorization").is_some());
     assert!(!told, "who keeps the layer gets no credentials");
 }
+
+#[test]
+fn a_build_without_verification_pulls_and_pushes_without_it() {
+    let Some(registry) = Registry::start(Kind::Tls) else { return };
+    let kit = Kit::new();
+    let name = format!("{}/app:1", registry.host());
+    kit.dockerfile("FROM fixture/base\nRUN true\n");
+    settings(&kit, "tries = 1\n");
+    kit.build().args(["-t", &name, "--push"]).fails(6).says(&["certificate"]);
+    kit.build().args(["-t", &name, "--push", "--tls-verify=false"]).ok();
+    kit.builder(["rmi", &name]).ok();
+    kit.dockerfile(&format!("FROM {name}\nRUN true\n"));
+    kit.build().arg("--pull").fails(6).says(&["certificate"]);
+    kit.build().args(["--pull", "--tls-verify=false"]).ok();
+}
