@@ -1,7 +1,8 @@
 //! Flags for the confinement of a command; `build` and `run` share them.
 
 use super::failure::{Class, Failure};
-use crate::sandbox::{self, RunSpec, SandboxOptions, Seccomp};
+use super::limits::LimitArgs;
+use crate::sandbox::{self, DEFAULT_SHM_SIZE, SandboxOptions, SandboxPolicy, Seccomp};
 use crate::sys::foreign;
 
 /// The largest seccomp profile, in bytes; Docker's own has 15 KiB.
@@ -78,12 +79,28 @@ impl SecurityArgs {
         named.collect()
     }
 
-    /// Returns which filter is loaded.
+    /// Returns the limits and the confinement of commands; the caller sets network and names.
     ///
     /// # Errors
     ///
-    /// A usage failure for what is not a filter, or a capability that the kernel does not have.
-    pub fn seccomp(&self) -> Result<Seccomp, Failure> {
+    /// A usage failure for limits that contradict each other, for what is not a filter, or for a
+    /// capability that the kernel does not have.
+    pub(super) fn policy(&self, limits: &LimitArgs) -> Result<SandboxPolicy, Failure> {
+        let policy = SandboxPolicy {
+            shm_size: limits.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
+            ulimits: limits.ulimit.clone(),
+            limits: limits.limits()?,
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
+            seccomp: self.seccomp()?,
+            ..SandboxPolicy::default()
+        };
+        policy.check().map_err(|message| Failure::new(Class::Usage, message))?;
+        Ok(policy)
+    }
+
+    /// Returns which filter is loaded.
+    fn seccomp(&self) -> Result<Seccomp, Failure> {
         let usage = |message: String| Failure::new(Class::Usage, message);
         let mut seccomp = Seccomp::Default;
         for option in &self.security_opt {
@@ -110,12 +127,7 @@ impl SecurityArgs {
                 }
             };
         }
-        let mut spec = RunSpec::new(Vec::new());
-        spec.cap_add.clone_from(&self.cap_add);
-        spec.cap_drop.clone_from(&self.cap_drop);
-        spec.seccomp = seccomp;
-        sandbox::check_walls(&spec).map_err(usage)?;
-        Ok(spec.seccomp)
+        Ok(seccomp)
     }
 }
 
@@ -143,13 +155,15 @@ mod tests {
             cap_add: vec![capability.to_owned()],
             ..SecurityArgs::default()
         };
-        assert_eq!(args("seccomp=unconfined", "ALL").seccomp().unwrap(), Seccomp::Unconfined);
+        let policy = |args: SecurityArgs| args.policy(&LimitArgs::default());
+        let unconfined = policy(args("seccomp=unconfined", "ALL")).unwrap();
+        assert_eq!(unconfined.seccomp, Seccomp::Unconfined);
         for (option, capability, part) in [
             ("apparmor=x", "ALL", "unknown security option"),
             ("seccomp=/no/such/file", "ALL", "cannot read /no/such/file"),
             ("seccomp=unconfined", "FLY", "unknown capability FLY"),
         ] {
-            let failure = args(option, capability).seccomp().unwrap_err();
+            let failure = policy(args(option, capability)).unwrap_err();
             assert!(failure.message.contains(part), "{}", failure.message);
         }
     }

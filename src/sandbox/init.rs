@@ -29,9 +29,10 @@ use super::command::Command;
 use super::descriptors::Descriptors;
 use super::fault::{Doing, Fault};
 use super::mounts;
+use super::policy::{NetworkMode, Ulimit};
 use super::protocol::{self, InitMessage, Order, RunRequest, StdioFds, Stub};
 use super::seccomp::Program;
-use super::spec::{RunSpec, Security, Ulimit};
+use super::spec::{RunSpec, Security};
 use super::users::{self, Identity};
 use super::workdir;
 use crate::layer::owner;
@@ -128,7 +129,7 @@ fn prepare(
             Some(LinkNameSpaceType::Network),
         )
         .doing(|| "joining the build's network")?;
-    } else if spec.network != super::spec::NetworkMode::Host {
+    } else if spec.policy.network != NetworkMode::Host {
         process::loopback_up().doing(|| "bringing lo up")?;
     }
     match process::join_new_keyring() {
@@ -141,8 +142,9 @@ fn prepare(
             ) => {}
         result => result.doing(|| "joining a new keyring")?,
     }
-    rustix::system::sethostname(spec.hostname.as_bytes()).doing(|| "setting the host name")?;
-    for limit in &spec.ulimits {
+    rustix::system::sethostname(spec.policy.hostname.as_bytes())
+        .doing(|| "setting the host name")?;
+    for limit in &spec.policy.ulimits {
         set_ulimit(limit)?;
     }
 
@@ -328,7 +330,7 @@ pub(super) fn capabilities(spec: &RunSpec) -> Result<u64, Fault> {
         Security::Default => caps::DEFAULT,
         Security::Insecure => caps::ALL,
     };
-    caps::select(base, &spec.cap_add, &spec.cap_drop).map_err(Fault::Refused)
+    caps::select(base, &spec.policy.cap_add, &spec.policy.cap_drop).map_err(Fault::Refused)
 }
 
 /// Reads one of the image's own files; nothing where it is not a regular file.

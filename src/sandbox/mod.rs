@@ -33,6 +33,7 @@ mod network;
 mod networks;
 mod notices;
 mod options;
+mod policy;
 #[doc(hidden)]
 pub mod probe;
 mod program;
@@ -54,11 +55,14 @@ pub use idmap::{Extent, IdMap};
 pub use ids::{Ids, choose_map, owns_machine};
 pub use network::{NetworkOptions, Port, Transport};
 pub use options::SandboxOptions;
+pub use policy::{
+    DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Limits, NetworkMode, SandboxPolicy, Seccomp, Throttle,
+    Ulimit,
+};
 pub use run::{Control, Sandbox};
 pub use spawner::{is_spawner_call, spawner_main};
 pub use spec::{
-    DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Exit, Limits, Lineage, MountKind, MountSpec, NetworkMode,
-    Oom, OsBytes, RunSpec, Seccomp, Security, Stream, Throttle, Ulimit, Usage,
+    Exit, Lineage, MountKind, MountSpec, Oom, OsBytes, RunSpec, Security, Stream, Usage,
 };
 
 use std::os::fd::BorrowedFd;
@@ -114,13 +118,4 @@ pub enum Stdio<'a> {
         /// Where output goes, and whose window size counts.
         output: BorrowedFd<'a>,
     },
-}
-
-/// Says whether the capabilities and the system call filter of a spec make sense.
-///
-/// # Errors
-///
-/// A message that names what does not.
-pub fn check_walls(spec: &RunSpec) -> Result<(), String> {
-    seccomp::for_spec(spec).map(drop)
 }

@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
 use super::linklocal;
-use super::spec::{NetworkMode, RunSpec};
+use super::policy::{NetworkMode, SandboxPolicy};
 
 /// How long a helper may take to be ready. slirp4netns needs 50 ms, pasta up to a second on a busy
 /// machine.
@@ -546,14 +546,14 @@ fn has_ipv6() -> bool {
 }
 
 /// Writes `/etc/hosts`: BuildKit's two lines, then what the user adds.
-pub(super) fn hosts(spec: &RunSpec, options: &NetworkOptions) -> String {
+pub(super) fn hosts(policy: &SandboxPolicy, options: &NetworkOptions) -> String {
     let mut text = format!(
         "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-        spec.hostname
+        policy.hostname
     );
-    for (host, address) in &spec.extra_hosts {
+    for (host, address) in &policy.extra_hosts {
         if address == HOST_GATEWAY {
-            text.push_str(&host_address(spec.network, options).to_string());
+            text.push_str(&host_address(policy.network, options).to_string());
         } else {
             text.push_str(address);
         }
@@ -679,11 +679,13 @@ mod tests {
 
     #[test]
     fn hosts_has_the_name_and_additions() {
-        let mut spec = RunSpec::new(Vec::new());
-        spec.hostname = "h".into();
-        spec.extra_hosts = vec![("db".into(), "10.9.8.7".into())];
+        let policy = SandboxPolicy {
+            hostname: "h".into(),
+            extra_hosts: vec![("db".into(), "10.9.8.7".into())],
+            ..SandboxPolicy::default()
+        };
         assert_eq!(
-            hosts(&spec, &NetworkOptions::default()),
+            hosts(&policy, &NetworkOptions::default()),
             "127.0.0.1\tlocalhost h\n::1\tlocalhost ip6-localhost ip6-loopback\n10.9.8.7\tdb\n"
         );
     }

@@ -182,7 +182,7 @@ impl Networks {
     /// Takes a network back from a command of which nothing runs any more.
     pub(super) fn give_back(&self, network: Private, spec: &RunSpec) {
         let Some(last) = spec.lineage.own else { return };
-        let has_docker_s = caps::select(caps::DEFAULT, &spec.cap_add, &spec.cap_drop)
+        let has_docker_s = caps::select(caps::DEFAULT, &spec.policy.cap_add, &spec.policy.cap_drop)
             .is_ok_and(|held| held & !caps::DEFAULT == 0);
         if spec.security != Security::Default || !has_docker_s || !self.options.ports.is_empty() {
             return;

@@ -70,9 +70,9 @@ fn request_is_checked(request: &SpawnRequest, count: usize) {
                 assert!(seccomp::decides(&program, 0, [0; 6]));
             }
             let _ = seccomp::cache_key(spec);
-            let _ = caps::select(caps::DEFAULT, &spec.cap_add, &spec.cap_drop);
+            let _ = caps::select(caps::DEFAULT, &spec.policy.cap_add, &spec.policy.cap_drop);
             let _ = users::look_up(&spec.user, "", "");
-            spec.ulimits.iter().for_each(|limit| _ = limits::rlimit(&limit.name));
+            spec.policy.ulimits.iter().for_each(|limit| _ = limits::rlimit(&limit.name));
             if let Some((_, map)) = &request.userns {
                 map_is_read(map);
             }
@@ -149,7 +149,7 @@ pub fn user(user: &str, passwd: &str, group: &str) {
 /// A seccomp profile: every call is decided by the filter made of it.
 pub fn profile(json: &str, number: u32, argument: u64) {
     let mut spec = super::RunSpec::new(Vec::new());
-    spec.seccomp = super::Seccomp::Profile(json.to_owned());
+    spec.policy.seccomp = super::Seccomp::Profile(json.to_owned());
     if let Ok(Some(program)) = seccomp::for_spec(&spec) {
         assert!(seccomp::decides(&program, number, [argument; 6]), "a call that is not decided");
     }

@@ -16,10 +16,11 @@ use super::network::{self, Private, Servers};
 use super::networks::Networks;
 use super::notices::Notices;
 use super::options::SandboxOptions;
+use super::policy::{NetworkMode, Ulimit};
 use super::protocol::{self, RunRequest, SourceFd, SpawnRequest, StdioFds};
 use super::relay::{self, Copy, StreamKind};
 use super::session::{Ended, Session, Streams};
-use super::spec::{Exit, NetworkMode, Oom, RunSpec, Security, Stream, Ulimit, Usage};
+use super::spec::{Exit, Oom, RunSpec, Security, Stream, Usage};
 use super::{Inputs, SandboxError, Source, Stdio, error, mounts};
 use crate::cgroup::{Cgroup, Cgroups, Limits, Substitute};
 use crate::snapshot::IdMapping;
@@ -230,7 +231,7 @@ impl Sandbox {
 
     /// Returns a private network of the command's own, if it is to have one.
     fn private(&self, spec: &RunSpec) -> Result<Option<Private>, SandboxError> {
-        if spec.network != NetworkMode::Private {
+        if spec.policy.network != NetworkMode::Private {
             return Ok(None);
         }
         let network = self.networks.take(self.ids(Security::Default)?.as_ref(), &spec.lineage)?;
@@ -259,7 +260,7 @@ impl Sandbox {
             return Err(SandboxError::Cancelled);
         }
         let begun = Instant::now();
-        let group = Arc::new(self.cgroups().create(&spec.limits)?);
+        let group = Arc::new(self.cgroups().create(&spec.policy.limits)?);
         let (ours, theirs) =
             protocol::pair().map_err(|error| SandboxError::io("cannot make a socket", error))?;
         let mut plan = Gathered::new(theirs);
@@ -363,7 +364,7 @@ impl Sandbox {
                 Source::Agent(_) => SourceFd::Agent,
             });
         }
-        let (netns, servers) = match spec.network {
+        let (netns, servers) = match spec.policy.network {
             NetworkMode::Private => {
                 let network = network.ok_or_else(|| SandboxError::Network {
                     reason: "none was started".to_owned(),
@@ -392,10 +393,10 @@ impl Sandbox {
         let mut spec = spec.clone();
         for substitute in group.substitutes() {
             // What the user says of the same resource counts.
-            if !spec.ulimits.iter().any(|limit| limit.name == substitute.rlimit) {
+            if !spec.policy.ulimits.iter().any(|limit| limit.name == substitute.rlimit) {
                 let value = Some(substitute.value);
                 let name = substitute.rlimit.to_owned();
-                spec.ulimits.push(Ulimit { name, soft: value, hard: value });
+                spec.policy.ulimits.push(Ulimit { name, soft: value, hard: value });
             }
         }
         Ok(RunRequest {
@@ -408,7 +409,7 @@ impl Sandbox {
             cgroup2_only: self.cgroups().is_v2_only(),
             cgroup1_shown: self.cgroups().v1_sizing().to_vec(),
             cgroup1,
-            hosts: network::hosts(&spec, &self.options.network),
+            hosts: network::hosts(&spec.policy, &self.options.network),
             resolv_conf: network::resolv_conf(&self.options.resolv_conf, servers),
             spec,
         })

@@ -18,10 +18,10 @@ use rustix::thread::LinkNameSpaceType;
 use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
 use super::init::{self, Filters};
+use super::policy::NetworkMode;
 use super::protocol::SourceFd;
 use super::protocol::{self, InitMessage, RunRequest, SpawnRequest};
 use super::seccomp::{self, Program};
-use super::spec::NetworkMode;
 use super::supervisor::Task;
 use crate::sys::process::{self, Forked, SingleThreaded};
 
@@ -92,7 +92,7 @@ fn answer(
             let cgroup = request.cgroup2.map(|index| fds[index].as_fd());
             let mut flags =
                 libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-            if request.netns.is_none() && request.spec.network != NetworkMode::Host {
+            if request.netns.is_none() && request.spec.policy.network != NetworkMode::Host {
                 flags |= libc::CLONE_NEWNET;
             }
             match proof.clone_process(flags, cgroup).doing(|| "making namespaces")? {

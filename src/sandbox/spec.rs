@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::cgroup::{Limits, Throttle};
+use super::policy::SandboxPolicy;
 
 /// Bytes of an argument or a path, which need not be UTF-8.
 ///
@@ -80,30 +80,14 @@ pub struct RunSpec {
     pub cwd: String,
     /// `USER` as an image has it: empty, or a name or number, then perhaps `:` and a group.
     pub user: String,
-    /// Host name inside.
-    pub hostname: String,
-    /// Which network the command sees.
-    pub network: NetworkMode,
+    /// Network, limits and confinement.
+    pub policy: SandboxPolicy,
     /// Further mounts; a later one of the same target replaces an earlier one.
     pub mounts: Vec<MountSpec>,
-    /// Lines for `/etc/hosts`: host name and address.
-    pub extra_hosts: Vec<(String, String)>,
-    /// Resource limits of the process (`--ulimit`).
-    pub ulimits: Vec<Ulimit>,
-    /// Size of `/dev/shm` in bytes.
-    pub shm_size: u64,
     /// Whether the usual confinement applies.
     pub security: Security,
-    /// Capabilities added to Docker's default set, as `CAP_NET_ADMIN` or `NET_ADMIN`, or `ALL`.
-    pub cap_add: Vec<String>,
-    /// Capabilities taken from Docker's default set, or `ALL`.
-    pub cap_drop: Vec<String>,
-    /// Which system call filter is loaded.
-    pub seccomp: Seccomp,
     /// Whether the root is mounted read-only.
     pub readonly_root: bool,
-    /// What the control group enforces.
-    pub limits: Limits,
     /// Which commands made the files it runs on.
     #[serde(skip)]
     pub lineage: Lineage,
@@ -126,13 +110,6 @@ impl Lineage {
     }
 }
 
-/// Size of `/dev/shm` by default: 64 MiB, as Docker's.
-pub const DEFAULT_SHM_SIZE: u64 = 64 << 20;
-
-/// Host name inside a RUN by default. BuildKit's, so that what images record of
-/// it stays the same.
-pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
-
 impl RunSpec {
     /// Returns a spec that runs `argv` as root in `/` with Docker's defaults and no network.
     pub fn new(argv: Vec<OsBytes>) -> Self {
@@ -141,33 +118,13 @@ impl RunSpec {
             env: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
-            hostname: DEFAULT_HOSTNAME.into(),
-            network: NetworkMode::None,
+            policy: SandboxPolicy::default(),
             mounts: Vec::new(),
-            extra_hosts: Vec::new(),
-            ulimits: Vec::new(),
-            shm_size: DEFAULT_SHM_SIZE,
             security: Security::Default,
-            cap_add: Vec::new(),
-            cap_drop: Vec::new(),
-            seccomp: Seccomp::Default,
             readonly_root: false,
-            limits: Limits::default(),
             lineage: Lineage::default(),
         }
     }
-}
-
-/// Which network a command sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkMode {
-    /// Only `lo`.
-    None,
-    /// The host's, whole.
-    Host,
-    /// A network of the build's own, which reaches the outside through a user-mode helper.
-    Private,
 }
 
 /// Whether the usual confinement applies.
@@ -178,18 +135,6 @@ pub enum Security {
     Default,
     /// All capabilities, no filter, nothing masked, `/sys` writable (`RUN --security=insecure`).
     Insecure,
-}
-
-/// Which system call filter is loaded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Seccomp {
-    /// Docker's default profile.
-    Default,
-    /// None.
-    Unconfined,
-    /// The text of a profile in Docker's JSON form.
-    Profile(String),
 }
 
 /// One more mount.
@@ -250,17 +195,6 @@ pub enum MountKind {
         /// Group, as seen inside.
         gid: u32,
     },
-}
-
-/// One resource limit of a process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ulimit {
-    /// Name as in Docker's `--ulimit`: `nofile`, `nproc`, `core`, …
-    pub name: String,
-    /// Soft limit; `None` for unlimited.
-    pub soft: Option<u64>,
-    /// Hard limit; `None` for unlimited.
-    pub hard: Option<u64>,
 }
 
 /// Where output came from.

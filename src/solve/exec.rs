@@ -14,7 +14,9 @@ use crate::copy;
 use crate::layer::{Now, Time};
 use crate::plan::{Files, Network, Op, Run, Security, StepId, Tree};
 use crate::progress;
-use crate::sandbox::{self, Ids, Lineage, NetworkMode, OsBytes, RunSpec, Stdio, Stream, Usage};
+use crate::sandbox::{
+    self, Ids, Lineage, NetworkMode, OsBytes, RunSpec, SandboxPolicy, Stdio, Stream, Usage,
+};
 use crate::snapshot::{self, Scratch, XattrSpace};
 use crate::store::{self, ChainId, Digest};
 use std::fs;
@@ -260,7 +262,6 @@ pub(super) fn prepare(
     ids: Option<&Ids>,
     files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<(RunSpec, Prepared), Cause> {
-    let options = &job.options;
     let network = match run.network {
         Network::Default => default_network(job),
         Network::None => NetworkMode::None,
@@ -292,18 +293,10 @@ pub(super) fn prepare(
         env,
         cwd: run.cwd.clone(),
         user: run.user.clone(),
-        hostname: options.hostname.clone(),
-        network,
+        policy: SandboxPolicy { network, ..job.options.policy.clone() },
         mounts: std::mem::take(&mut prepared.specs),
-        extra_hosts: options.extra_hosts.clone(),
-        ulimits: options.ulimits.clone(),
-        shm_size: options.shm_size,
         security,
-        cap_add: options.cap_add.clone(),
-        cap_drop: options.cap_drop.clone(),
-        seccomp: options.seccomp.clone(),
         readonly_root: false,
-        limits: options.limits.clone(),
         lineage: lineage(job, index),
     };
     Ok((spec, prepared))
@@ -347,8 +340,8 @@ fn pass_notices_on(job: &Job<'_>, vertex: Digest) {
 
 /// The network of a step that asks for none in particular: the build's own where it can be had.
 fn default_network(job: &Job<'_>) -> NetworkMode {
-    if job.options.network != NetworkMode::Private {
-        return job.options.network;
+    if job.options.policy.network != NetworkMode::Private {
+        return job.options.policy.network;
     }
     match job.sandbox.start_network() {
         Ok(()) => NetworkMode::Private,

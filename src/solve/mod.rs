@@ -61,7 +61,7 @@ use crate::context;
 use crate::image::Image;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::sandbox::{Limits, NetworkMode, Oom, Sandbox, Seccomp, Ulimit, Usage};
+use crate::sandbox::{Oom, Sandbox, SandboxPolicy, Usage};
 use crate::store::{ChainId, Digest, Key, Layer, Store};
 use crate::sys::cancel::Cancel;
 use crate::sys::foreign::Given;
@@ -128,24 +128,8 @@ pub struct Job<'a> {
 /// Settings of all steps of a build; none of them is part of a key.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What `--network=default` means.
-    pub network: NetworkMode,
-    /// The host name inside.
-    pub hostname: String,
-    /// Further lines of `/etc/hosts`: name and address.
-    pub extra_hosts: Vec<(String, String)>,
-    /// The size of `/dev/shm`, in bytes.
-    pub shm_size: u64,
-    /// Resource limits of processes.
-    pub ulimits: Vec<Ulimit>,
-    /// Limits of each step's control group.
-    pub limits: Limits,
-    /// Capabilities that steps have beyond Docker's.
-    pub cap_add: Vec<String>,
-    /// Capabilities of Docker's that steps do not have.
-    pub cap_drop: Vec<String>,
-    /// The system call filter of steps.
-    pub seccomp: Seccomp,
+    /// Network, limits and confinement of steps. Its network is what `--network=default` means.
+    pub policy: SandboxPolicy,
     /// Secrets by their ids.
     pub secrets: BTreeMap<String, Secret>,
     /// Credentials that stood in addresses: where, and the secret text.

@@ -7,7 +7,7 @@ use crate::dockerfile;
 use crate::image::Platform;
 use crate::plan::{self, NoCache, Resolved, Resolver};
 use crate::progress::Progress;
-use crate::sandbox::{Limits, NetworkMode, Sandbox, SandboxOptions, Seccomp};
+use crate::sandbox::{Sandbox, SandboxOptions, SandboxPolicy};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,15 +107,7 @@ fn options(root: &Path) -> Options {
     Options {
         access: crate::context::remote::Access::default(),
         credentials: Vec::new(),
-        network: NetworkMode::None,
-        hostname: "test".to_owned(),
-        extra_hosts: Vec::new(),
-        shm_size: 1 << 20,
-        ulimits: Vec::new(),
-        limits: Limits::default(),
-        cap_add: Vec::new(),
-        cap_drop: Vec::new(),
-        seccomp: Seccomp::Default,
+        policy: SandboxPolicy::default(),
         secrets: BTreeMap::new(),
         ssh: BTreeMap::new(),
         allow: BTreeSet::new(),

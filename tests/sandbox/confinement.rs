@@ -65,8 +65,8 @@ fn privileged_names_mounts_and_ipc_are_its_own() {
     let Some(kit) = Kit::new() else { return };
     let mut spec =
         kit.spec("hostname; cat /etc/hosts; cat /proc/self/mounts; ipcs; ls /dev/mqueue");
-    spec.hostname = "a-name".into();
-    spec.extra_hosts = vec![("db".into(), "10.9.8.7".into())];
+    spec.policy.hostname = "a-name".into();
+    spec.policy.extra_hosts = vec![("db".into(), "10.9.8.7".into())];
     let outcome = kit.run(&spec);
     assert!(outcome.stdout.starts_with("a-name\n127.0.0.1\tlocalhost a-name\n"), "{outcome:?}");
     assert!(outcome.stdout.contains("10.9.8.7\tdb\n"));
@@ -146,7 +146,7 @@ fn privileged_dev_is_minimal_and_works() {
         "3\n1\n"
     );
     let mut spec = kit.spec("df -k /dev/shm | tail -1 | awk '{print $2}'");
-    spec.shm_size = 128 << 20;
+    spec.policy.shm_size = 128 << 20;
     assert_eq!(kit.run(&spec).stdout, "131072\n");
 }
 
@@ -222,7 +222,8 @@ fn privileged_32_bit_programs_have_a_table_of_their_own() {
     fs::set_permissions(kit.base("bin/narrow"), fs::Permissions::from_mode(0o755)).unwrap();
     let results = |seccomp| {
         let script = "/bin/narrow | od -An -v -t d4 -w16 | awk '{ print $1 }'";
-        let spec = builder::sandbox::RunSpec { seccomp, ..kit.spec(script) };
+        let mut spec = kit.spec(script);
+        spec.policy.seccomp = seccomp;
         let outcome = kit.run(&spec);
         let numbers = outcome.stdout.lines().map(|line| line.parse::<i32>().expect("a number"));
         numbers.collect::<Vec<_>>()

@@ -9,8 +9,8 @@ fn privileged_memory_over_the_limit_is_killed_and_explained() {
     let Some(kit) = Kit::new() else { return };
     let mut spec = kit.spec("head -c 200m /dev/zero | tail -c 150m | wc -c");
     spec.argv = vec!["/bin/sh".into(), "-c".into(), "exec tail -c 190m /dev/zero".into()];
-    spec.limits.memory = Some(64 << 20);
-    spec.limits.memory_swap = Some(64 << 20);
+    spec.policy.limits.memory = Some(64 << 20);
+    spec.policy.limits.memory_swap = Some(64 << 20);
     let outcome = match kit.try_run(&spec, Vec::new(), &mut |_, _| {}) {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -29,7 +29,7 @@ fn privileged_memory_over_the_limit_is_killed_and_explained() {
 fn privileged_limits_stand_in_the_kernel_s_files() {
     let Some(kit) = Kit::new() else { return };
     let mut spec = kit.spec("for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; wait");
-    spec.limits.pids = Some(5);
+    spec.policy.limits.pids = Some(5);
     match kit.try_run(&spec, Vec::new(), &mut |_, _| {}) {
         Ok(outcome) => {
             assert!(outcome.stderr.contains("Resource temporarily"), "{outcome:?}");
@@ -39,9 +39,9 @@ fn privileged_limits_stand_in_the_kernel_s_files() {
     }
 
     let mut spec = kit.spec("nproc");
-    spec.limits.cpus = Some(0.5);
-    spec.limits.cpu_shares = Some(512);
-    spec.limits.cpuset_cpus = Some("0".into());
+    spec.policy.limits.cpus = Some(0.5);
+    spec.policy.limits.cpu_shares = Some(512);
+    spec.policy.limits.cpuset_cpus = Some("0".into());
     match kit.try_run(&spec, Vec::new(), &mut |_, _| {}) {
         Ok(outcome) => assert_eq!(outcome.stdout, "1\n", "{outcome:?}"),
         Err(error) => cannot_run_here!(optional: "{error}"),
@@ -52,7 +52,7 @@ fn privileged_limits_stand_in_the_kernel_s_files() {
 fn privileged_a_cpu_quota_slows_down() {
     let Some(kit) = Kit::new() else { return };
     let mut spec = kit.spec("i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done");
-    spec.limits.cpus = Some(0.1);
+    spec.policy.limits.cpus = Some(0.1);
     match kit.try_run(&spec, Vec::new(), &mut |_, _| {}) {
         Ok(outcome) => {
             let usage = outcome.exit.usage;
@@ -78,9 +78,9 @@ fn privileged_usage_is_counted() {
 fn privileged_ulimits_hold_or_are_errors() {
     let Some(kit) = Kit::new() else { return };
     let mut spec = kit.spec("ulimit -n; ulimit -Hn");
-    spec.ulimits = vec![Ulimit { name: "nofile".into(), soft: Some(64), hard: Some(128) }];
+    spec.policy.ulimits = vec![Ulimit { name: "nofile".into(), soft: Some(64), hard: Some(128) }];
     assert_eq!(kit.run(&spec).stdout, "64\n128\n");
-    spec.ulimits = vec![Ulimit { name: "nosuch".into(), soft: None, hard: None }];
+    spec.policy.ulimits = vec![Ulimit { name: "nosuch".into(), soft: None, hard: None }];
     let error = kit.try_run(&spec, Vec::new(), &mut |_, _| {}).unwrap_err();
     assert_eq!(error.to_string(), "unknown ulimit nosuch");
 }

@@ -28,7 +28,7 @@ fn privileged_the_host_s_network_is_the_host_s() {
         listener.accept().unwrap().0.write_all(b"canary").unwrap();
     });
     let mut spec = kit.spec(&format!("nc 127.0.0.1 {port}"));
-    spec.network = NetworkMode::Host;
+    spec.policy.network = NetworkMode::Host;
     assert_eq!(kit.run(&spec).stdout, "canary");
     served.join().unwrap();
 }
@@ -51,7 +51,7 @@ fn privileged_the_private_network_leads_out_but_not_to_host_loopback() {
         "cat /etc/resolv.conf; ip addr show tap0 2>/dev/null || ip addr; ip route; \
          for a in 127.0.0.1 10.0.2.2; do nc -w 1 $a {port} < /dev/null && echo reached $a; done; true"
     ));
-    spec.network = NetworkMode::Private;
+    spec.policy.network = NetworkMode::Private;
     let outcome = kit.run(&spec);
     assert!(outcome.stdout.contains("nameserver "), "{outcome:?}");
     assert!(outcome.stdout.contains("default via"), "{outcome:?}");
@@ -83,8 +83,8 @@ fn privileged_the_host_s_loopback_is_reached_where_it_was_asked_for() {
             from
         });
         let mut spec = kit.spec(&format!("cat /etc/hosts; nc -w 2 10.0.2.2 {port}; true"));
-        spec.network = NetworkMode::Private;
-        spec.extra_hosts = vec![("host".into(), "host-gateway".into())];
+        spec.policy.network = NetworkMode::Private;
+        spec.policy.extra_hosts = vec![("host".into(), "host-gateway".into())];
         let outcome = kit.run(&spec);
         assert_eq!(outcome.stdout.contains("canary"), reaches, "{outcome:?}");
         assert_eq!(outcome.stdout.contains("10.0.2.2\thost"), reaches, "{outcome:?}");

@@ -146,7 +146,7 @@ fn privileged_devices_can_be_made_and_not_opened() {
     assert_eq!((a.uid(), a.gid()), (0, 0));
     assert!(fs::symlink_metadata(outcome.layer.join("b")).unwrap().file_type().is_block_device());
     let mut spec = kit.spec("mknod /tmp/a c 1 5");
-    spec.cap_drop = vec!["MKNOD".into()];
+    spec.policy.cap_drop = vec!["MKNOD".into()];
     assert_ne!(kit.run(&spec).exit.status, 0, "not without the capability");
 }
 
@@ -169,8 +169,8 @@ fn privileged_capabilities_reach_no_further_than_the_sandbox() {
          mount -o remount,rw /proc/sys || hostname other || echo kept; \
          ip link add type dummy; ip link | grep -c dummy",
     );
-    spec.network = NetworkMode::None;
-    spec.cap_add = vec!["SYS_ADMIN".into(), "NET_ADMIN".into()];
+    spec.policy.network = NetworkMode::None;
+    spec.policy.cap_add = vec!["SYS_ADMIN".into(), "NET_ADMIN".into()];
     let outcome = kit.run(&spec);
     assert!(outcome.stdout.starts_with("mounted\nkept\n"), "{outcome:?}");
 }

@@ -342,7 +342,7 @@ fn sandbox(
     options.network.reaches_host_loopback = network.reaches_host_loopback;
     let sandbox = Arc::new(Sandbox::new(options));
     environment.signals.freeze_with_us(&sandbox);
-    let weaknesses = sandbox.weaknesses(&request.options.limits);
+    let weaknesses = sandbox.weaknesses(&request.options.policy.limits);
     for weakness in weaknesses.map_err(|error| Failure::of(Class::Environment, &error))? {
         progress.notice(weakness);
     }

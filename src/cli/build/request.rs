@@ -19,7 +19,7 @@ use crate::history::About;
 use crate::image::{Image, Platform, Reference};
 use crate::plan::{self, Mount, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
-use crate::sandbox::{DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, NetworkMode, Sandbox};
+use crate::sandbox::{DEFAULT_HOSTNAME, NetworkMode, Sandbox, SandboxPolicy};
 use crate::solve::{self, Job, Observer};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
@@ -129,9 +129,9 @@ impl Request {
         options.access = access;
         options.credentials = super::given::credentials(path, &contexts, &build_args);
         if let Some(hostname) = hostname {
-            options.hostname = hostname;
+            options.policy.hostname = hostname;
         }
-        if let (Some(budget), Some(memory)) = (options.memory_budget, options.limits.memory)
+        if let (Some(budget), Some(memory)) = (options.memory_budget, options.policy.limits.memory)
             && memory > budget
         {
             return Err(usage("--memory is more than --build-memory".to_owned())
@@ -315,16 +315,14 @@ fn options(
         allow.insert("network.host".to_owned());
     }
     let ssh = super::given::agents(args, environment)?;
-    Ok(solve::Options {
+    let policy = SandboxPolicy {
         network,
         hostname: args.hostname.clone().unwrap_or_else(|| DEFAULT_HOSTNAME.to_owned()),
         extra_hosts: args.add_host.clone(),
-        shm_size: args.limits.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
-        ulimits: args.limits.ulimit.clone(),
-        limits: args.limits.limits()?,
-        cap_add: args.security.cap_add.clone(),
-        cap_drop: args.security.cap_drop.clone(),
-        seccomp: args.security.seccomp()?,
+        ..args.security.policy(&args.limits)?
+    };
+    Ok(solve::Options {
+        policy,
         secrets: BTreeMap::new(),
         access: Access::default(),
         credentials: Vec::new(),

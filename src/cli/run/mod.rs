@@ -220,7 +220,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let publishes = !options.network.ports.is_empty();
     let sandbox = Arc::new(Sandbox::new(options));
     environment.signals.freeze_with_us(&sandbox);
-    for weakness in sandbox.weaknesses(&spec.limits).map_err(|error| failed(&error))? {
+    for weakness in sandbox.weaknesses(&spec.policy.limits).map_err(|error| failed(&error))? {
         environment.warn(&weakness);
     }
     network(&mut spec, &sandbox, publishes, environment)?;
@@ -325,7 +325,7 @@ fn network(
     publishes: bool,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    if spec.network != NetworkMode::Private {
+    if spec.policy.network != NetworkMode::Private {
         if publishes {
             environment.warn("ports are not published: the command has no network of its own");
         }
@@ -336,7 +336,7 @@ fn network(
         Err(error) if publishes => Err(Failure::of(Class::Environment, &error)),
         Err(error) => {
             environment.warn(&format!("{error}; the command uses the host's network"));
-            spec.network = NetworkMode::Host;
+            spec.policy.network = NetworkMode::Host;
             Ok(())
         }
     }

@@ -6,7 +6,7 @@ use crate::cli::failure::{Class, Failure};
 use crate::cli::parse_args::{self, NetworkFlag};
 use crate::cli::sources::read_given;
 use crate::image::Image;
-use crate::sandbox::{DEFAULT_SHM_SIZE, MountKind, MountSpec, OsBytes, RunSpec};
+use crate::sandbox::{MountKind, MountSpec, OsBytes, RunSpec, SandboxPolicy};
 use std::fmt::Write as _;
 
 /// The largest `--env-file`, in bytes: what the kernel lets a program's environment have, and much
@@ -73,24 +73,20 @@ pub(super) fn spec(
     let cwd = args.workdir.clone().unwrap_or_else(|| config.working_dir().to_owned());
     spec.cwd = if cwd.starts_with('/') { cwd } else { format!("/{cwd}") };
     spec.user = args.user.clone().unwrap_or_else(|| config.user().to_owned());
-    spec.network = network(args)?.mode;
-    spec.hostname = match &args.hostname {
+    let network = network(args)?.mode;
+    let hostname = match &args.hostname {
         Some(hostname) => hostname.clone(),
         None => random_name()?,
     };
-    spec.extra_hosts.clone_from(&args.add_host);
-    spec.shm_size = args.limits.shm_size.unwrap_or(DEFAULT_SHM_SIZE);
-    spec.ulimits.clone_from(&args.limits.ulimit);
-    spec.limits = args.limits.limits()?;
+    let extra_hosts = args.add_host.clone();
+    let policy = args.security.policy(&args.limits)?;
+    spec.policy = SandboxPolicy { network, hostname, extra_hosts, ..policy };
     spec.readonly_root = args.read_only;
     if args.read_only {
         // As Docker's anonymous volumes, they go with the container.
         let own = |target| MountSpec { target, kind: MountKind::Writable };
         spec.mounts.extend(config.volumes().into_iter().map(own));
     }
-    spec.cap_add.clone_from(&args.security.cap_add);
-    spec.cap_drop.clone_from(&args.security.cap_drop);
-    spec.seccomp = args.security.seccomp()?;
     Ok(spec)
 }
 

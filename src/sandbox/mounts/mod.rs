@@ -39,8 +39,9 @@ use rustix::mount::{
 use super::descriptors::Descriptors;
 use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
+use super::policy::NetworkMode;
 use super::protocol::{RunRequest, StdioFds, Stub};
-use super::spec::{NetworkMode, Security};
+use super::spec::Security;
 use crate::layer::owner;
 use crate::sys::mount::{MountAttributes, make_private, mount_setattr};
 
@@ -187,13 +188,13 @@ pub(super) fn build(
     let mounts = building.prepare(request, fds)?;
     let sys = building.sys(request)?;
     let (null, terminal) =
-        building.dev(spec.shm_size, matches!(request.stdio, StdioFds::Terminal { .. }))?;
+        building.dev(spec.policy.shm_size, matches!(request.stdio, StdioFds::Terminal { .. }))?;
     building.generated("hosts", request.hosts.as_bytes(), "/etc/hosts")?;
     building.generated("resolv.conf", request.resolv_conf.as_bytes(), "/etc/resolv.conf")?;
     building.place(mounts)?;
     // Last, so that no path above could lead through it.
     let proc = building.proc()?;
-    if spec.network != NetworkMode::Host && request.netns.is_none() {
+    if spec.policy.network != NetworkMode::Host && request.netns.is_none() {
         proc::own_network(proc.as_fd());
     }
     if strict {

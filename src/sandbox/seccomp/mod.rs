@@ -23,7 +23,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use super::caps;
-use super::spec::{RunSpec, Seccomp, Security};
+use super::policy::{SandboxPolicy, Seccomp};
+use super::spec::{RunSpec, Security};
 use super::supervisor::Task;
 use crate::sys::notify::Call;
 
@@ -135,12 +136,20 @@ fn default_profile(capabilities: u64) -> Profile {
 ///
 /// A message, when the spec's own profile cannot be understood.
 pub(super) fn for_spec(spec: &RunSpec) -> Result<Option<Program>, String> {
-    let base = match spec.security {
+    filter(&spec.policy, spec.security)
+}
+
+/// As [`for_spec`], from the parts of a spec that it depends on.
+pub(super) fn filter(
+    policy: &SandboxPolicy,
+    security: Security,
+) -> Result<Option<Program>, String> {
+    let base = match security {
         Security::Default => caps::DEFAULT,
         Security::Insecure => caps::ALL,
     };
-    let capabilities = caps::select(base, &spec.cap_add, &spec.cap_drop)?;
-    let profile = match (&spec.seccomp, spec.security) {
+    let capabilities = caps::select(base, &policy.cap_add, &policy.cap_drop)?;
+    let profile = match (&policy.seccomp, security) {
         (Seccomp::Unconfined, _) | (Seccomp::Default, Security::Insecure) => return Ok(None),
         (Seccomp::Default, Security::Default) => default_profile(capabilities),
         (Seccomp::Profile(json), _) => profile::parse(json, capabilities)?,
@@ -193,7 +202,8 @@ pub(super) fn is_narrow(audit: u32) -> bool {
 
 /// Says what a spec's filter depends on, so that it is built once for many.
 pub(super) fn cache_key(spec: &RunSpec) -> String {
-    format!("{:?} {:?} {:?} {:?}", spec.security, spec.seccomp, spec.cap_add, spec.cap_drop)
+    let SandboxPolicy { seccomp, cap_add, cap_drop, .. } = &spec.policy;
+    format!("{:?} {seccomp:?} {cap_add:?} {cap_drop:?}", spec.security)
 }
 
 /// Translates a profile for some architectures.

@@ -77,7 +77,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn reservation(&self, index: usize) -> u64 {
         match (&self.step(index).op, self.job.options.memory_budget) {
             (Op::Run(_), Some(budget)) => {
-                self.job.options.limits.memory.map_or(budget, |memory| memory.min(budget))
+                self.job.options.policy.limits.memory.map_or(budget, |memory| memory.min(budget))
             }
             _ => 0,
         }
