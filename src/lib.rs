@@ -6,6 +6,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | flags become requests, errors become text; the only place that prints |
+//! | [`job`] | one build as data: images, contexts, the solver, the delivery, the record |
 //! | [`gc`] | what is in the store, what of it can be removed, whether it is undamaged |
 //! | [`cache_mounts`] | export and import of cache mounts, as an OCI layout |
 //! | [`explain`] | why a step hit or missed |
@@ -45,6 +46,7 @@ pub mod export;
 pub mod gc;
 pub mod history;
 pub mod image;
+pub mod job;
 pub mod layer;
 pub mod plan;
 pub mod progress;

@@ -1,15 +1,16 @@
 //! `builder check`, and the checks that belong to every build.
 
+use super::Environment;
 use super::build::{BuildArgs, Request};
 use super::failure::{Class, Failure};
 use super::findings::{self, BuildError, Subject};
-use super::resolve::{Images, NotHere};
-use super::{Environment, sources};
 use crate::context::ContextError;
 use crate::dockerfile::ast::{Command, DirectiveName, Dockerfile};
 use crate::dockerfile::errors::{Error as DockerfileError, ErrorKind};
 use crate::dockerfile::lint::{self, Finding, Input, Options};
 use crate::image::Platform;
+use crate::job::resolve::{Images, NotHere};
+use crate::job::sources;
 use crate::plan::{self, Resolved, Resolver, Scope, Survey};
 use crate::store::Store;
 use clap::{Args, ValueEnum};

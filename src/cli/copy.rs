@@ -7,13 +7,13 @@ use super::Environment;
 use super::failure::{Class, Failure};
 use super::image_arg;
 use super::pull::platform;
-use super::push::Pushes;
-use super::registry::{self, Shown, failure_of};
+use super::registry;
 use crate::export::{self, Dest, Form, OutputKind, OutputSpec, Packed};
 use crate::image::{
     self, BlobSource, Closure, Descriptor, ImageError, LayoutArchive, LayoutRef, LayoutSource,
     Offline, Platform, Reference, RegistrySource, Selector, StoreSource, load_archive, media_type,
 };
+use crate::job::transfers::{self, Pushes, Shown, failure_of};
 use crate::progress::{Mode, Output, Progress, Vertex};
 use crate::store::{Digest, Store};
 use crate::sys::foreign::Given;
@@ -118,7 +118,7 @@ pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
         copy.write(&image, &to)?;
         Ok(image.top.digest)
     });
-    registry::ended(&progress, shown, &result);
+    transfers::ended(&progress, shown, &result);
     progress.finish();
     environment.print(&format!("{}\n", result?));
     store.sync().map_err(|error| Failure::of(Class::Environment, &error))
@@ -170,7 +170,7 @@ impl Copy<'_> {
         name: Option<&str>,
     ) -> Result<Closure, Failure> {
         let input = Given::open_stream(file, self.pushes.cancel)
-            .map_err(|e| super::build::cannot("open", file, &e))?;
+            .map_err(|e| super::failure::cannot("open", file, &e))?;
         let shown = file.display().to_string();
         let (store, cancel, failed) =
             (self.store(), self.pushes.cancel, |error| failure_of(&error));

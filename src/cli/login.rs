@@ -3,6 +3,7 @@
 use super::Environment;
 use super::failure::{Class, Failure};
 use super::registry;
+use crate::job::transfers::failure_of_registry;
 use crate::progress::{Mode, Output, Progress};
 use crate::registry::{Credentials, Saved};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -68,7 +69,7 @@ pub fn login(args: &LoginArgs, environment: &Environment) -> Result<(), Failure>
         Progress::new(Mode::Plain, Output::stderr(environment.is_coloured), environment.started);
     let credentials = Credentials::new(&user, &password);
     let client = registry::client_with(environment, &host, credentials, &progress)?;
-    let result = client.log_in(&host).map_err(registry::failure_of_registry);
+    let result = client.log_in(&host).map_err(failure_of_registry);
     progress.finish();
     result.map_err(|mut failure| {
         failure.hints.clear();
@@ -76,7 +77,7 @@ pub fn login(args: &LoginArgs, environment: &Environment) -> Result<(), Failure>
     })?;
     let saved = registry::keychain(environment)
         .save(&host, &user, &password)
-        .map_err(registry::failure_of_registry)?;
+        .map_err(failure_of_registry)?;
     if let Saved::File(path) = saved {
         environment.warn(&format!("the password is kept unencrypted in {}", path.display()));
     }
@@ -92,7 +93,7 @@ pub fn login(args: &LoginArgs, environment: &Environment) -> Result<(), Failure>
 pub fn logout(args: &LogoutArgs, environment: &Environment) -> Result<(), Failure> {
     let host = host(&args.registry)?;
     let had = registry::keychain(environment).erase(&host);
-    if had.map_err(registry::failure_of_registry)? {
+    if had.map_err(failure_of_registry)? {
         environment.print(&format!("Removed the login to {host}\n"));
     } else {
         environment.print(&format!("Not logged in to {host}\n"));

@@ -38,20 +38,18 @@ pub mod platforms;
 pub mod prune;
 pub mod pull;
 pub mod push;
-mod recipe;
 pub mod registry;
-pub mod resolve;
 pub mod rmi;
 pub mod run;
 pub mod save;
 pub mod security;
 pub mod signals;
-mod sources;
 pub mod store;
 pub mod tag;
 mod truth;
 
 use crate::explain::text::Colour;
+use crate::job::Caller;
 use crate::progress::Progress;
 use crate::sandbox::Standing;
 use crate::show::{self, Guard};
@@ -273,15 +271,6 @@ impl Environment {
         }
     }
 
-    /// Returns standard input; reading it ends when the command is cancelled.
-    ///
-    /// # Errors
-    ///
-    /// A failure of class environment.
-    pub fn stdin(&self) -> Result<Given, Failure> {
-        Given::stdin(&self.cancel).map_err(|error| build::cannot("read", "standard input", &error))
-    }
-
     /// Returns whether stdout takes colours.
     fn is_stdout_coloured(&self) -> bool {
         self.is_coloured && io::stdout().is_terminal()
@@ -310,6 +299,17 @@ impl Environment {
         {
             std::process::exit(0);
         }
+    }
+}
+
+impl Caller for Environment {
+    fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    fn stdin(&self) -> Result<Given, Failure> {
+        Given::stdin(&self.cancel)
+            .map_err(|error| failure::cannot("read", "standard input", &error))
     }
 }
 

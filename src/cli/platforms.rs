@@ -1,7 +1,7 @@
 //! `--platform`, as all commands take it.
 
 use crate::dockerfile::errors::did_you_mean;
-use crate::image::{ARCHITECTURES, Image, OSES, Platform, PlatformParseError, VARIANTS};
+use crate::image::{ARCHITECTURES, OSES, Platform, PlatformParseError, VARIANTS};
 
 /// Options that do not name a platform, or several.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,17 +90,6 @@ fn parse_known(text: &str) -> Result<Platform, PlatformError> {
         return Err(unknown("variant", parts.get(2).unwrap_or(&variant), variants));
     }
     Ok(platform)
-}
-
-/// Returns the sentence that warns of an image for another platform than the wanted one; `None`
-/// where it is for that, or has no layers and so is for any.
-pub(super) fn mismatch(name: &str, image: &Image, wanted: &Platform) -> Option<String> {
-    let actual = image.config.platform();
-    let is_same = (&actual.os, &actual.architecture) == (&wanted.os, &wanted.architecture)
-        && wanted.rank(&actual).is_some();
-    (!is_same && !image.layers.is_empty()).then(|| {
-        format!("image {name} is for platform {actual}, not {wanted}: there is none for that")
-    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! `builder pull`: images of registries into the store, under their names.
 
 use super::failure::{Class, Failure};
-use super::registry::{self, Pulls};
+use super::registry;
 use super::{Environment, platforms};
 use crate::image::{Platform, Reference, media_type};
+use crate::job::resolve::mismatch;
+use crate::job::transfers::{self, Pulls};
 use crate::progress::{Mode, Output, Progress};
 use std::collections::BTreeSet;
 
@@ -43,8 +45,8 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let result = names.iter().try_for_each(|name| {
         let (named, image) = pulls
             .pull(&store, name, &platform, &environment.cancel)
-            .map_err(|error| registry::failure_of(&error.0))?;
-        warnings.extend(platforms::mismatch(&name.to_string(), &image, &platform));
+            .map_err(|error| transfers::failure_of(&error.0))?;
+        warnings.extend(mismatch(&name.to_string(), &image, &platform));
         let mut descriptor = named.descriptor;
         if !media_type::is_index(&descriptor.media_type) {
             descriptor.platform = Some(image.config.platform().to_json());

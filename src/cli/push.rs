@@ -4,16 +4,11 @@ use super::Environment;
 use super::failure::{Class, Failure};
 use super::image_arg;
 use super::platforms;
-use super::registry::{self, Shown, failure_of};
-use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
-use crate::image::{
-    self, Closure, Descriptor, ImageError, Platform, Reference, Selector, StoreSource, load_stored,
-    media_type,
-};
+use super::registry;
+use crate::image::{Descriptor, Reference};
+use crate::job::transfers::{self, Pushes};
 use crate::progress::{Mode, Output, Progress, Vertex};
-use crate::registry::Client;
-use crate::store::{Digest, Store};
-use crate::sys::cancel::Cancel;
+use crate::store::Store;
 
 /// Push images to registries.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,7 +54,7 @@ pub fn run(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
             pushes.push(&image, name, &[name.tag().unwrap_or_default().to_owned()], digest)?;
             Ok(image.top.digest)
         });
-        registry::ended(&progress, digest, &result);
+        transfers::ended(&progress, digest, &result);
         pushed.push(format!("{name}@{}\n", result?));
         Ok(())
     });
@@ -101,83 +96,5 @@ fn find(args: &PushArgs, store: &Store) -> Result<Vec<(Reference, Descriptor)>, 
                 .with_hint(format!("give it one: builder tag {} HOST/REPOSITORY:TAG", args.image)),
             Err(error) => Failure::of_images(&error),
         }),
-    }
-}
-
-/// What pushing takes.
-pub(super) struct Pushes<'a> {
-    pub(super) client: Client,
-    pub(super) store: &'a Store,
-    pub(super) progress: &'a Progress,
-    pub(super) cancel: &'a Cancel,
-}
-
-impl Pushes<'_> {
-    /// Makes an image of the store fit to be pushed. One whose layers all are compressed goes as it
-    /// is, byte for byte; of an index that is here in part, the image for the platform goes.
-    pub(super) fn prepared(
-        &self,
-        descriptor: &Descriptor,
-        platform: Option<&Platform>,
-        vertex: Digest,
-    ) -> Result<Closure, Failure> {
-        let (store, source) = (self.store, StoreSource(self.store));
-        let failed = |error| failure_of(&error);
-        if platform.is_none()
-            && let Ok(whole) = image::survey(store, &source, descriptor, Selector::All)
-            && whole.documents.len() > 1
-            && whole.missing(store).map_err(failed)?.is_none()
-        {
-            return Ok(whole);
-        }
-        let host = Platform::host();
-        let wanted = platform.unwrap_or(&host);
-        let mut whole =
-            image::survey(store, &source, descriptor, Selector::For(wanted)).map_err(failed)?;
-        if whole.top.digest != descriptor.digest && platform.is_none() {
-            self.progress.notice(format!(
-                "of {} only the image for {wanted} is here: that is pushed",
-                descriptor.digest
-            ));
-        }
-        let is_packed = |blob: &Descriptor| {
-            !matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER)
-        };
-        let is_artifact =
-            matches!(image::read(store, &whole.top, wanted), Err(ImageError::NoImage { .. }));
-        if is_artifact || whole.blobs.iter().all(is_packed) {
-            return Ok(whole);
-        }
-        let image = load_stored(store, &whole.top, wanted, self.cancel).map_err(failed)?;
-        let context =
-            export::Context { store, progress: self.progress, vertex, cancel: self.cancel };
-        let options = PackOptions {
-            compression: Encoding::new(Compression::Gzip, None),
-            is_docker: whole.top.media_type == media_type::DOCKER_MANIFEST,
-            annotations: image::annotations(store, &whole.top)
-                .map_err(failed)?
-                .into_iter()
-                .map(|(name, value)| Annotation::of_manifest(name, value))
-                .collect(),
-            ..PackOptions::default()
-        };
-        let packed = export::pack(&context, &image, &options)
-            .map_err(|error| Failure::of(Class::Environment, &error))?;
-        whole = image::survey(store, &source, &packed.manifest, Selector::All).map_err(failed)?;
-        Ok(whole)
-    }
-
-    /// Pushes to the repository of `name` under `tags`; without any, by the digest only.
-    pub(super) fn push(
-        &self,
-        image: &Closure,
-        name: &Reference,
-        tags: &[String],
-        vertex: Digest,
-    ) -> Result<(), Failure> {
-        let remote = self.client.remote(&name.repository());
-        let watch = Shown::new(self.progress, vertex, "pushing");
-        image::push(self.store, &remote, image, tags, &watch, self.cancel)
-            .map_err(|error| failure_of(&error))
     }
 }

@@ -1,16 +1,11 @@
-//! Registries from the command line: where their settings and credentials are, how a pull shows.
+//! Registries from the command line: where their settings and credentials are.
+//!
+//! How pulls and pushes are shown, and what their errors mean: [`crate::job::transfers`].
 
 use super::Environment;
-use super::failure::{self, Class, Failure};
-use crate::image::{
-    self, Image, ImageError, Offline, Platform, PullProgress, Reference, ResolvedRef,
-};
-use crate::progress::{self, Event, Progress, Vertex};
-use crate::registry::{
-    Client, Credentials, Keychain, Notify, Proxies, RegistryError, Remote, Roots, Settings,
-};
-use crate::store::{Digest, Store};
-use crate::sys::cancel::Cancel;
+use super::failure::{Class, Failure, cannot};
+use crate::progress::Progress;
+use crate::registry::{Client, Credentials, Keychain, Notify, Proxies, Roots, Settings};
 use crate::sys::foreign;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +39,7 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
                 .add(&String::from_utf8_lossy(&text), &path)
                 .map_err(|error| Failure::new(Class::Usage, error.to_string()))?,
             Err(e) if foreign::is_out_of_reach(&path, &e) => {}
-            Err(e) => return Err(super::build::cannot("read", &path, &e)),
+            Err(e) => return Err(cannot("read", &path, &e)),
         }
     }
     Ok(settings)
@@ -140,173 +135,6 @@ pub(super) fn client_with(
 fn notify(progress: &Progress) -> Notify {
     let progress = progress.clone();
     Box::new(move |text| progress.notice(text))
-}
-
-/// Shows blobs as parts of a vertex.
-pub(super) struct Shown<'a> {
-    progress: &'a Progress,
-    vertex: Digest,
-    /// What is done to blobs: put in front of their digests.
-    doing: &'static str,
-}
-
-impl<'a> Shown<'a> {
-    pub(super) fn new(progress: &'a Progress, vertex: Digest, doing: &'static str) -> Self {
-        Self { progress, vertex, doing }
-    }
-}
-
-impl PullProgress for Shown<'_> {
-    fn blob(&self, digest: &Digest, current: u64, total: u64, is_done: bool) {
-        let id = match self.doing {
-            "" => digest.to_string(),
-            doing => format!("{doing} {digest}"),
-        };
-        let (vertex, total) = (self.vertex, Some(total));
-        self.progress.emit(Event::Status { vertex, id, current, total, is_done });
-    }
-}
-
-/// What a build needs to pull images.
-#[derive(Debug)]
-pub struct Pulls<'a> {
-    /// The client.
-    pub client: Client,
-    /// Shows what is fetched.
-    pub progress: &'a Progress,
-    /// Whether the registry is asked even for what the store has: `--pull`.
-    pub is_forced: bool,
-}
-
-/// A pull that failed.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct PullFailed(#[from] pub ImageError);
-
-impl Pulls<'_> {
-    /// Brings an image into the store, showing how.
-    ///
-    /// # Errors
-    ///
-    /// [`PullFailed`].
-    pub fn pull(
-        &self,
-        store: &Store,
-        name: &Reference,
-        platform: &Platform,
-        cancel: &Cancel,
-    ) -> Result<(ResolvedRef, Image), PullFailed> {
-        let remote = self.client.remote(&name.repository());
-        let offline = if self.is_forced { Offline::Fail } else { Offline::UseLast };
-        let shown = Vertex::internal(format!("[internal] load metadata for {name}"));
-        let named = self.show(shown, |_| image::look_up(store, &remote, name, offline))?;
-        if let Some(outage) = &named.outage {
-            let last = named.descriptor.digest;
-            self.progress.notice(format!("{outage}; using what {name} was before: {last}"));
-        }
-        let image = self.fetch(store, &remote, name, &named, platform, cancel)?;
-        Ok((named, image))
-    }
-
-    fn fetch(
-        &self,
-        store: &Store,
-        remote: &Remote,
-        name: &Reference,
-        named: &ResolvedRef,
-        platform: &Platform,
-        cancel: &Cancel,
-    ) -> Result<Image, PullFailed> {
-        let descriptor = &named.descriptor;
-        let full = match name.digest() {
-            Some(_) => name.to_string(),
-            None => format!("{name}@{}", descriptor.digest),
-        };
-        self.show(Vertex::internal(format!("[internal] pull {full}")), |vertex| {
-            let watch = Shown::new(self.progress, vertex, "");
-            image::pull(store, remote, name, descriptor, platform, &watch, cancel)
-        })
-    }
-
-    fn show<T>(
-        &self,
-        vertex: Vertex,
-        work: impl FnOnce(Digest) -> Result<T, ImageError>,
-    ) -> Result<T, PullFailed> {
-        show(self.progress, vertex, work).map_err(PullFailed)
-    }
-}
-
-/// Shows a piece of work as a vertex of its own.
-pub(super) fn show<T>(
-    progress: &Progress,
-    vertex: Vertex,
-    work: impl FnOnce(Digest) -> Result<T, ImageError>,
-) -> Result<T, ImageError> {
-    let digest = vertex.digest;
-    progress.started(vertex);
-    let result = work(digest);
-    let outcome = match &result {
-        Ok(_) => progress::Outcome::Ran,
-        Err(ImageError::Cancelled) => progress::Outcome::Cancelled,
-        Err(error) => progress::Outcome::Failed(failure::chain(error)),
-    };
-    progress.done(digest, outcome);
-    result
-}
-
-/// Makes a failure of what kept an image from being pulled or pushed.
-pub(super) fn failure_of(error: &ImageError) -> Failure {
-    let class = match error {
-        ImageError::Cancelled => return Failure::new(Class::Interrupted, "interrupted"),
-        error if error.is_remote() => Class::Network,
-        _ => Class::Environment,
-    };
-    let failure = Failure::of(class, error);
-    match error {
-        ImageError::Registry(error) => with_hint(failure, error),
-        _ => failure,
-    }
-}
-
-/// Makes a failure of a registry's error.
-pub(super) fn failure_of_registry(error: RegistryError) -> Failure {
-    failure_of(&error.into())
-}
-
-/// Shows the end of a vertex.
-pub(super) fn ended<T>(progress: &Progress, vertex: Digest, result: &Result<T, Failure>) {
-    let outcome = match result {
-        Ok(_) => progress::Outcome::Ran,
-        Err(failure) if failure.class == Class::Interrupted => progress::Outcome::Cancelled,
-        Err(failure) => progress::Outcome::Failed(failure.message.clone()),
-    };
-    progress.done(vertex, outcome);
-}
-
-/// Says whether a registry was not reached at all.
-pub(super) fn is_unreachable(error: &ImageError) -> bool {
-    matches!(error, ImageError::Registry(RegistryError::Connection { .. }))
-}
-
-fn with_hint(failure: Failure, error: &RegistryError) -> Failure {
-    match error {
-        RegistryError::Unauthorized { host, .. } => {
-            let host = if host == "docker.io" { String::new() } else { format!(" {host}") };
-            failure
-                .with_hint(format!("log in: builder login{host}"))
-                .with_hint("or check the name: registries answer so for what does not exist, too")
-        }
-        RegistryError::Connection { host, what, .. } if what.contains("certificate of ours") => failure
-            .with_hint(format!(
-                "name one in registries.toml: [registry.\"{host}\"] keypair = [{{ cert = \"FILE\", key = \"FILE\" }}]"
-            )),
-        RegistryError::Connection { host, what, .. } if what.contains("certificate") => failure
-            .with_hint(format!(
-                "name its certificate in registries.toml: [registry.\"{host}\"] ca = [\"FILE\"]"
-            )),
-        _ => failure,
-    }
 }
 
 impl Environment {

@@ -1,6 +1,6 @@
 //! Flags for the confinement of a command; `build` and `run` share them.
 
-use super::failure::{Class, Failure};
+use super::failure::{Class, Failure, cannot};
 use super::limits::LimitArgs;
 use crate::sandbox::{self, DEFAULT_SHM_SIZE, SandboxOptions, SandboxPolicy, Seccomp};
 use crate::sys::foreign;
@@ -118,7 +118,7 @@ impl SecurityArgs {
                                 std::io::Error::new(std::io::ErrorKind::InvalidData, e)
                             })
                         })
-                        .map_err(|e| super::build::cannot("read", path, &e))?,
+                        .map_err(|e| cannot("read", path, &e))?,
                 ),
                 None => {
                     return Err(usage(format!(

@@ -2,11 +2,12 @@
 
 use super::build::Request;
 use super::failure::{self, Class, Failure};
-use super::registry::{self, PullFailed};
-use super::resolve::NotHere;
 use crate::context::ContextError;
 use crate::dockerfile::ast::Word;
 use crate::dockerfile::errors::did_you_mean;
+use crate::job::failure::{hint_of_owner, lines_excerpt};
+use crate::job::resolve::NotHere;
+use crate::job::transfers::{self, PullFailed};
 use crate::plan::PlanError;
 use crate::progress::Progress;
 use crate::solve::{Cause, SolveError};
@@ -32,9 +33,9 @@ impl Request {
                 failure.hints.extend(Failure::of(Class::Environment, &*source).hints);
                 let mut is_elsewhere = false;
                 if let Some(PullFailed(error)) = source.downcast_ref() {
-                    let pull = registry::failure_of(error);
+                    let pull = transfers::failure_of(error);
                     failure.class = pull.class;
-                    is_elsewhere = pull.hints.is_empty() && registry::is_unreachable(error);
+                    is_elsewhere = pull.hints.is_empty() && transfers::is_unreachable(error);
                     failure.hints.extend(pull.hints);
                 }
                 if source.downcast_ref::<NotHere>().is_some() {
@@ -74,7 +75,7 @@ impl Request {
             SolveError::Step(error) => *error,
         };
         let text = self.text();
-        let excerpt = failure::lines_excerpt(&self.inputs.dockerfile_name, &text, error.lines);
+        let excerpt = lines_excerpt(&self.inputs.dockerfile_name, &text, error.lines);
         let name = match (&error.cause, &excerpt) {
             // The excerpt shows the command.
             (Cause::Exit { .. }, Some(_)) => place_of(&error.name),
@@ -171,7 +172,7 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
         Cause::Context(_) | Cause::Copy(_) | Cause::NotGiven { .. } => {
             let is_disk = matches!(Failure::of(Class::Dockerfile, cause).class, Class::Environment);
             let class = if is_disk { Class::Environment } else { Class::Dockerfile };
-            let mut hints: Vec<String> = failure::hint_of_owner(cause).into_iter().collect();
+            let mut hints: Vec<String> = hint_of_owner(cause).into_iter().collect();
             if let Cause::NotGiven { kind, id } = cause {
                 hints.push(match *kind {
                     "secret" => format!("give it: --secret id={id},src=FILE"),

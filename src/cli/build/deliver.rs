@@ -2,11 +2,11 @@
 
 use super::flags::BuildArgs;
 use super::request::Request;
+use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure};
-use crate::cli::push::Pushes;
-use crate::cli::{Environment, registry};
 use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Push};
 use crate::image::{self, DEFAULT_TAG, Image, Reference, Selector, StoreSource, canonical_json};
+use crate::job::transfers::{self, Pushes};
 use crate::plan::Plan;
 use crate::progress::Vertex;
 use crate::registry::Client;
@@ -58,7 +58,7 @@ pub(super) fn deliver(
             send(&parcels, &context, || super::client(args, environment, job.progress))?;
             Ok(packed)
         });
-    registry::ended(job.progress, shown, &result);
+    transfers::ended(job.progress, shown, &result);
     let packed = result?;
     for spec in request.all_outputs() {
         for line in made(spec, packed.as_ref(), request, job) {
@@ -150,7 +150,7 @@ fn send(
     let pushes = Pushes { client: client()?, store, progress, cancel };
     for Parcel { packed, names, push } in parcels {
         let image = image::survey(store, &StoreSource(store), &packed.manifest, Selector::All)
-            .map_err(|error| registry::failure_of(&error))?;
+            .map_err(|error| transfers::failure_of(&error))?;
         for name in names {
             let tag = name.tag().filter(|_| !push.by_digest).map(str::to_owned);
             pushes.push(&image, name, tag.as_slice(), vertex)?;

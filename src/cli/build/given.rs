@@ -1,14 +1,13 @@
 //! Secrets and agents that the command line gives a build.
 
 use super::flags::BuildArgs;
-use super::request::cannot;
 use crate::cli::Environment;
-use crate::cli::failure::{Class, Failure};
+use crate::cli::failure::{Class, Failure, cannot};
 use crate::cli::parse_args::SshFlag;
-use crate::cli::resolve::NamedContext;
 use crate::cli::run::volume::Volume;
 use crate::context::remote::Access;
 use crate::dockerfile::address::{Address, Login};
+use crate::job::resolve::NamedContext;
 use crate::plan::{Mount, MountKind};
 use crate::sandbox::{Agent, KeyError, Keyring, connect_to_agent};
 use crate::solve::{SECRET_MAX, Secret};

@@ -19,7 +19,7 @@ mod shared_cache;
 
 pub use flags::{BuildArgs, BuildCommand};
 pub(super) use housekeeping::watch_room;
-pub(super) use request::{Request, cannot};
+pub(super) use request::Request;
 
 use self::deliver::deliver;
 use self::recorder::{NoObserver, Recorder, record_of};
@@ -28,13 +28,13 @@ use crate::cli::check::{Call, Format};
 use crate::cli::failure::{self, Class, Failure};
 use crate::cli::findings::{self, Subject};
 use crate::cli::parse_args::PullPolicy;
-use crate::cli::registry::Pulls;
-use crate::cli::resolve::Images;
 use crate::cli::{Environment, check, list_targets, parse_args, registry, throwaway_store};
 use crate::explain::{Audit, AuditVerdict, AuditedStep};
 use crate::export::{Dest, OutputSpec};
 use crate::history::{BuildId, BuildRecord, History, Outcome};
 use crate::image::Image;
+use crate::job::resolve::Images;
+use crate::job::transfers::Pulls;
 use crate::plan::Plan;
 use crate::progress::{LogLimits, Mode, Output, Progress};
 use crate::registry::Client;

@@ -7,8 +7,7 @@ use super::housekeeping;
 use super::on_error::OnError;
 use super::shared_cache::SharedCaches;
 use crate::cli::failure::{self, Class, Failure};
-use crate::cli::resolve::{Images, NamedContext, context_name};
-use crate::cli::{Environment, check, parse_args, platforms, sources};
+use crate::cli::{Environment, check, parse_args, platforms};
 use crate::context::remote::Access;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
@@ -17,6 +16,8 @@ use crate::export::{
 };
 use crate::history::About;
 use crate::image::{Image, Platform, Reference};
+use crate::job::resolve::{Images, NamedContext, context_name};
+use crate::job::sources;
 use crate::plan::{self, Mount, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
 use crate::sandbox::{DEFAULT_HOSTNAME, NetworkMode, Sandbox, SandboxPolicy};
@@ -26,7 +27,7 @@ use crate::sys::cancel::Cancel;
 use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// A build as it is meant: read, checked, with absolute paths.
@@ -354,18 +355,4 @@ fn check_stdout(outputs: &[OutputSpec], is_quiet: bool) -> Result<(), Failure> {
         1 => Ok(()),
         _ => refuse("only one output can go to stdout"),
     }
-}
-
-/// A failure of a system call on a file that the user named.
-pub(in crate::cli) fn cannot(
-    doing: &str,
-    path: impl AsRef<Path>,
-    error: &std::io::Error,
-) -> Failure {
-    let mut failure = Failure::of(Class::Environment, error);
-    failure.message = format!("cannot {doing} {}: {error}", path.as_ref().display());
-    if error.kind() == std::io::ErrorKind::NotFound {
-        failure.class = Class::Usage;
-    }
-    failure
 }

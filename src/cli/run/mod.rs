@@ -15,15 +15,14 @@ mod stop;
 pub mod volume;
 
 use super::Environment;
-use super::build::cannot;
-use super::failure::{self, Class, Failure};
+use super::failure::{self, Class, Failure, cannot};
 use super::limits::LimitArgs;
 use super::parse_args::PullPolicy;
-use super::registry::{PullFailed, Pulls};
-use super::resolve::Images;
 use super::security::SecurityArgs;
 use super::{parse_args, platforms, registry, step_error};
 use crate::image::{Image, Platform};
+use crate::job::resolve::Images;
+use crate::job::transfers::{self, PullFailed, Pulls};
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
 use crate::sandbox::{
@@ -190,7 +189,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let resolved = images.resolve(&args.image, &platform);
     progress.finish();
     let resolved = resolved.map_err(|error| match error.downcast_ref() {
-        Some(PullFailed(error)) => registry::failure_of(error),
+        Some(PullFailed(error)) => transfers::failure_of(error),
         None => Failure::new(Class::Usage, failure::chain(&*error)),
     });
     let resolved = resolved.map_err(|failure| failure.with_hint("list them: builder images"))?;

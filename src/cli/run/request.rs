@@ -2,12 +2,13 @@
 
 use super::RunArgs;
 use crate::cli::Environment;
-use crate::cli::failure::{Class, Failure};
+use crate::cli::failure::{Class, Failure, cannot};
 use crate::cli::parse_args::{self, NetworkFlag};
-use crate::cli::sources::read_given;
 use crate::image::Image;
 use crate::sandbox::{MountKind, MountSpec, OsBytes, RunSpec, SandboxPolicy};
+use crate::sys::foreign::Given;
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// The largest `--env-file`, in bytes: what the kernel lets a program's environment have, and much
 /// more.
@@ -108,4 +109,15 @@ fn random_name() -> Result<String, Failure> {
 /// A failure of class usage.
 pub(super) fn network(args: &RunArgs) -> Result<NetworkFlag, Failure> {
     parse_args::network(&args.network).map_err(|error| Failure::new(Class::Usage, error))
+}
+
+/// Reads a text file that the user named: links are followed, and a pipe is read to its end.
+fn read_given(path: &Path, max: u64, environment: &Environment) -> Result<String, Failure> {
+    let bytes = Given::open(path, &environment.cancel)
+        .and_then(|given| given.read_to_limit(max))
+        .map_err(|e| cannot("read", path, &e))?;
+    String::from_utf8(bytes).map_err(|_| {
+        let message = format!("cannot read {}: it is not valid UTF-8", path.display());
+        Failure::new(Class::Usage, message)
+    })
 }

@@ -4,8 +4,7 @@
 //! says otherwise. One that only builds have pulled has no name there; its registry is asked what
 //! the tag means now, which is one request when that is here already.
 
-use super::platforms::mismatch;
-use super::registry::Pulls;
+use super::transfers::Pulls;
 use crate::dockerfile::address::Address;
 use crate::dockerfile::git_url::GitUrl;
 use crate::image::{
@@ -82,7 +81,7 @@ pub struct NotHere {
     pub typed: String,
 }
 
-/// The command line's [`Resolver`].
+/// The [`Resolver`] of jobs.
 #[derive(Debug)]
 pub struct Images<'a> {
     store: &'a Store,
@@ -286,6 +285,17 @@ impl Resolver for Images<'_> {
         self.known.insert(key, resolved.clone());
         Ok(resolved)
     }
+}
+
+/// Returns the sentence that warns of an image for another platform than the wanted one; `None`
+/// where it is for that, or has no layers and so is for any.
+pub fn mismatch(name: &str, image: &Image, wanted: &Platform) -> Option<String> {
+    let actual = image.config.platform();
+    let is_same = (&actual.os, &actual.architecture) == (&wanted.os, &wanted.architecture)
+        && wanted.rank(&actual).is_some();
+    (!is_same && !image.layers.is_empty()).then(|| {
+        format!("image {name} is for platform {actual}, not {wanted}: there is none for that")
+    })
 }
 
 #[cfg(test)]

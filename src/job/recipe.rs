@@ -10,9 +10,8 @@
 //! So nothing in a context can make the build read, or quote in an error message, a file outside
 //! it.
 
-use super::Environment;
-use super::build::cannot;
-use super::failure::{self, Class, Failure};
+use super::Caller;
+use super::failure::{self, Class, Failure, cannot};
 use crate::dockerfile::ignore::Matcher;
 use crate::sys::foreign::{self, Given, Links};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
@@ -40,12 +39,12 @@ pub(super) fn of_directory(
     dir: &Path,
     typed: &str,
     file: Option<&str>,
-    environment: &Environment,
+    caller: &dyn Caller,
 ) -> Result<Recipe, Failure> {
     let root = open_dir(dir).map_err(|e| cannot("read build context", typed, &e))?;
     let place = match file {
         Some("-") => {
-            let bytes = environment
+            let bytes = caller
                 .stdin()?
                 .read_to_limit(DOCKERFILE_MAX)
                 .map_err(|e| cannot("read", "standard input", &e))?;
@@ -58,7 +57,7 @@ pub(super) fn of_directory(
         None => dir.join(default_name(root.as_fd())),
     };
     let Some(inside) = inside(&place, dir, &root) else {
-        let bytes = Given::open(&place, &environment.cancel)
+        let bytes = Given::open(&place, caller.cancel())
             .and_then(|given| given.read_to_limit(DOCKERFILE_MAX))
             .map_err(|e| unread(cannot("read", &place, &e)))?;
         let name = place.display().to_string();

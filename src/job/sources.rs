@@ -1,9 +1,8 @@
 //! Where a build's Dockerfile and contexts come from: directories, standard input, web addresses,
 //! git.
 
-use super::Environment;
-use super::build::cannot;
-use super::failure::{self, Class, Failure};
+use super::Caller;
+use super::failure::{self, Class, Failure, cannot};
 use super::recipe::{self, Recipe};
 use super::resolve::NamedContext;
 use crate::context::Source;
@@ -14,28 +13,28 @@ use crate::dockerfile::address::{Address, redact};
 use crate::dockerfile::git_url::GitUrl;
 use crate::dockerfile::ignore::Matcher;
 use crate::store::Store;
-use crate::sys::foreign::{self, Given};
+use crate::sys::foreign;
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What a build reads before anything is planned.
-pub(super) struct Inputs {
+pub struct Inputs {
     /// The main context.
-    pub(super) context: Context,
+    pub context: Context,
     /// How the history and messages name it.
-    pub(super) context_name: String,
+    pub context_name: String,
     /// How messages name the Dockerfile.
-    pub(super) dockerfile_name: String,
+    pub dockerfile_name: String,
     /// Its bytes.
-    pub(super) dockerfile: Vec<u8>,
+    pub dockerfile: Vec<u8>,
     /// How messages name the ignore file, where the context may have one.
-    pub(super) ignore_name: Option<String>,
+    pub ignore_name: Option<String>,
 }
 
 /// A main context.
-pub(super) enum Context {
+pub enum Context {
     /// Nothing: only a Dockerfile was given.
     Nothing,
     /// A directory of the user's.
@@ -56,7 +55,7 @@ pub(super) enum Context {
 
 impl Context {
     /// What the ignore file hides.
-    pub(super) fn ignore(&self) -> Option<&Matcher> {
+    pub fn ignore(&self) -> Option<&Matcher> {
         match self {
             Self::Nothing | Self::Fetched { .. } => None,
             Self::Directory { ignore, .. } => ignore.as_ref(),
@@ -66,13 +65,13 @@ impl Context {
 
 /// Reads the Dockerfile and finds the context. A context that is a git repository keeps its `.git`
 /// where `keeps_git_dir` or its address says so.
-pub(super) fn read(
+pub fn read(
     path: &str,
     file: Option<&str>,
     keeps_git_dir: bool,
     access: &Access,
     store: &Store,
-    environment: &Environment,
+    caller: &dyn Caller,
 ) -> Result<Inputs, Failure> {
     if path == "-" {
         if file == Some("-") {
@@ -82,13 +81,8 @@ pub(super) fn read(
             ));
         }
         let dir = fresh(store)?;
-        return match remote::read_stream(
-            environment.stdin()?,
-            "standard input",
-            &dir,
-            &environment.cancel,
-        )
-        .map_err(|error| remote_failure(&error))?
+        return match remote::read_stream(caller.stdin()?, "standard input", &dir, caller.cancel())
+            .map_err(|error| remote_failure(&error))?
         {
             StreamContext::Dockerfile(dockerfile) => Ok(Inputs {
                 context: Context::Nothing,
@@ -103,7 +97,7 @@ pub(super) fn read(
     let path = &*github(path);
     match NamedContext::parse(path) {
         NamedContext::Remote(address) => {
-            let dir = fetch(&address, keeps_git_dir, access, store, environment)?;
+            let dir = fetch(&address, keeps_git_dir, access, store, caller)?;
             match dir {
                 Fetched::Tree(dir) => fetched(open_dir(&dir)?, &address.text, file, true),
                 Fetched::Checkout(root) => fetched(root, &address.text, file, false),
@@ -116,7 +110,7 @@ pub(super) fn read(
                 }),
             }
         }
-        _ => directory(path, file, access, store, environment),
+        _ => directory(path, file, access, store, caller),
     }
 }
 
@@ -133,7 +127,7 @@ fn github(path: &str) -> Cow<'_, str> {
 }
 
 /// Opens the main context.
-pub(super) fn open(context: &Context, store: &Store) -> Result<Source, Failure> {
+pub fn open(context: &Context, store: &Store) -> Result<Source, Failure> {
     let failed = |error| Failure::of(Class::Environment, &error);
     match context {
         Context::Nothing => Source::dir(&fresh(store)?, None, None).map_err(failed),
@@ -151,12 +145,12 @@ pub(super) fn open(context: &Context, store: &Store) -> Result<Source, Failure> 
 }
 
 /// Opens a context that `--build-context` names.
-pub(super) fn named(
+pub fn named(
     name: &str,
     context: &NamedContext,
     access: &Access,
     store: &Store,
-    environment: &Environment,
+    caller: &dyn Caller,
 ) -> Result<Source, Failure> {
     let failed = |error| Failure::of(Class::Environment, &error);
     match context {
@@ -168,11 +162,11 @@ pub(super) fn named(
             Source::dir(&dir, ignore, Some(index_of(&dir, store))).map_err(failed)
         }
         NamedContext::Remote(address) => {
-            if let Some(checkout) = check_out(address, false, access, store, environment)? {
+            if let Some(checkout) = check_out(address, false, access, store, caller)? {
                 return Ok(Source::checkout(checkout));
             }
             // As BuildKit: one file, whatever it is.
-            let (dir, _) = download(address, Some("context"), access, store, environment)?;
+            let (dir, _) = download(address, Some("context"), access, store, caller)?;
             Source::dir(&dir, None, None).map_err(failed)
         }
         NamedContext::Image(_) | NamedContext::Layout(_) => {
@@ -207,15 +201,15 @@ fn fetch(
     keeps_git_dir: bool,
     access: &Access,
     store: &Store,
-    environment: &Environment,
+    caller: &dyn Caller,
 ) -> Result<Fetched, Failure> {
-    if let Some(checkout) = check_out(address, keeps_git_dir, access, store, environment)? {
+    if let Some(checkout) = check_out(address, keeps_git_dir, access, store, caller)? {
         return Ok(Fetched::Checkout(checkout));
     }
-    let (_, path) = download(address, None, access, store, environment)?;
+    let (_, path) = download(address, None, access, store, caller)?;
     let stream = File::open(&path).map_err(|e| cannot("open", &path, &e))?;
     let dir = fresh(store)?;
-    match remote::read_stream(stream, &address.text, &dir, &environment.cancel)
+    match remote::read_stream(stream, &address.text, &dir, caller.cancel())
         .map_err(|error| remote_failure(&error))?
     {
         StreamContext::Tree => Ok(Fetched::Tree(dir)),
@@ -229,7 +223,7 @@ fn check_out(
     keeps_git_dir: bool,
     access: &Access,
     store: &Store,
-    environment: &Environment,
+    caller: &dyn Caller,
 ) -> Result<Option<OwnedFd>, Failure> {
     let failed = |error: RemoteError| remote_failure(&error);
     let Some(mut url) = GitUrl::parse(&address.text).map_err(|error| failed(error.into()))? else {
@@ -243,7 +237,7 @@ fn check_out(
         access,
         allows_local: false,
     };
-    Ok(Some(url.check_out(&options, &environment.cancel).map_err(failed)?.root))
+    Ok(Some(url.check_out(&options, caller.cancel()).map_err(failed)?.root))
 }
 
 /// Downloads a file, under the name it has in its address or another; returns its directory and its
@@ -253,7 +247,7 @@ fn download(
     name: Option<&str>,
     access: &Access,
     store: &Store,
-    environment: &Environment,
+    caller: &dyn Caller,
 ) -> Result<(PathBuf, PathBuf), Failure> {
     let into = fresh(store)?;
     let name = name.map_or_else(|| file_name_of(&address.text), str::to_owned);
@@ -264,7 +258,7 @@ fn download(
         cache: &store.root().join("context/http"),
         into: &into,
     };
-    let file = remote::download(address, &options, &mut |_, _| {}, &environment.cancel)
+    let file = remote::download(address, &options, &mut |_, _| {}, caller.cancel())
         .map_err(|error| remote_failure(&error))?;
     let path = file.dir.join(&file.name);
     Ok((file.dir, path))
@@ -311,7 +305,7 @@ fn directory(
     file: Option<&str>,
     access: &Access,
     store: &Store,
-    environment: &Environment,
+    caller: &dyn Caller,
 ) -> Result<Inputs, Failure> {
     let dir = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
     match fs::metadata(&dir) {
@@ -326,13 +320,13 @@ fn directory(
     let recipe = match file {
         Some(file) if file.starts_with("http://") || file.starts_with("https://") => {
             let address = Address::parse(file);
-            let (_, path_of_it) = download(&address, None, access, store, environment)?;
+            let (_, path_of_it) = download(&address, None, access, store, caller)?;
             let bytes = foreign::read_at(&path_of_it, recipe::DOCKERFILE_MAX)
                 .map_err(|e| cannot("read", &address.text, &e))?;
             let (ignore_name, ignore) = recipe::context_ignore_of(&dir, path)?;
             Recipe { name: address.text, bytes, ignore_name, ignore }
         }
-        file => recipe::of_directory(&dir, path, file, environment)?,
+        file => recipe::of_directory(&dir, path, file, caller)?,
     };
     let context_name = dir.display().to_string();
     Ok(Inputs {
@@ -341,20 +335,5 @@ fn directory(
         dockerfile_name: recipe.name,
         dockerfile: recipe.bytes,
         ignore_name: Some(recipe.ignore_name),
-    })
-}
-
-/// Reads a text file that the user named: links are followed, and a pipe is read to its end.
-pub(super) fn read_given(
-    path: &Path,
-    max: u64,
-    environment: &Environment,
-) -> Result<String, Failure> {
-    let bytes = Given::open(path, &environment.cancel)
-        .and_then(|given| given.read_to_limit(max))
-        .map_err(|e| cannot("read", path, &e))?;
-    String::from_utf8(bytes).map_err(|_| {
-        let message = format!("cannot read {}: it is not valid UTF-8", path.display());
-        Failure::new(Class::Usage, message)
     })
 }

@@ -1,0 +1,281 @@
+//! Pulls and pushes: how they are shown, and what kept an image from being pulled or pushed.
+//!
+//! # Not here
+//!
+//! The protocol: [`crate::registry`]. Where settings and credentials are: the caller, who makes the
+//! [`Client`].
+
+use super::failure::{self, Class, Failure};
+use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
+use crate::image::{
+    self, Closure, Descriptor, Image, ImageError, Offline, Platform, PullProgress, Reference,
+    ResolvedRef, Selector, StoreSource, load_stored, media_type,
+};
+use crate::progress::{self, Event, Progress, Vertex};
+use crate::registry::{Client, RegistryError, Remote};
+use crate::store::{Digest, Store};
+use crate::sys::cancel::Cancel;
+
+/// Shows blobs as parts of a vertex.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    progress: &'a Progress,
+    vertex: Digest,
+    /// What is done to blobs: put in front of their digests.
+    doing: &'static str,
+}
+
+impl<'a> Shown<'a> {
+    /// Shows blobs below `vertex`; `doing` is put in front of their digests.
+    pub fn new(progress: &'a Progress, vertex: Digest, doing: &'static str) -> Self {
+        Self { progress, vertex, doing }
+    }
+}
+
+impl PullProgress for Shown<'_> {
+    fn blob(&self, digest: &Digest, current: u64, total: u64, is_done: bool) {
+        let id = match self.doing {
+            "" => digest.to_string(),
+            doing => format!("{doing} {digest}"),
+        };
+        let (vertex, total) = (self.vertex, Some(total));
+        self.progress.emit(Event::Status { vertex, id, current, total, is_done });
+    }
+}
+
+/// What a build needs to pull images.
+#[derive(Debug)]
+pub struct Pulls<'a> {
+    /// The client.
+    pub client: Client,
+    /// Shows what is fetched.
+    pub progress: &'a Progress,
+    /// Whether the registry is asked even for what the store has: `--pull`.
+    pub is_forced: bool,
+}
+
+/// A pull that failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct PullFailed(#[from] pub ImageError);
+
+impl Pulls<'_> {
+    /// Brings an image into the store, showing how.
+    ///
+    /// # Errors
+    ///
+    /// [`PullFailed`].
+    pub fn pull(
+        &self,
+        store: &Store,
+        name: &Reference,
+        platform: &Platform,
+        cancel: &Cancel,
+    ) -> Result<(ResolvedRef, Image), PullFailed> {
+        let remote = self.client.remote(&name.repository());
+        let offline = if self.is_forced { Offline::Fail } else { Offline::UseLast };
+        let shown = Vertex::internal(format!("[internal] load metadata for {name}"));
+        let named = self.show(shown, |_| image::look_up(store, &remote, name, offline))?;
+        if let Some(outage) = &named.outage {
+            let last = named.descriptor.digest;
+            self.progress.notice(format!("{outage}; using what {name} was before: {last}"));
+        }
+        let image = self.fetch(store, &remote, name, &named, platform, cancel)?;
+        Ok((named, image))
+    }
+
+    fn fetch(
+        &self,
+        store: &Store,
+        remote: &Remote,
+        name: &Reference,
+        named: &ResolvedRef,
+        platform: &Platform,
+        cancel: &Cancel,
+    ) -> Result<Image, PullFailed> {
+        let descriptor = &named.descriptor;
+        let full = match name.digest() {
+            Some(_) => name.to_string(),
+            None => format!("{name}@{}", descriptor.digest),
+        };
+        self.show(Vertex::internal(format!("[internal] pull {full}")), |vertex| {
+            let watch = Shown::new(self.progress, vertex, "");
+            image::pull(store, remote, name, descriptor, platform, &watch, cancel)
+        })
+    }
+
+    fn show<T>(
+        &self,
+        vertex: Vertex,
+        work: impl FnOnce(Digest) -> Result<T, ImageError>,
+    ) -> Result<T, PullFailed> {
+        show(self.progress, vertex, work).map_err(PullFailed)
+    }
+}
+
+/// Shows a piece of work as a vertex of its own.
+///
+/// # Errors
+///
+/// That of the work.
+pub fn show<T>(
+    progress: &Progress,
+    vertex: Vertex,
+    work: impl FnOnce(Digest) -> Result<T, ImageError>,
+) -> Result<T, ImageError> {
+    let digest = vertex.digest;
+    progress.started(vertex);
+    let result = work(digest);
+    let outcome = match &result {
+        Ok(_) => progress::Outcome::Ran,
+        Err(ImageError::Cancelled) => progress::Outcome::Cancelled,
+        Err(error) => progress::Outcome::Failed(failure::chain(error)),
+    };
+    progress.done(digest, outcome);
+    result
+}
+
+/// Makes a failure of what kept an image from being pulled or pushed.
+pub fn failure_of(error: &ImageError) -> Failure {
+    let class = match error {
+        ImageError::Cancelled => return Failure::new(Class::Interrupted, "interrupted"),
+        error if error.is_remote() => Class::Network,
+        _ => Class::Environment,
+    };
+    let failure = Failure::of(class, error);
+    match error {
+        ImageError::Registry(error) => with_hint(failure, error),
+        _ => failure,
+    }
+}
+
+/// Makes a failure of a registry's error.
+pub fn failure_of_registry(error: RegistryError) -> Failure {
+    failure_of(&error.into())
+}
+
+/// Shows the end of a vertex.
+pub fn ended<T>(progress: &Progress, vertex: Digest, result: &Result<T, Failure>) {
+    let outcome = match result {
+        Ok(_) => progress::Outcome::Ran,
+        Err(failure) if failure.class == Class::Interrupted => progress::Outcome::Cancelled,
+        Err(failure) => progress::Outcome::Failed(failure.message.clone()),
+    };
+    progress.done(vertex, outcome);
+}
+
+/// Says whether a registry was not reached at all.
+pub fn is_unreachable(error: &ImageError) -> bool {
+    matches!(error, ImageError::Registry(RegistryError::Connection { .. }))
+}
+
+fn with_hint(failure: Failure, error: &RegistryError) -> Failure {
+    match error {
+        RegistryError::Unauthorized { host, .. } => {
+            let host = if host == "docker.io" { String::new() } else { format!(" {host}") };
+            failure
+                .with_hint(format!("log in: builder login{host}"))
+                .with_hint("or check the name: registries answer so for what does not exist, too")
+        }
+        RegistryError::Connection { host, what, .. } if what.contains("certificate of ours") => failure
+            .with_hint(format!(
+                "name one in registries.toml: [registry.\"{host}\"] keypair = [{{ cert = \"FILE\", key = \"FILE\" }}]"
+            )),
+        RegistryError::Connection { host, what, .. } if what.contains("certificate") => failure
+            .with_hint(format!(
+                "name its certificate in registries.toml: [registry.\"{host}\"] ca = [\"FILE\"]"
+            )),
+        _ => failure,
+    }
+}
+
+/// What pushing takes.
+#[derive(Debug)]
+pub struct Pushes<'a> {
+    /// The client.
+    pub client: Client,
+    /// Where the images are.
+    pub store: &'a Store,
+    /// Shows what is sent.
+    pub progress: &'a Progress,
+    /// What stops it.
+    pub cancel: &'a Cancel,
+}
+
+impl Pushes<'_> {
+    /// Makes an image of the store fit to be pushed. One whose layers all are compressed goes as it
+    /// is, byte for byte; of an index that is here in part, the image for the platform goes.
+    ///
+    /// # Errors
+    ///
+    /// The failure to show.
+    pub fn prepared(
+        &self,
+        descriptor: &Descriptor,
+        platform: Option<&Platform>,
+        vertex: Digest,
+    ) -> Result<Closure, Failure> {
+        let (store, source) = (self.store, StoreSource(self.store));
+        let failed = |error| failure_of(&error);
+        if platform.is_none()
+            && let Ok(whole) = image::survey(store, &source, descriptor, Selector::All)
+            && whole.documents.len() > 1
+            && whole.missing(store).map_err(failed)?.is_none()
+        {
+            return Ok(whole);
+        }
+        let host = Platform::host();
+        let wanted = platform.unwrap_or(&host);
+        let mut whole =
+            image::survey(store, &source, descriptor, Selector::For(wanted)).map_err(failed)?;
+        if whole.top.digest != descriptor.digest && platform.is_none() {
+            self.progress.notice(format!(
+                "of {} only the image for {wanted} is here: that is pushed",
+                descriptor.digest
+            ));
+        }
+        let is_packed = |blob: &Descriptor| {
+            !matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER)
+        };
+        let is_artifact =
+            matches!(image::read(store, &whole.top, wanted), Err(ImageError::NoImage { .. }));
+        if is_artifact || whole.blobs.iter().all(is_packed) {
+            return Ok(whole);
+        }
+        let image = load_stored(store, &whole.top, wanted, self.cancel).map_err(failed)?;
+        let context =
+            export::Context { store, progress: self.progress, vertex, cancel: self.cancel };
+        let options = PackOptions {
+            compression: Encoding::new(Compression::Gzip, None),
+            is_docker: whole.top.media_type == media_type::DOCKER_MANIFEST,
+            annotations: image::annotations(store, &whole.top)
+                .map_err(failed)?
+                .into_iter()
+                .map(|(name, value)| Annotation::of_manifest(name, value))
+                .collect(),
+            ..PackOptions::default()
+        };
+        let packed = export::pack(&context, &image, &options)
+            .map_err(|error| Failure::of(Class::Environment, &error))?;
+        whole = image::survey(store, &source, &packed.manifest, Selector::All).map_err(failed)?;
+        Ok(whole)
+    }
+
+    /// Pushes to the repository of `name` under `tags`; without any, by the digest only.
+    ///
+    /// # Errors
+    ///
+    /// The failure to show.
+    pub fn push(
+        &self,
+        image: &Closure,
+        name: &Reference,
+        tags: &[String],
+        vertex: Digest,
+    ) -> Result<(), Failure> {
+        let remote = self.client.remote(&name.repository());
+        let watch = Shown::new(self.progress, vertex, "pushing");
+        image::push(self.store, &remote, image, tags, &watch, self.cancel)
+            .map_err(|error| failure_of(&error))
+    }
+}
