@@ -9,10 +9,11 @@
 #![expect(clippy::print_stdout, reason = "a benchmark's results go to the terminal")]
 
 use builder::export::{self, Context, OutputSpec};
-use builder::image::{Config, Image, ImageLayer, Platform};
+use builder::image::{Image, ImageLayer};
 use builder::layer::{ScanOptions, scan};
+use builder::oci::{Config, Digest, Platform};
 use builder::progress::Progress;
-use builder::store::{Digest, Store};
+use builder::store::Store;
 use builder::sys::cancel::Cancel;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;

@@ -7,11 +7,10 @@
 #![expect(clippy::print_stdout, reason = "a benchmark's results go to the terminal")]
 
 use builder::dockerfile::parse;
-use builder::image::{Config, Platform};
 use builder::layer::{extract_archive, read_archive};
+use builder::oci::{Config, Digest, Platform};
 use builder::plan::{NoCache, Plan, Request, Resolved, Resolver, plan};
 use builder::progress::{LogLimits, Mode, Outcome, Output, Progress, Stream, Vertex};
-use builder::store::Digest;
 use builder::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -6,7 +6,7 @@
 
 use builder::dockerfile::ast::{Dockerfile, Escape};
 use builder::dockerfile::{expand, parse};
-use builder::image::{Config, Platform};
+use builder::oci::{Config, Platform};
 use builder::plan::{NoCache, Plan, Request, Resolved, Resolver, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

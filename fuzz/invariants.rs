@@ -19,8 +19,8 @@ use builder::dockerfile::git_url::GitUrl;
 use builder::dockerfile::ignore::Matcher;
 use builder::dockerfile::parse::{Arguments, Statement, syntax};
 use builder::dockerfile::{parse, parse_instruction, print};
-use builder::image::{Config, Document, Index, LayoutRef, Manifest, Reference};
-use builder::store::Digest;
+use builder::image::LayoutRef;
+use builder::oci::{Config, Digest, Document, Index, Manifest, Reference};
 use builder::sys::cancel::Cancel;
 
 /// A Dockerfile: places lie in it, and what is printed parses to the same tree.

@@ -8,9 +8,9 @@ use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use builder::context::remote::{Access, HttpOptions, download};
+use builder::oci::Digest;
 use builder::registry::{Client, Keychain, Repository, Settings};
 use builder::sandbox::probe;
-use builder::store::Digest;
 use builder::sys::cancel::Cancel;
 
 /// Ends an answer of a server.

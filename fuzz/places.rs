@@ -10,10 +10,11 @@ use builder::cache_mounts::{found_mounts, import_mount};
 use builder::gc::{Includes, Inventory, Policy, select, verify};
 use builder::history::History;
 use builder::image::{
-    LayoutArchive, LayoutRef, LayoutSource, Platform, Selector, fetch, load_archive, load_layout,
+    LayoutArchive, LayoutRef, LayoutSource, Selector, fetch, load_archive, load_layout,
 };
 use builder::layer::Listing;
-use builder::store::{Digest, Store};
+use builder::oci::{Digest, Platform};
+use builder::store::Store;
 use builder::sys::cancel::Cancel;
 
 /// Ends a file of a tree. In no text; seldom in a binary file.

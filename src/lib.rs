@@ -19,7 +19,7 @@
 //! | [`copy`] | what a COPY selected, and the engine that copies it |
 //! | [`dockerfile`] | text becomes a spanned syntax tree; words, heredocs, ignore files, addresses, checks |
 //! | [`progress`] | events become tty, plain or JSON progress |
-//! | [`image`] | configs, manifests, indexes, history: canonical JSON |
+//! | [`image`] | images that arrive and leave: layouts, archives, transfers |
 //! | [`registry`] | the distribution protocol: pull, push, logins, mirrors |
 //! | [`sandbox`] | one RUN or `builder run`: namespaces, mounts, network, limits |
 //! | [`cgroup`] | v1 and v2 behind one type |
@@ -27,6 +27,7 @@
 //! | [`layer`] | tar in, tar out, compression, digests |
 //! | [`store`] | content-addressed blobs, layers, tags, leases, locks |
 //! | [`show`] | text from outside, made fit for a terminal |
+//! | [`oci`] | names, digests, platforms, configs, manifests: plain data, canonical JSON |
 //! | [`sys`] | the only unsafe code: system calls the libraries lack |
 
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub mod history;
 pub mod image;
 pub mod job;
 pub mod layer;
+pub mod oci;
 pub mod plan;
 pub mod progress;
 pub mod registry;

@@ -23,8 +23,9 @@
 //! has whole seconds, and the name counts nanoseconds.
 
 use super::{Cache, CacheError, Output, Record, TreeEntry, TreeId};
-use crate::image::{BlobSource, ImageError, Index, Manifest, REF_NAME, unpack_tar};
-use crate::store::{ChainId, Descriptor, Digest, Key, Store};
+use crate::image::{BlobSource, ImageError, unpack_tar};
+use crate::oci::{Descriptor, Digest, Index, Manifest, annotation::REF_NAME};
+use crate::store::{ChainId, Key, Store};
 use crate::sys::cancel::Cancel;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -6,9 +6,9 @@ use super::{
     Document, LEVEL, LISTING_TYPE, MountError, tag,
 };
 use crate::export::{ExportError, LayoutDirectory};
-use crate::image::{Descriptor, Manifest, canonical_json, media_type};
 use crate::layer::{LayerError, SplitSink, owner, split_tar};
-use crate::store::{Digest, KnownMount, Store};
+use crate::oci::{Descriptor, Digest, Manifest, canonical_json, media_type};
+use crate::store::{KnownMount, Store};
 use crate::sys::cancel::Cancel;
 use rayon::prelude::*;
 use std::collections::BTreeMap;

@@ -5,9 +5,10 @@ use super::{
     ARTIFACT_TYPE, CONTENTS_TYPE, ChunkFacts, DOCUMENT_MAX, DOCUMENT_VERSION, Document,
     LISTING_TYPE, MountError,
 };
-use crate::image::{Descriptor, LayoutSource, Manifest};
+use crate::image::LayoutSource;
 use crate::layer::{JoinedTar, LayerError, owner, unpack_plain};
-use crate::store::{Digest, KnownMount, Placed, Store};
+use crate::oci::{Descriptor, Digest, Manifest};
+use crate::store::{KnownMount, Placed, Store};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{Timespec, Timestamps, futimens};
 use serde::Deserialize;

@@ -45,7 +45,8 @@ pub use import::{FoundMount, Imported, found_mounts, import_mount};
 use crate::export::ExportError;
 use crate::image::ImageError;
 use crate::layer::LayerError;
-use crate::store::{Descriptor, Digest, StoreError};
+use crate::oci::{Descriptor, Digest};
+use crate::store::StoreError;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 

@@ -10,12 +10,13 @@ use super::pull::platform;
 use super::registry;
 use crate::export::{self, Dest, Form, OutputKind, OutputSpec, Packed};
 use crate::image::{
-    self, BlobSource, Closure, Descriptor, ImageError, LayoutArchive, LayoutRef, LayoutSource,
-    Offline, Platform, Reference, RegistrySource, Selector, StoreSource, load_archive, media_type,
+    self, BlobSource, Closure, ImageError, LayoutArchive, LayoutRef, LayoutSource, Offline,
+    RegistrySource, Selector, StoreSource, load_archive,
 };
 use crate::job::transfers::{self, Pushes, Shown, failure_of};
+use crate::oci::{Descriptor, Digest, DocumentError, Platform, Reference, annotation, media_type};
 use crate::progress::{Mode, Output, Progress, Vertex};
-use crate::store::{Digest, Store};
+use crate::store::Store;
 use crate::sys::foreign::Given;
 use std::path::{Path, PathBuf};
 
@@ -268,7 +269,7 @@ impl Copy<'_> {
     ) -> Result<(), Failure> {
         let mut listed = image.top.clone();
         listed.platform = self.platform_of(image)?;
-        listed.annotations.extend(tag.map(|tag| (image::REF_NAME.to_owned(), tag)));
+        listed.annotations.extend(tag.map(|tag| (annotation::REF_NAME.to_owned(), tag)));
         export::write_layout(&self.context(), image, listed, names, spec)
             .map_err(|error| Failure::of(Class::Environment, &error))
     }
@@ -280,7 +281,7 @@ impl Copy<'_> {
         }
         match image::read(self.store(), &image.top, &self.platform) {
             Ok((_, _, config)) => Ok(Some(config.platform().to_json())),
-            Err(ImageError::NoImage { .. }) => Ok(None),
+            Err(ImageError::Document(DocumentError::NotAnImage { .. })) => Ok(None),
             Err(error) => Err(failure_of(&error)),
         }
     }

@@ -6,7 +6,7 @@ use super::parse_args::{self, TableFormat};
 use super::prune;
 use crate::explain::text::clean;
 use crate::gc::{Includes, Inventory, Item, ItemKind, Policy, Reach, Removals, select};
-use crate::image::Reference;
+use crate::oci::Reference;
 use crate::store::{LayerId, Store};
 use jiff::Timestamp;
 use serde_json::{Value, json};

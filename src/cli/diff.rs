@@ -7,8 +7,9 @@ use super::Environment;
 use super::failure::{Class, Failure};
 use super::image_arg::{self, ImageCommandError};
 use crate::image::{
-    self, Difference, Differences, Image, LayoutRef, Platform, Presence, load_archive, load_layout,
+    self, Difference, Differences, Image, LayoutRef, Presence, load_archive, load_layout,
 };
+use crate::oci::Platform;
 use crate::show;
 use crate::store::Store;
 use crate::sys::foreign::Given;

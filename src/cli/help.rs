@@ -298,7 +298,7 @@ pub(super) struct VersionArgs {
 /// Returns what `builder version` prints.
 pub(super) fn version(args: &VersionArgs) -> String {
     let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("BUILDER_COMMIT"));
-    let platform = crate::image::Platform::host().to_string();
+    let platform = crate::oci::Platform::host().to_string();
     if args.json {
         let document =
             serde_json::json!({ "version": version, "commit": commit, "platform": platform });

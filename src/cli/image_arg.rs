@@ -1,7 +1,8 @@
 //! Finding the image that an argument names, and what to say when there is none.
 
 use crate::export::ExportError;
-use crate::image::{self, ImageError, Reference, ReferenceError};
+use crate::image::{self, ImageError};
+use crate::oci::{Reference, ReferenceError};
 use crate::store::{Store, StoreError, Tagged};
 use std::io;
 
@@ -60,7 +61,7 @@ pub enum ImageCommandError {
     #[error("the archive's image {digest} has no name: give it one with --tag NAME")]
     Nameless {
         /// Its digest.
-        digest: crate::store::Digest,
+        digest: crate::oci::Digest,
     },
     /// One name for several images.
     #[error("--tag {name} cannot name {count} images: the archive holds that many")]
@@ -171,7 +172,7 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Descriptor, Digest};
+    use crate::oci::{Descriptor, Digest};
 
     #[test]
     fn a_mistyped_name_finds_its_likes() {

@@ -2,8 +2,9 @@
 
 use super::image_arg::{self, ImageCommandError};
 use super::parse_args::TableFormat;
-use crate::image::{self, Config, Manifest, Platform, Reference};
-use crate::store::{Digest, Store, Tagged};
+use crate::image;
+use crate::oci::{Config, Digest, Manifest, Platform, Reference};
+use crate::store::{Store, Tagged};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::Write;

@@ -2,8 +2,9 @@
 
 use super::image_arg::ImageCommandError;
 use super::platforms;
-use crate::image::{self, ImportOptions, Platform, Reference};
-use crate::store::{Descriptor, Store};
+use crate::image::{self, ImportOptions};
+use crate::oci::{Descriptor, Platform, Reference};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use crate::sys::foreign::Given;
 use jiff::Timestamp;

@@ -2,7 +2,8 @@
 
 use super::image_arg::{self, ImageCommandError};
 use super::images::unpacked_size;
-use crate::image::{self, Manifest, Platform, Reference};
+use crate::image;
+use crate::oci::{Manifest, Platform, Reference};
 use crate::store::Store;
 use serde_json::{Value, json};
 use std::io::Write;

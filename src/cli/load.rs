@@ -2,8 +2,9 @@
 
 use super::image_arg::ImageCommandError;
 use super::import::{open, platform};
-use crate::image::{self, Loaded, Reference};
-use crate::store::{Descriptor, Store};
+use crate::image::{self, Loaded};
+use crate::oci::{Descriptor, Reference};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use std::io::{Read, Write};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! `--platform`, as all commands take it.
 
 use crate::dockerfile::errors::did_you_mean;
-use crate::image::{ARCHITECTURES, OSES, Platform, PlatformParseError, VARIANTS};
+use crate::oci::{ARCHITECTURES, OSES, Platform, PlatformParseError, VARIANTS};
 
 /// Options that do not name a platform, or several.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

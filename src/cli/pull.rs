@@ -3,9 +3,9 @@
 use super::failure::{Class, Failure};
 use super::registry;
 use super::{Environment, platforms};
-use crate::image::{Platform, Reference, media_type};
 use crate::job::resolve::mismatch;
 use crate::job::transfers::{self, Pulls};
+use crate::oci::{Platform, Reference, media_type};
 use crate::progress::{Mode, Output, Progress};
 use std::collections::BTreeSet;
 

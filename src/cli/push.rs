@@ -5,8 +5,8 @@ use super::failure::{Class, Failure};
 use super::image_arg;
 use super::platforms;
 use super::registry;
-use crate::image::{Descriptor, Reference};
 use crate::job::transfers::{self, Pushes};
+use crate::oci::{Descriptor, Reference};
 use crate::progress::{Mode, Output, Progress, Vertex};
 use crate::store::Store;
 

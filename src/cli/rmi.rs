@@ -1,7 +1,7 @@
 //! `builder rmi`: names are taken away; what no name reaches is left to garbage collection.
 
 use super::image_arg::{self, ImageCommandError};
-use crate::image::Reference;
+use crate::oci::Reference;
 use crate::store::Store;
 use std::io::Write;
 

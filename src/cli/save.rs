@@ -4,7 +4,8 @@ use super::image_arg::{self, ImageCommandError};
 use crate::export::{
     self, Context, Dest, LayerOptions, OutputKind, OutputSpec, PackOptions, write_archive,
 };
-use crate::image::{self, Reference};
+use crate::image;
+use crate::oci::Reference;
 use crate::progress::{Progress, Vertex};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;

@@ -1,7 +1,7 @@
 //! `builder tag`: another name for an image.
 
 use super::image_arg::{self, ImageCommandError};
-use crate::image::Reference;
+use crate::oci::Reference;
 use crate::store::Store;
 
 /// Give an image another name.

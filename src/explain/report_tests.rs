@@ -6,7 +6,8 @@ use super::testing::{build, entry, step};
 use super::text::{Colour, render};
 use crate::cache::{Cache, Cost, Inputs, Output, TreeEntry, TreeId};
 use crate::history::{BuildId, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord};
-use crate::store::{ChainId, ContentId, Digest, LayerId};
+use crate::oci::Digest;
+use crate::store::{ChainId, ContentId, LayerId};
 use std::collections::BTreeMap;
 
 /// The chain that stands for `n`.

@@ -9,7 +9,8 @@ use super::report_tests::{chain, first, hit, kept, made, output, ran};
 use super::text::{Colour, render};
 use crate::cache::Output;
 use crate::history::{Basis, BuildId, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord};
-use crate::store::{Digest, TimesId};
+use crate::oci::Digest;
+use crate::store::TimesId;
 use pairs::PAIRS;
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 //!
 //! Source: Docker's `buildx build --annotation`; BuildKit, "exporter/containerimage/exptypes".
 
-use crate::image::Platform;
+use crate::oci::Platform;
 use std::collections::BTreeMap;
 
 /// What an annotation is put on.

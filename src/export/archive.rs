@@ -8,10 +8,13 @@
 
 use super::dest::DestFile;
 use super::{Dest, ExportError, Form, OutputSpec, Packed, load, to_dest};
-use crate::image::{
-    CONTAINERD_NAME, Closure, Descriptor, Index, REF_NAME, Reference, canonical_json,
+use crate::image::Closure;
+use crate::oci::{
+    Descriptor, Digest, Index, Reference,
+    annotation::{CONTAINERD_NAME, CREATED, REF_NAME},
+    canonical_json,
 };
-use crate::store::{Digest, Store};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -20,7 +23,6 @@ use std::io::{self, Read as _, Write};
 use std::path::Path;
 
 /// The annotation with the time an image was made.
-const CREATED: &str = "org.opencontainers.image.created";
 
 /// How much is copied between two looks at the cancel token, in bytes.
 const PIECE: u64 = 16 << 20;

@@ -1,11 +1,12 @@
 //! Layers become blobs: found, or made and remembered.
 
 use super::{Compression, Context, ExportError, PackOptions};
-use crate::image::{Descriptor, ImageLayer, media_type};
+use crate::image::ImageLayer;
 use crate::layer::{self, Compressed, Effort, LayerError, Meter, TarOptions, Times};
+use crate::oci::{Descriptor, Digest, media_type};
 use crate::progress::Tally;
 use crate::snapshot;
-use crate::store::{Digest, Layer, LayerBlob, LayerMeta};
+use crate::store::{Layer, LayerBlob, LayerMeta};
 use crate::sys::threads;
 use crate::sys::writeback::Flowing;
 use std::fs::{self, OpenOptions};

@@ -9,7 +9,8 @@ use crate::cache::{
     ARTIFACT_TYPE, Cache, DOCUMENT_TYPE, DOCUMENT_VERSION, Document, Portable, Record, TreeEntry,
     TreeId, Value,
 };
-use crate::image::{Descriptor, ImageLayer, Manifest, canonical_json, media_type};
+use crate::image::ImageLayer;
+use crate::oci::{Descriptor, Manifest, canonical_json, media_type};
 use crate::store::{Key, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -7,8 +7,9 @@
 
 use super::ExportError;
 use super::dest::{DestFile, write_whole};
-use crate::image::{Descriptor, Index, LayoutSource, Manifest, REF_NAME, canonical_json};
-use crate::store::{DOCUMENT_MAX, Digest, Key};
+use crate::image::LayoutSource;
+use crate::oci::{Descriptor, Digest, Index, Manifest, annotation::REF_NAME, canonical_json};
+use crate::store::{DOCUMENT_MAX, Key};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};

@@ -18,8 +18,8 @@
 //! Which layers a build made, and what is done about a find: the command line.
 
 use super::ExportError;
-use crate::image::Config;
 use crate::layer::{Kind, LayerError, Walk, XattrSpace};
+use crate::oci::Config;
 use crate::sys::cancel::Cancel;
 use memchr::memmem::Finder;
 use serde_json::Value;

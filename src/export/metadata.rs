@@ -3,7 +3,7 @@
 //! Source: Docker's `buildx build --metadata-file`; BuildKit's exporter responses.
 
 use super::Packed;
-use crate::image::Reference;
+use crate::oci::Reference;
 use serde_json::{Value, json};
 
 /// Returns the metadata of a build: `containerimage.digest`, `containerimage.config.digest`,
@@ -28,8 +28,7 @@ pub fn metadata(packed: Option<&Packed>, names: &[Reference]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Descriptor, Platform};
-    use crate::store::Digest;
+    use crate::oci::{Descriptor, Digest, Platform};
     use std::collections::BTreeMap;
 
     #[test]

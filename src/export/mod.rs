@@ -27,14 +27,15 @@ mod metadata;
 mod rootfs;
 mod spec;
 
-use crate::image::{
-    Closure, Config, Descriptor, Image, ImageError, LayoutSource, Manifest, Platform, REF_NAME,
-    Reference, canonical_json, media_type,
-};
+use crate::image::{Closure, Image, ImageError, LayoutSource};
 use crate::layer::{LayerError, Times};
+use crate::oci::{
+    Config, Descriptor, Digest, Manifest, Platform, Reference, annotation::REF_NAME,
+    canonical_json, media_type,
+};
 use crate::progress::Progress;
 use crate::snapshot::SnapshotError;
-use crate::store::{Diff, Digest, LayerBlob, Store, StoreError, TarFacts};
+use crate::store::{Diff, LayerBlob, Store, StoreError, TarFacts};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -4,7 +4,7 @@
 //! exporters for the fields' names.
 
 use super::annotation::{Annotation, AnnotationError, AnnotationTarget};
-use crate::image::Reference;
+use crate::oci::Reference;
 use std::path::PathBuf;
 
 /// One `--output`.

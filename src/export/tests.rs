@@ -3,10 +3,10 @@
 use super::*;
 use crate::image::fixture::{Layout, gzip, store, tar_of};
 use crate::image::{
-    History, ImageLayer, ImportOptions, LayoutRef, import_rootfs, load_archive, load_layout,
-    load_stored,
+    ImageLayer, ImportOptions, LayoutRef, import_rootfs, load_archive, load_layout, load_stored,
 };
 use crate::layer::{ScanOptions, scan};
+use crate::oci::History;
 use std::fs;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;

@@ -111,7 +111,8 @@ fn may_be_named(item: &Item) -> bool {
 mod tests {
     use super::super::selection::Includes;
     use super::*;
-    use crate::store::{ContentId, Descriptor, LayerMeta};
+    use crate::oci::{Descriptor, Digest};
+    use crate::store::{ContentId, LayerMeta};
     use std::fs;
     use std::path::Path;
     use std::time::{Duration, SystemTime};
@@ -167,11 +168,11 @@ mod tests {
     fn what_a_name_reaches_stays() {
         let dir = tempfile::tempdir().unwrap();
         let store = at_rest(&dir.path().join("s"));
-        let blob = store::Digest::of(b"two");
+        let blob = Digest::of(b"two");
         store.tag("a:1", &Descriptor::new("m", blob, 3)).unwrap();
         collect(&store, &policy(), &Cancel::new()).unwrap();
         assert!(store.has_blob(&blob));
-        assert!(!store.has_blob(&store::Digest::of(b"one")));
+        assert!(!store.has_blob(&Digest::of(b"one")));
     }
 
     #[test]
@@ -180,7 +181,7 @@ mod tests {
         let store = at_rest(&dir.path().join("s"));
         let inventory = Inventory::of(&store).unwrap();
         let select = select(&inventory, &policy());
-        let blob = store::Digest::of(b"one");
+        let blob = Digest::of(b"one");
         store.tag("a:1", &Descriptor::new("m", blob, 3)).unwrap();
         let mut collected = Collected::default();
         let names = remove(&store, &inventory, &select, &mut collected, &Cancel::new()).unwrap();

@@ -2,8 +2,8 @@
 
 use super::GcError;
 use crate::cache::{Inputs, Value};
-use crate::image::{Document, Manifest};
-use crate::store::{ChainId, Descriptor, Digest, Key, LayerId, LayerMeta, Store};
+use crate::oci::{Descriptor, Digest, Document, Manifest};
+use crate::store::{ChainId, Key, LayerId, LayerMeta, Store};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -442,7 +442,7 @@ impl Reached {
         let diff_ids = store
             .read_blob(&manifest.config.digest)
             .ok()
-            .and_then(|bytes| crate::image::Config::parse(&bytes, &manifest.config.digest).ok())
+            .and_then(|bytes| crate::oci::Config::parse(&bytes, &manifest.config.digest).ok())
             .and_then(|config| config.diff_ids().ok())
             .unwrap_or_default();
         for diff_id in diff_ids {

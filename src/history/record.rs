@@ -2,7 +2,8 @@
 
 use super::BuildId;
 use crate::cache::{Cost, Inputs, Missing, Output};
-use crate::store::{ChainId, Digest, Key};
+use crate::oci::Digest;
+use crate::store::{ChainId, Key};
 use serde::{Deserialize, Serialize};
 
 /// The format of a build's record. Records of a larger number are not read.

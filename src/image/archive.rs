@@ -6,16 +6,17 @@
 //! Source: Docker image specification 1.3, "Combined Image JSON + Filesystem Changeset Format".
 
 use super::import::write_manifest;
-use super::layout::{CONTAINERD_NAME, REF_NAME, best};
-use super::manifest::ATTESTATION;
+use super::layout::best;
 use super::receive::{BlobSource, document, receive};
 use super::tee::{Output, Tee};
-use super::{
-    Config, Descriptor, Document, Image, ImageError, Index, Manifest, Platform, Reference,
+use super::{Image, ImageError};
+use crate::layer::{self, ArchiveMember, Format, LayerError};
+use crate::oci::{
+    Config, Descriptor, Digest, Document, DocumentError, Index, Manifest, Platform, Reference,
+    annotation::{ATTESTATION, CONTAINERD_NAME, REF_NAME},
     media_type,
 };
-use crate::layer::{self, ArchiveMember, Format, LayerError};
-use crate::store::{DOCUMENT_MAX, Digest, Store, StoreError};
+use crate::store::{DOCUMENT_MAX, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use serde::Deserialize;
 use sha2::Digest as _;
@@ -359,7 +360,7 @@ impl Spool {
         let config = Config::parse(&bytes, &digest)?;
         let diff_ids = config
             .diff_ids()
-            .map_err(|e| ImageError::BadDocument { digest, what: e.to_string() })?;
+            .map_err(|e| DocumentError::Malformed { digest, what: e.to_string() })?;
         let members = entry.layers.as_deref().unwrap_or_default();
         if members.len() != diff_ids.len() {
             return Err(ImageError::LayerCount {

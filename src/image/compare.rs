@@ -6,8 +6,8 @@
 
 use super::{Image, ImageError};
 use crate::layer::{Entry, Kind, LayerError, Walk, XattrSpace};
+use crate::oci::Digest;
 use crate::snapshot::{self, MountOptions, Mounted};
-use crate::store::Digest;
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted::open_beneath;
 use rustix::fs::OFlags;

@@ -1,10 +1,10 @@
 //! What can go wrong with an image.
 
 use super::receive::BlobSource;
-use super::{Descriptor, Platform};
 use crate::layer::LayerError;
+use crate::oci::{Descriptor, Digest, DocumentError, Platform};
 use crate::registry::RegistryError;
-use crate::store::{DOCUMENT_MAX, Digest, StoreError};
+use crate::store::{DOCUMENT_MAX, StoreError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -52,14 +52,9 @@ pub enum ImageError {
     /// A tar cannot be unpacked.
     #[error("cannot unpack the tar")]
     Tar(#[source] LayerError),
-    /// A document does not parse, or contradicts itself.
-    #[error("the document {digest} is malformed: {what}")]
-    BadDocument {
-        /// Its digest.
-        digest: Digest,
-        /// What is wrong with it.
-        what: String,
-    },
+    /// A document cannot be used.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// A file without a digest does not parse.
     #[error("{} is malformed: {what}", path.display())]
     BadFile {
@@ -75,22 +70,6 @@ pub enum ImageError {
         digest: Digest,
         /// Its size in bytes, as announced.
         size: u64,
-    },
-    /// Docker's first manifest format.
-    #[error(
-        "the manifest {digest} is of schema 1, which is no longer supported: push the image again with a current tool"
-    )]
-    Schema1 {
-        /// Its digest.
-        digest: Digest,
-    },
-    /// A manifest of something else: a chart, a signature, an attestation.
-    #[error("the manifest {digest} is not an image: its config is of type `{media_type}`")]
-    NoImage {
-        /// Its digest.
-        digest: Digest,
-        /// The config's media type.
-        media_type: String,
     },
     /// Manifest and config disagree.
     #[error("the manifest {digest} has {layers} layers, its config {diff_ids} diff_ids")]

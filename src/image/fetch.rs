@@ -4,11 +4,12 @@
 //!
 //! Images that are to be used: [`super::receive`].
 
+use super::ImageError;
 use super::receive::{BlobSource, check_size, choose, document, wrong_digest};
 use super::tee::{Output, Tee};
 use super::workers::side_by_side;
-use super::{Descriptor, Document, ImageError, Manifest, Platform};
-use crate::store::{Digest, Store, StoreError};
+use crate::oci::{Descriptor, Digest, Document, DocumentError, Manifest, Platform};
+use crate::store::{Store, StoreError};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeSet;
 use std::io;
@@ -92,10 +93,11 @@ impl Closure {
                 self.add_manifest(descriptor.clone(), *manifest, known);
             }
             Document::Index(_) if depth >= NESTING_MAX => {
-                return Err(ImageError::BadDocument {
+                return Err(DocumentError::Malformed {
                     digest: descriptor.digest,
                     what: format!("indexes nest deeper than {NESTING_MAX}"),
-                });
+                }
+                .into());
             }
             Document::Index(index) => {
                 for entry in &index.manifests {

@@ -1,7 +1,10 @@
 //! Images for tests: small layouts and archives, made without the code under test.
 
-use super::{Config, Descriptor, Index, Manifest, Platform, REF_NAME, canonical_json, media_type};
-use crate::store::{Digest, Store};
+use crate::oci::{
+    Config, Descriptor, Digest, Index, Manifest, Platform, annotation::REF_NAME, canonical_json,
+    media_type,
+};
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;

@@ -2,11 +2,9 @@
 
 use super::tee::{Output, Tee};
 use super::unpack::Unpacked;
-use super::{
-    Config, Descriptor, History, Image, ImageError, ImageLayer, Manifest, Platform, canonical_json,
-    media_type,
-};
+use super::{Image, ImageError, ImageLayer};
 use crate::layer::{self, Format};
+use crate::oci::{Config, Descriptor, History, Manifest, Platform, canonical_json, media_type};
 use crate::store::Store;
 use crate::sys::cancel::{Cancel, Stoppable};
 use crate::sys::rooted::resolve_in_root;

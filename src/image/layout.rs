@@ -3,8 +3,12 @@
 //! Source: OCI image specification 1.1, "image-layout.md".
 
 use super::receive::{BlobSource, check_size, receive};
-use super::{Descriptor, Document, Image, ImageError, Index, Platform, Reference};
-use crate::store::{DOCUMENT_MAX, Digest, Store};
+use super::{Image, ImageError};
+use crate::oci::{
+    DEFAULT_TAG, Descriptor, Digest, Document, DocumentError, Index, Platform, Reference,
+    annotation::{ATTESTATION, CONTAINERD_NAME, REF_NAME},
+};
+use crate::store::{DOCUMENT_MAX, Store};
 use crate::sys::cancel::Cancel;
 use crate::sys::foreign::{self, Links};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -12,12 +16,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-
-/// The annotation of an index's entry that holds its tag, or its whole name.
-pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
-
-/// The annotation in which containerd and BuildKit put the whole name.
-pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// Which image of which layout: `DIR[:TAG|@DIGEST]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,11 +74,8 @@ pub fn load_layout(
 
 /// Returns the entries that a reference means: one, or those of several platforms.
 fn find<'i>(index: &'i Index, reference: &LayoutRef) -> Result<Vec<&'i Descriptor>, ImageError> {
-    let images: Vec<_> = index
-        .manifests
-        .iter()
-        .filter(|d| !d.annotations.contains_key(super::manifest::ATTESTATION))
-        .collect();
+    let images: Vec<_> =
+        index.manifests.iter().filter(|d| !d.annotations.contains_key(ATTESTATION)).collect();
     let unknown = || ImageError::NotInLayout {
         dir: reference.dir.clone(),
         wanted: reference
@@ -101,7 +96,7 @@ fn find<'i>(index: &'i Index, reference: &LayoutRef) -> Result<Vec<&'i Descripto
     let mut found = match &reference.tag {
         Some(tag) => tagged(tag),
         None if images.len() == 1 => images.clone(),
-        None => match tagged(super::DEFAULT_TAG) {
+        None => match tagged(DEFAULT_TAG) {
             latest if !latest.is_empty() => latest,
             _ if images.iter().all(|d| tag_of(d).is_none()) => images.clone(),
             _ => Vec::new(),
@@ -224,8 +219,8 @@ impl LayoutSource {
         match Document::parse(&bytes, &Digest::of(&bytes)) {
             Ok(Document::Index(index)) => Ok(index),
             Ok(Document::Manifest(_)) => Err(ImageError::NotALayout { dir: self.dir.clone() }),
-            Err(ImageError::BadDocument { what, .. }) => Err(ImageError::BadFile { path, what }),
-            Err(other) => Err(other),
+            Err(DocumentError::Malformed { what, .. }) => Err(ImageError::BadFile { path, what }),
+            Err(other) => Err(other.into()),
         }
     }
 }

@@ -1,51 +1,42 @@
-//! Images as data: names, platforms, configs, manifests, indexes, and reading them from layouts.
+//! Images that arrive and leave: read from layouts, archives, registries and the store, unpacked,
+//! compared, pushed.
 //!
-//! Documents that come from outside keep their bytes: they are hashed and stored as received, and
-//! read into [`Manifest`], [`Index`] and [`Config`] beside that. Documents of our own go through
-//! [`canonical_json`].
+//! Comes in: a name, a layout or an archive. Goes out: an [`Image`], whose documents and layers are
+//! in the store.
 //!
 //! # Not here
 //!
-//! Making blobs of layers and writing archives: [`crate::export`].
+//! The documents themselves: [`crate::oci`]. Making blobs of layers and writing archives:
+//! [`crate::export`].
 
 mod archive;
 mod compare;
-mod config;
 mod error;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod import;
-mod json;
 mod layout;
-mod manifest;
-mod platform;
 mod push;
 mod receive;
 mod receive_layers;
-mod reference;
 mod remote;
 mod stored;
 mod tee;
 mod unpack;
 mod workers;
 
-use crate::store::{Digest, Layer};
+use crate::oci::{Config, Descriptor, Digest, Platform};
+use crate::store::Layer;
 
-pub use crate::store::Descriptor;
 pub use archive::{LayoutArchive, Loaded, load_archive};
 pub use compare::{Difference, Differences, FileDifference, Presence, compare};
-pub use config::{Config, HISTORY_COMMENT, History};
 pub use error::ImageError;
 pub use fetch::{Closure, Selector, fetch, survey};
 pub use import::{ImportOptions, import_rootfs};
-pub use json::canonical_json;
-pub use layout::{CONTAINERD_NAME, LayoutRef, LayoutSource, REF_NAME, load_layout};
-pub use manifest::{Document, Index, Manifest, media_type};
-pub use platform::{ARCHITECTURES, OSES, Platform, PlatformParseError, VARIANTS};
+pub use layout::{LayoutRef, LayoutSource, load_layout};
 pub use push::push;
 pub use receive::{BlobSource, document, receive};
-pub use reference::{DEFAULT_TAG, Reference, ReferenceError};
 pub use remote::{
     ACCEPT, NoProgress, Offline, PullProgress, RegistrySource, Remembered, ResolvedRef, look_up,
     pull, remembered,

@@ -5,12 +5,13 @@
 //! their digests, and the tags at last: a push that is killed leaves nothing that anyone could
 //! pull.
 
+use super::ImageError;
 use super::fetch::Closure;
 use super::remote::{ACCEPT, PullProgress, origins, remember_origin, report_step};
 use super::workers::side_by_side;
-use super::{Descriptor, ImageError};
+use crate::oci::{Descriptor, Digest};
 use crate::registry::Remote;
-use crate::store::{Digest, Store};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use std::io::{self, Read, Seek as _, SeekFrom};
 

@@ -6,8 +6,9 @@
 //! store has is not read again.
 
 use super::receive_layers::receive_layers;
-use super::{Config, Document, Image, ImageError, ImageLayer, Manifest, Platform};
-use crate::store::{DOCUMENT_MAX, Descriptor, Digest, Store, StoreError};
+use super::{Image, ImageError, ImageLayer};
+use crate::oci::{Config, Descriptor, Digest, Document, DocumentError, Manifest, Platform};
+use crate::store::{DOCUMENT_MAX, Store, StoreError};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeSet;
 use std::io::{Read, Write as _};
@@ -63,7 +64,7 @@ pub fn receive(
             wanted: platform.clone(),
             available: Vec::new(),
         })?;
-    let diff_ids = config.diff_ids().map_err(|e| ImageError::BadDocument {
+    let diff_ids = config.diff_ids().map_err(|e| DocumentError::Malformed {
         digest: manifest.config.digest,
         what: e.to_string(),
     })?;
@@ -137,10 +138,11 @@ impl Search<'_> {
                 descriptor.annotations.clear();
                 Ok(Some((descriptor, *manifest, config)))
             }
-            Document::Index(_) if depth >= NESTING_MAX => Err(ImageError::BadDocument {
+            Document::Index(_) if depth >= NESTING_MAX => Err(DocumentError::Malformed {
                 digest: descriptor.digest,
                 what: format!("indexes nest deeper than {NESTING_MAX}"),
-            }),
+            }
+            .into()),
             Document::Index(index) => {
                 for candidate in index.candidates(self.platform) {
                     let fits = candidate.platform.is_some();
@@ -148,7 +150,7 @@ impl Search<'_> {
                         continue;
                     }
                     match self.choose(candidate, !fits, depth + 1) {
-                        Ok(None) | Err(ImageError::NoImage { .. }) => {}
+                        Ok(None) | Err(ImageError::Document(DocumentError::NotAnImage { .. })) => {}
                         other => return other,
                     }
                 }

@@ -10,9 +10,12 @@
 //! The protocol: [`crate::registry`]. Sending images: [`super::push`].
 
 use super::receive::{BlobSource, receive};
-use super::{Descriptor, Document, Image, ImageError, Platform, Reference, media_type};
+use super::{Image, ImageError};
+use crate::oci::{
+    DEFAULT_TAG, Descriptor, Digest, Document, DocumentError, Platform, Reference, media_type,
+};
 use crate::registry::{BlobReader, RegistryError, Remote, Repository};
-use crate::store::{Digest, Store};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
@@ -153,7 +156,7 @@ pub enum Offline {
 ///
 /// # Errors
 ///
-/// [`ImageError::Registry`]; [`ImageError::Schema1`] for the format Docker gave up.
+/// [`ImageError::Registry`]; [`DocumentError::Schema1`] for the format Docker gave up.
 pub fn look_up(
     store: &Store,
     remote: &Remote,
@@ -163,10 +166,10 @@ pub fn look_up(
     if let Some(digest) = name.digest() {
         return Ok(ResolvedRef { descriptor: pinned(store, remote, digest)?, outage: None });
     }
-    let tag = name.tag().unwrap_or(super::DEFAULT_TAG);
+    let tag = name.tag().unwrap_or(DEFAULT_TAG);
     match remote.resolve(tag, ACCEPT) {
         Ok(descriptor) if descriptor.media_type.starts_with(SCHEMA_1) => {
-            Err(ImageError::Schema1 { digest: descriptor.digest })
+            Err(DocumentError::Schema1 { digest: descriptor.digest }.into())
         }
         Ok(descriptor) => {
             // Manifests are few and small; one that is here saves the next build's request.

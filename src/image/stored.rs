@@ -1,10 +1,11 @@
 //! Images that are in the store already.
 
 use super::receive::{BlobSource, choose, document, receive};
-use super::{
-    Config, Descriptor, Document, Image, ImageError, ImageLayer, Manifest, Platform, Reference,
+use super::{Image, ImageError, ImageLayer};
+use crate::oci::{
+    Config, Descriptor, Digest, Document, DocumentError, Manifest, Platform, Reference,
 };
-use crate::store::{Digest, Layer, Store, Tagged};
+use crate::store::{Layer, Store, Tagged};
 use crate::sys::cancel::Cancel;
 use std::io::Read;
 
@@ -112,7 +113,7 @@ pub fn layers_of(store: &Store, diff_ids: &[Digest]) -> Result<Vec<Option<Layer>
 ///
 /// # Errors
 ///
-/// [`ImageError::NoImage`] for an artifact, or others where one is missing or damaged.
+/// [`DocumentError::NotAnImage`] for an artifact, or others where one is missing or damaged.
 pub fn read(
     store: &Store,
     descriptor: &Descriptor,
@@ -121,7 +122,7 @@ pub fn read(
     let (descriptor, manifest) = manifest(store, descriptor, platform)?;
     let (digest, media_type) = (descriptor.digest, &manifest.config.media_type);
     if !manifest.is_image() {
-        return Err(ImageError::NoImage { digest, media_type: media_type.clone() });
+        return Err(DocumentError::NotAnImage { digest, media_type: media_type.clone() }.into());
     }
     let bytes = document(store, &StoreSource(store), &manifest.config)?;
     let config = Config::parse(&bytes, &manifest.config.digest)?;
@@ -155,10 +156,11 @@ pub fn manifest(
             }
         }
     }
-    Err(ImageError::BadDocument {
+    Err(DocumentError::Malformed {
         digest: descriptor.digest,
         what: "indexes nest too deep".to_owned(),
-    })
+    }
+    .into())
 }
 
 /// Returns an image of which the store has all: its documents and its unpacked layers; `None` where

@@ -3,7 +3,8 @@
 use super::fixture::{Layout, gzip, store, tar_of};
 use super::import::DEFAULT_PATH;
 use super::*;
-use crate::store::{Descriptor, Store};
+use crate::oci::{Descriptor, Index, Manifest, Reference, canonical_json, media_type};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use std::fs;
 use std::path::Path;

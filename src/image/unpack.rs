@@ -2,7 +2,8 @@
 
 use super::{BlobSource, ImageError};
 use crate::layer::{self, LayerError, Scan, ScanOptions, Stack, UnpackOptions, XattrSpace};
-use crate::store::{self, Descriptor, Digest, Layer, LayerId, Store};
+use crate::oci::{Descriptor, Digest};
+use crate::store::{self, Layer, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use std::fs::{self, File};
 use std::io::Read;

@@ -8,11 +8,11 @@ use super::transfers::Pulls;
 use crate::dockerfile::address::Address;
 use crate::dockerfile::git_url::GitUrl;
 use crate::image::{
-    self, BlobSource, Image, ImageError, LayoutRef, LayoutSource, Platform, Reference, StoreSource,
-    receive, remembered,
+    self, BlobSource, Image, ImageError, LayoutRef, LayoutSource, StoreSource, receive, remembered,
 };
+use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::plan::{Resolved, Resolver};
-use crate::store::{Descriptor, Digest, Store, StoreError, Tagged};
+use crate::store::{Store, StoreError, Tagged};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
 use std::error::Error;

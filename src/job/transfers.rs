@@ -8,12 +8,13 @@
 use super::failure::{self, Class, Failure};
 use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
 use crate::image::{
-    self, Closure, Descriptor, Image, ImageError, Offline, Platform, PullProgress, Reference,
-    ResolvedRef, Selector, StoreSource, load_stored, media_type,
+    self, Closure, Image, ImageError, Offline, PullProgress, ResolvedRef, Selector, StoreSource,
+    load_stored,
 };
+use crate::oci::{Descriptor, Digest, DocumentError, Platform, Reference, media_type};
 use crate::progress::{self, Event, Progress, Vertex};
 use crate::registry::{Client, RegistryError, Remote};
-use crate::store::{Digest, Store};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 
 /// Shows blobs as parts of a vertex.
@@ -237,8 +238,10 @@ impl Pushes<'_> {
         let is_packed = |blob: &Descriptor| {
             !matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER)
         };
-        let is_artifact =
-            matches!(image::read(store, &whole.top, wanted), Err(ImageError::NoImage { .. }));
+        let is_artifact = matches!(
+            image::read(store, &whole.top, wanted),
+            Err(ImageError::Document(DocumentError::NotAnImage { .. }))
+        );
         if is_artifact || whole.blobs.iter().all(is_packed) {
             return Ok(whole);
         }

@@ -22,7 +22,8 @@ use super::block_cut::{BlockCutter, MAX, Policy, Step};
 use super::encode::{Encoder, encoding};
 use super::estargz::{END, TAR_SIZE, TOC_DIGEST, Toc, footer};
 use super::pack::{Packed, TarOptions, Wanted, pack};
-use crate::store::{Block, Digest, KnownBlocks, Sum, TarFacts};
+use crate::oci::{Digest, media_type};
+use crate::store::{Block, KnownBlocks, Sum, TarFacts};
 use crate::sys::cancel::Cancel;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
@@ -74,9 +75,9 @@ impl Compression {
     /// Source: OCI image specification, "Layer media types".
     pub fn media_type(self) -> &'static str {
         match self {
-            Self::Uncompressed => "application/vnd.oci.image.layer.v1.tar",
-            Self::Gzip(_) | Self::Estargz(_) => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Self::Zstd(_) => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Self::Uncompressed => media_type::OCI_LAYER,
+            Self::Gzip(_) | Self::Estargz(_) => media_type::OCI_LAYER_GZIP,
+            Self::Zstd(_) => media_type::OCI_LAYER_ZSTD,
         }
     }
 }

@@ -303,7 +303,7 @@ fn records(mut bytes: &[u8]) -> Vec<(&[u8], &[u8])> {
 }
 
 fn digest(hash: Sha256) -> String {
-    crate::store::Digest::from_bytes(hash.finalize().into()).to_string()
+    crate::oci::Digest::from_bytes(hash.finalize().into()).to_string()
 }
 
 /// As Go writes bytes in JSON.

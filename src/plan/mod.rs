@@ -40,7 +40,7 @@ use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::env::Env;
 use crate::dockerfile::errors::Error as DockerfileError;
 use crate::dockerfile::lint::StageFacts;
-use crate::image::{Config, Platform};
+use crate::oci::{Config, Platform};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::dockerfile::env::DEFAULT_PATH;

@@ -6,7 +6,7 @@ use crate::dockerfile::ast::{Command, Instruction, Lines, Stage as Ast, Word};
 use crate::dockerfile::env::Env;
 use crate::dockerfile::errors::{Error, ErrorKind};
 use crate::dockerfile::lint::{self, ImageFacts, StageFacts};
-use crate::image::{Config, Platform, Reference};
+use crate::oci::{Config, Platform, Reference};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 

@@ -4,7 +4,7 @@ use super::step::{Files, StepId};
 use crate::dockerfile::ast::{self, CommandLine};
 use crate::dockerfile::env::Env;
 use crate::dockerfile::golang;
-use crate::image::{Config, HISTORY_COMMENT, History, Platform};
+use crate::oci::{Config, HISTORY_COMMENT, History, Platform};
 use std::collections::BTreeMap;
 
 /// The shell of shell forms where SHELL says nothing.

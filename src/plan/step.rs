@@ -1,7 +1,7 @@
 //! What a plan is made of: steps, what each reads, and the image at the end.
 
 use crate::dockerfile::address::Address;
-use crate::image::{Config, Platform};
+use crate::oci::{Config, Platform};
 
 /// The index of a step in [`Plan::steps`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

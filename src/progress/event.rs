@@ -1,6 +1,6 @@
 //! What can be reported.
 
-use crate::store::Digest;
+use crate::oci::Digest;
 use serde::{Serialize, Serializer};
 
 /// Something that happened in a build.

@@ -31,7 +31,7 @@ mod tail;
 mod tally;
 mod tty;
 
-use crate::store::Digest;
+use crate::oci::Digest;
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;

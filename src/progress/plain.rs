@@ -14,7 +14,7 @@
 use super::clean::clean_line;
 use super::pace::{Pace, short};
 use super::{Event, Outcome, Quietly, Renderer, Vertex, Warning, seconds};
-use crate::store::Digest;
+use crate::oci::Digest;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -4,7 +4,7 @@
 
 use super::event::base64;
 use super::{Event, Outcome, Quietly, Renderer, Stream, Vertex, Warning};
-use crate::store::Digest;
+use crate::oci::Digest;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Counting towards the status of a vertex, from any thread.
 
 use super::{Event, Outcome, Progress, Vertex};
-use crate::store::Digest;
+use crate::oci::Digest;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 

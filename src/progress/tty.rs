@@ -7,7 +7,7 @@
 use super::clean::{clean_line, fit, width};
 use super::pace::{Pace, short};
 use super::{Counts, Event, Outcome, Quietly, Renderer, TerminalSize, Vertex, Warning, seconds};
-use crate::store::Digest;
+use crate::oci::Digest;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use jiff::Timestamp;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use super::client::{Remote, pull_scope};
 use super::pace::Paced;
 use super::transport::{Request, Response};
 use super::{RegistryError, is_loopback};
-use crate::store::Descriptor;
+use crate::oci::Descriptor;
 use std::fmt;
 use std::io::{self, Read};
 use ureq::BodyReader;

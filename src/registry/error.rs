@@ -1,6 +1,7 @@
 //! What can go wrong with a registry. No message holds a credential, a token or a query string.
 
-use crate::store::{DOCUMENT_MAX, Digest};
+use crate::oci::Digest;
+use crate::store::DOCUMENT_MAX;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -10,7 +10,7 @@ use super::auth::encoded;
 use super::client::Remote;
 use super::host::Host;
 use super::transport::{Address, Failed, Payload, Request, Response, resolve};
-use crate::store::{Descriptor, Digest};
+use crate::oci::{Descriptor, Digest};
 use std::io::{self, Read};
 use ureq::http::Method;
 

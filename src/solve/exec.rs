@@ -12,13 +12,14 @@ use super::trees::{LowerDir, Stack, Trees};
 use super::{Cause, FailedStep, Job, disk_guard};
 use crate::copy;
 use crate::layer::{Now, Time};
+use crate::oci::Digest;
 use crate::plan::{Files, Network, Op, Run, Security, StepId, Tree};
 use crate::progress;
 use crate::sandbox::{
     self, Ids, Lineage, NetworkMode, OsBytes, RunSpec, SandboxPolicy, Stdio, Stream, Usage,
 };
 use crate::snapshot::{self, Scratch, XattrSpace};
-use crate::store::{self, ChainId, Digest};
+use crate::store::{self, ChainId};
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};

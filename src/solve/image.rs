@@ -2,8 +2,8 @@
 
 use super::{Job, Solved};
 use crate::image::{Image, ImageLayer};
+use crate::oci::Digest;
 use crate::plan::{Files, StepId};
-use crate::store::Digest;
 use jiff::Timestamp;
 
 /// The time of an image in which nothing has a time: no step of it ever ran.

@@ -7,8 +7,8 @@ use crate::context::{SelectOptions, Source};
 use crate::copy::Selection;
 use crate::dockerfile::address::{Address, AddressError};
 use crate::dockerfile::git_url::GitUrl;
+use crate::oci::Digest;
 use crate::plan::Copy;
-use crate::store::Digest;
 
 /// Fetches a file from a web address, unless the one that is here is still current.
 pub(super) fn download(

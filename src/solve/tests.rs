@@ -4,7 +4,7 @@
 use super::{Counts, Job, Observer, Options, StepReport, solve};
 use crate::context::Source;
 use crate::dockerfile;
-use crate::image::Platform;
+use crate::oci::Platform;
 use crate::plan::{self, NoCache, Resolved, Resolver};
 use crate::progress::Progress;
 use crate::sandbox::{Sandbox, SandboxOptions, SandboxPolicy};

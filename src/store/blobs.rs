@@ -1,6 +1,7 @@
 //! Blobs: bytes named by their sha256.
 
-use super::{Digest, IoContext as _, Session, Store, StoreError};
+use super::{IoContext as _, Session, Store, StoreError};
+use crate::oci::Digest;
 use crate::sys::fault;
 use crate::sys::writeback::Flowing;
 use sha2::Digest as _;

@@ -16,7 +16,8 @@
 //! An index is worth nothing without its blob: one whose blob is gone is removed when it is come
 //! across, and garbage collection may remove any at any time. One that is damaged is a miss.
 
-use super::{Digest, Store};
+use super::Store;
+use crate::oci::Digest;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;

@@ -1,6 +1,7 @@
 //! Unpacked layers: each once, immutable, shared by every image and build that uses it.
 
-use super::{ContentId, Digest, IoContext as _, LayerId, Store, StoreError};
+use super::{ContentId, IoContext as _, LayerId, Store, StoreError};
+use crate::oci::Digest;
 use crate::sys::fault;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

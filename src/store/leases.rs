@@ -12,7 +12,8 @@
 //! The kernel drops the locks of a process however that ends. A look-up counts as a use: it sets
 //! the thing's modification time, which collection goes by.
 
-use super::{Digest, IoContext as _, Store, StoreError};
+use super::{IoContext as _, Store, StoreError};
+use crate::oci::Digest;
 use crate::sys::fault;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use std::collections::BTreeMap;

@@ -51,14 +51,14 @@
 mod blobs;
 mod blocks;
 mod cache_mounts;
-mod descriptor;
-mod digest;
+mod ids;
 mod layers;
 mod leases;
 mod locks;
 mod refs;
 mod session;
 
+use crate::oci::Digest;
 use crate::sys::cancel::Cancel;
 use crate::sys::fault;
 use std::ffi::CString;
@@ -74,8 +74,7 @@ use std::time::Duration;
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use blocks::{Block, KnownBlocks, Sum};
 pub use cache_mounts::{KnownMount, MountName, Placed, SeizedMount};
-pub use descriptor::Descriptor;
-pub use digest::{ChainId, ContentId, Digest, DigestParseError, Key, LayerId, TimesId};
+pub use ids::{ChainId, ContentId, Key, LayerId, TimesId};
 pub use layers::{DeltaBase, Diff, LISTING, Layer, LayerBlob, LayerMeta, TarFacts};
 pub use leases::CollectResult;
 pub use locks::StepLock;

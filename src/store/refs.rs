@@ -1,14 +1,13 @@
 //! Image names: the entries of `index.json`.
 
-use super::{Descriptor, Digest, IoContext as _, Store, StoreError};
+use super::{IoContext as _, Store, StoreError};
+use crate::oci::{Descriptor, Digest, annotation::REF_NAME};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
 pub(super) const EMPTY_INDEX: &[u8] =
     b"{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
-
-const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// An image of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +40,9 @@ impl Store {
             .manifests
             .into_iter()
             // One without a name is collected like any cache.
-            .filter(|d| d.annotations.contains_key(NAME) || self.has_blob(&d.digest))
+            .filter(|d| d.annotations.contains_key(REF_NAME) || self.has_blob(&d.digest))
             .map(|descriptor| Tagged {
-                name: descriptor.annotations.get(NAME).cloned(),
+                name: descriptor.annotations.get(REF_NAME).cloned(),
                 descriptor,
             })
             .collect();
@@ -58,7 +57,10 @@ impl Store {
     /// As [`images`](Self::images).
     pub fn resolve(&self, name: &str) -> Result<Option<Descriptor>, StoreError> {
         let index = self.read_index()?;
-        Ok(index.manifests.into_iter().find(|d| d.annotations.get(NAME).is_some_and(|n| n == name)))
+        Ok(index
+            .manifests
+            .into_iter()
+            .find(|d| d.annotations.get(REF_NAME).is_some_and(|n| n == name)))
     }
 
     /// Gives the image a full name, taking it from the image that had it. Writes nothing where the
@@ -69,7 +71,7 @@ impl Store {
     /// [`StoreError::Io`]; the old names stay then.
     pub fn tag(&self, name: &str, descriptor: &Descriptor) -> Result<(), StoreError> {
         let mut wanted = descriptor.clone();
-        wanted.annotations.insert(NAME.to_owned(), name.to_owned());
+        wanted.annotations.insert(REF_NAME.to_owned(), name.to_owned());
         if self.resolve(name)?.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -77,7 +79,7 @@ impl Store {
         self.edit_index(|manifests| {
             // With a name it is no longer one without.
             let digest = wanted.digest;
-            manifests.retain(|d| match d.annotations.get(NAME) {
+            manifests.retain(|d| match d.annotations.get(REF_NAME) {
                 Some(other) => other != name,
                 None => d.digest != digest,
             });
@@ -115,7 +117,7 @@ impl Store {
         let mut was_there = false;
         self.edit_index(|manifests| {
             manifests.retain(|d| {
-                let is_it = d.digest == *digest && !d.annotations.contains_key(NAME);
+                let is_it = d.digest == *digest && !d.annotations.contains_key(REF_NAME);
                 was_there |= is_it;
                 !is_it
             });
@@ -132,7 +134,7 @@ impl Store {
         let mut removed = None;
         self.edit_index(|manifests| {
             manifests.retain(|d| {
-                let is_it = d.annotations.get(NAME).is_some_and(|n| n == name);
+                let is_it = d.annotations.get(REF_NAME).is_some_and(|n| n == name);
                 if is_it {
                     removed = Some(d.clone());
                 }
@@ -152,9 +154,11 @@ impl Store {
         let _held = self.lock("index", || {})?;
         let mut index = self.read_index()?;
         edit(&mut index.manifests);
-        index.manifests.retain(|d| d.annotations.contains_key(NAME) || self.has_blob(&d.digest));
+        index
+            .manifests
+            .retain(|d| d.annotations.contains_key(REF_NAME) || self.has_blob(&d.digest));
         index.manifests.sort_by(|a, b| {
-            (a.annotations.get(NAME), a.digest).cmp(&(b.annotations.get(NAME), b.digest))
+            (a.annotations.get(REF_NAME), a.digest).cmp(&(b.annotations.get(REF_NAME), b.digest))
         });
         let json = serde_json::to_vec(&index).expect("an index is plain data");
         self.write_file(Path::new("index.json"), &json)
@@ -164,7 +168,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Digest;
+    use crate::oci::Digest;
 
     #[test]
     fn a_name_moves_to_the_image_tagged_last() {

@@ -275,7 +275,7 @@ fn settle(root: &Path, session: &Path, same_boot: bool) -> Result<(), StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Digest;
+    use crate::oci::Digest;
 
     #[test]
     fn a_closed_session_leaves_nothing() {

@@ -96,7 +96,7 @@ fn copying_and_hashing_a_blob_of_a_layout() {
     let hex = "0".repeat(64);
     endless_file(&blobs.join(&hex));
     let put = |name: &str, document: String| {
-        let digest = builder::store::Digest::of(document.as_bytes());
+        let digest = builder::oci::Digest::of(document.as_bytes());
         fs::write(blobs.join(digest.to_hex()), &document).unwrap();
         let media_type = format!("application/vnd.oci.image.{name}+json");
         format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{}}}"#, document.len())

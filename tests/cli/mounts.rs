@@ -1,7 +1,7 @@
 //! `builder mounts`: cache mounts go from machine to machine.
 
 use crate::kit::{Kit, users};
-use builder::store::Digest;
+use builder::oci::Digest;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;

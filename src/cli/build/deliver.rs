@@ -5,13 +5,13 @@ use super::request::Request;
 use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure};
 use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Push};
-use crate::image::{self, DEFAULT_TAG, Image, Reference, Selector, StoreSource, canonical_json};
+use crate::image::{self, Image, Selector, StoreSource};
 use crate::job::transfers::{self, Pushes};
+use crate::oci::{DEFAULT_TAG, Digest, Reference, canonical_json};
 use crate::plan::Plan;
 use crate::progress::Vertex;
 use crate::registry::Client;
 use crate::solve::{self, Job};
-use crate::store::Digest;
 
 /// Says what is wrong with an output that is pushed.
 pub(super) fn check_push(spec: &OutputSpec, tags: &[Reference]) -> Result<(), String> {

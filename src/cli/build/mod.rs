@@ -35,12 +35,13 @@ use crate::history::{BuildId, BuildRecord, History, Outcome};
 use crate::image::Image;
 use crate::job::resolve::Images;
 use crate::job::transfers::Pulls;
+use crate::oci::Digest;
 use crate::plan::Plan;
 use crate::progress::{LogLimits, Mode, Output, Progress};
 use crate::registry::Client;
 use crate::sandbox::Sandbox;
 use crate::solve::{self, Audited, Job, SolveError};
-use crate::store::{Digest, Store};
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 

@@ -9,7 +9,7 @@
 //! pages.
 
 use crate::cli::parse_args;
-use crate::image::Platform;
+use crate::oci::Platform;
 
 /// Flags of other programs, none of which changes what is built.
 #[derive(Debug, Clone, Default, clap::Args)]

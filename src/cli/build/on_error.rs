@@ -8,7 +8,7 @@
 use crate::cli::Environment;
 use crate::cli::failure::{self, Class, Failure};
 use crate::export::{self, OutputKind, OutputSpec};
-use crate::image::Reference;
+use crate::oci::Reference;
 use crate::progress::{Outcome, Vertex};
 use crate::sandbox::Stdio;
 use crate::solve::{Cause, FailedStep, Job, StepReport};

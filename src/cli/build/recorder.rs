@@ -7,9 +7,9 @@ use crate::history::{
     StepRecord,
 };
 use crate::image::Image;
+use crate::oci::Digest;
 use crate::plan::{Files, Plan, Tree};
 use crate::solve::{self, Observer, StepEnd, StepReport};
-use crate::store::Digest;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};

@@ -15,9 +15,10 @@ use crate::export::{
     Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, PackOptions, SpecError,
 };
 use crate::history::About;
-use crate::image::{Image, Platform, Reference};
+use crate::image::Image;
 use crate::job::resolve::{Images, NamedContext, context_name};
 use crate::job::sources;
+use crate::oci::{Platform, Reference};
 use crate::plan::{self, Mount, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
 use crate::sandbox::{DEFAULT_HOSTNAME, NetworkMode, Sandbox, SandboxPolicy};

@@ -20,9 +20,10 @@ use super::limits::LimitArgs;
 use super::parse_args::PullPolicy;
 use super::security::SecurityArgs;
 use super::{parse_args, platforms, registry, step_error};
-use crate::image::{Image, Platform};
+use crate::image::Image;
 use crate::job::resolve::Images;
 use crate::job::transfers::{self, PullFailed, Pulls};
+use crate::oci::Platform;
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
 use crate::sandbox::{

@@ -16,8 +16,8 @@
 use super::{Access, RemoteError};
 use crate::copy::FileTime;
 use crate::dockerfile::address::Address;
+use crate::oci::Digest;
 use crate::registry::resolve_location;
-use crate::store::Digest;
 use crate::sys::cancel::{Cancel, Stoppable};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;

@@ -19,7 +19,7 @@ pub use stream::{DOCKERFILE_MAX, StreamContext, read_stream};
 
 use crate::dockerfile::address::AddressError;
 use crate::layer::LayerError;
-use crate::store::Digest;
+use crate::oci::Digest;
 use std::io;
 use std::path::PathBuf;
 

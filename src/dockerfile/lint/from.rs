@@ -10,7 +10,7 @@ use crate::dockerfile::ast::{Command, Stage, Word};
 use crate::dockerfile::env::{self, Env};
 use crate::dockerfile::expand::{ExpandError, Expanded, Lexer};
 use crate::dockerfile::golang::quote;
-use crate::image::{Platform, Reference};
+use crate::oci::{Platform, Reference};
 use std::collections::BTreeMap;
 
 pub(super) fn check(input: &Input<'_>, report: &mut Findings) {

@@ -38,7 +38,7 @@ mod tests;
 use super::ast::{Dockerfile, Instruction, Lines, Origin, Span, Word};
 use super::env::Env;
 use super::ignore::Matcher;
-use crate::image::Platform;
+use crate::oci::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use copies::looks_secret;

@@ -4,7 +4,7 @@ use super::{Finding, Input, Options, check, violation};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::ignore::Matcher;
 use crate::dockerfile::parse;
-use crate::image::{Config, Platform};
+use crate::oci::{Config, Platform};
 use crate::plan::{NoCache, Request, Resolved, Resolver, Scope, Survey, platform_args};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -22,7 +22,7 @@ impl Resolver for Images {
         let bare = name.split([':', '@']).next().unwrap_or_default();
         let mut config = Config::empty(platform);
         config.set_env("HOME", "/root");
-        config.set_diff_ids(&[crate::store::Digest::of(b"layer")]);
+        config.set_diff_ids(&[crate::oci::Digest::of(b"layer")]);
         match bare {
             "unknown" => return Ok(Resolved::Unknown),
             "shelly" => config.set_shell(&["/bin/bash".to_owned(), "-c".to_owned()]),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::layer::{Compression, Effort, compress};
-use crate::store::{Digest, KnownBlocks};
+use crate::oci::Digest;
+use crate::store::KnownBlocks;
 use crate::sys::cancel::Cancel;
 use serde_json::Value;
 use std::io::Read as _;

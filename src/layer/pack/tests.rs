@@ -1,6 +1,6 @@
 use super::*;
 use crate::layer::{ScanOptions, scan};
-use crate::store::Digest;
+use crate::oci::Digest;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr, utimensat};
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,9 +1,9 @@
 //! Steps as the progress shows them.
 
 use super::Coordinator;
+use crate::oci::Digest;
 use crate::plan::{Files, StepId, Tree};
 use crate::progress::Vertex;
-use crate::store::Digest;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn show_bases(&self) {

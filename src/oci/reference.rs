@@ -2,7 +2,7 @@
 //!
 //! Source: `distribution/reference` (grammar and normalisation of familiar names).
 
-use crate::store::Digest;
+use super::Digest;
 use std::fmt;
 use std::str::FromStr;
 
@@ -79,11 +79,11 @@ impl Reference {
     /// # Examples
     ///
     /// ```
-    /// use builder::image::Reference;
+    /// use builder::oci::Reference;
     /// let name: Reference = "debian:12".parse()?;
     /// assert_eq!(name.to_string(), "docker.io/library/debian:12");
     /// assert_eq!(name.familiar(), "debian:12");
-    /// # Ok::<(), builder::image::ReferenceError>(())
+    /// # Ok::<(), builder::oci::ReferenceError>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         let invalid = |what| ReferenceError::Invalid { text: text.to_owned(), what };

@@ -1,8 +1,9 @@
-//! The identities things are filed under, each its own type so that they cannot be mixed.
+//! Digests: 32 bytes of hash with their text form, each kind its own type so that none is taken
+//! for another.
+//!
+//! Source: OCI image specification 1.1, "descriptor.md", section "Digests".
 
-use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::str::FromStr;
 
 /// A string that is not a `sha256:` digest, or no 64-digit hexadecimal identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +15,8 @@ pub struct DigestParseError {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Writes 64 lower-case hexadecimal digits.
+pub(crate) fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut out = [0u8; 64];
     for (i, byte) in bytes.iter().enumerate() {
         out[2 * i] = HEX[usize::from(byte >> 4)];
@@ -23,7 +25,8 @@ fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(std::str::from_utf8(&out).expect("hexadecimal digits are ASCII"))
 }
 
-fn parse_hex(text: &str) -> Option<[u8; 32]> {
+/// Reads 64 lower-case hexadecimal digits.
+pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
     if digits.len() != 64 {
         return None;
@@ -40,10 +43,12 @@ fn parse_hex(text: &str) -> Option<[u8; 32]> {
     Some(out)
 }
 
-macro_rules! identity {
+/// Defines a type of 32-byte hashes whose text is a prefix and 64 lower-case hexadecimal digits.
+macro_rules! hash_type {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(serde::Serialize, serde::Deserialize)]
         #[serde(into = "String", try_from = "String")]
         pub struct $name([u8; 32]);
 
@@ -65,27 +70,27 @@ macro_rules! identity {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str($prefix)?;
-                write_hex(&self.0, f)
+                $crate::oci::write_hex(&self.0, f)
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 write!(f, "{self}")
             }
         }
 
-        impl FromStr for $name {
-            type Err = DigestParseError;
+        impl std::str::FromStr for $name {
+            type Err = $crate::oci::DigestParseError;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 text.strip_prefix($prefix)
-                    .and_then(parse_hex)
+                    .and_then($crate::oci::parse_hex)
                     .map(Self)
-                    .ok_or_else(|| DigestParseError { text: text.to_owned() })
+                    .ok_or_else(|| $crate::oci::DigestParseError { text: text.to_owned() })
             }
         }
 
@@ -96,7 +101,7 @@ macro_rules! identity {
         }
 
         impl TryFrom<String> for $name {
-            type Error = DigestParseError;
+            type Error = $crate::oci::DigestParseError;
 
             fn try_from(text: String) -> Result<Self, Self::Error> {
                 text.parse()
@@ -105,72 +110,20 @@ macro_rules! identity {
     };
 }
 
-identity!(
+pub(crate) use hash_type;
+
+hash_type!(
     /// The sha256 of bytes as they are stored or sent, printed `sha256:<hex>`.
     ///
     /// Also the type of a `diff_id`, which is the sha256 of a layer's uncompressed tar.
     Digest,
     "sha256:"
 );
-identity!(
-    /// The hash (BLAKE3) of a layer's entries without times; see `layer::content`.
-    ContentId,
-    ""
-);
-identity!(
-    /// The hash (BLAKE3) of a layer's entries with their times: the name of its directory in the
-    /// store.
-    LayerId,
-    ""
-);
-identity!(
-    /// The hash (BLAKE3) of the times that a step gave its entries on purpose; see
-    /// `layer::content`.
-    TimesId,
-    ""
-);
-identity!(
-    /// The hash (BLAKE3) of a stack's content ids, and of the times that its steps set, from the
-    /// bottom up: which files a step starts from.
-    ChainId,
-    ""
-);
-identity!(
-    /// What a cache record is filed under: the hash (BLAKE3) of a step's own inputs, without its
-    /// parent.
-    Key,
-    ""
-);
-
 impl Digest {
     /// Hashes `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
         Self(sha2::Sha256::digest(bytes).into())
-    }
-}
-
-impl ChainId {
-    /// The chain of no layers: `FROM scratch`.
-    pub fn scratch() -> Self {
-        Self(*blake3::hash(b"builder chain v1").as_bytes())
-    }
-
-    /// Returns the chain that `content` on top of `self` makes.
-    #[must_use]
-    pub fn with(&self, content: &ContentId) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.0).update(content.as_bytes());
-        Self(*hasher.finalize().as_bytes())
-    }
-
-    /// Returns the chain whose topmost step set these times; the same chain where it set none.
-    #[must_use]
-    pub fn with_times(&self, times: Option<&TimesId>) -> Self {
-        let Some(times) = times else { return *self };
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.0).update(b"times").update(times.as_bytes());
-        Self(*hasher.finalize().as_bytes())
     }
 }
 
@@ -193,20 +146,5 @@ mod tests {
         for text in ["sha256:ABC", "", "sha512:00", &format!("sha256:{}", "G".repeat(64))] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn times_that_were_set_make_another_chain() {
-        let chain = ChainId::scratch().with(&ContentId::from_bytes([1; 32]));
-        assert_eq!(chain.with_times(None), chain);
-        let (a, b) = (TimesId::from_bytes([1; 32]), TimesId::from_bytes([2; 32]));
-        assert_ne!(chain.with_times(Some(&a)), chain);
-        assert_ne!(chain.with_times(Some(&a)), chain.with_times(Some(&b)));
-    }
-
-    #[test]
-    fn the_order_of_layers_matters_to_a_chain() {
-        let (a, b) = (ContentId::from_bytes([1; 32]), ContentId::from_bytes([2; 32]));
-        assert_ne!(ChainId::scratch().with(&a).with(&b), ChainId::scratch().with(&b).with(&a));
     }
 }

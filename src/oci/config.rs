@@ -4,8 +4,7 @@
 //! `Healthcheck`, `OnBuild`, `Shell` and `ArgsEscaped`.
 
 use super::json::object;
-use super::{ImageError, Platform, canonical_json};
-use crate::store::Digest;
+use super::{Digest, DigestParseError, DocumentError, Platform, canonical_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -69,9 +68,9 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ImageError::BadDocument`] for what is not a JSON object.
-    pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
-        let bad = |what: String| ImageError::BadDocument { digest: *digest, what };
+    /// [`DocumentError::Malformed`] for what is not a JSON object.
+    pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, DocumentError> {
+        let bad = |what: String| DocumentError::Malformed { digest: *digest, what };
         let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         if !value.is_object() {
             return Err(bad("a config is a JSON object".to_owned()));
@@ -402,7 +401,7 @@ impl Config {
     /// # Errors
     ///
     /// The first text that is not a sha256 digest.
-    pub fn diff_ids(&self) -> Result<Vec<Digest>, crate::store::DigestParseError> {
+    pub fn diff_ids(&self) -> Result<Vec<Digest>, DigestParseError> {
         let ids =
             self.value.get("rootfs").and_then(|r| r.get("diff_ids")).and_then(Value::as_array);
         ids.into_iter().flatten().map(|id| id.as_str().unwrap_or("").parse()).collect()

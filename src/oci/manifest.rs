@@ -3,70 +3,11 @@
 //! Source: OCI image specification 1.1, "manifest.md", "image-index.md"; Docker's "Image Manifest
 //! Version 2, Schema 2".
 
-use super::{ImageError, Platform};
-use crate::store::{Descriptor, Digest};
+use super::annotation::ATTESTATION;
+use super::{Descriptor, Digest, DocumentError, Platform, media_type};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// Media types of the formats we read and write.
-pub mod media_type {
-    /// An OCI manifest.
-    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    /// An OCI index.
-    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-    /// An OCI config.
-    pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-    /// An OCI layer, uncompressed; `+gzip` and `+zstd` follow for the compressed ones.
-    pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-    /// A Docker manifest.
-    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-    /// A Docker manifest list.
-    pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-    /// A Docker config.
-    pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-    /// A Docker layer, uncompressed; `.gzip` and `.zstd` follow for the compressed ones.
-    pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
-    /// The prefix of Docker's layers that may not be distributed.
-    pub const DOCKER_FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
-
-    /// Returns the media type of a layer with a compression suffix: `""`, `"gzip"` or `"zstd"`.
-    pub fn layer(is_oci: bool, compression: &str) -> String {
-        match (is_oci, compression) {
-            (true, "") => OCI_LAYER.to_owned(),
-            (true, suffix) => format!("{OCI_LAYER}+{suffix}"),
-            (false, "") => DOCKER_LAYER.to_owned(),
-            (false, suffix) => format!("{DOCKER_LAYER}.{suffix}"),
-        }
-    }
-
-    /// Says whether an index is meant.
-    pub fn is_index(media_type: &str) -> bool {
-        matches!(media_type, OCI_INDEX | DOCKER_INDEX)
-    }
-
-    /// Returns the media type of the same thing in the other family, OCI for `is_oci`.
-    pub fn convert(media_type: &str, is_oci: bool) -> String {
-        let suffix = |text: &str| match text.rsplit_once(['+', '.']) {
-            Some((_, "gzip")) => "gzip",
-            Some((_, "zstd")) => "zstd",
-            _ => "",
-        };
-        match media_type {
-            OCI_MANIFEST | DOCKER_MANIFEST if is_oci => OCI_MANIFEST.to_owned(),
-            OCI_MANIFEST | DOCKER_MANIFEST => DOCKER_MANIFEST.to_owned(),
-            OCI_CONFIG | DOCKER_CONFIG if is_oci => OCI_CONFIG.to_owned(),
-            OCI_CONFIG | DOCKER_CONFIG => DOCKER_CONFIG.to_owned(),
-            text if text.starts_with(OCI_LAYER) || text.starts_with(DOCKER_LAYER) => {
-                layer(is_oci, suffix(text))
-            }
-            text => text.to_owned(),
-        }
-    }
-}
-
-/// What marks a manifest in an index as a statement about another one.
-pub(super) const ATTESTATION: &str = "vnd.docker.reference.type";
 
 /// The manifest of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,15 +115,15 @@ impl Document {
     ///
     /// # Errors
     ///
-    /// [`ImageError::BadDocument`] for damage, [`ImageError::Schema1`] for the format Docker gave
-    /// up, [`ImageError::NoImage`] for artifacts.
-    pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
+    /// [`DocumentError::Malformed`] for damage, [`DocumentError::Schema1`] for the format Docker gave
+    /// up, [`DocumentError::NotAnImage`] for artifacts.
+    pub fn parse(bytes: &[u8], digest: &Digest) -> Result<Self, DocumentError> {
         let document = Self::parse_any(bytes, digest)?;
         if let Self::Manifest(manifest) = &document
             && !manifest.is_image()
         {
             let media_type = manifest.config.media_type.clone();
-            return Err(ImageError::NoImage { digest: *digest, media_type });
+            return Err(DocumentError::NotAnImage { digest: *digest, media_type });
         }
         Ok(document)
     }
@@ -191,12 +132,12 @@ impl Document {
     ///
     /// # Errors
     ///
-    /// [`ImageError::BadDocument`], [`ImageError::Schema1`].
-    pub fn parse_any(bytes: &[u8], digest: &Digest) -> Result<Self, ImageError> {
-        let bad = |what: String| ImageError::BadDocument { digest: *digest, what };
+    /// [`DocumentError::Malformed`], [`DocumentError::Schema1`].
+    pub fn parse_any(bytes: &[u8], digest: &Digest) -> Result<Self, DocumentError> {
+        let bad = |what: String| DocumentError::Malformed { digest: *digest, what };
         let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         if value.get("schemaVersion").and_then(Value::as_u64) == Some(1) {
-            return Err(ImageError::Schema1 { digest: *digest });
+            return Err(DocumentError::Schema1 { digest: *digest });
         }
         let (has_layers, has_manifests) =
             (value.get("layers").is_some(), value.get("manifests").is_some());
@@ -224,7 +165,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parse(value: &Value) -> Result<Document, ImageError> {
+    fn parse(value: &Value) -> Result<Document, DocumentError> {
         let bytes = serde_json::to_vec(value).unwrap();
         Document::parse(&bytes, &Digest::of(&bytes))
     }
@@ -239,13 +180,13 @@ mod tests {
         let ok = json!({"schemaVersion": 2, "config": config, "layers": null});
         assert!(matches!(parse(&ok), Ok(Document::Manifest(m)) if m.layers.is_empty()));
         let both = json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []});
-        assert!(matches!(parse(&both), Err(ImageError::BadDocument { .. })));
+        assert!(matches!(parse(&both), Err(DocumentError::Malformed { .. })));
         let lie = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "config": config, "layers": []});
-        assert!(matches!(parse(&lie), Err(ImageError::BadDocument { .. })));
+        assert!(matches!(parse(&lie), Err(DocumentError::Malformed { .. })));
         let old = json!({"schemaVersion": 1, "fsLayers": []});
-        assert!(matches!(parse(&old), Err(ImageError::Schema1 { .. })));
+        assert!(matches!(parse(&old), Err(DocumentError::Schema1 { .. })));
         let chart = json!({"schemaVersion": 2, "config": blob("application/vnd.cncf.helm.config.v1+json"), "layers": []});
-        assert!(matches!(parse(&chart), Err(ImageError::NoImage { .. })));
+        assert!(matches!(parse(&chart), Err(DocumentError::NotAnImage { .. })));
         assert!(parse(&json!({"schemaVersion": 2})).is_err());
         assert!(parse(&json!([])).is_err());
     }
@@ -272,39 +213,5 @@ mod tests {
         assert_eq!(best("linux/amd64"), Some(Digest::of(&[3])));
         assert_eq!(best("linux/s390x"), None);
         assert_eq!(index.platforms().len(), 3);
-    }
-
-    #[test]
-    fn media_types_convert_both_ways() {
-        let oci = media_type::layer(true, "gzip");
-        let docker = media_type::layer(false, "gzip");
-        assert_eq!(oci, "application/vnd.oci.image.layer.v1.tar+gzip");
-        assert_eq!(docker, "application/vnd.docker.image.rootfs.diff.tar.gzip");
-        assert_eq!(media_type::convert(&oci, false), docker);
-        assert_eq!(media_type::convert(&docker, true), oci);
-        assert_eq!(media_type::convert(media_type::OCI_LAYER, false), media_type::DOCKER_LAYER);
-    }
-
-    #[test]
-    fn media_types_and_platform_words_are_those_of_oci_spec() {
-        use oci_spec::image::{Arch, MediaType, Os};
-        for (ours, theirs) in [
-            (media_type::OCI_MANIFEST, MediaType::ImageManifest),
-            (media_type::OCI_INDEX, MediaType::ImageIndex),
-            (media_type::OCI_CONFIG, MediaType::ImageConfig),
-            (media_type::OCI_LAYER, MediaType::ImageLayer),
-            (&media_type::layer(true, "gzip"), MediaType::ImageLayerGzip),
-            (&media_type::layer(true, "zstd"), MediaType::ImageLayerZstd),
-        ] {
-            assert_eq!(ours, theirs.to_string());
-        }
-        // Go knows more ports than the specification lists.
-        let later = ["illumos", "ios", "wasip1"];
-        for os in crate::image::OSES.iter().filter(|os| !later.contains(os)) {
-            assert!(!matches!(Os::from(*os), Os::Other(_)), "{os}");
-        }
-        for architecture in crate::image::ARCHITECTURES {
-            assert!(!matches!(Arch::from(*architecture), Arch::Other(_)), "{architecture}");
-        }
     }
 }
