@@ -34,6 +34,9 @@
 #[macro_use]
 #[path = "../tests/kit/skip.rs"]
 mod skip;
+#[cfg(test)]
+#[path = "../tests/kit/wait.rs"]
+mod wait;
 
 pub mod cache;
 pub mod cache_mounts;

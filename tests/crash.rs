@@ -11,6 +11,7 @@ mod skip;
 mod faults;
 mod kit;
 
+use kit::wait::eventually;
 use kit::{Archive, Kit, Run, host};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -149,11 +150,10 @@ fn privileged_kill_in_the_middle_of_an_export() {
         let run = kit.build().arg(format!("-otype=oci,dest={}", archive.display()));
         let (mut victim, _lines) = Victim::start(run);
         let pid = Pid::from_child(&victim.child);
-        while victim.child.try_wait().unwrap().is_none()
-            && host::written_below(victim.child.id(), &kit.out("")).is_none_or(|size| size == 0)
-        {
-            std::thread::yield_now();
-        }
+        eventually("the export writes or has ended", || {
+            victim.child.try_wait().unwrap().is_some()
+                || host::written_below(victim.child.id(), &kit.out("")).is_some_and(|size| size > 0)
+        });
         let _ = kill_process(pid, Signal::STOP);
         let is_early = !archive.exists() && victim.child.try_wait().unwrap().is_none();
         if is_early {

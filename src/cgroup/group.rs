@@ -574,9 +574,7 @@ mod tests {
         let state = group.v1_file("freezer", "freezer.state").unwrap();
         let has_state = |wanted: &str| {
             // Freezing passes through FREEZING.
-            while read(&state).unwrap().trim() != wanted {
-                std::thread::yield_now();
-            }
+            crate::wait::eventually(wanted, || read(&state).unwrap().trim() == wanted);
         };
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         for mut procs in group.v1_procs().unwrap() {

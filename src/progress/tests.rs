@@ -439,7 +439,7 @@ image x in the store
     );
 }
 
-/// Takes what is written, slowly: every write waits until all emitters have begun.
+/// Takes what is written, and at each write lets another thread go first.
 #[derive(Clone, Default)]
 struct Largest(Arc<Mutex<(usize, u64)>>);
 

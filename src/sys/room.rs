@@ -120,9 +120,7 @@ mod tests {
         let left = Arc::new(AtomicU64::new(before));
         let look = move || Some(left.fetch_sub(1, Ordering::SeqCst));
         let _watch = Watch::start_with(look, floor, Duration::from_micros(10), &cancel);
-        while !cancel.is_cancelled() {
-            std::thread::yield_now();
-        }
+        crate::wait::eventually("the watch stops the work", || cancel.is_cancelled());
         cancel.room_left().unwrap()
     }
 

@@ -4,6 +4,7 @@
 //! reader that never comes), so a test passes only if the signal ends it.
 
 use crate::kit::running::{Running, Signal};
+use crate::kit::wait::eventually;
 use crate::kit::{Kit, Run};
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -12,7 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// After this a test fails rather than hangs.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -22,15 +23,6 @@ const ENDLESS: u64 = 1 << 40;
 
 /// Bytes after which a command is surely reading that file: far more than it reads before.
 const BUSY: u64 = 256 << 20;
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < LIMIT, "never: {what}");
-        std::thread::yield_now();
-    }
-}
 
 /// Starts a command, sends it one signal when it is busy, and expects its end.
 #[track_caller]

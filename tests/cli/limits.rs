@@ -1,6 +1,7 @@
 //! Limits: they hold, and a step that dies of one says which.
 
 use crate::kit::running::{Running, Signal};
+use crate::kit::wait::eventually;
 use crate::kit::{Kit, host};
 use serde_json::Value;
 use std::fs;
@@ -332,13 +333,4 @@ fn is_frozen(pid: u32) -> bool {
             _ => false,
         }
     })
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !holds() {
-        assert!(begun.elapsed().as_secs() < 60, "never: {what}");
-        std::thread::yield_now();
-    }
 }

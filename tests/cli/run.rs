@@ -1,6 +1,7 @@
 //! `builder run`: an image's command in the sandbox, its exit status passed through.
 
 use crate::kit::running::{Running, Signal, Terminal};
+use crate::kit::wait::eventually;
 use crate::kit::{Kit, host};
 use std::fs;
 use std::io::Read as _;
@@ -165,11 +166,11 @@ fn privileged_a_command_that_will_not_stop_is_killed() {
     running.expect("up");
     // Signals of one kind do not queue: each is sent until it has been taken.
     let mut ended = None;
-    while ended.is_none() {
+    eventually("the second interruption ends it", || {
         running.signal(Signal::INT);
         ended = running.child.try_wait().unwrap();
-        std::thread::yield_now();
-    }
+        ended.is_some()
+    });
     assert_eq!(ended.unwrap().code(), Some(137));
 }
 

@@ -18,6 +18,7 @@ pub mod narrow;
 mod outcome;
 pub mod running;
 pub mod users;
+pub mod wait;
 
 use std::ffi::OsStr;
 use std::fs;

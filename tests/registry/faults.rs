@@ -7,6 +7,7 @@ use super::kit::{Kit, Outcome};
 use super::proxy::{self, Do, is_blob};
 use super::pull::settings;
 use super::server::{Kind, Registry};
+use crate::kit::wait::eventually;
 
 /// Pulls busybox through a proxy that follows `rule`; returns how that went, and what was asked.
 fn pull(
@@ -69,10 +70,10 @@ fn an_interruption_does_not_wait_for_a_silent_server() {
     let name = format!("{}/x:1", proxy.host());
     let mut child =
         kit.builder(["pull", "--progress=quiet", &name]).into_command().spawn().unwrap();
-    while !proxy.seen().iter().any(|line| line.contains("/blobs/")) {
+    eventually("the config is asked for", || {
         assert!(child.try_wait().unwrap().is_none(), "it waits for the config");
-        std::thread::yield_now();
-    }
+        proxy.seen().iter().any(|line| line.contains("/blobs/"))
+    });
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -285,10 +286,10 @@ fn a_killed_pull_goes_on_with_what_had_arrived() {
         kit.builder(["pull", "--progress=quiet", &name]).into_command().spawn().unwrap();
     let blobs = kit.store().join("blobs/sha256");
     let arrived = |digest: &str| blobs.join(digest.trim_start_matches("sha256:")).exists();
-    while !(arrived(&made.layer(0)) && arrived(&made.layer(1))) {
+    eventually("two layers have arrived", || {
         assert!(child.try_wait().unwrap().is_none(), "it waits for the last layer");
-        std::thread::yield_now();
-    }
+        arrived(&made.layer(0)) && arrived(&made.layer(1))
+    });
     child.kill().unwrap();
     child.wait().unwrap();
     proxy.forget();

@@ -7,6 +7,7 @@ use super::kit::{Kit, host};
 use super::proxy::{self, Do};
 use super::pull::settings;
 use super::server::{Kind, Registry};
+use crate::kit::wait::eventually;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -249,10 +250,10 @@ fn a_killed_push_leaves_no_half_image_and_the_next_sends_the_rest() {
             == 200
     };
     let begun = || proxy.seen().iter().filter(|r| r.starts_with("PUT")).count();
-    while !(is_there(0) && is_there(1) && begun() == 4) {
+    eventually("two layers are there", || {
         assert!(child.try_wait().unwrap().is_none(), "it waits for the last layer");
-        std::thread::yield_now();
-    }
+        is_there(0) && is_there(1) && begun() == 4
+    });
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(status_of(&registry, "to", "1"), 404);

@@ -1,5 +1,6 @@
 //! Ends: cancelled, signalled, killed from outside, and what is left then.
 
+use crate::wait::eventually;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -14,16 +15,6 @@ fn is_running(mark: &str) -> bool {
         fs::read(entry.path().join("cmdline"))
             .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
     })
-}
-
-/// Waits for what is bound to happen soon.
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !holds() {
-        assert!(begun.elapsed().as_secs() < 20, "never: {what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -12,6 +12,8 @@
 #[macro_use]
 #[path = "../kit/skip.rs"]
 mod skip;
+#[path = "../kit/wait.rs"]
+mod wait;
 
 mod confinement;
 mod kit;

@@ -217,9 +217,8 @@ fn user_namespace() -> OwnedFd {
         std::process::Command::new("unshare").args(["--user", "sleep", "100"]).spawn().unwrap();
     let pid = child.id();
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
-    while namespace(&pid.to_string()) == namespace("self") {
-        std::thread::yield_now();
-    }
+    let of_child = pid.to_string();
+    crate::wait::eventually("a user namespace", || namespace(&of_child) != namespace("self"));
     fs::write(format!("/proc/{pid}/uid_map"), "0 1000000 65536").unwrap();
     fs::write(format!("/proc/{pid}/gid_map"), "0 2000000 65536").unwrap();
     let file = File::open(format!("/proc/{pid}/ns/user")).unwrap();
