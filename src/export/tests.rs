@@ -493,12 +493,9 @@ fn times_are_rewritten_in_new_layers_only() {
 }
 
 #[test]
-fn trees_get_the_time_that_is_given() {
+fn privileged_trees_get_the_time_that_is_given() {
     const EPOCH: i64 = 1_400_000_000;
-    if !rustix::process::geteuid().is_root() {
-        cannot_run_here!("mounting needs root");
-        return;
-    }
+    needs_root!();
     let (dir, store) = store();
     let image = image(&store);
     let tree = dir.path().join("tree");

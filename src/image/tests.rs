@@ -163,7 +163,8 @@ fn members(list: &[(&str, u32, Option<&str>)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_directory_that_a_layer_does_not_describe_keeps_the_attributes_it_has_below() {
+fn privileged_a_directory_that_a_layer_does_not_describe_keeps_the_attributes_it_has_below() {
+    needs_root!();
     use std::os::unix::fs::PermissionsExt as _;
     let (dir, store) = store();
     let oci = dir.path().join("oci");

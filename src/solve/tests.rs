@@ -127,6 +127,7 @@ const CHAIN: &str = "FROM scratch\nCOPY a /a\nCOPY b /b\nCOPY c /c\n";
 
 #[test]
 fn privileged_new_chain_waits_for_no_hash() {
+    needs_root!();
     let kit = Kit::new();
     // Only the first step has a parent that is known when it is decided about: it is looked up, and
     // once more under its lock. No record can be hit by the others, so they do not wait to be
@@ -137,6 +138,7 @@ fn privileged_new_chain_waits_for_no_hash() {
 
 #[test]
 fn privileged_unchanged_chain_is_looked_up_once_each_and_nothing_else() {
+    needs_root!();
     let kit = Kit::new();
     kit.build(CHAIN);
     let counts = Counts { described: 3, looked_up: 3, ran: 0, hashed: 0, brought: 0 };
@@ -145,6 +147,7 @@ fn privileged_unchanged_chain_is_looked_up_once_each_and_nothing_else() {
 
 #[test]
 fn privileged_last_file_changed_runs_one_step() {
+    needs_root!();
     let kit = Kit::new();
     kit.build(CHAIN);
     kit.file("c", "changed");
@@ -154,6 +157,7 @@ fn privileged_last_file_changed_runs_one_step() {
 
 #[test]
 fn privileged_first_file_changed_waits_for_hashes_that_could_have_paid_off() {
+    needs_root!();
     let kit = Kit::new();
     kit.build(CHAIN);
     kit.file("a", "changed");
@@ -163,6 +167,7 @@ fn privileged_first_file_changed_waits_for_hashes_that_could_have_paid_off() {
 
 #[test]
 fn privileged_step_that_makes_the_same_again_cuts_off_early() {
+    needs_root!();
     let kit = Kit::new();
     kit.build(CHAIN);
     let renamed = CHAIN.replace("COPY a", "COPY ./a");
@@ -172,6 +177,7 @@ fn privileged_step_that_makes_the_same_again_cuts_off_early() {
 
 #[test]
 fn privileged_steps_that_depend_on_nothing_run_side_by_side_and_once() {
+    needs_root!();
     let kit = Kit::new();
     let text = "FROM scratch AS one\nCOPY a /a\nFROM scratch AS two\nCOPY b /b\n\
                 FROM scratch\nCOPY --from=one /a /x\nCOPY --from=two /b /y\n";

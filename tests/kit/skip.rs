@@ -14,6 +14,17 @@ macro_rules! cannot_run_here {
     };
 }
 
+/// Ends a test that only root can run; under `CI=true` it fails. Such tests are named `privileged_…`.
+#[allow(unused_macros, reason = "each test program uses a part of the kit")]
+macro_rules! needs_root {
+    () => {
+        if !rustix::process::geteuid().is_root() {
+            crate::skip::report(true, format_args!("it needs root"));
+            return;
+        }
+    };
+}
+
 #[allow(dead_code, reason = "each test program uses a part of the kit")]
 #[allow(clippy::print_stdout, reason = "a test that did not run says why")]
 #[allow(clippy::disallowed_methods, reason = "CI is how a test run learns where it is")]
