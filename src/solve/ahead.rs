@@ -20,7 +20,8 @@
 //! Source: BuildKit, `docs/dev/solver.md`, "Cache keys" and "Fast cache keys".
 
 use super::inputs;
-use super::trees::{Trees, chain_of};
+use super::step_context::{Shared, StepContext};
+use super::trees::chain_of;
 use super::{Cause, Job, StepReport};
 use crate::cache::{Cache, Inputs, Record};
 use crate::plan::{Files, MountKind, Op, Step, StepId, Tree};
@@ -42,7 +43,7 @@ pub(super) struct Ahead {
 /// in the store, it hits as it is.
 pub(super) fn look(
     job: &Job<'_>,
-    trees: &Trees,
+    shared: &Shared,
     cache: &Cache,
     base_chains: &[ChainId],
 ) -> Result<Ahead, Cause> {
@@ -54,8 +55,9 @@ pub(super) fn look(
     }
     let mut known = Vec::with_capacity(steps.len());
     let mut definitions = Vec::with_capacity(steps.len());
-    for step in steps {
-        let inputs = inputs::describe_within(job, trees, step)?;
+    for (index, step) in steps.iter().enumerate() {
+        let context = StepContext::before_all(job, shared, index);
+        let inputs = inputs::describe_within(&context)?;
         definitions.push(definition(step, &inputs, base_chains, &definitions));
         known.push(inputs);
     }

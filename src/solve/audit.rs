@@ -6,11 +6,11 @@
 use super::coordinator::Coordinator;
 use super::digest::{self, LayerDigest};
 use super::exec;
-use super::trees::Trees;
+use super::inputs::StepInputs;
+use super::step_context::Shared;
 use super::{Cause, Failed, Job, SolveError};
 use crate::cache::TreeEntry;
 use crate::layer::{Kind, LayerError, Walk, XattrSpace};
-use crate::oci::Digest;
 use crate::snapshot;
 use crate::store::{self, Layer};
 use crate::sys::cancel::Cancel;
@@ -44,12 +44,12 @@ pub enum Audited {
 ///
 /// [`Failed`] where what would hit cannot be found out, or it was interrupted.
 pub fn audit(job: &Job<'_>, report: &mut dyn FnMut(usize, Audited)) -> Result<(), Box<Failed>> {
-    let trees = Trees::default();
+    let shared = Shared::default();
     thread::scope(|scope| {
-        let coordinator = Coordinator::predicted(job, &trees, scope)?;
+        let coordinator = Coordinator::predicted(job, &shared, scope)?;
         for index in 0..job.plan.steps.len() {
-            let audited = match coordinator.known_layer(index) {
-                Some(known) => again(job, &trees, &coordinator, index, known),
+            let audited = match coordinator.known_result(index) {
+                Some((known, inputs)) => again(job, &coordinator, index, known, inputs),
                 None => Ok(Audited::NoResult),
             };
             match audited {
@@ -58,6 +58,7 @@ pub fn audit(job: &Job<'_>, report: &mut dyn FnMut(usize, Audited)) -> Result<()
                     return Err(Box::new(Failed {
                         error: SolveError::Cancelled,
                         steps: Vec::new(),
+                        failed_step: None,
                     }));
                 }
                 Err(cause) => report(index, Audited::Failed(cause)),
@@ -69,10 +70,10 @@ pub fn audit(job: &Job<'_>, report: &mut dyn FnMut(usize, Audited)) -> Result<()
 
 fn again(
     job: &Job<'_>,
-    trees: &Trees,
     coordinator: &Coordinator<'_, '_>,
     index: usize,
     known: &Layer,
+    inputs: &StepInputs,
 ) -> Result<Audited, Cause> {
     // A prediction holds nothing, and what is mounted must stay.
     for layer in coordinator.layers_below(index).into_iter().chain([known]) {
@@ -80,11 +81,8 @@ fn again(
     }
     let step = &job.plan.steps[index];
     let stack = coordinator.stack(step.parent);
-    let files = coordinator.files_of_trees(step);
-    let files = |tree| files.get(&tree).cloned().unwrap_or_default();
-    let described = coordinator.described(index);
-    let vertex = Digest::of(step.name.as_bytes());
-    let made = exec::execute(job, trees, index, vertex, &described.chosen, &stack, &files)?;
+    let context = coordinator.context(index);
+    let made = exec::execute(&context, &inputs.chosen, &stack).map_err(|error| error.cause)?;
     let wanted = LayerDigest { wants_tar: false, stores_tar: false, wants_listing: false };
     let (scan, _) = digest::digest(job, &step.name, &made, wanted, job.cancel)?;
     let audited = if scan.content == known.meta.content {

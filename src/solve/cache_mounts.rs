@@ -7,14 +7,14 @@
 //! Source: BuildKit, `dockerfile2llb/convert_runmount.go`, `solver/llbsolver/mounts/mount.go`.
 
 use super::mounts::{copy_part, io, open_dir};
-use super::trees::{Stack, Trees};
+use super::step_context::StepContext;
 use super::{Cause, Job};
 use crate::cache::TreeId;
 use crate::context::{SelectOptions, Source};
 use crate::copy::Selection;
 use crate::layer::owner;
-use crate::plan::{CacheStart, Mount, MountKind, Op, Sharing, Step, Tree};
-use crate::store::{ChainId, MountName};
+use crate::plan::{CacheStart, Mount, MountKind, Op, Sharing, Tree};
+use crate::store::MountName;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -25,14 +25,11 @@ const EMPTY: (u32, u32, u32) = (0, 0, 0o755);
 
 /// The whole of a tree, which is what a mount starts from whatever part it shows.
 pub(super) fn files_of(
-    job: &Job<'_>,
-    trees: &Trees,
+    context: &StepContext<'_>,
     tree: Tree,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<(Source, Selection, TreeId), Cause> {
-    let (stack, chain) = files(tree);
-    let from = trees.source(job, tree, &stack, chain.as_ref())?;
-    let selection = from.select(&["/"], &SelectOptions::default(), job.cancel)?;
+    let from = context.source(tree)?;
+    let selection = from.select(&["/"], &SelectOptions::default(), context.job.cancel)?;
     let id = TreeId(selection.digest(from.keeps_owner()));
     Ok((from, selection, id))
 }
@@ -40,16 +37,15 @@ pub(super) fn files_of(
 /// Finds the directory of a mount, made where it is missing, and takes what keeps it away from
 /// others into `locks`. Returns it with the path of the part to show, and whether writing fails.
 pub(super) fn open(
-    job: &Job<'_>,
-    trees: &Trees,
+    context: &StepContext<'_>,
     locks: &mut Vec<File>,
-    (step, mount): (&Step, &Mount),
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+    mount: &Mount,
 ) -> Result<(PathBuf, String, bool), Cause> {
+    let (job, step) = (context.job, context.step());
     let MountKind::Cache { id, sharing, start, is_read_only } = &mount.kind else {
         unreachable!("called for cache mounts");
     };
-    let content = start.tree().map(|tree| files_of(job, trees, tree, files)).transpose()?;
+    let content = start.tree().map(|tree| files_of(context, tree)).transpose()?;
     let described = describe(start, content.as_ref().map(|(_, _, id)| *id));
     let name = |copy| MountName::new(id, &described, copy);
     let (name, lock) = match sharing {

@@ -1,7 +1,7 @@
 //! COPY and ADD: choosing what is copied, and copying it.
 
 use super::inputs::document;
-use super::trees::{Stack, Trees};
+use super::step_context::StepContext;
 use super::{Cause, Job};
 use crate::cache::{Inputs, TreeId};
 use crate::context::{SelectOptions, Source};
@@ -9,8 +9,7 @@ use crate::copy::{
     self as engine, CopyError, CopyRequest, CopyStats, FileTime, Owner, Selection, lookup_owner,
 };
 use crate::dockerfile::chmod::ChmodSpec;
-use crate::plan::{Copy, CopySource, Tree};
-use crate::store::ChainId;
+use crate::plan::{Copy, CopySource};
 use std::os::fd::BorrowedFd;
 
 /// What one source of a copy turned out to be.
@@ -50,12 +49,8 @@ impl SelectedSource {
 }
 
 /// Finds the files of every source, and fingerprints them.
-pub(super) fn choose(
-    job: &Job<'_>,
-    trees: &Trees,
-    copy: &Copy,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<Vec<SelectedSource>, Cause> {
+pub(super) fn choose(context: &StepContext<'_>, copy: &Copy) -> Result<Vec<SelectedSource>, Cause> {
+    let job = context.job;
     let options = SelectOptions {
         parents: copy.keeps_parents,
         excludes: copy.excludes.clone(),
@@ -67,8 +62,7 @@ pub(super) fn choose(
             let (source, selection) = match source {
                 CopySource::Inline { .. } => return Ok(SelectedSource::Inline),
                 CopySource::Path(path) => {
-                    let (stack, chain) = files(copy.tree);
-                    let source = trees.source(job, copy.tree, &stack, chain.as_ref())?;
+                    let source = context.source(copy.tree)?;
                     let selection = source.select(&[path.as_str()], &options, job.cancel)?;
                     (source, selection)
                 }

@@ -2,28 +2,28 @@
 //!
 //! # Not here
 //!
-//! Hashing what came of it: [`super::seal`].
+//! Hashing what it made: [`super::digest`].
 
 use super::copies::{self, SelectedSource};
 use super::deltas::Delta;
 use super::mask::{self, Mask};
 use super::mounts::{self, Prepared};
-use super::trees::{LowerDir, Stack, Trees};
+use super::step_context::StepContext;
+use super::trees::{LowerDir, Stack};
 use super::{Cause, FailedStep, Job, disk_guard};
 use crate::copy;
 use crate::layer::{Now, Time};
 use crate::oci::Digest;
-use crate::plan::{Files, Network, Op, Run, Security, StepId, Tree};
+use crate::plan::{Files, Network, Op, Run, Security, StepId};
 use crate::progress;
 use crate::sandbox::{
     self, Ids, Lineage, NetworkMode, OsBytes, RunSpec, SandboxPolicy, Stdio, Stream, Usage,
 };
 use crate::snapshot::{self, Scratch, XattrSpace};
-use crate::store::{self, ChainId};
+use crate::store;
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// Mode of the script that a RUN heredoc with a `#!` line becomes.
@@ -51,15 +51,28 @@ pub(super) struct ExecResult {
     pub(super) delta: Option<Box<Delta>>,
 }
 
+/// Why a step did not get done, with the files of its command where they are wanted.
+#[derive(Debug)]
+pub(super) struct ExecError {
+    pub(super) cause: Cause,
+    pub(super) failed_step: Option<Box<FailedStep>>,
+}
+
+impl From<Cause> for ExecError {
+    fn from(cause: Cause) -> Self {
+        Self { cause, failed_step: None }
+    }
+}
+
 /// Runs a copy over what an earlier one made; `None` where the layer would not be the one that
 /// copying all makes.
 pub(super) fn execute_over(
-    job: &Job<'_>,
-    index: usize,
+    context: &StepContext<'_>,
     delta: Delta,
     stack: &Stack,
 ) -> Result<Option<ExecResult>, Cause> {
-    let Op::Copy(copy) = &job.plan.steps[index].op else { return Ok(None) };
+    let job = context.job;
+    let Op::Copy(copy) = &context.step().op else { return Ok(None) };
     let begun = Instant::now();
     let work = job.store.session()?.new_work()?;
     let scratch = Scratch::new(&work)?;
@@ -97,16 +110,23 @@ pub(super) fn execute_over(
 
 /// Runs a step on top of `stack`.
 pub(super) fn execute(
-    job: &Job<'_>,
-    trees: &Trees,
-    index: usize,
-    vertex: Digest,
+    context: &StepContext<'_>,
     chosen: &[SelectedSource],
     stack: &Stack,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+) -> Result<ExecResult, ExecError> {
+    let mut failed_step = None;
+    execute_and_keep(context, chosen, stack, &mut failed_step)
+        .map_err(|cause| ExecError { cause, failed_step })
+}
+
+fn execute_and_keep(
+    context: &StepContext<'_>,
+    chosen: &[SelectedSource],
+    stack: &Stack,
+    failed_step: &mut Option<Box<FailedStep>>,
 ) -> Result<ExecResult, Cause> {
     let begun = Instant::now();
-    let step = &job.plan.steps[index];
+    let (job, step, vertex) = (context.job, context.step(), context.vertex());
     let work = job.workshop.session()?.new_work()?;
     let scratch = Scratch::new(&work)?;
     // By the clock of the file system, which is the one that files get their times from.
@@ -148,21 +168,18 @@ pub(super) fn execute(
                 );
             }
         }
-        Op::Run(run) => {
-            match command(job, trees, run, (index, vertex), (root, ids.as_deref()), files) {
-                Ok(used) => usage = Some(used),
-                Err(cause) => {
-                    if matches!(cause, Cause::Exit { .. }) && job.options.keeps_failed {
-                        drop(mounted);
-                        let files = step.trees().into_iter().map(|t| (t, files(t))).collect();
-                        let failed = FailedStep::new(index, work, scratch, below.clone(), files);
-                        let mut all = job.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        all.insert(index, failed);
-                    }
-                    return Err(cause);
+        Op::Run(run) => match command(context, run, root, ids.as_deref()) {
+            Ok(used) => usage = Some(used),
+            Err(cause) => {
+                if matches!(cause, Cause::Exit { .. }) && job.options.keeps_failed {
+                    drop(mounted);
+                    let (index, trees) = (context.index, context.trees.clone());
+                    let failed = FailedStep::new(index, work, scratch, below.clone(), trees);
+                    *failed_step = Some(Box::new(failed));
                 }
+                return Err(cause);
             }
-        }
+        },
     }
     drop(mounted);
     let cleaned =
@@ -195,17 +212,16 @@ fn time_now(work: &Path) -> Result<Time, Cause> {
 }
 
 fn command(
-    job: &Job<'_>,
-    trees: &Trees,
+    context: &StepContext<'_>,
     run: &Run,
-    (index, vertex): (usize, Digest),
-    (root, ids): (BorrowedFd<'_>, Option<&Ids>),
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
+    root: BorrowedFd<'_>,
+    ids: Option<&Ids>,
 ) -> Result<Usage, Cause> {
-    let (spec, prepared) = prepare(job, trees, (index, run), ids, files)?;
+    let (job, index, vertex) = (context.job, context.index, context.vertex());
+    let (spec, prepared) = prepare(context, run, ids)?;
     let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
     let control = sandbox::Control::default();
-    let mask = Mask::of(job);
+    let mask = Mask::of(job, &context.shared.mask);
     let mut streams = [mask::Stream::default(), mask::Stream::default()];
     let emit = |number: usize, bytes: &[u8]| {
         if bytes.is_empty() {
@@ -257,14 +273,13 @@ fn command(
 
 /// Works out all that a command is to run with.
 pub(super) fn prepare(
-    job: &Job<'_>,
-    trees: &Trees,
-    (index, run): (usize, &Run),
+    context: &StepContext<'_>,
+    run: &Run,
     ids: Option<&Ids>,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<(RunSpec, Prepared), Cause> {
+    let job = context.job;
     let network = match run.network {
-        Network::Default => default_network(job),
+        Network::Default => default_network(context),
         Network::None => NetworkMode::None,
         Network::Host => {
             allowed(job, "network.host")?;
@@ -272,8 +287,7 @@ pub(super) fn prepare(
         }
     };
     let security = security_of(job, run)?;
-    let mut prepared =
-        mounts::prepare(job, trees, (&job.plan.steps[index], &run.mounts), ids, files)?;
+    let mut prepared = mounts::prepare(context, &run.mounts, ids)?;
     if let Some((path, data)) = &run.script {
         prepared.script(job, path, data, SCRIPT_MODE)?;
     }
@@ -298,7 +312,7 @@ pub(super) fn prepare(
         mounts: std::mem::take(&mut prepared.specs),
         security,
         readonly_root: false,
-        lineage: lineage(job, index),
+        lineage: lineage(job, context.index),
     };
     Ok((spec, prepared))
 }
@@ -340,16 +354,15 @@ fn pass_notices_on(job: &Job<'_>, vertex: Digest) {
 }
 
 /// The network of a step that asks for none in particular: the build's own where it can be had.
-fn default_network(job: &Job<'_>) -> NetworkMode {
+fn default_network(context: &StepContext<'_>) -> NetworkMode {
+    let job = context.job;
     if job.options.policy.network != NetworkMode::Private {
         return job.options.policy.network;
     }
     match job.sandbox.start_network() {
         Ok(()) => NetworkMode::Private,
         Err(error) => {
-            let mut is_notified =
-                job.notified_of_network.lock().unwrap_or_else(PoisonError::into_inner);
-            if !std::mem::replace(&mut *is_notified, true) {
+            if context.shared.take_network_report() {
                 job.progress.notice(format!("{error}; RUN steps use the host's network"));
             }
             NetworkMode::Host

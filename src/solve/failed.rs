@@ -5,18 +5,17 @@
 //! is listed, run and removed like one; what was mounted is not part of it.
 
 use super::coordinator::add_tar_facts;
-use super::trees::{Stack, Trees};
+use super::step_context::{Shared, StepContext, TreeStacks};
+use super::trees::Stack;
 use super::{Cause, Job, StepReport};
 use super::{digest, exec};
 use crate::image::{Image, ImageLayer};
 use crate::layer::{Meter, XattrSpace};
 use crate::oci::{Config, Digest};
-use crate::plan::{Files, Op, Run, StepId, Tree};
+use crate::plan::{Files, Op, Run, StepId};
 use crate::sandbox::{Control, Exit, Inputs, OsBytes, Stdio};
 use crate::snapshot::{self, Scratch};
-use crate::store::ChainId;
 use crate::sys::cancel::Cancel;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The shell where a step's own command has none.
@@ -29,7 +28,7 @@ pub struct FailedStep {
     work: PathBuf,
     scratch: Scratch,
     below: Stack,
-    files: BTreeMap<Tree, (Stack, Option<ChainId>)>,
+    trees: TreeStacks,
 }
 
 impl FailedStep {
@@ -38,9 +37,9 @@ impl FailedStep {
         work: PathBuf,
         scratch: Scratch,
         below: Stack,
-        files: BTreeMap<Tree, (Stack, Option<ChainId>)>,
+        trees: TreeStacks,
     ) -> Self {
-        Self { step, work, scratch, below, files }
+        Self { step, work, scratch, below, trees }
     }
 
     fn run<'a>(&self, job: &Job<'a>) -> &'a Run {
@@ -66,10 +65,10 @@ impl FailedStep {
         self.scratch.renew()?;
         let ids = job.sandbox.ids(exec::security_of(job, run)?)?;
         let mounted = self.below.mount_for(Some(&self.scratch.upper()), ids.as_deref())?;
-        let trees = Trees::default();
-        let files = |tree: Tree| self.files.get(&tree).cloned().unwrap_or_default();
-        let (mut spec, prepared) =
-            exec::prepare(job, &trees, (self.step, run), ids.as_deref(), &files)?;
+        let shared = Shared::after_build();
+        let trees = self.trees.clone();
+        let context = StepContext { job, shared: &shared, index: self.step, trees };
+        let (mut spec, prepared) = exec::prepare(&context, run, ids.as_deref())?;
         spec.argv = vec![OsBytes::from(shell(run))];
         spec.env.extend(terminal.map(|kind| ("TERM".to_owned(), kind)));
         let inputs = Inputs { root: mounted.root(), sources: prepared.sources(), stdio };

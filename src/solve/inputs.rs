@@ -3,7 +3,7 @@
 //! The table in [`crate::cache`] says what belongs here.
 
 use super::copies::{SelectedSource, choose};
-use super::trees::{Stack, Trees};
+use super::step_context::StepContext;
 use super::{Cause, Job, cache_mounts};
 use crate::cache::{Cache, Inputs, TreeEntry, TreeId};
 use crate::context::SelectOptions;
@@ -11,13 +11,15 @@ use crate::copy::{Entry, Kind, Selection};
 use crate::plan::{
     CacheStart, Copy, CopySource, MountKind, Network, Op, Run, Security, Sharing, Step, Tree,
 };
-use crate::store::{ChainId, Key};
+use crate::store::Key;
 use std::collections::BTreeMap;
 
 /// The inputs of a step, with what was found on the way.
 #[derive(Debug)]
 pub(super) struct StepInputs {
     pub(super) inputs: Inputs,
+    /// Their hash.
+    pub(super) key: Key,
     /// What a copy chose, in the order of its sources.
     pub(super) chosen: Vec<SelectedSource>,
     /// The listings that `inputs` name.
@@ -101,28 +103,17 @@ pub(super) fn files_of_mount(target: &str) -> String {
 }
 
 /// Computes the inputs of a step as far as they are known before any step has run.
-pub(super) fn describe_within(job: &Job<'_>, trees: &Trees, step: &Step) -> Result<Inputs, Cause> {
-    let nothing = |_: Tree| (Stack::default(), None);
-    Ok(describe_to(job, trees, step, &nothing, Reach::Contexts)?.inputs)
+pub(super) fn describe_within(context: &StepContext<'_>) -> Result<Inputs, Cause> {
+    Ok(describe_to(context, Reach::Contexts)?.inputs)
 }
 
-/// Computes the inputs of a step. May walk and hash files; `files` gives the stacks of its trees.
-pub(super) fn describe(
-    job: &Job<'_>,
-    trees: &Trees,
-    step: &Step,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<StepInputs, Cause> {
-    describe_to(job, trees, step, files, Reach::All)
+/// Computes the inputs of a step. May walk and hash files.
+pub(super) fn describe(context: &StepContext<'_>) -> Result<StepInputs, Cause> {
+    describe_to(context, Reach::All)
 }
 
-fn describe_to(
-    job: &Job<'_>,
-    trees: &Trees,
-    step: &Step,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-    reach: Reach,
-) -> Result<StepInputs, Cause> {
+fn describe_to(context: &StepContext<'_>, reach: Reach) -> Result<StepInputs, Cause> {
+    let (job, step) = (context.job, context.step());
     let mut inputs = Inputs::new();
     let mut chosen = Vec::new();
     let mut listings = Vec::new();
@@ -133,7 +124,7 @@ fn describe_to(
         }
         Op::Run(run) => {
             inputs.text("platform", step.platform.to_string());
-            let sources = Sources { job, trees, files, reach };
+            let sources = Sources { context, reach };
             describe_run(run, Some(&sources), &mut inputs, &mut listings)?;
         }
         Op::Copy(copy) => {
@@ -141,7 +132,7 @@ fn describe_to(
             if reach == Reach::Contexts && matches!(copy.tree, Tree::Files(_)) {
                 copy.sources.iter().for_each(|source| describe_source(source, &mut inputs));
             } else {
-                chosen = choose(job, trees, copy, files)?;
+                chosen = choose(context, copy)?;
             }
             for (chosen, source) in chosen.iter().zip(&copy.sources) {
                 chosen.describe(source, &mut inputs);
@@ -153,7 +144,7 @@ fn describe_to(
     {
         inputs.text("SOURCE_DATE_EPOCH", epoch.to_string());
     }
-    Ok(StepInputs { inputs, chosen, listings })
+    Ok(StepInputs { key: inputs.key(), inputs, chosen, listings })
 }
 
 /// Returns the inputs of a step but for the files it reads, which are not known.
@@ -183,9 +174,7 @@ pub(super) fn outline(job: &Job<'_>, step: &Step) -> Result<Inputs, Cause> {
 
 /// Where the files are that a command reads.
 struct Sources<'a> {
-    job: &'a Job<'a>,
-    trees: &'a Trees,
-    files: &'a dyn Fn(Tree) -> (Stack, Option<ChainId>),
+    context: &'a StepContext<'a>,
     reach: Reach,
 }
 
@@ -270,15 +259,14 @@ fn describe_run(
             MountKind::Bind { tree, source, is_read_only } => {
                 let access = if *is_read_only { "ro" } else { "rw" };
                 inputs.list(&name, vec!["bind".into(), source.clone(), access.into()]);
-                let Some(Sources { job, trees, files, .. }) =
+                let Some(Sources { context, .. }) =
                     sources.filter(|sources| sources.reaches(*tree))
                 else {
                     continue;
                 };
-                let (stack, chain) = files(*tree);
-                let from = trees.source(job, *tree, &stack, chain.as_ref())?;
+                let (from, cancel) = (context.source(*tree)?, context.job.cancel);
                 let selection =
-                    from.select(&[source.as_str()], &SelectOptions::default(), job.cancel)?;
+                    from.select(&[source.as_str()], &SelectOptions::default(), cancel)?;
                 let id = TreeId(selection.digest(from.keeps_owner()));
                 inputs.tree(files_of_mount(&mount.target), id);
                 listings.push((id, selection, from.keeps_owner()));
@@ -302,8 +290,7 @@ fn describe_run(
                 if let (Some(tree), Some(sources)) = (start.tree(), sources)
                     && sources.reaches(tree)
                 {
-                    let Sources { job, trees, files, .. } = sources;
-                    let (from, selection, id) = cache_mounts::files_of(job, trees, tree, files)?;
+                    let (from, selection, id) = cache_mounts::files_of(sources.context, tree)?;
                     inputs.tree(files_of_mount(&mount.target), id);
                     listings.push((id, selection, from.keeps_owner()));
                 }

@@ -11,7 +11,7 @@
 use super::Job;
 use crate::export::guard::{ALPHABETS, base64_within};
 use aho_corasick::{AhoCorasick, MatchKind};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The least number of bytes of a secret that is replaced.
 const SHORTEST: usize = 4;
@@ -36,8 +36,9 @@ pub(super) struct Mask {
 }
 
 impl Mask {
-    /// Takes the secrets of a build; `None` if nothing is to be replaced.
-    pub(super) fn of(job: &Job<'_>) -> Option<Arc<Self>> {
+    /// Takes the secrets of a build; `None` if nothing is to be replaced. `kept` is the mask that was
+    /// made before, if one was.
+    pub(super) fn of(job: &Job<'_>, kept: &Mutex<Option<Kept>>) -> Option<Arc<Self>> {
         let mut values = Vec::new();
         for secret in job.options.secrets.values() {
             // A secret that cannot be read is reported by the step that needs it.
@@ -45,7 +46,7 @@ impl Mask {
         }
         let credentials = job.options.credentials.iter().cloned().chain(job.plan.credentials());
         values.extend(credentials.map(|(_, value)| value.into_bytes()));
-        let mut kept = job.mask.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some(kept) if kept.values == values => kept.mask.clone(),
             _ => {
@@ -102,7 +103,7 @@ impl Mask {
 }
 
 /// The mask of a build, with the secrets it was made for.
-pub struct Kept {
+pub(super) struct Kept {
     values: Vec<Vec<u8>>,
     mask: Option<Arc<Mask>>,
 }

@@ -3,7 +3,8 @@
 //! # Overview
 //!
 //! One thread, the coordinator, owns the graph and never blocks on work: it decides, workers do.
-//! A worker is an operating system thread that takes one job and sends one event back.
+//! A worker is an operating system thread that takes one job and sends one event back. One worker
+//! takes many: it writes layers, records and history, in the order in which the steps ended.
 //!
 //! A step goes through these states:
 //!
@@ -18,8 +19,10 @@
 //!    │                                                           │
 //! running ◄──────────────────────────────────────────────────────┘
 //!    │  its files are usable: successors may run on them
-//! sealing ─ content id and, where an image will need it, diff_id are computed
-//!    │  chain known: interned, recorded
+//! digesting ─ content id and, where an image will need it, diff_id are computed
+//!    │  chain known
+//! recording ─ interned, recorded
+//!    │
 //! done
 //! ```
 //!
@@ -51,7 +54,9 @@ mod image;
 mod inputs;
 mod mask;
 mod mounts;
+mod record;
 mod remote;
+mod step_context;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -68,7 +73,6 @@ use crate::sys::cancel::Cancel;
 use crate::sys::foreign::Given;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 pub use ahead::definitions;
 pub use audit::{Audited, audit};
@@ -86,7 +90,8 @@ pub trait Observer: Sync {
     fn ended(&self, step: usize, report: &StepReport);
 }
 
-/// All that a build needs besides its plan.
+/// All that a build needs besides its plan. Nothing in it changes while the build runs: results are
+/// in [`Solved`] and [`Failed`].
 pub struct Job<'a> {
     /// What to do.
     pub plan: &'a Plan,
@@ -112,12 +117,6 @@ pub struct Job<'a> {
     pub interrupt: &'a Cancel,
     /// What runs commands.
     pub sandbox: &'a Sandbox,
-    /// Whether the user was notified that there is no private network.
-    pub notified_of_network: Mutex<bool>,
-    /// Commands that failed with their files, by step, where [`Options::keeps_failed`] says so.
-    pub failed: Mutex<BTreeMap<usize, FailedStep>>,
-    /// The mask for secrets in output, once a command has run.
-    pub mask: Mutex<Option<mask::Kept>>,
     /// The build's id, for the records it makes.
     pub build: String,
     /// Caches from elsewhere, asked in this order where the store has no record.
@@ -436,4 +435,6 @@ pub struct Failed {
     pub error: SolveError,
     /// Result of each step.
     pub steps: Vec<StepReport>,
+    /// The files of the command that failed, where [`Options::keeps_failed`] says so.
+    pub failed_step: Option<Box<FailedStep>>,
 }

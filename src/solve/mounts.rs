@@ -1,14 +1,14 @@
 //! RUN's mounts: from plan to what the sandbox takes.
 
-use super::trees::{Stack, Trees};
+use super::step_context::StepContext;
+use super::trees::{LowerDir, Stack};
 use super::{Cause, Job, Secret, cache_mounts};
 use crate::context::{SelectOptions, Source as FileSource};
 use crate::copy::{self as engine, CopyRequest, CopySource, Selection};
 use crate::layer::owner;
-use crate::plan::{Mount, MountKind, Step, Tree};
+use crate::plan::{Mount, MountKind, Tree};
 use crate::sandbox::{self, Ids, MountSpec, Source};
 use crate::snapshot::{Mounted, Scratch};
-use crate::store::ChainId;
 use crate::sys::rooted::open_in_root;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec, Timestamps, openat};
 use std::collections::BTreeSet;
@@ -103,12 +103,11 @@ impl Prepared {
 
 /// Prepares all mounts of a step.
 pub(super) fn prepare(
-    job: &Job<'_>,
-    trees: &Trees,
-    (step, mounts): (&Step, &[Mount]),
+    context: &StepContext<'_>,
+    mounts: &[Mount],
     ids: Option<&Ids>,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
 ) -> Result<Prepared, Cause> {
+    let job = context.job;
     let mut prepared = Prepared::default();
     let mut sockets = 0;
     let mut has_agent = false;
@@ -116,11 +115,14 @@ pub(super) fn prepare(
         let target = &mount.target;
         match &mount.kind {
             MountKind::Bind { tree, source, is_read_only } => {
-                bind(job, trees, &mut prepared, target, *tree, source, *is_read_only, ids, files)?;
+                let (mounted, subpath) = bind(context, *tree, source, *is_read_only, ids)?;
+                let source = prepared.hold(Held::Detached(mounted));
+                let readonly = *is_read_only;
+                prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
             }
             MountKind::Cache { .. } => {
                 let (dir, part, is_read_only) =
-                    cache_mounts::open(job, trees, &mut prepared.locks, (step, mount), files)?;
+                    cache_mounts::open(context, &mut prepared.locks, mount)?;
                 let source = prepared.hold(Held::Tree(open_dir(&dir)?));
                 let (subpath, readonly) = (part, is_read_only);
                 prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
@@ -175,50 +177,40 @@ pub(super) fn prepare(
     Ok(prepared)
 }
 
-/// Shows a part of a tree. A context is copied first: the command must see the files that were
-/// hashed, as root's, without what the ignore file hides.
-#[expect(clippy::too_many_arguments, reason = "one mount's fields, used here only")]
+/// Mounts a tree; returns it with the path of the part to show. A context is copied first: the
+/// command must see the files that were hashed, as root's, without what the ignore file hides.
 fn bind(
-    job: &Job<'_>,
-    trees: &Trees,
-    prepared: &mut Prepared,
-    target: &str,
+    context: &StepContext<'_>,
     tree: Tree,
     source: &str,
     is_read_only: bool,
     ids: Option<&Ids>,
-    files: &dyn Fn(Tree) -> (Stack, Option<ChainId>),
-) -> Result<(), Cause> {
-    let (mut stack, chain) = files(tree);
-    let mut subpath = source.to_owned();
-    if let Tree::Context(_) = tree {
-        let copied = copy_of_context(job, trees, tree, source, &stack, chain.as_ref())?;
-        subpath = copied.1;
-        stack = Stack(vec![super::trees::LowerDir::held(&copied.0, false)?]);
-    }
+) -> Result<(Mounted, String), Cause> {
+    let (stack, subpath) = match tree {
+        Tree::Context(_) => {
+            let (copied, subpath) = copy_of_context(context, tree, source)?;
+            (Stack(vec![LowerDir::held(&copied, false)?]), subpath)
+        }
+        Tree::Files(_) => (context.stack(tree), source.to_owned()),
+    };
     let mounted = if is_read_only {
         stack.mount_for(None, ids)?
     } else {
         // What is written is thrown away with the session.
-        let work = job.store.session()?.new_work()?;
+        let work = context.job.store.session()?.new_work()?;
         let scratch = Scratch::new(&work)?;
         stack.mount_for(Some(&scratch.upper()), ids)?
     };
-    let source = prepared.hold(Held::Detached(mounted));
-    prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly: is_read_only });
-    Ok(())
+    Ok((mounted, subpath))
 }
 
 /// Copies what a bind mount shows of a context; returns the directory and the path in it.
 fn copy_of_context(
-    job: &Job<'_>,
-    trees: &Trees,
+    context: &StepContext<'_>,
     tree: Tree,
     path: &str,
-    stack: &Stack,
-    chain: Option<&ChainId>,
 ) -> Result<(PathBuf, String), Cause> {
-    let source = trees.source(job, tree, stack, chain)?;
+    let (job, source) = (context.job, context.source(tree)?);
     let dir = job.store.session()?.new_work()?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
         .map_err(|source| io("change", &dir, source))?;

@@ -13,7 +13,6 @@ use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 struct NoObserver;
 
@@ -92,9 +91,6 @@ impl Kit {
             cancel: &cancel,
             interrupt: &cancel,
             sandbox: &sandbox,
-            notified_of_network: Mutex::new(false),
-            failed: Mutex::default(),
-            mask: Mutex::default(),
             build: "test".to_owned(),
             imports: Vec::new(),
             now: 1_000_000,

@@ -43,7 +43,7 @@ use crate::sandbox::Sandbox;
 use crate::solve::{self, Audited, Job, SolveError};
 use crate::store::Store;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Runs `builder build`.
 ///
@@ -258,6 +258,7 @@ fn build_plan(
     let solved = match solve::solve(&job) {
         Ok(solved) => solved,
         Err(failed) => {
+            let failed = *failed;
             let message = match &failed.error {
                 SolveError::Cancelled => None,
                 error => Some(failure::chain(error)),
@@ -265,18 +266,13 @@ fn build_plan(
             let outcome = message.map_or(Outcome::Cancelled, |message| Outcome::Failed { message });
             // What failed is the news, not that the disk has no room to note it.
             let _ = recorder.finish(environment, outcome, None, &failed.steps);
-            let kept = match &failed.error {
-                SolveError::Step(error) => {
-                    job.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&error.step)
-                }
-                _ => None,
-            };
+            let kept = failed.failed_step;
             let failure = request.solve_failure(failed.error, progress);
             let Some(kept) = kept else { return Err(failure) };
             return Err(on_error::act(
                 args.on_error,
                 &job,
-                kept,
+                *kept,
                 &failed.steps,
                 failure,
                 environment,

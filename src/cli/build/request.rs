@@ -29,7 +29,6 @@ use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 /// A build as it is meant: read, checked, with absolute paths.
 pub(in crate::cli) struct Request {
@@ -285,9 +284,6 @@ impl Request {
             cancel,
             interrupt: &environment.cancel,
             sandbox,
-            notified_of_network: Mutex::new(false),
-            failed: Mutex::default(),
-            mask: Mutex::default(),
             build: build.to_owned(),
             imports: self.caches.open(progress),
             now: environment.started.as_second(),

@@ -1,10 +1,13 @@
 //! Whose turn it is: locks shared with other builds, the number of steps at once, the memory
 //! budget.
 
-use super::results::micros;
-use super::{Coordinator, Event, Phase};
-use crate::plan::{Op, Tree};
+use super::phase::{Admitted, Phase};
+use super::{Coordinator, Event};
+use crate::plan::Op;
 use crate::solve::Cause;
+use crate::solve::exec::ExecError;
+use crate::solve::inputs::StepInputs;
+use crate::solve::record::micros;
 use crate::solve::{deltas, exec};
 use crate::store::{Key, StepLock};
 use std::sync::Arc;
@@ -23,13 +26,13 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     }
 
     /// Makes sure that no other build runs the step, where that can be said already.
-    pub(super) fn lock(&mut self, index: usize) -> Result<(), Cause> {
+    pub(super) fn lock(&mut self, index: usize, inputs: Arc<StepInputs>) -> Result<(), Cause> {
         let Some(name) = self.lock_name(index) else {
-            self.enqueue(index);
+            self.enqueue(index, Admitted { inputs, lock: None });
             return Ok(());
         };
         if let Some(lock) = self.job.store.try_lock_step(&name, &self.holder())? {
-            return self.on_locked(index, lock);
+            return self.on_locked(index, inputs, lock);
         }
         let other = self.job.store.step_holder(&name).unwrap_or_else(|| "another build".to_owned());
         if other != self.holder() {
@@ -42,33 +45,36 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let (store, holder, sender) = (self.job.store.clone(), self.holder(), self.sender.clone());
         thread::spawn(move || {
             let lock = store.lock_step(&name, &holder).map_err(Cause::from);
-            let _ = sender.send(Event::Locked(index, lock));
+            let _ = sender.send(Event::Locked(index, inputs, lock));
         });
         Ok(())
     }
 
     /// The lock is ours; the result may have come since we looked.
-    pub(super) fn on_locked(&mut self, index: usize, lock: StepLock) -> Result<(), Cause> {
+    pub(super) fn on_locked(
+        &mut self,
+        index: usize,
+        inputs: Arc<StepInputs>,
+        lock: StepLock,
+    ) -> Result<(), Cause> {
         let step = self.step(index);
-        let node = &self.nodes[index];
-        let known = match (node.report.key, self.key_parent(step), step.ignore_cache) {
-            (Some(key), Some(parent), false) => {
+        let known = match (self.key_parent(step), step.ignore_cache) {
+            (Some(parent), false) => {
                 self.counts.looked_up += 1;
-                self.cache.lookup(&key, &parent)?.ok()
+                self.cache.lookup(&inputs.key, &parent)?.ok()
             }
             _ => None,
         };
         if let Some((record, layer)) = known {
             drop(lock);
-            return self.hit(index, &record, layer);
+            return self.hit(index, Some(inputs), &record, layer);
         }
-        self.nodes[index].lock = Some(lock);
-        self.enqueue(index);
+        self.enqueue(index, Admitted { inputs, lock: Some(lock) });
         Ok(())
     }
 
-    pub(super) fn enqueue(&mut self, index: usize) {
-        self.nodes[index].phase = Phase::Queued;
+    fn enqueue(&mut self, index: usize, admitted: Admitted) {
+        self.nodes[index].phase = Phase::Queued(admitted);
         self.to_run.push_back(index);
     }
 
@@ -85,51 +91,53 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
 
     /// Takes the first step in line that fits into what is left of the budget. None waits for ever:
     /// all commands of a build reserve the same.
-    pub(super) fn next_to_run(&mut self) -> Option<usize> {
+    fn next_to_run(&mut self) -> Option<usize> {
         let left = self.job.options.memory_budget.map_or(u64::MAX, |b| b - self.reserved);
         let place = self.to_run.iter().position(|&index| self.reservation(index) <= left)?;
         self.to_run.remove(place)
     }
 
     /// Where copies like this one are noted, for those that go by what was copied before.
-    pub(super) fn place_of_copy(&self, index: usize) -> Option<Key> {
+    pub(super) fn place_of_copy(&self, index: usize, inputs: &StepInputs) -> Option<Key> {
         let step = self.step(index);
         let Op::Copy(copy) = &step.op else { return None };
-        let described = self.nodes[index].described.as_ref()?;
         let parent = self.key_parent(step)?;
-        if step.ignore_cache { None } else { deltas::place(copy, described, &parent) }
+        if step.ignore_cache { None } else { deltas::place(copy, inputs, &parent) }
     }
 
     pub(super) fn start_running(&mut self) {
         while self.running < self.job.options.parallelism && !self.is_stopping() {
             let Some(index) = self.next_to_run() else { return };
             self.reserved += self.reservation(index);
-            let step = self.step(index);
-            let stack = self.stack(step.parent);
-            let files = self.files_of_trees(step);
-            let described =
-                Arc::clone(self.nodes[index].described.as_ref().expect("a queued step has inputs"));
-            let vertex = self.vertex(index);
-            let digest = vertex.digest;
-            self.job.progress.started(vertex);
-            self.job.observer.started(index);
-            self.nodes[index].phase = Phase::Running;
-            self.nodes[index].report.began_us = micros(self.begun.elapsed());
+            let node = &mut self.nodes[index];
+            let Phase::Queued(admitted) = node.phase.take() else {
+                unreachable!("a step in line is queued");
+            };
+            let inputs = Arc::clone(&admitted.inputs);
+            node.phase = Phase::Running(admitted);
+            node.report.began_us = micros(self.begun.elapsed());
+            self.job.progress.started(self.vertex(index));
             self.running += 1;
             self.counts.ran += 1;
-            let (job, trees, place) = (self.job, self.trees, self.place_of_copy(index));
+            // From the first step that runs on, what is written is written in order.
+            self.lane();
+            let (context, stack) = (self.context(index), self.stack(self.step(index).parent));
+            let place = self.place_of_copy(index, &inputs);
             self.work(move || {
-                let files = |tree: Tree| files.get(&tree).cloned().unwrap_or_default();
-                let run = || {
-                    if let Some(place) = place
-                        && let Some(delta) = deltas::find(job, &place, &described)?
-                        && let Some(made) = exec::execute_over(job, index, delta, &stack)?
-                    {
-                        return Ok(made);
+                context.job.observer.started(index);
+                let over = || {
+                    let Some(place) = place else { return Ok(None) };
+                    match deltas::find(context.job, &place, &inputs)? {
+                        Some(delta) => exec::execute_over(&context, delta, &stack),
+                        None => Ok(None),
                     }
-                    exec::execute(job, trees, index, digest, &described.chosen, &stack, &files)
                 };
-                Event::ExecResult(index, run())
+                let result = match over().map_err(ExecError::from) {
+                    Ok(None) => exec::execute(&context, &inputs.chosen, &stack),
+                    Ok(Some(result)) => Ok(result),
+                    Err(error) => Err(error),
+                };
+                Event::Executed(index, result)
             });
         }
     }

@@ -1,17 +1,24 @@
 //! What is known of the files that steps start from and read.
 
 use super::Coordinator;
+use super::phase::Phase;
 use crate::plan::{Files, Op, Step, StepId, Tree};
 use crate::solve::StepEnd;
+use crate::solve::inputs::StepInputs;
+use crate::solve::step_context::{StepContext, TreeStacks};
 use crate::solve::trees::{LowerDir, Stack};
 use crate::store::{ChainId, Layer};
-use std::collections::BTreeMap;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
-    /// The layer that a step would hit.
-    pub(in crate::solve) fn known_layer(&self, index: usize) -> Option<&Layer> {
-        let report = &self.nodes[index].report;
-        report.layer.as_ref().filter(|_| matches!(report.end, StepEnd::Hit { .. }))
+    /// The layer that a step would hit, and what the step depends on.
+    pub(in crate::solve) fn known_result(&self, index: usize) -> Option<(&Layer, &StepInputs)> {
+        let node = &self.nodes[index];
+        match (&node.report.end, &node.report.layer, &node.phase) {
+            (StepEnd::Hit { .. }, Some(layer), Phase::Done { inputs: Some(inputs), .. }) => {
+                Some((layer, inputs))
+            }
+            _ => None,
+        }
     }
 
     /// The layers of steps that a step starts from or reads.
@@ -55,10 +62,16 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
     }
 
+    /// What the work on a step takes with it.
+    pub(in crate::solve) fn context(&self, index: usize) -> StepContext<'env> {
+        let trees = self.files_of_trees(self.step(index));
+        StepContext { job: self.job, shared: self.shared, index, trees }
+    }
+
     pub(in crate::solve) fn stack(&self, mut files: Files) -> Stack {
         let mut lowers = Vec::new();
         while let Files::Step(StepId(index)) = files {
-            lowers.extend(self.nodes[index].lower.clone());
+            lowers.extend(self.nodes[index].phase.lower().cloned());
             files = self.step(index).parent;
         }
         if let Files::Base(base) = files {
@@ -69,10 +82,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         Stack(lowers)
     }
 
-    pub(in crate::solve) fn files_of_trees(
-        &self,
-        step: &Step,
-    ) -> BTreeMap<Tree, (Stack, Option<ChainId>)> {
+    pub(super) fn files_of_trees(&self, step: &Step) -> TreeStacks {
         step.trees()
             .into_iter()
             .map(|tree| match tree {

@@ -1,14 +1,15 @@
 //! What becomes of a step before it runs: its inputs are found out, then it hits or misses.
 
-use super::{Coordinator, Event, Mode, Phase};
+use super::phase::Phase;
+use super::{Coordinator, Event, Mode};
 use crate::cache::{ImportError, Missing, Record};
 use crate::plan::{CopySource, Op, Step, Tree};
 use crate::solve::ahead::Ahead;
 use crate::solve::inputs::{self, StepInputs};
-use crate::solve::trees::{LowerDir, Stack, Trees};
-use crate::solve::{Cause, Job, Miss, StepEnd};
-use crate::store::{ChainId, Key, Layer};
-use std::collections::{BTreeMap, VecDeque};
+use crate::solve::trees::LowerDir;
+use crate::solve::{Cause, Miss, StepEnd};
+use crate::store::{ChainId, Layer};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
@@ -19,40 +20,33 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                 return;
             }
             let node = &self.nodes[index];
-            if node.phase == Phase::Done {
+            if node.phase.is_done() {
                 continue;
             }
             if node.missing_trees > 0 || self.describing >= self.job.options.parallelism {
                 later.push_back(index);
                 continue;
             }
-            let step = self.step(index);
-            let files = self.files_of_trees(step);
-            let (job, trees) = (self.job, self.trees);
-            if reads_nothing(step) {
-                let described = describe(job, trees, step, &files);
-                let end = described.and_then(|described| self.on_described(index, described));
+            let context = self.context(index);
+            if reads_nothing(context.step()) {
+                let described = inputs::describe(&context);
+                let end = described.and_then(|inputs| self.on_described(index, inputs));
                 if let Err(cause) = end {
                     self.on_failure(index, cause);
                 }
                 continue;
             }
             self.describing += 1;
-            self.work(move || Event::Described(index, describe(job, trees, step, &files)));
+            self.work(move || Event::Described(index, inputs::describe(&context)));
         }
         self.to_describe = later;
     }
 
-    pub(super) fn on_described(
-        &mut self,
-        index: usize,
-        described: StepInputs,
-    ) -> Result<(), Cause> {
+    pub(super) fn on_described(&mut self, index: usize, inputs: StepInputs) -> Result<(), Cause> {
         let node = &mut self.nodes[index];
-        node.report.inputs = Some(described.inputs.clone());
-        node.report.key = Some(described.inputs.key());
-        node.described = Some(Arc::new(described));
-        node.phase = Phase::Described;
+        node.report.inputs = Some(inputs.inputs.clone());
+        node.report.key = Some(inputs.key);
+        node.phase = Phase::Described(Arc::new(inputs));
         self.counts.described += 1;
         self.decide(index)
     }
@@ -60,57 +54,61 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     /// Decides the results of a step whose inputs are known, as far as that can be said now.
     pub(super) fn decide(&mut self, index: usize) -> Result<(), Cause> {
         let step = self.step(index);
-        let node = &self.nodes[index];
-        if !matches!(node.phase, Phase::Described | Phase::AwaitingChain) || self.is_stopping() {
+        let phase = &self.nodes[index].phase;
+        let (Phase::Described(inputs) | Phase::AwaitingChain(inputs)) = phase else {
+            return Ok(());
+        };
+        if self.is_stopping() {
             return Ok(());
         }
-        let key = node.report.key.expect("a described step has a key");
+        let inputs = Arc::clone(inputs);
+        let key = inputs.key;
         let parent = self.key_parent(step);
         if !self.is_usable(step.parent) && parent.is_none() {
             // Only a prediction can know that there will be no parent to ask for.
-            if self.mode == Mode::Predict && self.is_hopeless(step.parent) {
-                return self.without_parent(index, key);
+            if self.mode == Mode::Predict && self.stay_unknown(step.parent) {
+                return self.without_parent(index, inputs);
             }
             return Ok(());
         }
         if step.ignore_cache {
-            return self.miss(index, Miss::NoCache);
+            return self.miss(index, inputs, Miss::NoCache);
         }
         let Some(parent) = parent else {
             let is_solving = self.mode == Mode::Solve;
             let knows = || self.job.imports.iter().any(|import| import.knows(&key));
             if self.cache.knows(&key) || is_solving && knows() {
-                self.nodes[index].phase = Phase::AwaitingChain;
+                self.nodes[index].phase = Phase::AwaitingChain(inputs);
                 return Ok(());
             }
-            return self.miss(index, Miss::Missing(Missing::Key));
+            return self.miss(index, inputs, Miss::Missing(Missing::Key));
         };
         self.nodes[index].report.parent = Some(parent);
         self.counts.looked_up += 1;
         match self.cache.lookup(&key, &parent)? {
-            Ok((record, layer)) => self.hit(index, &record, layer),
-            Err(_) if self.bring(index, key, parent) => Ok(()),
-            Err(missing) => self.miss(index, Miss::Missing(missing)),
+            Ok((record, layer)) => self.hit(index, Some(inputs), &record, layer),
+            Err(_) if self.bring(index, &inputs, parent) => Ok(()),
+            Err(missing) => self.miss(index, inputs, Miss::Missing(missing)),
         }
     }
 
     /// Begins to bring a result here from the first other cache that has it; says whether one has.
-    pub(super) fn bring(&mut self, index: usize, key: Key, parent: ChainId) -> bool {
+    fn bring(&mut self, index: usize, inputs: &Arc<StepInputs>, parent: ChainId) -> bool {
         if self.mode == Mode::Predict {
             return false;
         }
-        let job = self.job;
+        let (job, key, inputs) = (self.job, inputs.key, Arc::clone(inputs));
         let Some(import) = job.imports.iter().find(|import| import.has(&key, &parent)) else {
             return false;
         };
         self.nodes[index].phase = Phase::Bringing;
-        self.bringing += 1;
+        self.background += 1;
         self.counts.brought += 1;
         self.work(move || {
             let brought = import.bring(job.store, &key, &parent, job.cancel);
             let describe =
                 |error: ImportError| format!("cache {}: {}", import.name(), chain(&error));
-            Event::Brought(index, brought.map_err(describe))
+            Event::Brought(index, inputs, brought.map_err(describe))
         });
         true
     }
@@ -120,6 +118,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn on_brought(
         &mut self,
         index: usize,
+        inputs: Arc<StepInputs>,
         result: Result<(), String>,
     ) -> Result<(), Cause> {
         if let Err(trouble) = result
@@ -128,24 +127,29 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             let place = self.step(index).place();
             self.job.progress.notice(format!("{place} {trouble}"));
         }
-        self.nodes[index].phase = Phase::Described;
+        self.nodes[index].phase = Phase::Described(inputs);
         self.decide(index)
     }
 
-    pub(super) fn hit(&mut self, index: usize, record: &Record, layer: Layer) -> Result<(), Cause> {
+    /// Takes a known result. `inputs` are those of the step, where they had to be known for it.
+    pub(super) fn hit(
+        &mut self,
+        index: usize,
+        inputs: Option<Arc<StepInputs>>,
+        record: &Record,
+        layer: Layer,
+    ) -> Result<(), Cause> {
         let node = &mut self.nodes[index];
-        node.lower = Some(LowerDir::finished(&layer));
+        node.phase = Phase::Done { inputs, lower: Some(LowerDir::finished(&layer)) };
         node.report.end = StepEnd::Hit { build: record.build.clone() };
         node.report.miss = None;
         node.report.created = Some(record.finished);
         node.report.cost = record.cost;
         node.report.layer = Some(layer);
         node.report.output = Some(record.output);
-        node.phase = Phase::Done;
-        node.lock = None;
         if self.mode == Mode::Solve {
             self.job.progress.cached(self.vertex(index));
-            self.job.observer.ended(index, &self.nodes[index].report);
+            self.report_end(index);
         }
         // First the chain, so that what follows is looked up and locked by its full name.
         self.link(index)?;
@@ -160,10 +164,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             let node = &mut self.nodes[index];
             node.report.key = (!reads_files).then(|| inputs.key());
             node.report.inputs = Some(inputs);
-            node.report.end = StepEnd::Hit { build };
-            node.phase = Phase::Done;
+            node.settle(StepEnd::Hit { build });
             self.job.progress.cached(self.vertex(index));
-            self.job.observer.ended(index, &self.nodes[index].report);
+            self.report_end(index);
         }
         for (index, (record, layer)) in ahead.hits {
             let node = &mut self.nodes[index];
@@ -171,17 +174,17 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             node.report.key = Some(record.key);
             node.report.parent = Some(record.parent);
             self.counts.brought += 1;
-            self.hit(index, &record, layer)?;
+            self.hit(index, None, &record, layer)?;
         }
         Ok(())
     }
 
-    pub(super) fn miss(&mut self, index: usize, miss: Miss) -> Result<(), Cause> {
+    fn miss(&mut self, index: usize, inputs: Arc<StepInputs>, miss: Miss) -> Result<(), Cause> {
         self.nodes[index].report.miss = Some(miss);
         if self.mode == Mode::Predict {
-            return self.foresee(index);
+            return self.foresee(index, inputs);
         }
-        self.lock(index)
+        self.lock(index, inputs)
     }
 }
 
@@ -197,7 +200,7 @@ pub(in crate::solve) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Whether the inputs of a step are known without reading any file.
-pub(super) fn reads_nothing(step: &Step) -> bool {
+fn reads_nothing(step: &Step) -> bool {
     match &step.op {
         Op::Workdir(_) => true,
         Op::Run(_) => step.trees().is_empty(),
@@ -205,14 +208,4 @@ pub(super) fn reads_nothing(step: &Step) -> bool {
             copy.sources.iter().all(|source| matches!(source, CopySource::Inline { .. }))
         }
     }
-}
-
-pub(super) fn describe(
-    job: &Job<'_>,
-    trees: &Trees,
-    step: &Step,
-    files: &BTreeMap<Tree, (Stack, Option<ChainId>)>,
-) -> Result<StepInputs, Cause> {
-    let files = |tree: Tree| files.get(&tree).cloned().unwrap_or_default();
-    inputs::describe(job, trees, step, &files)
 }

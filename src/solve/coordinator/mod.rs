@@ -1,31 +1,47 @@
 //! The coordinator: one thread that owns the graph, decides, and never works itself.
 //!
 //! Here are its state and its loop. What it does with an event is described in the order of a
-//! step's life: `lookup` (inputs, hit or miss), `admission` (locks, limits), `results` (hashes,
-//! records); `files` and `vertices` answer questions.
+//! step's life: `phase` (where it is), `lookup` (inputs, hit or miss), `admission` (locks, limits),
+//! `results` (hashes, records); `prediction` and `below` say what a build would do; `files` and
+//! `vertices` answer questions.
+//!
+//! # What it does itself
+//!
+//! Nothing that waits for a disk or for another process: files are hashed and steps run by workers,
+//! layers, records, listings and history are written by one (`lane`), and locks that are not free
+//! are waited for by threads of their own. What is left are the few system calls of a look-up (a
+//! record and its layer's facts, each of some hundred bytes) and of taking a lock that is free:
+//! they take less time than handing them over would.
 
 mod admission;
+mod below;
 mod files;
+mod lane;
 mod lookup;
+mod phase;
 mod prediction;
 mod results;
 mod vertices;
 
 pub(super) use lookup::chain;
 pub(super) use results::add_tar_facts;
-use results::{cost_of, micros};
 
-use crate::cache::{Cache, Cost, Output, Record};
+use self::below::Memory;
+use self::lane::Lane;
+use self::phase::{Node, Phase};
+use crate::cache::Cache;
 use crate::layer::Scan;
 use crate::plan::{Files, Step, StepId, Tree};
 use crate::progress::Outcome;
 use crate::solve::ahead;
 use crate::solve::cache_mounts;
-use crate::solve::exec::ExecResult;
+use crate::solve::exec::{ExecError, ExecResult};
 use crate::solve::inputs::StepInputs;
-use crate::solve::trees::{LowerDir, Trees};
+use crate::solve::record::{cost_of, micros};
+use crate::solve::step_context::Shared;
 use crate::solve::{
-    Cause, Counts, Failed, Job, Predicted, SolveError, Solved, StepEnd, StepError, StepReport,
+    Cause, Counts, Failed, FailedStep, Job, Miss, Predicted, SolveError, Solved, StepEnd,
+    StepError, StepReport,
 };
 use crate::store::{ChainId, Layer, LayerMeta, StepLock};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -45,9 +61,9 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 ///
 /// [`Failed`] with the first error; nothing runs or is mounted any more then.
 pub fn solve(job: &Job<'_>) -> Result<Solved, Box<Failed>> {
-    let trees = Trees::default();
+    let shared = Shared::default();
     let solved = thread::scope(|scope| {
-        let mut coordinator = Coordinator::new(job, &trees, Mode::Solve, scope);
+        let mut coordinator = Coordinator::new(job, &shared, Mode::Solve, scope);
         let emptied = match job.options.keeps_cache_mounts {
             true => Ok(()),
             false => cache_mounts::empty(job).map_err(SolveError::Other),
@@ -56,7 +72,7 @@ pub fn solve(job: &Job<'_>) -> Result<Solved, Box<Failed>> {
         let layers = end.and_then(|()| coordinator.target_layers());
         coordinator.into_result(layers)
     });
-    trees.flush(job);
+    shared.trees.flush(job);
     solved
 }
 
@@ -66,15 +82,15 @@ pub fn solve(job: &Job<'_>) -> Result<Solved, Box<Failed>> {
 ///
 /// [`Failed`] where files cannot be read.
 pub fn predict(job: &Job<'_>) -> Result<Predicted, Box<Failed>> {
-    let trees = Trees::default();
+    let shared = Shared::default();
     thread::scope(|scope| {
-        let mut coordinator = Coordinator::new(job, &trees, Mode::Predict, scope);
+        let mut coordinator = Coordinator::new(job, &shared, Mode::Predict, scope);
         let end = coordinator.run();
         coordinator.complete_prediction();
         let mut listings = BTreeMap::new();
         for node in &coordinator.nodes {
-            if let Some(described) = &node.described {
-                described.collect_listings(&mut listings);
+            if let Some(inputs) = node.phase.inputs() {
+                inputs.collect_listings(&mut listings);
             }
         }
         let solved = coordinator.into_result(end.map(|()| Vec::new()))?;
@@ -92,61 +108,25 @@ enum Mode {
 enum Event {
     Described(usize, Result<StepInputs, Cause>),
     /// Result of the attempt to bring a result here from another cache.
-    Brought(usize, Result<(), String>),
-    Locked(usize, Result<StepLock, Cause>),
-    ExecResult(usize, Result<ExecResult, Cause>),
+    Brought(usize, Arc<StepInputs>, Result<(), String>),
+    Locked(usize, Arc<StepInputs>, Result<StepLock, Cause>),
+    Executed(usize, Result<ExecResult, ExecError>),
     Digested(usize, Result<(Scan, LayerMeta), Cause>),
+    /// A step's layer and record are in the store.
+    Recorded(usize, Result<Box<StepReport>, Cause>),
+    /// What would become of a step behind one whose files are not known.
+    Predicted(usize, Result<(Option<Miss>, StepEnd), Cause>),
     Panicked(Box<dyn std::any::Any + Send>),
-}
-
-/// Where a step is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Its inputs are not known yet.
-    Waiting,
-    /// Its inputs are known.
-    Described,
-    /// A record could be hit; its parent's chain is not known yet.
-    AwaitingChain,
-    /// Its result is being brought here from another cache.
-    Bringing,
-    /// Another build runs it.
-    AwaitingLock,
-    /// It waits for its turn.
-    Queued,
-    /// It runs.
-    Running,
-    /// It ran; its files are usable, and are being hashed.
-    Sealing,
-    /// Its layer is in the store, or nothing more will come of it.
-    Done,
-}
-
-struct Node {
-    phase: Phase,
-    /// How many of the trees it reads are not usable yet.
-    missing_trees: usize,
-    /// Whether a tree it reads will never be usable: an earlier step would have to run.
-    is_blind: bool,
-    described: Option<Arc<StepInputs>>,
-    /// Its own files, once there.
-    lower: Option<LowerDir>,
-    /// Whether its files and all below them are there.
-    is_usable: bool,
-    /// The chain up to it, once known.
-    chain: Option<ChainId>,
-    made: Option<Arc<ExecResult>>,
-    meta: Option<LayerMeta>,
-    lock: Option<StepLock>,
-    report: StepReport,
 }
 
 pub(super) struct Coordinator<'scope, 'env: 'scope> {
     job: &'env Job<'env>,
-    trees: &'env Trees,
+    shared: &'env Shared,
     cache: Cache,
     mode: Mode,
     scope: &'scope Scope<'scope, 'env>,
+    /// What does jobs in their order, once there has been one.
+    lane: Option<Lane<'scope>>,
     sender: Sender<Event>,
     events: Receiver<Event>,
     nodes: Vec<Node>,
@@ -162,23 +142,22 @@ pub(super) struct Coordinator<'scope, 'env: 'scope> {
     running: usize,
     /// What running commands have reserved of the memory budget, in bytes.
     reserved: u64,
-    sealing: usize,
-    bringing: usize,
+    /// Jobs of workers that no limit counts: results brought here, hashed, recorded, predicted.
+    background: usize,
     locking: usize,
     error: Option<SolveError>,
+    /// The files of the command that failed, where they are wanted.
+    failed_step: Option<Box<FailedStep>>,
     counts: Counts,
     begun: Instant,
-    /// All records that could be hit, once a prediction had to ask for them.
-    all_records: Option<Vec<Record>>,
-    /// What steps would make on top of chains that they may come to stand on, as far as a
-    /// prediction had to find out; `None` for what could not be found out.
-    made_on: BTreeMap<(usize, ChainId), Option<Output>>,
+    /// What a prediction has found out so far.
+    memory: Arc<Memory>,
 }
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     fn new(
         job: &'env Job<'env>,
-        trees: &'env Trees,
+        shared: &'env Shared,
         mode: Mode,
         scope: &'scope Scope<'scope, 'env>,
     ) -> Self {
@@ -209,13 +188,14 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let base_chains = ahead::base_chains(job);
         Self {
             job,
-            trees,
+            shared,
             cache: match mode {
                 Mode::Solve => Cache::new(job.store.clone()),
                 Mode::Predict => Cache::peeking(job.store.clone()),
             },
             mode,
             scope,
+            lane: None,
             sender,
             events,
             nodes,
@@ -228,33 +208,27 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             describing: 0,
             running: 0,
             reserved: 0,
-            sealing: 0,
-            bringing: 0,
+            background: 0,
             locking: 0,
             error: None,
+            failed_step: None,
             counts: Counts::default(),
             begun: Instant::now(),
-            all_records: None,
-            made_on: BTreeMap::new(),
+            memory: Arc::default(),
         }
     }
 
     /// Finds out what would hit, and stays to be asked for it.
     pub(super) fn predicted(
         job: &'env Job<'env>,
-        trees: &'env Trees,
+        shared: &'env Shared,
         scope: &'scope Scope<'scope, 'env>,
     ) -> Result<Self, Box<Failed>> {
-        let mut coordinator = Self::new(job, trees, Mode::Predict, scope);
+        let mut coordinator = Self::new(job, shared, Mode::Predict, scope);
         match coordinator.run() {
             Ok(()) => Ok(coordinator),
             Err(error) => coordinator.into_result(Err(error)).map(|_| unreachable!("it failed")),
         }
-    }
-
-    /// What a step that would hit depends on.
-    pub(super) fn described(&self, index: usize) -> &StepInputs {
-        self.nodes[index].described.as_ref().expect("a step that hits has been described")
     }
 
     fn step(&self, index: usize) -> &'env Step {
@@ -265,7 +239,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     fn run(&mut self) -> Result<(), SolveError> {
         if self.mode == Mode::Solve {
             self.show_bases();
-            let ahead = ahead::look(self.job, self.trees, &self.cache, &self.base_chains);
+            let ahead = ahead::look(self.job, self.shared, &self.cache, &self.base_chains);
             let end = ahead.and_then(|ahead| self.leave_out(ahead));
             end.map_err(|cause| match cause.is_cancelled() {
                 true => SolveError::Cancelled,
@@ -275,7 +249,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         loop {
             self.start_describing();
             self.start_running();
-            let busy = self.describing + self.running + self.sealing + self.bringing;
+            let busy = self.describing + self.running + self.background;
             let is_over = self.error.is_some() || self.job.cancel.is_cancelled();
             if busy == 0 && (is_over || self.locking == 0) {
                 break;
@@ -297,7 +271,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         if self.job.cancel.is_cancelled() {
             return Err(SolveError::Cancelled);
         }
-        debug_assert!(self.nodes.iter().all(|node| node.phase == Phase::Done), "nothing waits");
+        debug_assert!(self.nodes.iter().all(|node| node.phase.is_done()), "nothing waits");
         Ok(())
     }
 
@@ -307,22 +281,38 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                 self.describing -= 1;
                 (index, result.map(|described| self.on_described(index, described)))
             }
-            Event::Brought(index, result) => {
-                self.bringing -= 1;
-                (index, Ok(self.on_brought(index, result)))
+            Event::Brought(index, inputs, result) => {
+                self.background -= 1;
+                (index, Ok(self.on_brought(index, inputs, result)))
             }
-            Event::Locked(index, result) => {
+            Event::Locked(index, inputs, result) => {
                 self.locking -= 1;
-                (index, result.map(|lock| self.on_locked(index, lock)))
+                (index, result.map(|lock| self.on_locked(index, inputs, lock)))
             }
-            Event::ExecResult(index, result) => {
+            Event::Executed(index, result) => {
                 self.running -= 1;
                 self.reserved -= self.reservation(index);
-                (index, result.map(|made| self.on_made(index, made)))
+                match result {
+                    Ok(result) => (index, Ok(self.on_executed(index, result))),
+                    Err(ExecError { cause, failed_step }) => {
+                        if !self.is_stopping() {
+                            self.failed_step = failed_step;
+                        }
+                        (index, Err(cause))
+                    }
+                }
             }
             Event::Digested(index, result) => {
-                self.sealing -= 1;
-                (index, result.map(|sealed| self.on_sealed(index, sealed)))
+                self.background -= 1;
+                (index, result.map(|digested| self.on_digested(index, digested)))
+            }
+            Event::Recorded(index, result) => {
+                self.background -= 1;
+                (index, result.map(|report| self.on_recorded(index, *report)))
+            }
+            Event::Predicted(index, result) => {
+                self.background -= 1;
+                (index, result.map(|(miss, end)| self.on_predicted(index, miss, end)))
             }
             Event::Panicked(panic) => {
                 // A bug of ours: stop the others, then let the panic speak.
@@ -332,7 +322,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         };
         if let Err(cause) | Ok(Err(cause)) = result {
             if self.mode == Mode::Predict
-                && matches!(self.nodes[index].phase, Phase::Running | Phase::Sealing)
+                && matches!(self.nodes[index].phase, Phase::Running(_) | Phase::Digesting(..))
                 && !cause.is_cancelled()
             {
                 // What it would make stays unknown.
@@ -354,13 +344,42 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         });
     }
 
+    /// Has a job done after those that were handed over before it.
+    fn work_in_order(&mut self, job: impl FnOnce() -> Event + Send + 'scope) {
+        self.background += 1;
+        self.lane().hand_over(|| Some(job()));
+    }
+
+    fn lane(&mut self) -> &Lane<'scope> {
+        let (scope, sender) = (self.scope, &self.sender);
+        self.lane.get_or_insert_with(|| Lane::start(scope, sender.clone()))
+    }
+
+    /// Reports the end of a step that no worker recorded. Before anything has run, an observer
+    /// writes nothing; afterwards its writes keep their order.
+    fn report_end(&self, index: usize) {
+        let (observer, report) = (self.job.observer, &self.nodes[index].report);
+        match &self.lane {
+            None => observer.ended(index, report),
+            Some(lane) => {
+                let report = report.clone();
+                lane.hand_over(move || {
+                    observer.ended(index, &report);
+                    None
+                });
+            }
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         self.error.is_some() || self.job.cancel.is_cancelled()
     }
 
     fn on_failure(&mut self, index: usize, cause: Cause) {
-        let was_running = self.nodes[index].phase == Phase::Running;
-        self.nodes[index].lock = None;
+        let was_running = self.nodes[index].phase.is_running();
+        if let Some(lock) = self.nodes[index].phase.lock_mut() {
+            *lock = None;
+        }
         let vertex = self.vertex_digest(index);
         if cause.is_cancelled() || self.is_stopping() {
             if was_running {
@@ -387,7 +406,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.job.progress.done(vertex, Outcome::Failed(message.clone()));
         let step = self.step(index);
         self.nodes[index].report.end = StepEnd::Failed { message, exit };
-        self.job.observer.ended(index, &self.nodes[index].report);
+        self.report_end(index);
         self.error = Some(SolveError::Step(Box::new(StepError {
             step: index,
             name: step.name.clone(),
@@ -424,38 +443,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let steps = self.nodes.into_iter().map(|node| node.report).collect();
         match layers {
             Ok(layers) => Ok(Solved { layers, steps, counts }),
-            Err(error) => Err(Box::new(Failed { error, steps })),
-        }
-    }
-}
-
-impl Node {
-    fn new(missing_trees: usize) -> Self {
-        Self {
-            phase: Phase::Waiting,
-            missing_trees,
-            is_blind: false,
-            described: None,
-            lower: None,
-            is_usable: false,
-            chain: None,
-            made: None,
-            meta: None,
-            lock: None,
-            report: StepReport {
-                end: StepEnd::NotReached,
-                inputs: None,
-                key: None,
-                parent: None,
-                miss: None,
-                created: None,
-                cost: Cost::default(),
-                layer: None,
-                output: None,
-                is_unsound: false,
-                began_us: 0,
-                wall_us: 0,
-            },
+            Err(error) => Err(Box::new(Failed { error, steps, failed_step: self.failed_step })),
         }
     }
 }

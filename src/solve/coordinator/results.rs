@@ -1,62 +1,68 @@
 //! What a step made: usable at once, hashed in the background, linked to the chain, recorded.
 
-use super::{Coordinator, Event, Mode, Phase};
-use crate::cache::{Cache, Cost, Output};
+use super::phase::{Digested, Phase};
+use super::{Coordinator, Event, Mode};
+use crate::cache::Output;
 use crate::layer::{Meter, Scan};
 use crate::plan::Op;
 use crate::progress::{Outcome, Tally};
-use crate::sandbox::Usage;
 use crate::solve::digest::{self, LayerDigest};
 use crate::solve::exec::ExecResult;
-use crate::solve::{Cause, Job, StepEnd, deltas};
-use crate::store::{Layer, LayerMeta};
+use crate::solve::record::{NewRecord, micros};
+use crate::solve::{Cause, Job, StepReport, deltas};
+use crate::store::{ChainId, Layer, LayerMeta};
 use crate::sys::cancel::Cancel;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
-    pub(super) fn on_made(&mut self, index: usize, made: ExecResult) -> Result<(), Cause> {
+    pub(super) fn on_executed(&mut self, index: usize, result: ExecResult) -> Result<(), Cause> {
         let is_predicted = self.mode == Mode::Predict;
         let is_copy = matches!(self.step(index).op, Op::Copy(_));
         let node = &mut self.nodes[index];
-        let described = node.described.as_ref().expect("a step that ran has inputs");
+        let Phase::Running(admitted) = node.phase.take() else {
+            unreachable!("a step that has a result was running");
+        };
         let wanted = LayerDigest {
             wants_tar: !is_predicted && self.job.options.wants_image && self.in_target[index],
             stores_tar: self.job.options.stores_tars,
             wants_listing: !is_predicted
                 && is_copy
-                && made.delta.is_none()
-                && deltas::is_notable(described),
+                && result.delta.is_none()
+                && deltas::is_notable(&admitted.inputs),
         };
-        node.lower = Some(made.lower.clone());
-        node.report.wall_us = micros(made.wall);
-        let made = Arc::new(made);
-        node.made = Some(Arc::clone(&made));
-        node.phase = Phase::Sealing;
+        node.report.wall_us = micros(result.wall);
+        let result = Arc::new(result);
+        node.phase = Phase::Digesting(admitted, Arc::clone(&result));
         self.job.progress.done(self.vertex_digest(index), Outcome::Ran);
-        self.sealing += 1;
+        self.background += 1;
         self.counts.hashed += 1;
         let job = self.job;
         self.work(move || {
             let name = &job.plan.steps[index].name;
-            Event::Digested(index, digest::digest(job, name, &made, wanted, job.interrupt))
+            Event::Digested(index, digest::digest(job, name, &result, wanted, job.interrupt))
         });
         self.on_usable(index)
     }
 
-    pub(super) fn on_sealed(
+    pub(super) fn on_digested(
         &mut self,
         index: usize,
         (scan, meta): (Scan, LayerMeta),
     ) -> Result<(), Cause> {
         let output = Output { layer: scan.id, content: scan.content, set_times: scan.set_times };
-        self.nodes[index].report.output = Some(output);
+        let node = &mut self.nodes[index];
+        node.report.output = Some(output);
+        let Phase::Digesting(admitted, result) = node.phase.take() else {
+            unreachable!("a step whose files are hashed was being hashed");
+        };
         if self.mode == Mode::Predict {
+            let lower = Some(result.lower.clone());
+            node.phase = Phase::Done { inputs: Some(admitted.inputs), lower };
             return self.on_foreseen(index);
         }
-        self.nodes[index].meta = Some(meta);
+        node.phase = Phase::Digested(Box::new(Digested { admitted, result, meta, output }));
         self.link(index)
     }
 
@@ -66,7 +72,10 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let mut open = vec![index];
         while let Some(index) = open.pop() {
             let node = &self.nodes[index];
-            if node.is_usable || node.lower.is_none() || !self.is_usable(self.step(index).parent) {
+            if node.is_usable
+                || node.phase.lower().is_none()
+                || !self.is_usable(self.step(index).parent)
+            {
                 continue;
             }
             self.nodes[index].is_usable = true;
@@ -81,36 +90,22 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         Ok(())
     }
 
-    /// Learns a step's chain, if its parent's and its own content are known; files its record; goes
-    /// on with its children.
+    /// Learns a step's chain, if its parent's and its own content are known; has its record
+    /// written; goes on with its children.
     pub(super) fn link(&mut self, index: usize) -> Result<(), Cause> {
         let mut open = vec![index];
         while let Some(index) = open.pop() {
             let node = &self.nodes[index];
-            let (None, Some(output), Some(parent)) =
+            let (None, Some(output), Some(below)) =
                 (node.chain, node.report.output, self.chain(self.step(index).parent))
             else {
                 continue;
             };
-            self.nodes[index].chain = Some(output.on(&parent));
+            self.nodes[index].chain = Some(output.on(&below));
             for child in self.children[index].clone() {
-                // Before the record is visible: a build that hits it will ask for the child next,
-                // and is to wait for ours, also where that has run already and is only being
-                // hashed.
-                if self.mode == Mode::Solve
-                    && matches!(
-                        self.nodes[child].phase,
-                        Phase::Queued | Phase::Running | Phase::Sealing
-                    )
-                    && self.nodes[child].lock.is_none()
-                    && let Some(name) = self.lock_name(child)
-                {
-                    self.nodes[child].lock = self.job.store.try_lock_step(&name, &self.holder())?;
-                }
+                self.lock_ahead(child)?;
             }
-            if self.nodes[index].phase == Phase::Sealing {
-                self.record(index)?;
-            }
+            self.record(index, below);
             for child in self.children[index].clone() {
                 self.decide(child)?;
                 open.push(child);
@@ -119,83 +114,60 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         Ok(())
     }
 
-    /// Puts a finished layer in its place: interned, filed.
-    pub(super) fn record(&mut self, index: usize) -> Result<(), Cause> {
-        let step = self.step(index);
-        let parent = self.key_parent(step).expect("a step is recorded when its parent is known");
-        let node = &mut self.nodes[index];
-        let meta = node.meta.take().expect("a sealing step has been scanned");
-        let made = node.made.take().expect("a sealing step has been made");
-        let described = Arc::clone(node.described.as_ref().expect("a step that ran has inputs"));
-        let usage = made.usage.unwrap_or_default();
-        let cost = Cost { layer_bytes: meta.bytes, ..cost_of(made.wall, &usage) };
-        let made_output = node.report.output.expect("a scanned step has an output");
-        let chain = made_output.on(&parent);
-        let known = if step.ignore_cache { None } else { self.cache.interned(&chain)? };
-        let (layer, finished) = match known {
-            // With its older time: an image made of the same files stays the same image.
-            Some(known) => known,
-            None => {
-                let layer = self.job.store.add_layer(&made.work, &meta)?;
-                self.cache.intern(&chain, &layer.id, self.job.now, &parent)?;
-                (layer, self.job.now)
-            }
-        };
-        // What stands by itself (`--link`) is filed as such; its place in this chain is known too.
-        if let (Some(whole), Some(below)) = (self.nodes[index].chain, self.chain(step.parent))
-            && below != parent
-            && self.cache.parent_of(&whole)?.is_none()
+    /// Takes the lock on a step that was admitted before its chain was known, and now has a name.
+    /// That is before the record below it is visible: a build that hits that one will ask for this
+    /// step next, and is to wait for ours, also where it has run already and is only being hashed.
+    fn lock_ahead(&mut self, index: usize) -> Result<(), Cause> {
+        let is_unlocked = matches!(self.nodes[index].phase.lock_mut(), Some(None));
+        if self.mode == Mode::Solve
+            && is_unlocked
+            && let Some(name) = self.lock_name(index)
         {
-            self.cache.intern(&whole, &layer.id, finished, &below)?;
-        }
-        let output = Output { layer: layer.id, ..made_output };
-        let record = Cache::new_record(
-            described.inputs.clone(),
-            parent,
-            output,
-            self.job.build.clone(),
-            finished,
-            cost,
-        );
-        if !made.is_unsound {
-            described.keep_listings(&self.cache)?;
-            self.cache.file(&record)?;
-            if let Some(place) = self.place_of_copy(index)
-                && made.delta.is_none()
-            {
-                deltas::note(&self.cache, &place, &described, &layer, made.now)?;
+            let taken = self.job.store.try_lock_step(&name, &self.holder())?;
+            if let Some(lock) = self.nodes[index].phase.lock_mut() {
+                *lock = taken;
             }
         }
-        let node = &mut self.nodes[index];
-        node.report.parent = Some(parent);
-        node.report.end = StepEnd::Ran;
-        node.report.is_unsound = made.is_unsound;
-        node.report.created = Some(record.finished);
-        node.report.cost = cost;
-        node.report.layer = Some(layer);
-        node.report.output = Some(output);
-        node.phase = Phase::Done;
-        node.lock = None;
-        self.job.observer.ended(index, &self.nodes[index].report);
         Ok(())
     }
-}
 
-pub(super) fn cost_of(wall: Duration, usage: &Usage) -> Cost {
-    Cost {
-        wall_us: micros(wall),
-        cpu_us: usage.cpu_user_us + usage.cpu_system_us,
-        system_us: usage.cpu_system_us,
-        peak_memory: usage.peak_memory.unwrap_or(0),
-        io_read: usage.io_read.unwrap_or(0),
-        io_written: usage.io_written.unwrap_or(0),
-        max_pids: usage.max_pids.unwrap_or(0),
-        layer_bytes: 0,
+    /// Has a hashed step put into the store. `below` is the chain of the files it stands on.
+    fn record(&mut self, index: usize, below: ChainId) {
+        let Some(parent) = self.key_parent(self.step(index)) else { return };
+        let phase = &mut self.nodes[index].phase;
+        let Digested { admitted, result, meta, output } = match phase.take() {
+            Phase::Digested(digested) => *digested,
+            other => {
+                *phase = other;
+                return;
+            }
+        };
+        *phase = Phase::Recording(result.lower.clone());
+        let new = NewRecord {
+            job: self.job,
+            cache: self.cache.clone(),
+            index,
+            copies: self.place_of_copy(index, &admitted.inputs),
+            inputs: admitted.inputs,
+            result,
+            meta,
+            output,
+            parent,
+            below,
+            lock: admitted.lock,
+            report: self.nodes[index].report.clone(),
+        };
+        self.work_in_order(move || Event::Recorded(index, new.write().map(Box::new)));
     }
-}
 
-pub(super) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    /// A step is in the store.
+    pub(super) fn on_recorded(&mut self, index: usize, report: StepReport) -> Result<(), Cause> {
+        let node = &mut self.nodes[index];
+        let lower = node.phase.lower().cloned();
+        node.phase = Phase::Done { inputs: None, lower };
+        node.report = report;
+        Ok(())
+    }
 }
 
 /// Hashes the tars of layers that were not part of an exported image before, side by side.

@@ -4,6 +4,7 @@ use super::Coordinator;
 use crate::oci::Digest;
 use crate::plan::{Files, StepId, Tree};
 use crate::progress::Vertex;
+use crate::solve::step_context::vertex_digest;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn show_bases(&self) {
@@ -18,7 +19,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     }
 
     pub(super) fn vertex_digest(&self, index: usize) -> Digest {
-        Digest::of(format!("step {index} {}", self.step(index).name).as_bytes())
+        vertex_digest(index, &self.step(index).name)
     }
 
     pub(super) fn vertex(&self, index: usize) -> Vertex {
