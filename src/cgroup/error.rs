@@ -1,5 +1,7 @@
 //! Why a control group cannot do what it is asked.
 
+use super::Limit;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -8,12 +10,12 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum CgroupError {
     /// An explicit limit that nothing here can enforce.
-    #[error("{limit} cannot be enforced: {reason}")]
+    #[error("{limit} cannot be enforced: {missing}")]
     NotEnforceable {
-        /// The limit as the user knows it: `memory`, `cpus`, …
-        limit: &'static str,
-        /// Cause of the failure.
-        reason: String,
+        /// The limit.
+        limit: Limit,
+        /// What it would need.
+        missing: Missing,
     },
     /// A file of the control group file system refused an operation.
     #[error("{doing} `{}`", path.display())]
@@ -25,4 +27,25 @@ pub enum CgroupError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// What a limit needs and this machine, or this place on it, does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A directory in which control groups can be made.
+    Group,
+    /// The limit's controller.
+    Controller,
+    /// An I/O scheduler that takes weights.
+    WeightedScheduler,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Group => "no control group can be made here",
+            Self::Controller => "its controller is not available here",
+            Self::WeightedScheduler => "no I/O scheduler of this kernel takes weights",
+        })
+    }
 }

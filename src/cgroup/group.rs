@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::hierarchy::Hierarchy;
-use super::{CgroupError, Limits, Throttle, read, write};
+use super::{CgroupError, Limit, Limits, Missing, Throttle, read, write};
 
 /// A control group, removed when dropped.
 #[derive(Debug, Default)]
@@ -20,18 +20,41 @@ pub struct Cgroup {
     substitutes: Vec<Substitute>,
 }
 
-/// A limit that no controller here can enforce, and what stands in for it in part: a resource limit
-/// that the kernel knows without control groups.
+/// A limit that no controller here can enforce, and the resource limit of processes that stands in
+/// for it in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Substitute {
-    /// The limit as the user knows it.
-    pub limit: &'static str,
-    /// Name of the resource limit, as `--ulimit` has it.
-    pub rlimit: &'static str,
-    /// Its value, soft and hard.
-    pub value: u64,
-    /// What is not enforced.
-    pub lack: &'static str,
+pub enum Substitute {
+    /// For [`Limit::Memory`] the kernel's limit of data, in bytes: each process of a step may use
+    /// so much, not the step as a whole.
+    Memory(u64),
+    /// For [`Limit::Pids`] the kernel's limit of processes: all processes of the user count, and
+    /// root's do not.
+    Pids(u64),
+}
+
+impl Substitute {
+    /// Returns the limit that is enforced in part.
+    pub fn limit(&self) -> Limit {
+        match self {
+            Self::Memory(_) => Limit::Memory,
+            Self::Pids(_) => Limit::Pids,
+        }
+    }
+
+    /// Returns the resource limit's name, as setrlimit(2) has it after `RLIMIT_`, in lower case.
+    pub fn rlimit(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "data",
+            Self::Pids(_) => "nproc",
+        }
+    }
+
+    /// Returns the resource limit's value, soft and hard.
+    pub fn value(&self) -> u64 {
+        match self {
+            Self::Memory(value) | Self::Pids(value) => *value,
+        }
+    }
 }
 
 /// What a group used; `None` where the kernel does not count it.
@@ -74,7 +97,7 @@ pub(super) fn create(
     group.memory_limit = limits.memory;
     let wanted = wanted(limits);
     let Some(name) = name else {
-        group.substitutes = substitutes(limits, &wanted, "no control group can be made here")?;
+        group.substitutes = substitutes(limits, &wanted, Missing::Group)?;
         return Ok(group);
     };
     if let Some(v2) = &hierarchy.v2 {
@@ -110,7 +133,7 @@ pub(super) fn create(
         .into_iter()
         .filter(|(v2, v1, _)| !group.has(v2) && !group.v1.contains_key(*v1))
         .collect();
-    group.substitutes = substitutes(limits, &lacking, "its controller is not available here")?;
+    group.substitutes = substitutes(limits, &lacking, Missing::Controller)?;
     group.apply(limits)?;
     Ok(group)
 }
@@ -123,33 +146,21 @@ pub(super) fn create(
 fn substitutes(
     limits: &Limits,
     lacking: &[Wanted],
-    reason: &str,
+    missing: Missing,
 ) -> Result<Vec<Substitute>, CgroupError> {
     let mut found = Vec::new();
-    for (_, _, limit) in lacking {
-        found.push(match (*limit, limits.memory, limits.pids) {
-            ("--memory", Some(value), _) => Substitute {
-                limit,
-                rlimit: "data",
-                value,
-                lack: "each process of a step may use it, not the step as a whole",
-            },
-            ("--pids-limit", _, Some(value)) => Substitute {
-                limit,
-                rlimit: "nproc",
-                value,
-                lack: "all processes of the user count, and root's do not",
-            },
-            (limit, _, _) => {
-                return Err(CgroupError::NotEnforceable { limit, reason: reason.to_owned() });
-            }
+    for &(_, _, limit) in lacking {
+        found.push(match (limit, limits.memory, limits.pids) {
+            (Limit::Memory, Some(bytes), _) => Substitute::Memory(bytes),
+            (Limit::Pids, _, Some(count)) => Substitute::Pids(count),
+            (limit, _, _) => return Err(CgroupError::NotEnforceable { limit, missing }),
         });
     }
     Ok(found)
 }
 
-/// A controller that a limit needs: in version 2, in version 1, and the limit's name.
-type Wanted = (&'static str, &'static str, &'static str);
+/// A controller that a limit needs: in version 2, in version 1, and the limit.
+type Wanted = (&'static str, &'static str, Limit);
 
 /// Lists the controllers that limits need.
 fn wanted(limits: &Limits) -> Vec<Wanted> {
@@ -159,15 +170,15 @@ fn wanted(limits: &Limits) -> Vec<Wanted> {
             wanted.push((v2, v1, limit));
         }
     };
-    want(limits.memory.is_some(), "memory", "memory", "--memory");
-    want(limits.memory_swap.is_some_and(|swap| swap >= 0), "memory", "memory", "--memory-swap");
-    want(limits.cpus.is_some(), "cpu", "cpu", "--cpus");
-    want(limits.cpu_shares.is_some(), "cpu", "cpu", "--cpu-shares");
-    want(limits.cpuset_cpus.is_some(), "cpuset", "cpuset", "--cpuset-cpus");
-    want(limits.cpuset_mems.is_some(), "cpuset", "cpuset", "--cpuset-mems");
-    want(limits.pids.is_some(), "pids", "pids", "--pids-limit");
-    want(limits.io_weight.is_some(), "io", "blkio", "--io-weight");
-    want(!limits.io_throttle.is_empty(), "io", "blkio", "--device-read-bps and similar ones");
+    want(limits.memory.is_some(), "memory", "memory", Limit::Memory);
+    want(limits.memory_swap.is_some_and(|swap| swap >= 0), "memory", "memory", Limit::MemorySwap);
+    want(limits.cpus.is_some(), "cpu", "cpu", Limit::Cpus);
+    want(limits.cpu_shares.is_some(), "cpu", "cpu", Limit::CpuShares);
+    want(limits.cpuset_cpus.is_some(), "cpuset", "cpuset", Limit::CpusetCpus);
+    want(limits.cpuset_mems.is_some(), "cpuset", "cpuset", Limit::CpusetMems);
+    want(limits.pids.is_some(), "pids", "pids", Limit::Pids);
+    want(limits.io_weight.is_some(), "io", "blkio", Limit::IoWeight);
+    want(!limits.io_throttle.is_empty(), "io", "blkio", Limit::IoThrottle);
     wanted
 }
 
@@ -313,8 +324,8 @@ impl Cgroup {
             }
             if !written {
                 return Err(CgroupError::NotEnforceable {
-                    limit: "--io-weight",
-                    reason: "no I/O scheduler of this kernel takes weights".into(),
+                    limit: Limit::IoWeight,
+                    missing: Missing::WeightedScheduler,
                 });
             }
         }
@@ -599,13 +610,19 @@ mod tests {
         assert!(create(&nothing, None, &Limits::default()).is_ok());
         let limits = Limits { cpus: Some(0.5), ..Limits::default() };
         let error = create(&nothing, None, &limits).unwrap_err();
-        assert!(error.to_string().starts_with("--cpus cannot be enforced"), "{error}");
+        assert!(
+            matches!(
+                error,
+                CgroupError::NotEnforceable { limit: Limit::Cpus, missing: Missing::Group }
+            ),
+            "{error}"
+        );
         let limits = Limits { memory: Some(7), pids: Some(5), ..Limits::default() };
         let unasked = Limits { default_pids: Some(5), ..Limits::default() };
         assert!(create(&nothing, None, &unasked).unwrap().substitutes().is_empty());
         assert!(unasked.is_empty());
         let group = create(&nothing, None, &limits).unwrap();
-        let found: Vec<_> = group.substitutes().iter().map(|s| (s.rlimit, s.value)).collect();
+        let found: Vec<_> = group.substitutes().iter().map(|s| (s.rlimit(), s.value())).collect();
         assert_eq!(found, [("data", 7), ("nproc", 5)]);
     }
 }

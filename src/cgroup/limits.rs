@@ -1,6 +1,7 @@
 //! What a control group is asked to enforce.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Limits of one step; `None` means not limited.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -38,6 +39,45 @@ impl Limits {
     /// Says whether the user asked for no limit.
     pub fn is_empty(&self) -> bool {
         *self == Self { default_pids: self.default_pids, ..Self::default() }
+    }
+}
+
+/// One of the [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// [`Limits::memory`].
+    Memory,
+    /// [`Limits::memory_swap`].
+    MemorySwap,
+    /// [`Limits::cpus`].
+    Cpus,
+    /// [`Limits::cpu_shares`].
+    CpuShares,
+    /// [`Limits::cpuset_cpus`].
+    CpusetCpus,
+    /// [`Limits::cpuset_mems`].
+    CpusetMems,
+    /// [`Limits::pids`].
+    Pids,
+    /// [`Limits::io_weight`].
+    IoWeight,
+    /// [`Limits::io_throttle`].
+    IoThrottle,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "the limit of memory",
+            Self::MemorySwap => "the limit of memory and swap",
+            Self::Cpus => "the limit of CPU time",
+            Self::CpuShares => "the weight of CPU time",
+            Self::CpusetCpus => "the choice of CPUs",
+            Self::CpusetMems => "the choice of memory nodes",
+            Self::Pids => "the limit of processes",
+            Self::IoWeight => "the weight of storage requests",
+            Self::IoThrottle => "the limit of storage requests",
+        })
     }
 }
 

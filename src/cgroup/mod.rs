@@ -24,9 +24,9 @@ mod hierarchy;
 mod lease;
 mod limits;
 
-pub use error::CgroupError;
+pub use error::{CgroupError, Missing};
 pub use group::{Accounts, Cgroup, OomKills, Substitute};
-pub use limits::{Limits, Throttle};
+pub use limits::{Limit, Limits, Throttle};
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,14 +2,17 @@
 
 use super::build::Request;
 use super::failure::{self, Class, Failure};
+use super::limits;
+use crate::cgroup::CgroupError;
 use crate::context::ContextError;
 use crate::dockerfile::ast::Word;
 use crate::dockerfile::errors::did_you_mean;
-use crate::job::failure::{hint_of_owner, lines_excerpt};
+use crate::job::failure::{hint_of_id, hint_of_owner, lines_excerpt};
 use crate::job::resolve::NotHere;
 use crate::job::transfers::{self, PullFailed};
 use crate::plan::PlanError;
 use crate::progress::Progress;
+use crate::sandbox::SandboxError;
 use crate::solve::{Cause, SolveError};
 use nix::sys::signal::Signal;
 
@@ -81,10 +84,7 @@ impl Request {
             (Cause::Exit { .. }, Some(_)) => place_of(&error.name),
             _ => &error.name,
         };
-        let (class, mut message, hints) = explain_cause(name, &error.cause);
-        if let Some(name) = &self.inputs.ignore_name {
-            message = message.replace("the ignore file", name);
-        }
+        let (class, message, hints) = explain_cause(name, &error.cause);
         let mut failure = match class {
             Class::Environment => {
                 let mut failure = Failure::of(class, &error.cause);
@@ -185,8 +185,15 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
             let hint = format!("grant it: --allow {entitlement}");
             (Class::Dockerfile, format!("{name}: {}", failure::chain(cause)), vec![hint])
         }
-        Cause::Sandbox(crate::sandbox::SandboxError::Spec { .. }) => {
+        Cause::Sandbox(SandboxError::Spec { .. }) => {
             (Class::Step, format!("{name}: {}", failure::chain(cause)), Vec::new())
+        }
+        Cause::Sandbox(error @ SandboxError::UnmappedId { .. }) => {
+            let hints = hint_of_id(error).into_iter().collect();
+            (Class::Step, format!("{name}: {}", failure::chain(cause)), hints)
+        }
+        Cause::Sandbox(SandboxError::Cgroup(error @ CgroupError::NotEnforceable { .. })) => {
+            (Class::Environment, format!("{name}: {}", limits::not_enforced(error)), Vec::new())
         }
         cause => (Class::Environment, format!("{name}: {}", failure::chain(cause)), Vec::new()),
     }

@@ -41,6 +41,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The line of an ignore file that hid a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HiddenBy {
+    /// The file, as the user knows it.
+    pub file: String,
     /// One-based line.
     pub line: u32,
     /// The line as it stands.
@@ -63,7 +65,7 @@ pub enum ContextError {
     },
     /// A source without wildcards that is not there.
     #[error("{pattern:?} not found{}", .hidden_by.as_ref().map_or(String::new(), |h| format!(
-        ": line {} of the ignore file, {:?}, excludes it", h.line, h.text)))]
+        ": line {} of {}, {:?}, excludes it", h.line, h.file, h.text)))]
     NotFound {
         /// The source as it was written.
         pattern: String,
@@ -79,8 +81,13 @@ pub enum ContextError {
         pattern: String,
     },
     /// A line of the ignore file that is malformed, found out when it was tried on a path.
-    #[error("the ignore file is malformed")]
-    Ignore(#[source] IgnoreError),
+    #[error("{file} is malformed")]
+    Ignore {
+        /// The file, as the user knows it.
+        file: String,
+        /// What is wrong with the line.
+        source: IgnoreError,
+    },
     /// It was interrupted.
     #[error("cancelled")]
     Cancelled,
@@ -248,8 +255,10 @@ impl Source {
 
     /// Reports a malformed line of the ignore file that was tried.
     fn check_ignore(&self) -> Result<(), ContextError> {
-        let failure = self.0.ignore.as_ref().and_then(Matcher::failure);
-        failure.map_or(Ok(()), |failure| Err(ContextError::Ignore(failure)))
+        let Some(ignore) = &self.0.ignore else { return Ok(()) };
+        ignore.failure().map_or(Ok(()), |source| {
+            Err(ContextError::Ignore { file: ignore.file().to_owned(), source })
+        })
     }
 
     /// Writes what was learnt to the index file; to be called once, when the build is over.

@@ -334,10 +334,14 @@ impl Selecting<'_> {
                 && (resolved.missing == 0 || !resolved.links.is_empty())
             {
                 let seen = resolved.links.iter().chain([&resolved.path]);
-                hidden_by = seen
-                    .map(Vec::as_slice)
-                    .find_map(|path| ignore.which_rule(path))
-                    .map(|rule| HiddenBy { line: rule.line, text: rule.text.to_owned() });
+                hidden_by =
+                    seen.map(Vec::as_slice).find_map(|path| ignore.which_rule(path)).map(|rule| {
+                        HiddenBy {
+                            file: ignore.file().to_owned(),
+                            line: rule.line,
+                            text: rule.text.to_owned(),
+                        }
+                    });
             }
             if hidden_by.is_none() && resolved.missing > 0 {
                 similar = self.similar(&resolved.path, resolved.missing);

@@ -7,6 +7,7 @@
 
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::errors::Error as DockerfileError;
+use crate::sandbox::SandboxError;
 use crate::sys::cancel::Cancel;
 use std::error::Error;
 use std::fmt::Write as _;
@@ -86,7 +87,7 @@ impl Failure {
                 "free some space, or name a store elsewhere: builder --root DIR …".to_owned(),
             );
         }
-        failure.hints.extend(hint_of_owner(error));
+        failure.hints.extend(hint_of_owner(error).or_else(|| hint_of_id(error)));
         failure
     }
 
@@ -198,6 +199,21 @@ pub fn hint_of_owner(error: &(dyn Error + 'static)) -> Option<String> {
                  /etc/subgid, or build as root"
                     .to_owned(),
             );
+        }
+        next = cause.source();
+    }
+    None
+}
+
+/// Returns what to do where the sandbox's user namespace does not map an id.
+pub fn hint_of_id(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(SandboxError::UnmappedId { is_chosen, .. }) = cause.downcast_ref() {
+            return Some(match is_chosen {
+                true => "give commands every id of the machine: --userns=host".to_owned(),
+                false => "add ids to /etc/subuid and /etc/subgid".to_owned(),
+            });
         }
         next = cause.source();
     }

@@ -28,8 +28,6 @@ pub(super) struct Recipe {
     /// How messages name the Dockerfile.
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
-    /// How messages name the ignore file.
-    pub(super) ignore_name: String,
     pub(super) ignore: Option<Matcher>,
 }
 
@@ -48,8 +46,8 @@ pub(super) fn of_directory(
                 .stdin()?
                 .read_to_limit(DOCKERFILE_MAX)
                 .map_err(|e| cannot("read", "standard input", &e))?;
-            let (ignore_name, ignore) = context_ignore(root.as_fd(), dir)?;
-            return Ok(Recipe { name: "-".to_owned(), bytes, ignore_name, ignore });
+            let ignore = context_ignore(root.as_fd(), dir)?;
+            return Ok(Recipe { name: "-".to_owned(), bytes, ignore });
         }
         // As docker build: relative to where we are, else to the context.
         Some(file) if std::fs::symlink_metadata(file).is_ok() => PathBuf::from(file),
@@ -64,13 +62,12 @@ pub(super) fn of_directory(
         let own = with_suffix(&place);
         return match foreign::read_at(&own, DOCKERFILE_MAX) {
             Ok(text) => {
-                let ignore_name = own.display().to_string();
-                let ignore = Some(parse(&own, &text)?);
-                Ok(Recipe { name, bytes, ignore_name, ignore })
+                let ignore = Some(parse(&own, &own, &text)?);
+                Ok(Recipe { name, bytes, ignore })
             }
             Err(e) if is_absent(&e) => {
-                let (ignore_name, ignore) = context_ignore(root.as_fd(), dir)?;
-                Ok(Recipe { name, bytes, ignore_name, ignore })
+                let ignore = context_ignore(root.as_fd(), dir)?;
+                Ok(Recipe { name, bytes, ignore })
             }
             Err(e) => Err(cannot("read", &own, &e)),
         };
@@ -78,11 +75,11 @@ pub(super) fn of_directory(
     let bytes = read_inside(root.as_fd(), &inside, &dir.join(&inside))?;
     let name = inside.display().to_string();
     let own = with_suffix(&inside);
-    let (ignore_name, ignore) = match ignore_file(root.as_fd(), &own, &dir.join(&own))? {
-        Some(matcher) => (own.display().to_string(), Some(matcher)),
+    let ignore = match ignore_file(root.as_fd(), &own, &dir.join(&own))? {
+        Some(matcher) => Some(matcher),
         None => context_ignore(root.as_fd(), dir)?,
     };
-    Ok(Recipe { name, bytes, ignore_name, ignore })
+    Ok(Recipe { name, bytes, ignore })
 }
 
 /// Reads the Dockerfile of a tree that was fetched; `name` is its address, without credentials.
@@ -110,10 +107,7 @@ fn default_name(root: BorrowedFd<'_>) -> &'static str {
 }
 
 /// Reads the ignore file of a context whose Dockerfile is elsewhere.
-pub(super) fn context_ignore_of(
-    dir: &Path,
-    typed: &str,
-) -> Result<(String, Option<Matcher>), Failure> {
+pub(super) fn context_ignore_of(dir: &Path, typed: &str) -> Result<Option<Matcher>, Failure> {
     let root = open_dir(dir).map_err(|e| cannot("read build context", typed, &e))?;
     context_ignore(root.as_fd(), dir)
 }
@@ -121,12 +115,12 @@ pub(super) fn context_ignore_of(
 /// Reads the ignore file of a named context.
 pub(super) fn ignore_of(dir: &Path) -> Result<Option<Matcher>, Failure> {
     let root = open_dir(dir).map_err(|e| cannot("read", dir, &e))?;
-    Ok(context_ignore(root.as_fd(), dir)?.1)
+    context_ignore(root.as_fd(), dir)
 }
 
-fn context_ignore(root: BorrowedFd<'_>, dir: &Path) -> Result<(String, Option<Matcher>), Failure> {
+fn context_ignore(root: BorrowedFd<'_>, dir: &Path) -> Result<Option<Matcher>, Failure> {
     const NAME: &str = ".dockerignore";
-    Ok((NAME.to_owned(), ignore_file(root, Path::new(NAME), &dir.join(NAME))?))
+    ignore_file(root, Path::new(NAME), &dir.join(NAME))
 }
 
 /// Reads the Dockerfile at `path` inside a context; `shown` is how a message names it.
@@ -148,7 +142,7 @@ fn ignore_file(
     shown: &Path,
 ) -> Result<Option<Matcher>, Failure> {
     match foreign::read(root, path.as_os_str().as_bytes(), Links::InsideRoot, DOCKERFILE_MAX) {
-        Ok(text) => parse(shown, &text).map(Some),
+        Ok(text) => parse(path, shown, &text).map(Some),
         // Without it files would be copied that it hides.
         Err(e) if is_absent(&e) && is_link(root, path) => {
             let message = format!("cannot read {}: {LEADS_OUT}", shown.display());
@@ -174,11 +168,14 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<Matcher, Failure> {
-    Matcher::parse(text).map_err(|error| {
-        let message = format!("{}: {}", path.display(), failure::chain(&error));
+/// Parses an ignore file: `path` is its name in the messages of steps, `shown` in those on the file
+/// itself.
+fn parse(path: &Path, shown: &Path, text: &[u8]) -> Result<Matcher, Failure> {
+    let matcher = Matcher::parse(text).map_err(|error| {
+        let message = format!("{}: {}", shown.display(), failure::chain(&error));
         Failure::new(Class::Dockerfile, message)
-    })
+    })?;
+    Ok(matcher.of_file(path.display().to_string()))
 }
 
 fn unread(mut failure: Failure) -> Failure {

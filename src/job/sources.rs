@@ -29,8 +29,6 @@ pub struct Inputs {
     pub dockerfile_name: String,
     /// Its bytes.
     pub dockerfile: Vec<u8>,
-    /// How messages name the ignore file, where the context may have one.
-    pub ignore_name: Option<String>,
 }
 
 /// A main context.
@@ -89,7 +87,6 @@ pub fn read(
                 context_name: "-".to_owned(),
                 dockerfile_name: "-".to_owned(),
                 dockerfile,
-                ignore_name: None,
             }),
             StreamContext::Tree => fetched(open_dir(&dir)?, "-", file, true),
         };
@@ -106,7 +103,6 @@ pub fn read(
                     context_name: address.text.clone(),
                     dockerfile_name: address.text,
                     dockerfile,
-                    ignore_name: None,
                 }),
             }
         }
@@ -295,7 +291,6 @@ fn fetched(
         context_name: name,
         dockerfile_name,
         dockerfile,
-        ignore_name: None,
     })
 }
 
@@ -323,8 +318,8 @@ fn directory(
             let (_, path_of_it) = download(&address, None, access, store, caller)?;
             let bytes = foreign::read_at(&path_of_it, recipe::DOCKERFILE_MAX)
                 .map_err(|e| cannot("read", &address.text, &e))?;
-            let (ignore_name, ignore) = recipe::context_ignore_of(&dir, path)?;
-            Recipe { name: address.text, bytes, ignore_name, ignore }
+            let ignore = recipe::context_ignore_of(&dir, path)?;
+            Recipe { name: address.text, bytes, ignore }
         }
         file => recipe::of_directory(&dir, path, file, caller)?,
     };
@@ -334,6 +329,5 @@ fn directory(
         context_name,
         dockerfile_name: recipe.name,
         dockerfile: recipe.bytes,
-        ignore_name: Some(recipe.ignore_name),
     })
 }

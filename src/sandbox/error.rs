@@ -40,6 +40,18 @@ pub enum SandboxError {
         /// What is wrong.
         message: String,
     },
+    /// The command's user, or the owner of a mount, has an id that the sandbox's user namespace
+    /// does not map.
+    #[error("{of} has id {id}, which the sandbox's user namespace does not map")]
+    UnmappedId {
+        /// What has the id: "user app", "a mount's owner".
+        of: String,
+        /// The id.
+        id: u32,
+        /// Whether the builder chose the ids of the namespace; otherwise they are the ranges of
+        /// /etc/subuid and /etc/subgid that the builder's user has.
+        is_chosen: bool,
+    },
     /// The helper process that starts sandboxes cannot be started or is gone.
     #[error("the sandbox helper `{}` is gone", program.display())]
     Spawner {

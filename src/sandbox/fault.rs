@@ -14,6 +14,15 @@ pub(super) enum Fault {
     },
     /// The spec asks for what cannot be.
     Refused(String),
+    /// An id that the sandbox's user namespace does not map.
+    UnmappedId {
+        /// What has the id: "user app", "a mount's owner".
+        of: String,
+        /// The id.
+        id: u32,
+        /// Whether the builder chose the ids of the namespace, rather than its user's ranges.
+        is_chosen: bool,
+    },
 }
 
 impl From<Fault> for InitMessage {
@@ -21,6 +30,7 @@ impl From<Fault> for InitMessage {
         match fault {
             Fault::Failed { doing, errno } => Self::Failed { doing, errno },
             Fault::Refused(message) => Self::Refused { message },
+            Fault::UnmappedId { of, id, is_chosen } => Self::UnmappedId { of, id, is_chosen },
         }
     }
 }

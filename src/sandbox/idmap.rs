@@ -18,6 +18,7 @@
 //!
 //! Source: user_namespaces(7); <https://systemd.io/UIDS-GIDS>; sssd-ldap(5), "ID MAPPING".
 
+use super::fault::Fault;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -98,14 +99,9 @@ impl IdMap {
         find(&self.gids, inside)
     }
 
-    /// Returns the message for an id that has no place inside; `of` says what has it.
-    pub(super) fn lacks(&self, id: u32, of: &str) -> String {
-        let how = if self.translates() {
-            "`--userns=host` gives commands every id of the machine"
-        } else {
-            "/etc/subuid and /etc/subgid say which ids a user has"
-        };
-        format!("{of} has id {id}, which the sandbox's user namespace does not map; {how}")
+    /// Returns the failure for an id that has no place inside; `of` says what has it.
+    pub(super) fn lacks(&self, id: u32, of: &str) -> Fault {
+        Fault::UnmappedId { of: of.to_owned(), id, is_chosen: self.translates() }
     }
 
     /// Returns the texts for `uid_map` and `gid_map`.

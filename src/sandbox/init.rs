@@ -183,7 +183,7 @@ fn prepare(
             groups.find(|&&gid| map.gid(gid).is_none()).copied()
         });
         if let Some(id) = unknown {
-            return Err(Fault::Refused(map.lacks(id, &format!("user {}", spec.user))));
+            return Err(map.lacks(id, &format!("user {}", spec.user)));
         }
     }
     // So that /dev/stdout and similar names can be opened again by the command's user.

@@ -143,6 +143,15 @@ pub(super) enum InitMessage {
         /// What is wrong.
         message: String,
     },
+    /// An id that the sandbox's user namespace does not map.
+    UnmappedId {
+        /// What has the id.
+        of: String,
+        /// The id.
+        id: u32,
+        /// Whether the builder chose the ids of the namespace.
+        is_chosen: bool,
+    },
     /// The command ended.
     Exited {
         /// Exit status; 128 + signal.

@@ -117,20 +117,16 @@ impl Sandbox {
         self.cgroups();
     }
 
-    /// Returns what of these limits can be enforced in part only, as sentences for people.
+    /// Returns which of these limits can be enforced in part only, and by what.
     ///
     /// # Errors
     ///
     /// [`SandboxError::Cgroup`] for a limit that cannot be enforced at all.
-    pub fn weaknesses(&self, limits: &Limits) -> Result<Vec<String>, SandboxError> {
+    pub fn weaknesses(&self, limits: &Limits) -> Result<Vec<Substitute>, SandboxError> {
         if limits.is_empty() {
             return Ok(Vec::new());
         }
-        let group = self.cgroups().create(limits)?;
-        let describe = |s: &Substitute| {
-            format!("{} without a control group is the ulimit {}: {}", s.limit, s.rlimit, s.lack)
-        };
-        Ok(group.substitutes().iter().map(describe).collect())
+        Ok(self.cgroups().create(limits)?.substitutes().to_vec())
     }
 
     /// Stops all running commands until [`Sandbox::thaw`]; one that starts in the meantime stands
@@ -393,9 +389,9 @@ impl Sandbox {
         let mut spec = spec.clone();
         for substitute in group.substitutes() {
             // What the user says of the same resource counts.
-            if !spec.policy.ulimits.iter().any(|limit| limit.name == substitute.rlimit) {
-                let value = Some(substitute.value);
-                let name = substitute.rlimit.to_owned();
+            if !spec.policy.ulimits.iter().any(|limit| limit.name == substitute.rlimit()) {
+                let value = Some(substitute.value());
+                let name = substitute.rlimit().to_owned();
                 spec.policy.ulimits.push(Ulimit { name, soft: value, hard: value });
             }
         }
@@ -423,7 +419,11 @@ impl Sandbox {
             let change = MountAttributes { set: None, idmap, is_recursive };
             match mount_setattr(tree.as_fd(), &change) {
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    lock(&self.notices).add("@@ (--userns=host shows their owners)".to_owned());
+                    lock(&self.notices).add(
+                        "this filesystem does not support ID-mapped mounts: files in the mount \
+                         appear owned by `nobody` (--userns=host shows their owners)"
+                            .to_owned(),
+                    );
                 }
                 result => {
                     return result

@@ -169,6 +169,9 @@ impl Session {
                 self.failed = Some(SandboxError::Setup { doing, errno });
             }
             InitMessage::Refused { message } => self.failed = Some(SandboxError::Spec { message }),
+            InitMessage::UnmappedId { of, id, is_chosen } => {
+                self.failed = Some(SandboxError::UnmappedId { of, id, is_chosen });
+            }
             InitMessage::Exited { status, user_us, system_us, max_rss, io_read, io_written } => {
                 self.exited =
                     Some(Ended { status, user_us, system_us, max_rss, io_read, io_written });

@@ -154,6 +154,14 @@ fn the_line_that_hid_a_source_is_quoted() {
     kit.build().fails(3).says(&["line 2 of .dockerignore, \"*.txt\", excludes it"]);
     kit.file("Dockerfile.dockerignore", "notes*\n");
     kit.build().fails(3).says(&["line 1 of Dockerfile.dockerignore, \"notes*\", excludes it"]);
+    // A named context has an ignore file of its own.
+    let named = kit.beside("named");
+    fs::create_dir(&named).unwrap();
+    fs::write(named.join("a.log"), "x").unwrap();
+    fs::write(named.join(".dockerignore"), "*.log\n").unwrap();
+    kit.dockerfile("FROM fixture/base\nCOPY --from=named a.log /\n");
+    let build = kit.build().arg(format!("--build-context=named={}", named.display()));
+    build.fails(3).says(&["line 1 of .dockerignore, \"*.log\", excludes it"]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::cli::check::{Call, Format};
 use crate::cli::failure::{self, Class, Failure};
 use crate::cli::findings::{self, Subject};
 use crate::cli::parse_args::PullPolicy;
-use crate::cli::{Environment, check, list_targets, parse_args, registry, throwaway_store};
+use crate::cli::{Environment, check, limits, list_targets, parse_args, registry, throwaway_store};
 use crate::explain::{Audit, AuditVerdict, AuditedStep};
 use crate::export::{Dest, OutputSpec};
 use crate::history::{BuildId, BuildRecord, History, Outcome};
@@ -339,9 +339,8 @@ fn sandbox(
     options.network.reaches_host_loopback = network.reaches_host_loopback;
     let sandbox = Arc::new(Sandbox::new(options));
     environment.signals.freeze_with_us(&sandbox);
-    let weaknesses = sandbox.weaknesses(&request.options.policy.limits);
-    for weakness in weaknesses.map_err(|error| Failure::of(Class::Environment, &error))? {
-        progress.notice(weakness);
+    for notice in limits::check(&sandbox, &request.options.policy.limits)? {
+        progress.notice(notice);
     }
     Ok(sandbox)
 }

@@ -16,7 +16,7 @@ pub mod volume;
 
 use super::Environment;
 use super::failure::{self, Class, Failure, cannot};
-use super::limits::LimitArgs;
+use super::limits::{self, LimitArgs};
 use super::parse_args::PullPolicy;
 use super::security::SecurityArgs;
 use super::{parse_args, platforms, registry, step_error};
@@ -220,8 +220,8 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let publishes = !options.network.ports.is_empty();
     let sandbox = Arc::new(Sandbox::new(options));
     environment.signals.freeze_with_us(&sandbox);
-    for weakness in sandbox.weaknesses(&spec.policy.limits).map_err(|error| failed(&error))? {
-        environment.warn(&weakness);
+    for notice in limits::check(&sandbox, &spec.policy.limits)? {
+        environment.warn(&notice);
     }
     network(&mut spec, &sandbox, publishes, environment)?;
 

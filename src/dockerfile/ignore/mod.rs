@@ -87,6 +87,8 @@ struct RuleEntry {
 /// A parsed ignore file.
 #[derive(Debug, Clone, Default)]
 pub struct Matcher {
+    /// The file's name, for messages; empty for patterns of flags.
+    file: String,
     entries: Vec<RuleEntry>,
     /// Whether a malformed pattern was tried on a path; clones share it.
     has_failed: Arc<AtomicBool>,
@@ -112,6 +114,17 @@ pub struct Verdict {
 }
 
 impl Matcher {
+    /// Returns the same rules as those of the file that messages call `name`.
+    #[must_use]
+    pub fn of_file(self, name: impl Into<String>) -> Self {
+        Self { file: name.into(), ..self }
+    }
+
+    /// Returns the file's name, for messages; empty where none was given.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Parses the text of a `.dockerignore` file.
     ///
     /// `text` may start with a UTF-8 byte-order mark. Cost is linear in its
@@ -157,7 +170,7 @@ impl Matcher {
             let pattern = Pattern::new(&cleaned).ok_or_else(bad)?;
             entries.push(RuleEntry { line, text, is_exception, pattern });
         }
-        Ok(Self { entries, has_failed: Arc::default() })
+        Ok(Self { entries, ..Self::default() })
     }
 
     /// Builds a matcher from the patterns of `--exclude` flags.
@@ -186,7 +199,7 @@ impl Matcher {
                 .ok_or_else(|| IgnoreError::BadPattern { line, text: trimmed.to_owned() })?;
             entries.push(RuleEntry { line, text: trimmed.to_owned(), is_exception, pattern });
         }
-        Ok(Self { entries, has_failed: Arc::default() })
+        Ok(Self { entries, ..Self::default() })
     }
 
     /// Whether there are no rules at all.

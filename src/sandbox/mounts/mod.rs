@@ -346,8 +346,8 @@ impl Building<'_> {
         }
         match (map.uid(uid), map.gid(gid)) {
             (Some(uid), Some(gid)) => Ok((uid, gid)),
-            (None, _) => Err(Fault::Refused(map.lacks(uid, "a mount's owner"))),
-            (_, None) => Err(Fault::Refused(map.lacks(gid, "a mount's group"))),
+            (None, _) => Err(map.lacks(uid, "a mount's owner")),
+            (_, None) => Err(map.lacks(gid, "a mount's group")),
         }
     }
 }
