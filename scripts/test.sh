@@ -36,6 +36,26 @@ declare -A tools=(
     [conformance]="python3=python3 buildah=buildah podman=podman skopeo=skopeo git=git"
 )
 
+# Docker's client, and not the engine that Debian has in the same package: unpacked below target/, where
+# the tests look for what PATH does not have.
+need_docker_client() {
+    local to=target/tools dir
+    { (PATH=$tool_path command -v docker >/dev/null) || [ -x $to/docker ]; } && return
+    echo "fetching docker's client"
+    dir=$(mktemp -d)
+    (
+        cd "$dir"
+        apt-get download -qq docker-cli 2>/dev/null || {
+            "${as_root[@]}" apt-get update -qq
+            apt-get download -qq docker-cli 2>/dev/null || apt-get download -qq docker.io
+        }
+        dpkg -x ./*.deb unpacked
+    ) </dev/null
+    mkdir -p $to
+    cp "$dir/unpacked/usr/bin/docker" $to/
+    rm -rf "$dir"
+}
+
 # `scripts/test.sh NAME …` runs one test program and installs only what it needs.
 programs=("${!tools[@]}")
 if [[ ${1:-} != -* && -n ${1:-} && $1 != common && -v "tools[$1]" ]]; then
@@ -52,6 +72,7 @@ for program in "${programs[@]}"; do
     packages+=(${tools[$program]})
 done
 [ ${#packages[@]} = 0 ] || need "${packages[@]}"
+[[ " ${programs[*]} " != *" cli "* ]] || need_docker_client
 
 if [ ${#as_root[@]} != 0 ]; then
     # cargo and nextest start each test program through this; compiling stays with the caller.

@@ -20,7 +20,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Cache", &["df", "prune", "mounts", "store"]),
-    ("Machine", &["doctor", "version", "completions", "man", "help"]),
+    ("Machine", &["doctor", "plugin", "version", "completions", "man", "help"]),
 ];
 
 /// Help texts of one command.
@@ -210,6 +210,15 @@ const PAGES: &[Page] = &[
     page("mounts", &[("builder mounts export dir", "cache mounts to an OCI layout")], STORE, &[5]),
     page("store", &[("builder store verify --repair", "check and repair")], STORE, &[5]),
     page("doctor", &[("builder doctor", "what works here, and how to fix the rest")], STORE, &[5]),
+    page(
+        "plugin",
+        &[
+            ("builder plugin install --alias", "`docker build` runs builder from now on"),
+            ("builder plugin uninstall", "as before"),
+        ],
+        &["DOCKER_CONFIG"],
+        &[5],
+    ),
     page("version", &[], &[], &[]),
     page(
         "completions",

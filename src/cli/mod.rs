@@ -10,6 +10,7 @@
 //! us, `130` interrupted. `builder run` passes its command's status through, so a failure of our
 //! own is `125` there, as it is with `docker run`.
 
+mod argv;
 pub mod build;
 pub mod cache_mounts;
 pub mod check;
@@ -35,6 +36,7 @@ mod step_error;
 mod list_targets;
 pub mod parse_args;
 pub mod platforms;
+pub mod plugin;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -137,6 +139,9 @@ enum Command {
     Store(store::StoreCommand),
     /// Say what this machine offers, what follows for builds, and how to fix what is missing
     Doctor(doctor::DoctorArgs),
+    /// Let docker's client build with this program
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     /// Show the version, the commit and the platform of this program
     Version(help::VersionArgs),
     /// Print completions for a shell
@@ -181,6 +186,8 @@ struct HistoryCommand {
 pub struct Environment {
     /// `--root`.
     root: Option<PathBuf>,
+    /// Directory of docker's configuration, as docker's client was told.
+    docker_config: Option<String>,
     /// Whether root started us.
     is_root: bool,
     /// What we are root of.
@@ -200,6 +207,7 @@ impl Environment {
     fn new(root: Option<PathBuf>) -> Self {
         Self {
             root,
+            docker_config: None,
             is_root: rustix::process::geteuid().is_root(),
             standing: Standing::Machine,
             started: Timestamp::now(),
@@ -216,7 +224,10 @@ impl Environment {
         if name.is_empty() || name.contains(['=', '\0']) {
             return None;
         }
-        std::env::var(name).ok()
+        match &self.docker_config {
+            Some(dir) if name == "DOCKER_CONFIG" => Some(dir.clone()),
+            _ => std::env::var(name).ok(),
+        }
     }
 
     /// Returns the time: that of the start and what has passed since.
@@ -367,7 +378,19 @@ pub fn main() -> ExitCode {
     if crate::sandbox::is_spawner_call(std::env::args_os().next().as_deref()) {
         return crate::sandbox::spawner_main();
     }
-    let cli = match truth::parse::<Cli>(std::env::args_os()) {
+    let call = argv::Call::read(std::env::args_os());
+    let words = match call.line {
+        argv::Line::Command(words) => words,
+        argv::Line::Metadata => {
+            let _ = io::stdout().write_all(plugin::metadata().as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        argv::Line::Nothing(reason) => {
+            let _ = writeln!(io::stderr(), "warning: {reason}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let cli = match truth::parse::<Cli>(words) {
         Ok(cli) => cli,
         Err(error) => {
             // The texts of the help are put together only when they are shown.
@@ -395,6 +418,10 @@ pub fn main() -> ExitCode {
     };
     let mut environment = Environment::new(cli.root);
     environment.is_root = is_root;
+    environment.docker_config = call.docker_config.and_then(|dir| dir.into_string().ok());
+    for flag in &call.engine_flags {
+        environment.warn(&format!("docker's {flag} is not used: builds need no engine"));
+    }
     match standing {
         Ok(standing) => environment.standing = standing,
         Err(error) => {
@@ -517,6 +544,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
             return Ok(());
         }
         Command::Man(args) => return help::man(args),
+        Command::Plugin(command) => return plugin::run(command, environment),
         Command::Df(args) => return df::run(args, &environment.store()?, now, out),
         Command::Prune(args) => {
             return prune::run(args, &environment.store()?, now, cancel, out);

@@ -7,12 +7,9 @@
 //!
 //! Source: Docker's CLI, "Credential stores"; containers-auth.json(5).
 
-use super::{Credentials, RegistryError};
-use crate::sys::foreign;
+use super::{Credentials, RegistryError, docker_file};
 use serde_json::{Map, Value, json};
-use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -49,7 +46,7 @@ impl Keychain {
     /// fails otherwise than by having none.
     pub fn find(&self, host: &str, path: &str) -> Result<Option<Credentials>, RegistryError> {
         for file in &self.files {
-            let Some(document) = read(file)? else { continue };
+            let Some(document) = docker_file::read(file)? else { continue };
             if let Some(helper) = helper_of(&document, host)
                 && let Some(found) = ask(helper, host)?
             {
@@ -70,7 +67,7 @@ impl Keychain {
     /// [`RegistryError::File`], [`RegistryError::Helper`]; the file is as it was then.
     pub fn save(&self, host: &str, user: &str, secret: &str) -> Result<Saved, RegistryError> {
         let path = self.target()?;
-        let mut document = read(path)?.unwrap_or_else(|| json!({}));
+        let mut document = docker_file::read(path)?.unwrap_or_else(|| json!({}));
         if let Some(helper) = helper_of(&document, host) {
             let request = json!({"ServerURL": key_of(host), "Username": user, "Secret": secret});
             run(helper, "store", &request.to_string())?;
@@ -78,10 +75,10 @@ impl Keychain {
         }
         let entry = json!({"auth": Credentials::basic(user, secret)});
         let Some(auths) = auths_of(&mut document) else {
-            return Err(file_error(path, "its `auths` is not an object"));
+            return Err(docker_file::error(path, "its `auths` is not an object"));
         };
         auths.insert(key_of(host).to_owned(), entry);
-        write(path, &document)?;
+        docker_file::write(path, &document)?;
         Ok(Saved::File(path.to_owned()))
     }
 
@@ -93,7 +90,7 @@ impl Keychain {
     /// [`RegistryError::File`], [`RegistryError::Helper`].
     pub fn erase(&self, host: &str) -> Result<bool, RegistryError> {
         let path = self.target()?;
-        let Some(mut document) = read(path)? else { return Ok(false) };
+        let Some(mut document) = docker_file::read(path)? else { return Ok(false) };
         let mut has_erased = false;
         if let Some(helper) = helper_of(&document, host).map(str::to_owned) {
             has_erased = ask(&helper, host)?.is_some();
@@ -105,7 +102,7 @@ impl Keychain {
         let before = auths.len();
         auths.retain(|key, _| !is_for(key, host));
         if auths.len() < before {
-            write(path, &document)?;
+            docker_file::write(path, &document)?;
             has_erased = true;
         }
         Ok(has_erased)
@@ -113,58 +110,12 @@ impl Keychain {
 
     fn target(&self) -> Result<&Path, RegistryError> {
         self.target.as_deref().ok_or_else(|| {
-            file_error(
+            docker_file::error(
                 Path::new("config.json"),
                 "there is no home directory to keep credentials in",
             )
         })
     }
-}
-
-/// The largest file of credentials, in bytes.
-const FILE_MAX: u64 = 4 << 20;
-
-fn file_error(path: &Path, what: impl Into<String>) -> RegistryError {
-    RegistryError::File { path: path.to_owned(), what: what.into() }
-}
-
-fn read(path: &Path) -> Result<Option<Value>, RegistryError> {
-    let bytes = match foreign::read_at(path, FILE_MAX) {
-        Ok(bytes) => bytes,
-        Err(e) if foreign::is_out_of_reach(path, &e) => {
-            return Ok(None);
-        }
-        Err(e) => return Err(file_error(path, e.to_string())),
-    };
-    if bytes.trim_ascii().is_empty() {
-        return Ok(None);
-    }
-    // The parser's message would quote the file.
-    let document: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| file_error(path, format!("it is not JSON (line {})", e.line())))?;
-    if document.is_object() {
-        Ok(Some(document))
-    } else {
-        Err(file_error(path, "it is not an object"))
-    }
-}
-
-/// Replaces the file, mode 0600; a link to it stays one.
-fn write(path: &Path, document: &Value) -> Result<(), RegistryError> {
-    let failed = |e: io::Error| file_error(path, e.to_string());
-    let target = match fs::read_link(path) {
-        Ok(target) => path.parent().unwrap_or(Path::new("/")).join(target),
-        Err(_) => path.to_owned(),
-    };
-    let directory = target.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-    let mut temp =
-        tempfile::Builder::new().prefix(".config-").tempfile_in(directory).map_err(failed)?;
-    let mut text = serde_json::to_vec_pretty(document).expect("JSON that was read can be written");
-    text.push(b'\n');
-    temp.write_all(&text).and_then(|()| temp.as_file().sync_all()).map_err(failed)?;
-    temp.persist(&target).map_err(|e| failed(e.error))?;
-    Ok(())
 }
 
 fn auths_of(document: &mut Value) -> Option<&mut Map<String, Value>> {
@@ -285,6 +236,7 @@ fn run(helper: &str, verb: &str, input: &str) -> Result<Vec<u8>, RegistryError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn keychain(dir: &Path, document: &Value) -> Keychain {
@@ -335,13 +287,13 @@ mod tests {
             keychain.find("docker.io", "x").unwrap(),
             Some(Credentials::new("me", "secret"))
         );
-        let mut document = read(&path).unwrap().unwrap();
+        let mut document = docker_file::read(&path).unwrap().unwrap();
         document["detachKeys"] = json!("ctrl-e,e");
         fs::write(&path, document.to_string()).unwrap();
         keychain.save("a.example:5000", "you", "x").unwrap();
         assert!(keychain.erase("docker.io").unwrap());
         assert!(!keychain.erase("docker.io").unwrap());
-        let document = read(&path).unwrap().unwrap();
+        let document = docker_file::read(&path).unwrap().unwrap();
         assert_eq!(document["detachKeys"], "ctrl-e,e");
         assert_eq!(document["auths"].as_object().unwrap().len(), 1);
     }

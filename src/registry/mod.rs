@@ -29,6 +29,7 @@ mod blob;
 mod challenge;
 mod client;
 mod credentials;
+pub mod docker_file;
 mod error;
 mod host;
 mod keychain;

@@ -44,6 +44,7 @@ mod networks;
 mod on_error;
 mod page;
 mod platforms;
+mod plugin;
 mod progress;
 mod project;
 mod random;
