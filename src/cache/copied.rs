@@ -15,7 +15,7 @@
 use super::{Cache, CacheError, Inputs, Value};
 use crate::copy::{Entry, FileTime, Kind, Picked, Selection};
 use crate::layer::Now;
-use crate::store::{ChainId, Key, LayerId};
+use crate::store::{ChainId, Key, LayerId, StorePart};
 use std::cmp::Ordering;
 use std::path::PathBuf;
 
@@ -248,7 +248,7 @@ impl Cache {
 }
 
 fn path_of(place: &Key) -> PathBuf {
-    super::records::fan_out("copies", &place.to_hex())
+    StorePart::Copies.fan_out(&place.to_hex())
 }
 
 #[cfg(test)]

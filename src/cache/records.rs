@@ -1,12 +1,14 @@
 //! Records on disk: written when a step has run, looked up before one does.
 
 use super::{Inputs, TreeEntry, TreeId};
-use crate::store::{ChainId, ContentId, Key, Layer, LayerId, Store, StoreError, TimesId};
+use crate::store::{
+    ChainId, ContentId, Key, Layer, LayerId, Store, StoreError, StorePart, TimesId,
+};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The format of a record. Records of other formats are misses.
-const RECORD_VERSION: u32 = 2;
+const RECORD_VERSION: u32 = StorePart::Records.version();
 
 /// What can go wrong with the cache: only what is wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +227,7 @@ impl Cache {
     /// [`CacheError`] where the store cannot be read.
     pub fn all_usable(&self) -> Result<Vec<Record>, CacheError> {
         let mut found = Vec::new();
-        let directories = std::fs::read_dir(self.store.root().join("records"));
+        let directories = std::fs::read_dir(self.store.place(StorePart::Records));
         for directory in directories.into_iter().flatten().flatten() {
             for entry in std::fs::read_dir(directory.path()).into_iter().flatten().flatten() {
                 let key = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -342,13 +344,8 @@ impl Cache {
     }
 }
 
-/// `<kind>/<first two digits>/<all digits>`.
-pub(super) fn fan_out(kind: &str, hex: &str) -> PathBuf {
-    Path::new(kind).join(&hex[..2]).join(hex)
-}
-
 fn key_dir(key: &Key) -> PathBuf {
-    fan_out("records", &key.to_hex())
+    StorePart::Records.fan_out(&key.to_hex())
 }
 
 fn record_path(key: &Key, parent: &ChainId) -> PathBuf {
@@ -369,11 +366,11 @@ fn why_unreadable(bytes: &[u8]) -> Missing {
 }
 
 fn chain_path(chain: &ChainId) -> PathBuf {
-    fan_out("chains", &chain.to_hex())
+    StorePart::Chains.fan_out(&chain.to_hex())
 }
 
 fn tree_path(id: &TreeId) -> PathBuf {
-    fan_out("trees", &Key::from_bytes(id.0).to_hex())
+    StorePart::Trees.fan_out(&Key::from_bytes(id.0).to_hex())
 }
 
 #[cfg(test)]

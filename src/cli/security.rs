@@ -7,7 +7,7 @@ use crate::sys::foreign;
 
 /// The largest seccomp profile, in bytes; Docker's own has 15 KiB.
 const PROFILE_MAX: u64 = 4 << 20;
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use clap::{Args, ValueEnum};
 
 /// Whose ids a command has.
@@ -60,7 +60,7 @@ pub struct SecurityArgs {
 impl SecurityArgs {
     /// Returns the settings of all sandboxes of this command.
     pub(super) fn sandbox(&self, store: &Store) -> SandboxOptions {
-        let mut options = SandboxOptions::new(store.root().join("locks"));
+        let mut options = SandboxOptions::new(store.place(StorePart::Locks));
         options.idmap = match self.userns {
             Userns::Auto => Some(sandbox::choose_map(self.userns_first)),
             Userns::Host => None,

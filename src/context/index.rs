@@ -22,12 +22,13 @@
 //!   Renames, reused inodes and other mounts differ in inode, ctime or device.
 
 use crate::copy::{FileTime, Stamp};
+use crate::store::StorePart;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 4] = b"bfpi";
-const VERSION: u32 = 1;
+const VERSION: u32 = StorePart::Fingerprints.version();
 const HEADER: usize = 16;
 const RECORD: usize = 96;
 const CHECKSUM: usize = 32;

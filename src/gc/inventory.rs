@@ -3,7 +3,7 @@
 use super::GcError;
 use crate::cache::{Inputs, Value};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
-use crate::store::{ChainId, Key, LayerId, LayerMeta, Store};
+use crate::store::{ChainId, GcClass, Key, LayerId, LayerMeta, Store, StorePart};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -37,6 +37,26 @@ pub enum ItemKind {
     Build,
     /// What `builder store verify --repair` set aside: `damaged/…`.
     Damaged,
+}
+
+impl ItemKind {
+    /// Returns when garbage collection removes such things.
+    pub fn class(self) -> GcClass {
+        match self {
+            Self::Blob => StorePart::Blobs,
+            Self::Layer => StorePart::Layers,
+            Self::Mount => StorePart::Mounts,
+            Self::Download => StorePart::Downloads,
+            Self::Fingerprints => StorePart::Fingerprints,
+            Self::Record => StorePart::Records,
+            Self::Pointer => StorePart::Chains,
+            Self::Listing => StorePart::Trees,
+            Self::Remote => StorePart::Remotes,
+            Self::Build => StorePart::Builds,
+            Self::Damaged => StorePart::Damaged,
+        }
+        .class()
+    }
 }
 
 /// What leads to a thing.
@@ -132,18 +152,18 @@ impl Inventory {
         inventory.add_blobs(root, &metas, &reached)?;
         inventory.add_records(root)?;
         inventory.add_pointers(root)?;
-        for (path, facts) in fan(root, "trees")? {
+        for (path, facts) in fan(root, StorePart::Trees)? {
             let listing = hex_name(&path).and_then(|hex| hex.parse::<Key>().ok());
             let mut item = Item::new(ItemKind::Listing, path, &facts);
             item.links.listings.extend(listing.map(|key| *key.as_bytes()));
             inventory.items.push(item);
         }
-        for (kind, directory) in [
-            (ItemKind::Mount, "mounts"),
-            (ItemKind::Build, "builds"),
-            (ItemKind::Damaged, "damaged"),
+        for (kind, part) in [
+            (ItemKind::Mount, StorePart::Mounts),
+            (ItemKind::Build, StorePart::Builds),
+            (ItemKind::Damaged, StorePart::Damaged),
         ] {
-            for (path, facts) in entries(root, Path::new(directory))? {
+            for (path, facts) in entries(root, part.path())? {
                 let mut item = Item::new(kind, path, &facts);
                 item.bytes = bytes_of(&root.join(&item.path));
                 if kind == ItemKind::Mount {
@@ -152,7 +172,7 @@ impl Inventory {
                 inventory.items.push(item);
             }
         }
-        for (path, facts) in entries(root, Path::new("remotes"))? {
+        for (path, facts) in entries(root, StorePart::Remotes.path())? {
             if facts.is_dir() {
                 for (path, facts) in entries(root, &path)? {
                     inventory.items.push(Item::new(ItemKind::Remote, path, &facts));
@@ -161,7 +181,7 @@ impl Inventory {
                 inventory.items.push(Item::new(ItemKind::Remote, path, &facts));
             }
         }
-        for (path, facts) in entries(root, Path::new("context"))? {
+        for (path, facts) in entries(root, StorePart::Fingerprints.path())? {
             if facts.is_dir() {
                 for (path, facts) in entries(root, &path)? {
                     inventory.items.push(Item::new(ItemKind::Download, path, &facts));
@@ -233,7 +253,7 @@ impl Inventory {
 
     fn add_layers(&mut self, store: &Store) -> Result<BTreeMap<LayerId, LayerMeta>, GcError> {
         let mut metas = BTreeMap::new();
-        for (path, facts) in entries(store.root(), Path::new("layers"))? {
+        for (path, facts) in entries(store.root(), StorePart::Layers.path())? {
             let id = hex_name(&path).and_then(|hex| hex.parse::<LayerId>().ok());
             let mut item = Item::new(ItemKind::Layer, path, &facts);
             item.bytes = 0;
@@ -263,14 +283,14 @@ impl Inventory {
                 owners.entry(blob.digest).or_default().push(*id);
             }
         }
-        for (path, facts) in fan(root, "blocks")? {
+        for (path, facts) in fan(root, StorePart::Blocks)? {
             let digest = hex_name(&path).and_then(|hex| format!("sha256:{hex}").parse().ok());
             let mut item = Item::new(ItemKind::Pointer, path, &facts);
             let layers = digest.and_then(|digest: Digest| owners.get(&digest));
             item.links.layers = layers.cloned().unwrap_or_default();
             self.items.push(item);
         }
-        for (path, facts) in entries(root, Path::new("blobs/sha256"))? {
+        for (path, facts) in entries(root, StorePart::Blobs.path())? {
             let digest = hex_name(&path).and_then(|hex| format!("sha256:{hex}").parse().ok());
             let mut item = Item::new(ItemKind::Blob, path, &facts);
             if let Some(digest) = digest {
@@ -285,7 +305,7 @@ impl Inventory {
     }
 
     fn add_records(&mut self, root: &Path) -> Result<(), GcError> {
-        for (key, facts) in fan(root, "records")? {
+        for (key, facts) in fan(root, StorePart::Records)? {
             if !facts.is_dir() {
                 continue;
             }
@@ -313,10 +333,10 @@ impl Inventory {
     }
 
     fn add_pointers(&mut self, root: &Path) -> Result<(), GcError> {
-        let found = fan(root, "chains")?
+        let found = fan(root, StorePart::Chains)?
             .into_iter()
-            .chain(entries(root, Path::new("diffs"))?)
-            .chain(fan(root, "copies")?);
+            .chain(entries(root, StorePart::Diffs.path())?)
+            .chain(fan(root, StorePart::Copies)?);
         for (path, facts) in found {
             let mut item = Item::new(ItemKind::Pointer, path, &facts);
             let text = first_word(&root.join(&item.path));
@@ -373,7 +393,7 @@ impl Reached {
             }
         }
         // A tar that came from elsewhere need not be the one that we would write of its files.
-        for (path, _) in entries(store.root(), Path::new("diffs"))? {
+        for (path, _) in entries(store.root(), StorePart::Diffs.path())? {
             let text = fs::read_to_string(store.root().join(&path)).unwrap_or_default();
             let diff = hex_name(&path).and_then(|name| {
                 let hex = name.split('-').next()?;
@@ -462,7 +482,7 @@ fn first_word(path: &Path) -> Option<String> {
 
 /// Reads the names of images as they are written.
 pub(super) fn read_names(store: &Store) -> Result<Vec<u8>, GcError> {
-    Ok(store.read_file(Path::new("index.json"))?.unwrap_or_default())
+    Ok(store.read_file(StorePart::Index.path())?.unwrap_or_default())
 }
 
 /// What a step is called by what it depends on.
@@ -515,10 +535,10 @@ pub(super) fn entries(root: &Path, directory: &Path) -> Result<Vec<(PathBuf, Met
     Ok(found)
 }
 
-/// Lists `<kind>/<kk>/*`.
-pub(super) fn fan(root: &Path, kind: &str) -> Result<Vec<(PathBuf, Metadata)>, GcError> {
+/// Lists `<part>/<kk>/*`.
+pub(super) fn fan(root: &Path, part: StorePart) -> Result<Vec<(PathBuf, Metadata)>, GcError> {
     let mut found = Vec::new();
-    for (directory, facts) in entries(root, Path::new(kind))? {
+    for (directory, facts) in entries(root, part.path())? {
         if facts.is_dir() {
             found.extend(entries(root, &directory)?);
         }

@@ -1,7 +1,7 @@
 //! Selection of what is removed: a pure function of an inventory and a policy.
 
 use super::inventory::{Inventory, Item, ItemKind, Reach};
-use crate::store::LayerId;
+use crate::store::{GcClass, LayerId};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
@@ -127,15 +127,14 @@ pub fn select(inventory: &Inventory, policy: &Policy) -> Removals {
 }
 
 fn is_included(kind: ItemKind, includes: Includes) -> bool {
-    match kind {
-        ItemKind::Blob | ItemKind::Layer | ItemKind::Damaged => true,
-        ItemKind::Mount | ItemKind::Download => includes == Includes::Everything,
-        ItemKind::Fingerprints
-        | ItemKind::Record
-        | ItemKind::Pointer
-        | ItemKind::Listing
-        | ItemKind::Remote
-        | ItemKind::Build => false,
+    match kind.class() {
+        GcClass::Result => true,
+        GcClass::OnRequest => includes == Includes::Everything,
+        GcClass::Kept
+        | GcClass::Session
+        | GcClass::Pointer
+        | GcClass::Evidence
+        | GcClass::History => false,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::history::{History, HistoryError};
 use crate::layer::{Listing, ScanOptions, scan};
 use crate::oci::{Config, Descriptor, Digest, Document, Manifest};
 use crate::snapshot;
-use crate::store::{CollectResult, LISTING, LayerId, Store};
+use crate::store::{CollectResult, LISTING, LayerId, Store, StorePart};
 use crate::sys::cancel::Cancel;
 use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,7 +125,7 @@ impl Verifier<'_> {
 
     fn blobs(&mut self) -> Result<(), GcError> {
         let (root, cancel) = (self.store.root(), self.cancel);
-        let paths = names(entries(root, Path::new("blobs/sha256"))?);
+        let paths = names(entries(root, StorePart::Blobs.path())?);
         self.each("blobs", &paths, |path| {
             let named: Option<Digest> =
                 hex_name(path).and_then(|hex| format!("sha256:{hex}").parse().ok());
@@ -143,7 +143,7 @@ impl Verifier<'_> {
 
     fn layers(&mut self) -> Result<(), GcError> {
         let (store, cancel) = (self.store, self.cancel);
-        let paths = names(entries(store.root(), Path::new("layers"))?);
+        let paths = names(entries(store.root(), StorePart::Layers.path())?);
         self.each("layers", &paths, |path| layer_trouble(store, path, cancel));
         self.stranded(&paths);
         let listings: Vec<_> = paths.iter().map(|path| path.join(LISTING)).collect();
@@ -173,7 +173,7 @@ impl Verifier<'_> {
     fn records(&mut self) -> Result<(), GcError> {
         let root = self.store.root();
         let mut paths = Vec::new();
-        for (directory, facts) in fan(root, "records")? {
+        for (directory, facts) in fan(root, StorePart::Records)? {
             if facts.is_dir() {
                 paths.extend(names(entries(root, &directory)?));
             }
@@ -184,20 +184,20 @@ impl Verifier<'_> {
 
     fn notes(&mut self) -> Result<(), GcError> {
         let root = self.store.root();
-        self.each("listings", &names(fan(root, "trees")?), |path| {
+        self.each("listings", &names(fan(root, StorePart::Trees)?), |path| {
             let bytes = read(&root.join(path))?;
             let mut lines = serde_json::Deserializer::from_slice(&bytes).into_iter::<TreeEntry>();
             lines.find_map(Result::err).map(|error| format!("it does not parse: {error}"))
         });
-        self.each("notes", &names(fan(root, "chains")?), |path| {
+        self.each("notes", &names(fan(root, StorePart::Chains)?), |path| {
             let is_sound = Completed::parse(&read(&root.join(path))?).is_some();
             (!is_sound).then(|| "it names no layer".to_owned())
         });
-        self.each("notes", &names(fan(root, "copies")?), |path| {
+        self.each("notes", &names(fan(root, StorePart::Copies)?), |path| {
             let is_sound = Copied::parse(&read(&root.join(path))?).is_some();
             (!is_sound).then(|| "it does not parse".to_owned())
         });
-        self.each("notes", &names(entries(root, Path::new("diffs"))?), |path| {
+        self.each("notes", &names(entries(root, StorePart::Diffs.path())?), |path| {
             let text = String::from_utf8_lossy(&read(&root.join(path))?).into_owned();
             let is_sound = text == "borrows\n" || text.trim_end().parse::<LayerId>().is_ok();
             (!is_sound).then(|| "it names no layer".to_owned())
@@ -211,7 +211,7 @@ impl Verifier<'_> {
             HistoryError::Io { doing, path, source } => GcError::Io { doing, path, source },
             other => GcError::Io {
                 doing: "list",
-                path: self.store.root().join("builds"),
+                path: self.store.place(StorePart::Builds),
                 source: io::Error::other(other),
             },
         })?;
@@ -221,7 +221,7 @@ impl Verifier<'_> {
             if let Err(error @ (HistoryError::Damaged { .. } | HistoryError::Io { .. })) =
                 history.read(id)
             {
-                self.damage(Path::new("builds").join(id.to_string()), error.to_string());
+                self.damage(StorePart::Builds.entry(id.to_string()), error.to_string());
             }
         }
         Ok(())
@@ -229,7 +229,7 @@ impl Verifier<'_> {
 
     /// Takes what is damaged out of use.
     fn set_aside(&mut self) -> Result<(), GcError> {
-        let directory = self.store.root().join("damaged");
+        let directory = self.store.place(StorePart::Damaged);
         for place in std::mem::take(&mut self.damaged) {
             let finding = &mut self.report.findings[place];
             let CollectResult::Removed(away) =

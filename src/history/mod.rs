@@ -15,7 +15,7 @@ mod record;
 pub use log::{BuildLog, LogReader, StepLog};
 pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};
 
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use log::{FINISHED, LOGS, RUNNING};
 use record::{Head, RECORD_VERSION};
 use serde::{Deserialize, Serialize};
@@ -170,7 +170,7 @@ pub struct History {
 impl History {
     /// Uses the history of `store`.
     pub fn new(store: &Store) -> Self {
-        Self { dir: store.root().join("builds") }
+        Self { dir: store.place(StorePart::Builds) }
     }
 
     /// Begins a build's history. One `mkdir`, which also makes the id unique.

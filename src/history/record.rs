@@ -3,11 +3,11 @@
 use super::BuildId;
 use crate::cache::{Cost, Inputs, Missing, Output};
 use crate::oci::Digest;
-use crate::store::{ChainId, Key};
+use crate::store::{ChainId, Key, StorePart};
 use serde::{Deserialize, Serialize};
 
 /// The format of a build's record. Records of a larger number are not read.
-pub(super) const RECORD_VERSION: u32 = 1;
+pub(super) const RECORD_VERSION: u32 = StorePart::Builds.version();
 
 /// What is known of a build when it begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use super::unpack::Unpacked;
 use super::{Image, ImageError, ImageLayer};
 use crate::layer::{self, Format};
 use crate::oci::{Config, Descriptor, History, Manifest, Platform, canonical_json, media_type};
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use crate::sys::cancel::{Cancel, Stoppable};
 use crate::sys::rooted::resolve_in_root;
 use std::fs::File;
@@ -60,7 +60,7 @@ pub fn import_rootfs(
     let mut tee = Tee::new(input, Output::Blob(store.blob_writer()?));
     let unpacked = Unpacked::of(store, &mut tee, &[], cancel);
     if let Some(error) = tee.failed {
-        return Err(ImageError::io("write", &store.root().join("blobs"), error));
+        return Err(ImageError::io("write", &store.place(StorePart::Blobs), error));
     }
     let unpacked = unpacked?;
     io::copy(&mut tee, &mut io::sink()).map_err(unreadable)?;

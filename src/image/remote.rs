@@ -15,7 +15,7 @@ use crate::oci::{
     DEFAULT_TAG, Descriptor, Digest, Document, DocumentError, Platform, Reference, media_type,
 };
 use crate::registry::{BlobReader, RegistryError, Remote, Repository};
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use crate::sys::cancel::Cancel;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
@@ -254,7 +254,7 @@ pub struct Remembered {
 }
 
 fn record_path(name: &str) -> PathBuf {
-    PathBuf::from("remotes").join(format!("{}.json", &blake3::hash(name.as_bytes()).to_hex()[..32]))
+    StorePart::Remotes.entry(format!("{}.json", &blake3::hash(name.as_bytes()).to_hex()[..32]))
 }
 
 /// Returns what a registry said of a tag last, if that image is here.
@@ -283,7 +283,7 @@ fn remember(store: &Store, name: &Reference, descriptor: &Descriptor) -> Result<
 }
 
 fn origin_path(digest: &Digest) -> PathBuf {
-    PathBuf::from("remotes/blobs").join(digest.to_hex())
+    StorePart::Origins.entry(digest.to_hex())
 }
 
 /// Returns the repositories that are known to have a blob, the latest first.

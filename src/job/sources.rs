@@ -12,7 +12,7 @@ use crate::context::remote::{
 use crate::dockerfile::address::{Address, redact};
 use crate::dockerfile::git_url::GitUrl;
 use crate::dockerfile::ignore::Matcher;
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use crate::sys::foreign;
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -174,7 +174,7 @@ pub fn named(
 /// Where the fingerprints of a directory are kept.
 fn index_of(dir: &Path, store: &Store) -> PathBuf {
     let hash = blake3::hash(dir.as_os_str().as_encoded_bytes());
-    store.root().join("context").join(&hash.to_hex()[..32])
+    store.place(StorePart::Fingerprints).join(&hash.to_hex()[..32])
 }
 
 /// An empty directory of the session.
@@ -251,7 +251,7 @@ fn download(
         file_name: &name,
         access,
         checksum: None,
-        cache: &store.root().join("context/http"),
+        cache: &store.place(StorePart::Downloads),
         into: &into,
     };
     let file = remote::download(address, &options, &mut |_, _| {}, caller.cancel())

@@ -33,7 +33,7 @@ pub(super) fn download(
         file_name: &name,
         access: &job.options.access,
         checksum,
-        cache: &job.options.downloads.join("http"),
+        cache: &job.options.downloads,
         into: &into,
     };
     let file = remote::download(address, &options_http, &mut |_, _| {}, job.cancel)?;

@@ -115,7 +115,7 @@ fn options(root: &Path) -> Options {
         disk_floor: 0,
         stores_tars: false,
         epoch: None,
-        downloads: root.join("context"),
+        downloads: root.join("context/http"),
     }
 }
 

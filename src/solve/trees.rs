@@ -6,7 +6,7 @@ use crate::image::ImageLayer;
 use crate::plan::{Files, Tree};
 use crate::sandbox::Ids;
 use crate::snapshot::{self, MountOptions, Mounted, Upper};
-use crate::store::{ChainId, Layer};
+use crate::store::{ChainId, Layer, StorePart};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -119,7 +119,7 @@ impl Trees {
         }
         let mounted = stack.mount(None)?;
         let index = chain.map(|chain| {
-            job.store.root().join("context").join(format!("chain-{}", chain.to_hex()))
+            job.store.place(StorePart::Fingerprints).join(format!("chain-{}", chain.to_hex()))
         });
         let source = Source::snapshot(Arc::new(mounted), index);
         open.insert(files, source.clone());

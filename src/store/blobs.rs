@@ -1,6 +1,6 @@
 //! Blobs: bytes named by their sha256.
 
-use super::{IoContext as _, Session, Store, StoreError};
+use super::{IoContext as _, Session, Store, StoreError, StorePart};
 use crate::oci::Digest;
 use crate::sys::fault;
 use crate::sys::writeback::Flowing;
@@ -17,7 +17,7 @@ pub const DOCUMENT_MAX: u64 = 4 << 20;
 impl Store {
     /// Returns where the blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root().join("blobs/sha256").join(digest.to_hex())
+        self.place(StorePart::Blobs).join(digest.to_hex())
     }
 
     /// Says whether the blob is here at this moment; [`Store::lease_blob`] makes sure that it

@@ -16,7 +16,7 @@
 //! An index is worth nothing without its blob: one whose blob is gone is removed when it is come
 //! across, and garbage collection may remove any at any time. One that is damaged is a miss.
 
-use super::Store;
+use super::{Store, StorePart};
 use crate::oci::Digest;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -98,7 +98,7 @@ impl Store {
     /// Returns the blocks of the latest blobs of an encoding. What cannot be read is left out.
     pub fn known_blocks(&self, encoding: &str) -> KnownBlocks {
         let mut known = KnownBlocks::default();
-        let Ok(listing) = fs::read_dir(self.root().join("blocks").join(encoding)) else {
+        let Ok(listing) = fs::read_dir(self.place(StorePart::Blocks).join(encoding)) else {
             return known;
         };
         let mut indexes: Vec<_> = listing
@@ -137,7 +137,7 @@ impl Store {
         }
         let sum = Block::sum(&index);
         index.extend(sum);
-        let name = Path::new("blocks").join(encoding).join(digest.to_hex());
+        let name = StorePart::Blocks.entry(encoding).join(digest.to_hex());
         let _ = self.write_file(&name, &index);
     }
 }

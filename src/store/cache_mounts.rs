@@ -12,7 +12,7 @@
 //! moment, or wants to put another in its place, [seizes](Store::seize_mount) it, which waits for
 //! those builds and lets others wait.
 
-use super::{IoContext as _, Store, StoreError, leases, session};
+use super::{IoContext as _, Store, StoreError, StorePart, leases, session};
 use crate::sys::cancel::Cancel;
 use crate::sys::fault;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -54,7 +54,7 @@ impl MountName {
 
     /// Where the directory is, relative to the store.
     pub fn path(&self) -> PathBuf {
-        Path::new("mounts").join(&self.0)
+        StorePart::Mounts.entry(&self.0)
     }
 }
 
@@ -125,7 +125,7 @@ impl Store {
     ///
     /// [`StoreError::Io`] where they cannot be listed.
     pub fn mounts(&self) -> Result<Vec<KnownMount>, StoreError> {
-        let directory = self.root().join("mounts");
+        let directory = self.place(StorePart::Mounts);
         let mut mounts = Vec::new();
         for entry in fs::read_dir(&directory).context("list", &directory)? {
             let entry = entry.context("list", &directory)?;

@@ -1,6 +1,6 @@
 //! Unpacked layers: each once, immutable, shared by every image and build that uses it.
 
-use super::{ContentId, IoContext as _, LayerId, Store, StoreError};
+use super::{ContentId, IoContext as _, LayerId, Store, StoreError, StorePart};
 use crate::oci::Digest;
 use crate::sys::fault;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// The format of `meta.json`: of a layer that stands by itself, and of any that this program reads.
 const META_VERSION: u32 = 1;
-const META_VERSION_MAX: u32 = 2;
+const META_VERSION_MAX: u32 = StorePart::Layers.version();
 
 /// The name of a layer's [listing](crate::layer::Listing) in its directory, where it has one.
 pub const LISTING: &str = "listing";
@@ -143,7 +143,7 @@ impl Store {
     }
 
     fn layer_dir(&self, id: &LayerId) -> PathBuf {
-        self.root().join("layers").join(id.to_hex())
+        self.place(StorePart::Layers).join(id.to_hex())
     }
 
     /// Reads a layer's facts and holds it, so that it stays while this store is open; `None` where
@@ -243,7 +243,7 @@ impl Store {
     /// [`StoreError::Io`]; the older facts stay then.
     pub fn update_layer(&self, meta: &LayerMeta) -> Result<(), StoreError> {
         let json = serde_json::to_vec(meta).expect("layer facts are plain data");
-        self.write_file(&Path::new("layers").join(meta.id.to_hex()).join("meta.json"), &json)
+        self.write_file(&StorePart::Layers.entry(meta.id.to_hex()).join("meta.json"), &json)
     }
 
     /// Returns what is known of tars with this `diff_id`.
@@ -330,7 +330,7 @@ pub enum Diff {
 const BORROWS: &[u8] = b"borrows\n";
 
 fn diff_path(diff_id: &Digest) -> PathBuf {
-    Path::new("diffs").join(diff_id.to_hex())
+    StorePart::Diffs.entry(diff_id.to_hex())
 }
 
 fn diff_over_path(diff_id: &Digest, below: &[LayerId]) -> PathBuf {
@@ -338,7 +338,7 @@ fn diff_over_path(diff_id: &Digest, below: &[LayerId]) -> PathBuf {
     for id in below {
         hasher.update(id.as_bytes());
     }
-    Path::new("diffs").join(format!("{}-{}", diff_id.to_hex(), hasher.finalize().to_hex()))
+    StorePart::Diffs.entry(format!("{}-{}", diff_id.to_hex(), hasher.finalize().to_hex()))
 }
 
 #[cfg(test)]

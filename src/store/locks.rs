@@ -1,6 +1,6 @@
 //! Locks on steps: two builds that need the same step run it once.
 
-use super::{IoContext as _, Store, StoreError};
+use super::{IoContext as _, Store, StoreError, StorePart};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -63,7 +63,7 @@ impl Store {
     }
 
     fn step_path(&self, step: &str) -> PathBuf {
-        self.root().join("locks").join(format!("step-{step}"))
+        self.place(StorePart::Locks).join(format!("step-{step}"))
     }
 }
 

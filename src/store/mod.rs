@@ -55,13 +55,14 @@ mod ids;
 mod layers;
 mod leases;
 mod locks;
+mod parts;
 mod refs;
 mod session;
 
 use crate::oci::Digest;
 use crate::sys::cancel::Cancel;
 use crate::sys::fault;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -78,11 +79,12 @@ pub use ids::{ChainId, ContentId, Key, LayerId, TimesId};
 pub use layers::{DeltaBase, Diff, LISTING, Layer, LayerBlob, LayerMeta, TarFacts};
 pub use leases::CollectResult;
 pub use locks::StepLock;
+pub use parts::{GcClass, StorePart};
 pub use refs::Tagged;
 pub use session::Session;
 
 /// The number of the on-disk format. A store of a larger number is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = StorePart::Version.version();
 
 /// How often a lock that another process has is tried: a wait in the kernel could not be
 /// interrupted.
@@ -210,7 +212,7 @@ impl Store {
     /// for a store of a later format, [`StoreError::Io`] where the kernel refuses.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).context("resolve", root)?;
-        let version = root.join("version");
+        let version = StorePart::Version.in_root(&root);
         check_owner(&root)?;
         match fs::read_to_string(&version) {
             Ok(text) => check_version(&root, &text)?,
@@ -229,7 +231,7 @@ impl Store {
     /// As [`open`](Self::open).
     pub fn open_to_look(root: &Path) -> Result<Option<Self>, StoreError> {
         let root = std::path::absolute(root).context("resolve", root)?;
-        let version = root.join("version");
+        let version = StorePart::Version.in_root(&root);
         check_owner(&root)?;
         match fs::read_to_string(&version) {
             Ok(text) => check_version(&root, &text)?,
@@ -350,7 +352,7 @@ impl Store {
         cancel: Option<&Cancel>,
         waiting: impl FnOnce(),
     ) -> Result<File, StoreError> {
-        let path = self.root().join("locks").join(name);
+        let path = self.place(StorePart::Locks).join(name);
         let file = open_lock(&path)?;
         self.wait_for(&path, cancel, || file.try_lock(), waiting)?;
         Ok(file)
@@ -362,7 +364,7 @@ impl Store {
     ///
     /// [`StoreError::Io`] where the lock file cannot be made.
     pub fn try_lock(&self, name: &str) -> Result<Option<File>, StoreError> {
-        let path = self.root().join("locks").join(name);
+        let path = self.place(StorePart::Locks).join(name);
         let file = open_lock(&path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
@@ -392,20 +394,11 @@ fn open_lock(path: &Path) -> Result<File, StoreError> {
 /// Refuses a store into which another user may put files: what is in it runs, and becomes images.
 fn check_owner(root: &Path) -> Result<(), StoreError> {
     let own = rustix::process::geteuid().as_raw();
-    let parts = [
-        "",
-        "blobs",
-        "blobs/sha256",
-        "layers",
-        "diffs",
-        "chains",
-        "records",
-        "trees",
-        "tmp",
-        "mounts",
-    ];
-    for part in parts {
-        let path = if part.is_empty() { root.to_owned() } else { root.join(part) };
+    let parts = StorePart::ALL.into_iter().filter(|part| part.is_trusted());
+    let blobs = StorePart::Blobs.in_root(root);
+    let above_blobs = blobs.parent().map(Path::to_owned);
+    let places = [root.to_owned()].into_iter().chain(above_blobs);
+    for path in places.chain(parts.map(|part| part.in_root(root))) {
         // Links to the store, and of its parts, lead where their owner wants.
         let facts = match fs::metadata(&path) {
             Ok(facts) => facts,
@@ -443,53 +436,32 @@ fn create(root: &Path) -> Result<(), StoreError> {
     let foreign = fs::read_dir(root)
         .context("list", root)?
         .filter_map(Result::ok)
-        .any(|entry| !PARTS.contains(&entry.file_name().to_string_lossy().as_ref()));
+        .any(|entry| !may_be_in_new(&entry.file_name()));
     if foreign {
         return Err(StoreError::NotAStore { path: root.to_owned() });
     }
-    for directory in ["blobs/sha256", "layers", "diffs", "chains", "records", "trees", "context"]
-        .into_iter()
-        .chain(["builds", "mounts", "tmp", "locks"])
-    {
-        let path = root.join(directory);
+    for part in StorePart::ALL.into_iter().filter(|part| part.is_made_first()) {
+        let path = part.in_root(root);
         private.create(&path).context("create", &path)?;
     }
-    write_new(&root.join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}\n")?;
-    write_new(&root.join("index.json"), refs::EMPTY_INDEX)?;
+    write_new(&StorePart::OciLayout.in_root(root), b"{\"imageLayoutVersion\":\"1.0.0\"}\n")?;
+    write_new(&StorePart::Index.in_root(root), refs::EMPTY_INDEX)?;
     // Last: a store with a version is complete.
-    write_new(&root.join("version"), format!("{VERSION_PREFIX}{VERSION}\n").as_bytes())
+    let version = format!("{VERSION_PREFIX}{VERSION}\n");
+    write_new(&StorePart::Version.in_root(root), version.as_bytes())
 }
 
-/// What may stand in a directory that [`create`] takes over: a store that another process is
-/// making, or a file system's own directory.
-const PARTS: &[&str] = &[
-    "blobs",
-    "blocks",
-    "layers",
-    "diffs",
-    "chains",
-    "records",
-    "trees",
-    "copies",
-    "context",
-    "remotes",
-    "builds",
-    "mounts",
-    "damaged",
-    "usage",
-    "tmp",
-    "locks",
-    "oci-layout",
-    "index.json",
-    "version",
-    "lost+found",
-];
+/// Whether something may stand in a directory that [`create`] takes over: a part of a store that
+/// another process is making, or a file system's own directory.
+fn may_be_in_new(name: &OsStr) -> bool {
+    name == "lost+found" || StorePart::ALL.iter().any(|part| name == part.top())
+}
 
 /// Writes a file that only ever has this content, by rename so that no reader sees half of it.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
-    let temp = path.with_file_name("tmp").join(name);
+    let temp = path.with_file_name(StorePart::Tmp.name()).join(name);
     fs::write(&temp, bytes).context("write", path)?;
     match fs::hard_link(&temp, path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {

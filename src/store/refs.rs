@@ -1,10 +1,9 @@
 //! Image names: the entries of `index.json`.
 
-use super::{IoContext as _, Store, StoreError};
+use super::{IoContext as _, Store, StoreError, StorePart};
 use crate::oci::{Descriptor, Digest, annotation::REF_NAME};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::path::Path;
 
 pub(super) const EMPTY_INDEX: &[u8] =
     b"{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
@@ -145,7 +144,7 @@ impl Store {
     }
 
     fn read_index(&self) -> Result<IndexFile, StoreError> {
-        let path = self.root().join("index.json");
+        let path = self.place(StorePart::Index);
         let bytes = fs::read(&path).context("read", &path)?;
         serde_json::from_slice(&bytes).map_err(|source| StoreError::BadJson { path, source })
     }
@@ -161,7 +160,7 @@ impl Store {
             (a.annotations.get(REF_NAME), a.digest).cmp(&(b.annotations.get(REF_NAME), b.digest))
         });
         let json = serde_json::to_vec(&index).expect("an index is plain data");
-        self.write_file(Path::new("index.json"), &json)
+        self.write_file(StorePart::Index.path(), &json)
     }
 }
 

@@ -11,7 +11,7 @@
 //! killed session (everything it wrote is in the page cache) from a crashed machine (nothing is
 //! sure).
 
-use super::{Inner, IoContext as _, Store, StoreError, open_lock};
+use super::{Inner, IoContext as _, Store, StoreError, StorePart, open_lock};
 use crate::sys::fault;
 use std::fs::{self, File};
 use std::io;
@@ -105,7 +105,7 @@ impl Live {
         let dir = loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let name = format!("{}-{}-{number}", boot()?, std::process::id());
-            let dir = root.join("tmp").join(name);
+            let dir = StorePart::Tmp.in_root(root).join(name);
             match fs::create_dir(&dir) {
                 // Another process of our number, in another pid namespace or before us.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -174,7 +174,7 @@ enum LockKind {
 }
 
 fn sweep_lock(root: &Path, kind: LockKind) -> Result<Option<File>, StoreError> {
-    let path = root.join("locks/sweep");
+    let path = StorePart::Locks.in_root(root).join("sweep");
     let file = open_lock(&path)?;
     match kind {
         LockKind::Shared => file.lock_shared().context("lock", &path)?,
@@ -192,7 +192,7 @@ fn sweep_lock(root: &Path, kind: LockKind) -> Result<Option<File>, StoreError> {
 /// Cheap where there is nothing to do: one listing of an empty directory. Does nothing while
 /// another process sweeps.
 pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
-    let tmp = root.join("tmp");
+    let tmp = StorePart::Tmp.in_root(root);
     let mut sessions = fs::read_dir(&tmp).context("list", &tmp)?.peekable();
     if sessions.peek().is_none() {
         return Ok(());
@@ -256,8 +256,8 @@ fn settle(root: &Path, session: &Path, same_boot: bool) -> Result<(), StoreError
     }
     for name in names {
         let victim = match name.split_once('-') {
-            Some(("layer", id)) => root.join("layers").join(id),
-            Some(("blob", hex)) => root.join("blobs/sha256").join(hex),
+            Some(("layer", id)) => StorePart::Layers.in_root(root).join(id),
+            Some(("blob", hex)) => StorePart::Blobs.in_root(root).join(hex),
             _ => continue,
         };
         let removed =

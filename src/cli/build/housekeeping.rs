@@ -8,7 +8,7 @@ use crate::cli::parse_args;
 use crate::gc::{GcError, Includes, Inventory, Policy, collect};
 use crate::history::{History, KEEP_BUILDS};
 use crate::progress::Progress;
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use crate::sys::room::Watch;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -103,7 +103,7 @@ fn tidy(
     added: u64,
 ) -> Result<u64, GcError> {
     let now = environment.now();
-    let place = Path::new("usage");
+    let place = StorePart::Usage.path();
     let known = store
         .read_file(place)?
         .and_then(|bytes| serde_json::from_slice::<Usage>(&bytes).ok())

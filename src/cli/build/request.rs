@@ -23,7 +23,7 @@ use crate::plan::{self, Mount, NoCache, Plan, Scope, Survey};
 use crate::progress::Progress;
 use crate::sandbox::{DEFAULT_HOSTNAME, NetworkMode, Sandbox, SandboxPolicy};
 use crate::solve::{self, Job, Observer};
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use crate::sys::cancel::Cancel;
 use crate::sys::threads;
 use std::collections::{BTreeMap, BTreeSet};
@@ -270,7 +270,7 @@ impl Request {
             !self.tags.is_empty() || !self.outputs.is_empty() || options.wants_image;
         options.stores_tars =
             options.wants_image && self.all_outputs().any(PackOptions::stores_tars);
-        options.downloads = store.root().join("context");
+        options.downloads = store.place(StorePart::Downloads);
         options.disk_floor = housekeeping::step_floor(environment, store, progress);
         Ok(Job {
             plan,

@@ -7,7 +7,7 @@ use crate::cli::failure;
 use crate::cli::security::SecurityArgs;
 use crate::sandbox::{Control, Ids, Inputs, OsBytes, RunSpec, Sandbox, Security, Standing, Stdio};
 use crate::snapshot::{self, MountOptions, Scratch};
-use crate::store::Store;
+use crate::store::{Store, StorePart};
 use rustix::fs::statvfs;
 use rustix::system::uname;
 use std::fs;
@@ -211,7 +211,7 @@ fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
 }
 
 fn control_groups(store: &Store) -> Check {
-    let groups = Cgroups::open(&store.root().join("locks"));
+    let groups = Cgroups::open(&store.place(StorePart::Locks));
     let found = groups.describe();
     let wanted =
         Limits { memory: Some(1 << 30), cpus: Some(1.0), pids: Some(1000), ..Limits::default() };
