@@ -143,7 +143,8 @@ impl Copy<'_> {
         let store = self.store();
         match from {
             Endpoint::Registry(name) => {
-                let remote = self.pushes.client.remote(&name.repository());
+                let remote =
+                    self.pushes.client.remote_of(name).map_err(transfers::failure_of_registry)?;
                 let named = image::look_up(store, &remote, name, Offline::Fail).map_err(failed)?;
                 let watch = Shown::new(self.pushes.progress, self.vertex, "");
                 let source = RegistrySource { remote, watch: &watch };

@@ -32,13 +32,20 @@ pub struct PullArgs {
 ///
 /// The failure to show; images pulled before stay.
 pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
-    let names = names(&args.images)?;
+    names(&args.images)?;
     let platform = platform(&args.platform)?;
     let store = environment.store()?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);
     let progress = Progress::new(mode, output, environment.started);
     let client = registry::client(environment, &progress)?;
+    let mut images = args.images.clone();
+    for image in &mut images {
+        if let Some(long) = client.long_name(image).map_err(transfers::failure_of_registry)? {
+            *image = long;
+        }
+    }
+    let names = names(&images)?;
     let pulls = Pulls { client, progress: &progress, is_forced: true };
     let mut pulled = Vec::new();
     let mut warnings = Vec::new();

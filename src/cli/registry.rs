@@ -5,7 +5,9 @@
 use super::Environment;
 use super::failure::{Class, Failure, cannot};
 use crate::progress::Progress;
-use crate::registry::{Client, Credentials, Keychain, Notify, Proxies, Roots, Settings};
+use crate::registry::{
+    Client, Credentials, Keychain, Notify, Proxies, Roots, Settings, SettingsError,
+};
 use crate::sys::foreign;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +44,55 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
             Err(e) => return Err(cannot("read", &path, &e)),
         }
     }
+    add_containers(&mut settings, environment)?;
     Ok(settings)
+}
+
+/// Reads the files of podman and buildah that say which registries are used and trusted.
+fn add_containers(settings: &mut Settings, environment: &Environment) -> Result<(), Failure> {
+    let read = |path: &Path| match foreign::read_at(path, SETTINGS_MAX) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(e) if foreign::is_out_of_reach(path, &e) => Ok(None),
+        Err(e) => Err(cannot("read", path, &e)),
+    };
+    let wrong = |error: SettingsError| Failure::new(Class::Usage, error.to_string());
+    let given = ["CONTAINERS_REGISTRIES_CONF", "REGISTRIES_CONFIG_PATH"]
+        .into_iter()
+        .find_map(|name| environment.variable(name).filter(|path| !path.is_empty()));
+    // Podman looks below the home directory, whatever XDG_CONFIG_HOME says, and so do we.
+    let own = environment.directory("HOME").map(|home| home.join(".config/containers"));
+    let etc = PathBuf::from("/etc/containers");
+    let directories: Vec<&PathBuf> = own.iter().chain([&etc]).collect();
+    // The first file that is there, and then all of the directories' in the order of their names.
+    let mains: Vec<PathBuf> = match &given {
+        Some(path) => vec![PathBuf::from(path)],
+        None => directories.iter().map(|directory| directory.join("registries.conf")).collect(),
+    };
+    for path in mains {
+        if let Some(text) = read(&path)? {
+            settings.containers.add_registries(&text, &path).map_err(wrong)?;
+            break;
+        }
+    }
+    for directory in directories.iter().rev().filter(|_| given.is_none()) {
+        let parts = directory.join("registries.conf.d");
+        let Ok(entries) = std::fs::read_dir(&parts) else { continue };
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "conf")) {
+            if let Some(text) = read(path)? {
+                settings.containers.add_registries(&text, path).map_err(wrong)?;
+            }
+        }
+    }
+    for directory in directories {
+        let path = directory.join("policy.json");
+        if let Some(text) = read(&path)? {
+            settings.containers.set_policy(&text, &path).map_err(wrong)?;
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Returns what OpenSSL's variables say.

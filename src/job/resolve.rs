@@ -156,7 +156,13 @@ impl<'a> Images<'a> {
             let image = self.receive(&StoreSource(self.store), &found.descriptor, platform)?;
             return Ok(self.add_as(found.descriptor.digest.to_string(), None, image));
         }
-        let reference = typed.parse::<Reference>()?.or_latest();
+        let mut reference = typed.parse::<Reference>()?.or_latest();
+        if let Some(pulls) = &self.pulls
+            && self.local(&reference)?.is_none()
+            && let Some(long) = pulls.client.long_name(typed)?
+        {
+            reference = long.parse::<Reference>()?.or_latest();
+        }
         let name = reference.to_string();
         let is_forced = self.pulls.as_ref().is_some_and(|pulls| pulls.is_forced);
         let mut other = None;

@@ -73,7 +73,7 @@ impl Pulls<'_> {
         platform: &Platform,
         cancel: &Cancel,
     ) -> Result<(ResolvedRef, Image), PullFailed> {
-        let remote = self.client.remote(&name.repository());
+        let remote = self.client.remote_of(name).map_err(ImageError::from)?;
         let offline = if self.is_forced { Offline::Fail } else { Offline::UseLast };
         let shown = Vertex::internal(format!("[internal] load metadata for {name}"));
         let named = self.show(shown, |_| image::look_up(store, &remote, name, offline))?;
@@ -172,6 +172,10 @@ pub fn is_unreachable(error: &ImageError) -> bool {
 
 fn with_hint(failure: Failure, error: &RegistryError) -> Failure {
     match error {
+        RegistryError::Forbidden { path, .. } => failure.with_hint(format!(
+            "change that file, or name another image: cat {}",
+            path.display()
+        )),
         RegistryError::Unauthorized { host, .. } => {
             let host = if host == "docker.io" { String::new() } else { format!(" {host}") };
             failure

@@ -5,7 +5,7 @@ use super::blob::BlobReader;
 use super::host::Host;
 use super::transport::{Request, Response, Transport};
 use super::{Credentials, Keychain, RegistryError, Repository, Settings};
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Descriptor, Digest, Reference};
 use crate::store::DOCUMENT_MAX;
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
@@ -81,10 +81,37 @@ impl Client {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Returns the repository of an image that is to be pulled.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Forbidden`] where a file of the machine's or the user's forbids that.
+    pub fn remote_of(&self, image: &Reference) -> Result<Remote, RegistryError> {
+        if let Some(ban) = self.shared.transport.settings().containers.ban(image) {
+            return Err(RegistryError::forbidden(&image.to_string(), ban));
+        }
+        Ok(self.reached(&image.repository(), image.digest().is_some()))
+    }
+
+    /// Returns what a name without a registry stands for, by the files of the machine and the user;
+    /// `None` for docker.io.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Forbidden`] where that cannot be told.
+    pub fn long_name(&self, typed: &str) -> Result<Option<String>, RegistryError> {
+        let containers = &self.shared.transport.settings().containers;
+        containers.long_name(typed).map_err(|ban| RegistryError::forbidden(typed, ban))
+    }
+
     /// Returns a repository as it is reached: through mirrors where settings name some.
     pub fn remote(&self, repository: &Repository) -> Remote {
+        self.reached(repository, false)
+    }
+
+    fn reached(&self, repository: &Repository, is_digest: bool) -> Remote {
         Shared::watch(&self.shared);
-        let places = self.shared.transport.settings().places(repository);
+        let places = self.shared.transport.settings().places(repository, is_digest);
         let places = places
             .into_iter()
             .map(|place| (self.shared.host(&place.name, place.is_plain), place.path))

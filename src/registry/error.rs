@@ -1,5 +1,6 @@
 //! What can go wrong with a registry. No message holds a credential, a token or a query string.
 
+use super::Ban;
 use crate::oci::Digest;
 use crate::store::DOCUMENT_MAX;
 use std::io;
@@ -107,6 +108,16 @@ pub enum RegistryError {
         /// What came.
         actual: Digest,
     },
+    /// A file of the machine's or the user's forbids to pull an image.
+    #[error("pulling {image} is forbidden by {}: {what}", path.display())]
+    Forbidden {
+        /// The image, by its name.
+        image: String,
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        what: String,
+    },
     /// A file with credentials or certificates cannot be used.
     #[error("cannot use {}: {what}", path.display())]
     File {
@@ -143,6 +154,10 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    pub(super) fn forbidden(image: &str, ban: Ban) -> Self {
+        Self::Forbidden { image: image.to_owned(), path: ban.path, what: ban.what }
+    }
+
     /// Says whether the registry could not be asked at all, rather than having answered no.
     pub fn is_outage(&self) -> bool {
         match self {

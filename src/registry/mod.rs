@@ -28,6 +28,7 @@ mod auth;
 mod blob;
 mod challenge;
 mod client;
+mod containers;
 mod credentials;
 pub mod docker_file;
 mod error;
@@ -41,6 +42,7 @@ mod upload;
 
 pub use blob::BlobReader;
 pub use client::{Client, Notify, Remote};
+pub use containers::{Ban, Containers};
 pub use credentials::Credentials;
 pub use error::RegistryError;
 pub use keychain::{Keychain, Saved};

@@ -17,6 +17,7 @@
 //! The tables are those of BuildKit's `buildkitd.toml`, and `location` is that of
 //! containers-registries.conf. docs/registries.md is the page for users.
 
+use super::containers::Containers;
 use super::pace::Limit;
 use super::tls::{self, Roots};
 use super::{Repository, is_loopback};
@@ -69,6 +70,9 @@ pub struct Settings {
     /// first that has one for a host counts, unless `registries.toml` says something of that host's
     /// TLS.
     pub host_directories: Vec<PathBuf>,
+    /// What `registries.conf` and `policy.json` say. Of one image, a table of `registries.toml` counts
+    /// before a table there; what is forbidden there stays forbidden.
+    pub containers: Containers,
     hosts: BTreeMap<String, HostSettings>,
     /// Whether any certificate of any host is taken.
     is_unverified: bool,
@@ -172,6 +176,7 @@ impl Default for Settings {
             proxies: Proxies::default(),
             roots: Roots::default(),
             host_directories: Vec::new(),
+            containers: Containers::default(),
             hosts: BTreeMap::new(),
             is_unverified: false,
         }
@@ -245,7 +250,7 @@ impl Settings {
         let table = if name == HUB { "docker.io" } else { name };
         let found = self.hosts.get(name).or_else(|| self.hosts.get(table));
         let mut host = found.cloned().unwrap_or_default();
-        host.is_insecure |= self.is_unverified;
+        host.is_insecure |= self.is_unverified || self.containers.is_insecure(table);
         let says_nothing = host.authorities.is_empty() && host.keypair.is_none();
         if says_nothing && !host.is_plain && !host.is_insecure {
             tls::add_directory_of(&mut host, &self.host_directories, table);
@@ -254,8 +259,8 @@ impl Settings {
     }
 
     /// Returns where a repository is pulled from: mirrors first, its own place last. That is where
-    /// it is pushed to.
-    pub(super) fn places(&self, repository: &Repository) -> Vec<Location> {
+    /// it is pushed to. `is_digest` tells whether an image is asked for by its digest.
+    pub(super) fn places(&self, repository: &Repository, is_digest: bool) -> Vec<Location> {
         let full = repository.to_string();
         let found = self
             .hosts
@@ -266,6 +271,9 @@ impl Settings {
             })
             .max_by_key(|(key, _)| key.len());
         let Some((key, settings)) = found else {
+            if let Some(places) = self.containers.places(&full, is_digest) {
+                return places;
+            }
             let (name, path) = (repository.host.clone(), repository.path.clone());
             return vec![Location { name, is_plain: false, path }];
         };
@@ -318,7 +326,7 @@ mod tests {
 
     fn places(settings: &Settings, host: &str, path: &str) -> Vec<String> {
         let repository = Repository { host: host.to_owned(), path: path.to_owned() };
-        let places = settings.places(&repository).into_iter();
+        let places = settings.places(&repository, false).into_iter();
         places
             .map(|p| format!("{}{}/{}", if p.is_plain { "plain " } else { "" }, p.name, p.path))
             .collect()

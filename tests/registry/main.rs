@@ -24,3 +24,4 @@ mod pull;
 mod push;
 mod tls;
 mod tokens;
+mod trust;
