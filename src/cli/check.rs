@@ -1,20 +1,14 @@
-//! `builder check`, and the checks that belong to every build.
+//! `builder check`: findings as text and as JSON.
 
 use super::Environment;
-use super::build::{BuildArgs, Request};
+use super::build::{
+    ConductArgs, NameArgs, NeighbourArgs, OutputArgs, SourceArgs, StepArgs, Unused, request,
+};
 use super::failure::{Class, Failure};
 use super::findings::{self, BuildError, Subject};
-use crate::context::ContextError;
-use crate::dockerfile::ast::{Command, DirectiveName, Dockerfile};
-use crate::dockerfile::errors::{Error as DockerfileError, ErrorKind};
-use crate::dockerfile::lint::{self, Finding, Input, Options};
-use crate::job::resolve::{Images, NotHere};
-use crate::job::sources;
-use crate::oci::Platform;
-use crate::plan::{self, Resolved, Resolver, Scope, Survey};
-use crate::store::Store;
+use crate::dockerfile::lint;
+use crate::job::{self, BuildRequest, Checked};
 use clap::{Args, ValueEnum};
-use std::error::Error;
 use std::str::FromStr;
 
 /// How findings are shown.
@@ -61,7 +55,7 @@ impl FromStr for Call {
     }
 }
 
-/// `builder check`: what to check, as it would be built.
+/// `builder check`: what to check.
 #[derive(Debug, Clone, Args)]
 pub struct CheckCommand {
     /// Directory, git repository or archive to build from; - for a Dockerfile or a tar on standard
@@ -71,18 +65,19 @@ pub struct CheckCommand {
     /// How to show what is found
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
-    /// How it would be built.
+    /// What would be built.
     #[command(flatten)]
-    pub args: BuildArgs,
-}
-
-/// What a check found out.
-struct Checked {
-    findings: Vec<Finding>,
-    /// Images that are not at hand, so that nothing is known of their variables and platform.
-    unknown_images: Vec<String>,
-    /// Why the file cannot be built.
-    error: Option<Failure>,
+    pub source: SourceArgs,
+    #[command(flatten)]
+    conduct: Unused<ConductArgs>,
+    #[command(flatten)]
+    names: Unused<NameArgs>,
+    #[command(flatten)]
+    output: Unused<OutputArgs>,
+    #[command(flatten)]
+    steps: Unused<StepArgs>,
+    #[command(flatten)]
+    neighbours: Unused<NeighbourArgs>,
 }
 
 /// Runs `builder check`.
@@ -91,30 +86,25 @@ struct Checked {
 ///
 /// The failure to show: exit status 3 where the file cannot be built, or where it asks for
 /// `error=true` and there are warnings.
-pub fn run(
-    path: &str,
-    args: &BuildArgs,
-    format: Format,
-    environment: &Environment,
-) -> Result<(), Failure> {
-    checked(path, args, format, environment).map(drop)
+pub fn run(command: &CheckCommand, environment: &Environment) -> Result<(), Failure> {
+    let request = request::of_check(&command.path, &command.source, environment)?;
+    checked(&request, command.format, environment).map(drop)
 }
 
 /// Checks, prints, and returns whether there are warnings, advice aside.
 fn checked(
-    path: &str,
-    args: &BuildArgs,
+    request: &BuildRequest,
     format: Format,
     environment: &Environment,
 ) -> Result<bool, Failure> {
     let store = environment.store()?;
-    let request = match Request::new(path, args, &store, environment) {
-        Ok(request) => request,
+    let loaded = match job::load(request, &store, environment) {
+        Ok(loaded) => loaded,
         Err(failure) => return unreadable(failure, format, environment).map(|()| true),
     };
-    let Checked { findings, unknown_images, error } = check(&request, args, &store, environment)?;
-    let text = request.text();
-    let subject = Subject { name: &request.inputs.dockerfile_name, text: &text };
+    let Checked { findings, unknown_images, error } = job::check(&loaded, &store, environment)?;
+    let text = loaded.text();
+    let subject = Subject { name: &loaded.inputs.dockerfile_name, text: &text };
     let warns = findings.iter().any(|finding| finding.rule.severity != lint::Severity::Advice);
     match format {
         Format::Text => {
@@ -145,12 +135,11 @@ fn checked(
 ///
 /// As [`run`].
 pub fn run_as_docker(
-    path: &str,
-    args: &BuildArgs,
+    request: &BuildRequest,
     format: Format,
     environment: &Environment,
 ) -> Result<(), Failure> {
-    match checked(path, args, format, environment)? {
+    match checked(request, format, environment)? {
         true => Err(Failure::new(Class::Status(1), "")),
         false => Ok(()),
     }
@@ -185,126 +174,6 @@ fn build_error(failure: &Failure) -> BuildError {
         (line_at(excerpt.span.start), line_at(last))
     });
     BuildError { message: failure.message.clone(), lines }
-}
-
-fn check(
-    request: &Request,
-    args: &BuildArgs,
-    store: &Store,
-    environment: &Environment,
-) -> Result<Checked, Failure> {
-    let options = options(request)?;
-    let planned = request.plan_request(args);
-    // As in BuildKit: without a target, all stages are looked at.
-    let scope = if planned.target.is_some() { Scope::Target } else { Scope::All };
-    let images = Images::new(store, &request.contexts, &environment.cancel);
-    let mut known = Known { images, unknown: Vec::new() };
-    let survey = Survey::new(&planned, scope, &mut known);
-    let secret_files = secret_files(request, store, environment)?;
-    let findings = find(request, &planned, survey.as_ref().ok(), &options, Some(&secret_files));
-    let violation = lint::violation(&options, &findings);
-    let error = match survey.and_then(Survey::plan) {
-        Err(error) => Some(request.plan_failure(error)),
-        Ok(_) => violation.map(|message| Failure::new(Class::Dockerfile, message)),
-    };
-    let mut unknown_images = known.unknown;
-    unknown_images.sort();
-    unknown_images.dedup();
-    Ok(Checked { findings, unknown_images, error })
-}
-
-/// The options of the checks.
-pub(super) fn options(request: &Request) -> Result<Options, Failure> {
-    let file = &request.dockerfile;
-    Options::of(file, &request.build_args).map_err(|error| {
-        let message = format!("failed to parse check options: {error}");
-        match file.directive(DirectiveName::Check) {
-            Some(directive) if !request.build_args.contains_key(lint::CHECK_ARGUMENT) => {
-                let error = DockerfileError::new(
-                    ErrorKind::Directive,
-                    message,
-                    directive.value.span,
-                    directive.line,
-                );
-                request.failure(&[error])
-            }
-            _ => Failure::new(
-                Class::Usage,
-                format!("--build-arg {}: {message}", lint::CHECK_ARGUMENT),
-            ),
-        }
-    })
-}
-
-/// Looks for what is likely a mistake; `secret_files` is given where advice is wanted too.
-pub(super) fn find(
-    request: &Request,
-    planned: &plan::Request<'_>,
-    survey: Option<&Survey<'_, '_>>,
-    options: &Options,
-    secret_files: Option<&[String]>,
-) -> Vec<Finding> {
-    lint::check(&Input {
-        file: &request.dockerfile,
-        options,
-        build_args: &request.build_args,
-        platform_args: &plan::platform_args(planned),
-        stages: &survey.map(Survey::facts).unwrap_or_default(),
-        target: survey.map_or(0, Survey::target),
-        ignore: request.inputs.context.ignore(),
-        wants_advice: secret_files.is_some(),
-        secret_files: secret_files.unwrap_or_default(),
-    })
-}
-
-/// Files of the context that look like secrets. The context is listed only where something of it is
-/// copied.
-fn secret_files(
-    request: &Request,
-    store: &Store,
-    environment: &Environment,
-) -> Result<Vec<String>, Failure> {
-    if !copies_from_context(&request.dockerfile) {
-        return Ok(Vec::new());
-    }
-    let source = sources::open(&request.inputs.context, store)?;
-    let files = source.files(&environment.cancel).map_err(|error| match error {
-        ContextError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
-        error => Failure::of(Class::Environment, &error),
-    })?;
-    let names = files.iter().map(|path| String::from_utf8_lossy(path));
-    Ok(names.filter(|name| lint::looks_secret(name)).map(std::borrow::Cow::into_owned).collect())
-}
-
-fn copies_from_context(file: &Dockerfile) -> bool {
-    let instructions = file.stages.iter().flat_map(|stage| &stage.instructions);
-    instructions.into_iter().any(|instruction| match &instruction.command {
-        Command::Copy(copy) => copy.from.is_none() && !copy.transfer.sources.is_empty(),
-        Command::Add(add) => !add.transfer.sources.is_empty(),
-        _ => false,
-    })
-}
-
-/// Finds images that are at hand; the others are unknown rather than an error.
-struct Known<'a> {
-    images: Images<'a>,
-    unknown: Vec<String>,
-}
-
-impl Resolver for Known<'_> {
-    fn resolve(
-        &mut self,
-        name: &str,
-        platform: &Platform,
-    ) -> Result<Resolved, Box<dyn Error + Send + Sync>> {
-        match self.images.resolve(name, platform) {
-            Err(error) if error.downcast_ref::<NotHere>().is_some() => {
-                self.unknown.push(name.to_owned());
-                Ok(Resolved::Unknown)
-            }
-            result => result,
-        }
-    }
 }
 
 #[cfg(test)]

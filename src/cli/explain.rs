@@ -1,11 +1,17 @@
 //! `builder explain`: why steps hit and missed.
 
+use super::build::{
+    ConductArgs, NameArgs, NeighbourArgs, OutputArgs, SourceArgs, StepArgs, Unused, request,
+};
+use super::failure::{Class, Failure};
+use super::{Environment, throwaway_store};
 use crate::cache::{Cache, CacheError, TreeEntry, TreeId};
 use crate::explain::html;
 use crate::explain::listing::{Listings, Unwritten};
 use crate::explain::report::{self, Report, Verdict};
 use crate::explain::text::{self, Colour};
 use crate::history::{BuildRecord, History, HistoryError};
+use crate::job::{self, Prediction};
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -18,6 +24,28 @@ const EARLIER: usize = 8;
 /// in.
 const OUTPUT_LINES: usize = 20;
 const TAIL: usize = 64 * 1024;
+
+/// `builder explain`: a build of the history, or the one that a directory would be now.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainCommand {
+    #[command(flatten)]
+    report: ReportArgs,
+    /// Directory whose build is to be predicted; without it, a build of the history is explained
+    #[arg(value_name = "PATH", conflicts_with = "build")]
+    path: Option<String>,
+    #[command(flatten)]
+    names: NameArgs,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    steps: StepArgs,
+    #[command(flatten)]
+    conduct: Unused<ConductArgs>,
+    #[command(flatten)]
+    output: Unused<OutputArgs>,
+    #[command(flatten)]
+    neighbours: Unused<NeighbourArgs>,
+}
 
 /// How a report is to be shown, and of which build.
 #[derive(Debug, Clone, clap::Args)]
@@ -94,6 +122,51 @@ impl ExplainError {
             Self::Cache(_) | Self::Write(_) => false,
         }
     }
+}
+
+/// Runs `builder explain`.
+///
+/// # Errors
+///
+/// The failure to show.
+pub(super) fn run(command: &ExplainCommand, environment: &Environment) -> Result<(), Failure> {
+    let request = |path: &str| {
+        let ExplainCommand { names, source, steps, .. } = command;
+        request::of_explain(path, &names.tag, source, steps, environment)
+    };
+    if let (true, Some(path)) = (command.report.audit, &command.path) {
+        let (request, store) = (request(path)?, environment.store()?);
+        let loaded = job::load(&request, &store, environment)?;
+        let audit = job::audit(&loaded, &store, environment)?;
+        let text = match command.report.format {
+            Format::Text => audit.to_text(),
+            Format::Json => {
+                format!("{}\n", serde_json::to_string(&audit).expect("an audit is plain data"))
+            }
+            Format::Html => {
+                return Err(Failure::new(Class::Usage, "an audit has no page: use text or json"));
+            }
+        };
+        environment.print(&text);
+        return Ok(());
+    }
+    let looked_at = environment.store_to_look_at()?;
+    let store = &looked_at.store;
+    let report = match &command.path {
+        Some(path) => {
+            let request = request(path)?;
+            let loaded = job::load(&request, store, environment)?;
+            let (elsewhere, _dir) = throwaway_store()?;
+            let Prediction { record, listings } =
+                job::predict(&loaded, store, &elsewhere, environment)?;
+            prediction(store, &record, listings)
+        }
+        None => past(store, command.report.build.as_deref()),
+    };
+    let colour = environment.stdout_colour();
+    report
+        .and_then(|report| write(&report, command.report.format, colour, &mut environment.stdout()))
+        .map_err(|error| Failure::of_explain(&error))
 }
 
 /// Explains a build of the history; the last one where none is named.

@@ -3,16 +3,10 @@
 use super::failure::{Excerpt, excerpt_at, shown};
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::lint::{Finding, Severity};
-use crate::progress::{self, Event, Progress, Source, Vertex, Warning, base64};
+use crate::progress::base64;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 use std::fmt::Write as _;
-
-/// BuildKit's level of all its checks.
-const LEVEL: u32 = 1;
-
-/// Most warnings that a build shows. Each carries the whole file, for tools that point into it.
-const WARNINGS_MAX: usize = 100;
 
 /// The file that findings are about.
 #[derive(Debug, Clone, Copy)]
@@ -30,35 +24,6 @@ pub(super) struct BuildError {
     pub(super) message: String,
     /// Its lines; none where it has no place.
     pub(super) lines: Option<(u32, u32)>,
-}
-
-/// Shows findings as warnings of a build, under the vertex that BuildKit shows them under.
-pub(super) fn warn(findings: &[Finding], subject: Subject<'_>, progress: &Progress) {
-    if findings.is_empty() {
-        return;
-    }
-    let vertex =
-        Vertex::internal(format!("[internal] load build definition from {}", subject.name));
-    let digest = vertex.digest;
-    progress.started(vertex);
-    for finding in findings.iter().take(WARNINGS_MAX) {
-        progress.emit(Event::Warning(Warning {
-            vertex: Some(digest),
-            level: LEVEL,
-            short: finding.short(),
-            detail: vec![finding.rule.description.to_owned()],
-            url: finding.rule.url(),
-            source: Some(Source {
-                filename: subject.name.to_owned(),
-                text: subject.text.to_owned(),
-            }),
-            lines: (finding.lines.first..=finding.lines.last).map(|line| (line, line)).collect(),
-        }));
-    }
-    progress.done(digest, progress::Outcome::Ran);
-    if let Some(more) = findings.len().checked_sub(WARNINGS_MAX).filter(|more| *more > 0) {
-        progress.notice(format!("{more} more warnings: builder check shows all"));
-    }
 }
 
 /// Writes findings for people: each with its place and what to do, and how many there are.

@@ -1,9 +1,8 @@
 //! Flags that limit what a command may use; `build` and `run` share them.
 
-use super::failure::{self, Class, Failure};
+use super::failure::{Class, Failure};
 use super::parse_args;
-use crate::cgroup::{CgroupError, Limit, Substitute};
-use crate::sandbox::{Limits, Sandbox, SandboxError, Throttle};
+use crate::sandbox::{Limits, Throttle};
 use clap::Args;
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
@@ -85,55 +84,6 @@ fn rate_of_device(text: &str, parse: fn(&str) -> Option<u64>) -> Result<DeviceRa
         .and_then(|(device, rate)| Some((device, parse(rate).filter(|rate| *rate > 0)?)))
         .map(|(device, rate)| DeviceRate { device: PathBuf::from(device), rate })
         .ok_or_else(|| format!("{text:?} is not a rate of a device: expected /dev/NAME:NUMBER"))
-}
-
-/// Returns the flag that sets a limit.
-fn flag_of(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Memory => "--memory",
-        Limit::MemorySwap => "--memory-swap",
-        Limit::Cpus => "--cpus",
-        Limit::CpuShares => "--cpu-shares",
-        Limit::CpusetCpus => "--cpuset-cpus",
-        Limit::CpusetMems => "--cpuset-mems",
-        Limit::Pids => "--pids-limit",
-        Limit::IoWeight => "--io-weight",
-        Limit::IoThrottle => "--device-read-bps and similar ones",
-    }
-}
-
-/// Returns the message for a limit that cannot be enforced, or for another failure of control
-/// groups.
-pub(super) fn not_enforced(error: &CgroupError) -> String {
-    match error {
-        CgroupError::NotEnforceable { limit, missing } => {
-            format!("{} cannot be enforced: {missing}", flag_of(*limit))
-        }
-        error => failure::chain(error),
-    }
-}
-
-/// Checks that the limits can be enforced, and returns a notice for each that can be in part only.
-///
-/// # Errors
-///
-/// A failure of the environment for a limit that cannot be enforced at all.
-pub(super) fn check(sandbox: &Sandbox, limits: &Limits) -> Result<Vec<String>, Failure> {
-    let substitutes = sandbox.weaknesses(limits).map_err(|error| match &error {
-        SandboxError::Cgroup(cause @ CgroupError::NotEnforceable { .. }) => {
-            Failure::new(Class::Environment, not_enforced(cause))
-        }
-        error => Failure::of(Class::Environment, error),
-    })?;
-    let notice = |substitute: &Substitute| {
-        let lack = match substitute {
-            Substitute::Memory(_) => "each process of a step may use it, not the step as a whole",
-            Substitute::Pids(_) => "all processes of the user count, and root's do not",
-        };
-        let (flag, rlimit) = (flag_of(substitute.limit()), substitute.rlimit());
-        format!("{flag} without a control group is the ulimit {rlimit}: {lack}")
-    };
-    Ok(substitutes.iter().map(notice).collect())
 }
 
 impl LimitArgs {
@@ -241,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_limit_that_cannot_be_enforced_is_named_by_its_flag() {
-        use crate::cgroup::Missing;
+        use crate::cgroup::{CgroupError, Limit, Missing};
+        use crate::job::limits::not_enforced;
         let command = LimitArgs::augment_args(clap::Command::new("builder"));
         let flags: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
         for limit in [

@@ -1,11 +1,11 @@
 //! `builder build --call=targets`: the stages that `--target` takes.
 
 use super::Environment;
-use super::build::{BuildArgs, Request};
 use super::check::Format;
 use super::failure::Failure;
 use super::findings::LocationJson;
 use crate::dockerfile::ast::{Stage, Word};
+use crate::job::{self, BuildRequest};
 use crate::progress::base64;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -16,17 +16,16 @@ use std::fmt::Write as _;
 ///
 /// The failure to show.
 pub(super) fn run(
-    path: &str,
-    args: &BuildArgs,
+    request: &BuildRequest,
     format: Format,
     environment: &Environment,
 ) -> Result<(), Failure> {
     let store = environment.store()?;
-    let request = Request::new(path, args, &store, environment)?;
-    let stages = &request.dockerfile.stages;
+    let loaded = job::load(request, &store, environment)?;
+    let stages = &loaded.dockerfile.stages;
     environment.print(&match format {
         Format::Text => text(stages),
-        Format::Json => json(stages, &request.inputs.dockerfile),
+        Format::Json => json(stages, &loaded.inputs.dockerfile),
     });
     Ok(())
 }

@@ -13,6 +13,7 @@
 mod argv;
 pub mod build;
 pub mod cache_mounts;
+mod caller;
 pub mod check;
 pub mod copy;
 pub mod dev;
@@ -29,11 +30,9 @@ pub mod images;
 pub mod import;
 pub mod inspect;
 pub mod limits;
+mod list_targets;
 pub mod load;
 pub mod login;
-mod step_error;
-
-mod list_targets;
 pub mod parse_args;
 pub mod platforms;
 pub mod plugin;
@@ -51,20 +50,22 @@ pub mod tag;
 mod truth;
 
 use crate::explain::text::Colour;
-use crate::job::Caller;
+use crate::job::{DiskPolicy, housekeeping};
 use crate::progress::Progress;
 use crate::sandbox::Standing;
 use crate::show::{self, Guard};
 use crate::store::{Store, StoreError};
 use crate::sys::cancel::Cancel;
 use crate::sys::foreign::Given;
+use crate::sys::room::Watch;
 use crate::sys::threads;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use failure::{Class, Failure};
 use jiff::Timestamp;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -96,7 +97,7 @@ enum Command {
     /// Look for likely mistakes in a Dockerfile, without building it
     Check(Box<check::CheckCommand>),
     /// Say why steps ran, or would run
-    Explain(Box<ExplainCommand>),
+    Explain(Box<explain::ExplainCommand>),
     /// Run a command in an image
     Run(Box<run::RunArgs>),
     /// List images
@@ -154,18 +155,6 @@ enum Command {
         /// ast, words or ignore
         kind: String,
     },
-}
-
-/// `builder explain`: a build of the history, or the one that a directory would be now.
-#[derive(Debug, clap::Args)]
-struct ExplainCommand {
-    #[command(flatten)]
-    report: explain::ReportArgs,
-    /// Directory whose build is to be predicted; without it, a build of the history is explained
-    #[arg(value_name = "PATH", conflicts_with = "build")]
-    path: Option<String>,
-    #[command(flatten)]
-    args: build::BuildArgs,
 }
 
 /// `builder history`: of an image, or of builds.
@@ -282,6 +271,32 @@ impl Environment {
         }
     }
 
+    /// Returns standard input; reading it ends when the command is cancelled.
+    fn input(&self) -> Result<Given, Failure> {
+        Given::stdin(&self.cancel)
+            .map_err(|error| failure::cannot("read", "standard input", &error))
+    }
+
+    /// Reads how much of the disk is left to others. What cannot be read counts as not set, and is
+    /// reported to `notices`.
+    fn disk_policy(&self, notices: &mut Vec<String>) -> DiskPolicy {
+        let mut bytes = |name: &str| {
+            let text = self.variable(name).filter(|text| !text.is_empty())?;
+            let read = parse_args::bytes(&text);
+            read.map_err(|error| notices.push(format!("{name}: {error}"))).ok()
+        };
+        DiskPolicy {
+            keep: bytes("BUILDER_KEEP_STORAGE"),
+            min_free: bytes("BUILDER_MIN_FREE"),
+            collects: self.variable("BUILDER_GC").as_deref() != Some("off"),
+        }
+    }
+
+    /// Watches the disk of `dir` while a command writes there.
+    fn watch_room(&self, dir: &Path) -> Watch {
+        housekeeping::watch_room(&self.disk_policy(&mut Vec::new()), dir, &self.cancel)
+    }
+
     /// Returns whether stdout takes colours.
     fn is_stdout_coloured(&self) -> bool {
         self.is_coloured && io::stdout().is_terminal()
@@ -310,17 +325,6 @@ impl Environment {
         {
             std::process::exit(0);
         }
-    }
-}
-
-impl Caller for Environment {
-    fn cancel(&self) -> &Cancel {
-        &self.cancel
-    }
-
-    fn stdin(&self) -> Result<Given, Failure> {
-        Given::stdin(&self.cancel)
-            .map_err(|error| failure::cannot("read", "standard input", &error))
     }
 }
 
@@ -390,13 +394,13 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let cli = match truth::parse::<Cli>(words) {
+    let cli = match truth::parse::<Cli>(words.clone()) {
         Ok(cli) => cli,
         Err(error) => {
             // The texts of the help are put together only when they are shown.
             let error = match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                    help::command().try_get_matches().err().unwrap_or(error)
+                    help::command().try_get_matches_from(&words).err().unwrap_or(error)
                 }
                 // Clap's own message lists hidden commands too.
                 ErrorKind::MissingSubcommand if std::env::args_os().len() == 1 => help::command()
@@ -404,7 +408,8 @@ pub fn main() -> ExitCode {
                 _ => error,
             };
             show_usage(&error);
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let status = u8::try_from(error.exit_code()).unwrap_or(2);
+            return ExitCode::from(if status == 2 && is_of_run(&words) { 125 } else { status });
         }
     };
     // Before anything starts a thread. As root of nothing, files could have no owner but the user.
@@ -456,36 +461,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn explain_build(command: &ExplainCommand, environment: &Environment) -> Result<(), Failure> {
-    if let (true, Some(path)) = (command.report.audit, &command.path) {
-        let audit = build::audit(path, &command.args, environment)?;
-        let text = match command.report.format {
-            explain::Format::Text => audit.to_text(),
-            explain::Format::Json => {
-                format!("{}\n", serde_json::to_string(&audit).expect("an audit is plain data"))
-            }
-            explain::Format::Html => {
-                return Err(Failure::new(Class::Usage, "an audit has no page: use text or json"));
-            }
-        };
-        environment.print(&text);
-        return Ok(());
-    }
-    let looked_at = environment.store_to_look_at()?;
-    let store = &looked_at.store;
-    let report = match &command.path {
-        Some(path) => {
-            let (record, listings) = build::predict(path, &command.args, environment, store)?;
-            explain::prediction(store, &record, listings)
-        }
-        None => explain::past(store, command.report.build.as_deref()),
-    };
-    let colour = environment.stdout_colour();
-    report
-        .and_then(|report| {
-            explain::write(&report, command.report.format, colour, &mut environment.stdout())
-        })
-        .map_err(|error| Failure::of_explain(&error))
+/// Says whether a command line that is wrong is one of `builder run`, whose own failures have
+/// docker's status.
+fn is_of_run(words: &[OsString]) -> bool {
+    let matches = help::command().ignore_errors(true).try_get_matches_from(words);
+    matches.is_ok_and(|matches| matches.subcommand_name() == Some("run"))
 }
 
 /// Takes the number of threads from `BUILDER_THREADS`.
@@ -515,15 +495,15 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
             | Command::Load(_)
     );
     let root = if fills_store { environment.store_root().ok() } else { None };
-    let _room = root.map(|root| build::watch_room(environment, &root));
+    let _room = root.map(|root| environment.watch_room(&root));
     let out = &mut environment.stdout();
     let on_images = match command {
         Command::Build(args) => return build::run(args, environment),
         Command::Check(command) => {
-            return check::run(&command.path, &command.args, command.format, environment);
+            return check::run(command, environment);
         }
         Command::Diff(args) => return diff::run(args, environment, out),
-        Command::Explain(command) => return explain_build(command, environment),
+        Command::Explain(command) => return explain::run(command, environment),
         Command::Run(args) => return run::run(args, environment),
         Command::Pull(args) => return pull::run(args, environment),
         Command::Push(args) => return push::run(args, environment),
@@ -586,14 +566,14 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
                 args,
                 &environment.store()?,
                 now,
-                environment.stdin()?,
+                environment.input()?,
                 cancel,
                 out,
             )
             .map_err(|error| Failure::of_images(&error).about(&args.file.display()));
         }
         Command::Load(args) => {
-            load::run(args, &environment.store()?, environment.stdin()?, cancel, out)
+            load::run(args, &environment.store()?, environment.input()?, cancel, out)
         }
         Command::Save(args) => {
             let progress = Progress::quiet();

@@ -1,5 +1,6 @@
 //! Values of flags: sizes, pairs, comma-separated fields. What was typed becomes what was meant.
 
+use crate::job::PullPolicy;
 use crate::sandbox::{NetworkMode, Ulimit};
 use std::time::{Duration, SystemTime};
 
@@ -121,18 +122,6 @@ pub fn truth(text: &str) -> Result<bool, String> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
     }
-}
-
-/// When registries are asked for base images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PullPolicy {
-    /// For what the store does not have.
-    #[default]
-    Missing,
-    /// For all.
-    Always,
-    /// Never: what the store does not have is an error.
-    Never,
 }
 
 /// Reads docker's truth value and podman's words. Podman's `newer` asks, as `always` does: what is

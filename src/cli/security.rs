@@ -2,13 +2,13 @@
 
 use super::failure::{Class, Failure, cannot};
 use super::limits::LimitArgs;
-use crate::sandbox::{self, DEFAULT_SHM_SIZE, SandboxOptions, SandboxPolicy, Seccomp};
+use crate::sandbox::{self, DEFAULT_SHM_SIZE, IdMap, SandboxOptions, SandboxPolicy, Seccomp};
+use crate::store::{Store, StorePart};
 use crate::sys::foreign;
+use clap::{Args, ValueEnum};
 
 /// The largest seccomp profile, in bytes; Docker's own has 15 KiB.
 const PROFILE_MAX: u64 = 4 << 20;
-use crate::store::{Store, StorePart};
-use clap::{Args, ValueEnum};
 
 /// Whose ids a command has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -61,12 +61,17 @@ impl SecurityArgs {
     /// Returns the settings of all sandboxes of this command.
     pub(super) fn sandbox(&self, store: &Store) -> SandboxOptions {
         let mut options = SandboxOptions::new(store.place(StorePart::Locks));
-        options.idmap = match self.userns {
-            Userns::Auto => Some(sandbox::choose_map(self.userns_first)),
-            Userns::Host => None,
-        };
+        options.idmap = self.idmap();
         options.network.reaches_link_local = self.allow_link_local;
         options
+    }
+
+    /// Returns how the ids of commands map to this machine's; `None` for the builder's own.
+    pub(super) fn idmap(&self) -> Option<IdMap> {
+        match self.userns {
+            Userns::Auto => Some(sandbox::choose_map(self.userns_first)),
+            Userns::Host => None,
+        }
     }
 
     /// Returns a sentence for each option that changes nothing.

@@ -20,6 +20,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What a build reads before anything is planned.
+#[derive(Debug)]
 pub struct Inputs {
     /// The main context.
     pub context: Context,
@@ -32,6 +33,7 @@ pub struct Inputs {
 }
 
 /// A main context.
+#[derive(Debug)]
 pub enum Context {
     /// Nothing: only a Dockerfile was given.
     Nothing,

@@ -229,3 +229,43 @@ fn the_table_of_flags_and_the_command_line_agree() {
         }
     }
 }
+
+#[test]
+fn explain_and_check_take_the_command_line_of_a_build_as_it_stands() {
+    let kit = kit();
+    let line = [
+        "-t=app:1",
+        "--push",
+        "-q",
+        "--pull",
+        "--progress=plain",
+        "--iidfile=id",
+        "--load",
+        "--cache-to=type=local,dest=c",
+        "--memory=64m",
+        "--network=none",
+        "--no-cache",
+        "--rm",
+        "--label=a=b",
+        "--on-error=keep",
+        "--provenance=false",
+        "--userns=host",
+        "--tls-verify=false",
+    ];
+    kit.explain().args(line).ok();
+    kit.check().args(line).ok();
+    assert!(!kit.out("id").exists() && !kit.path("id").exists());
+    kit.check().arg("--memory=lots").fails(2).says(&["--memory"]);
+    for (command, shown, hidden) in [
+        (
+            "explain",
+            &["--tag", "--memory", "--build-arg"][..],
+            &["--push", "--iidfile", "--rm"][..],
+        ),
+        ("check", &["--build-arg", "--secret"], &["--push", "--memory", "--tag", "--on-error"]),
+    ] {
+        let help = kit.builder([command, "--help"]).ok().stdout();
+        let has = |flag: &&str| help.contains(&format!("{flag} "));
+        assert!(shown.iter().all(has) && !hidden.iter().any(has), "{help}");
+    }
+}

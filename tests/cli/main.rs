@@ -33,6 +33,7 @@ mod gc;
 mod ignore;
 mod images;
 mod interrupts;
+mod job;
 mod language;
 mod limits;
 mod many;

@@ -1,13 +1,10 @@
 //! Secrets and agents that the command line gives a build.
 
-use super::flags::BuildArgs;
 use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure, cannot};
-use crate::cli::parse_args::SshFlag;
+use crate::cli::parse_args::{SecretFlag, SshFlag};
 use crate::cli::run::volume::Volume;
 use crate::context::remote::Access;
-use crate::dockerfile::address::{Address, Login};
-use crate::job::resolve::NamedContext;
 use crate::plan::{Mount, MountKind};
 use crate::sandbox::{Agent, KeyError, Keyring, connect_to_agent};
 use crate::solve::{SECRET_MAX, Secret};
@@ -30,13 +27,13 @@ const KEY_MAX: u64 = 100 * 1024;
 ///
 /// A failure of class usage for a secret that is not there.
 pub(super) fn secrets(
-    args: &BuildArgs,
+    flags: &[SecretFlag],
     environment: &Environment,
 ) -> Result<(BTreeMap<String, Secret>, Access), Failure> {
     let usage = |message: String| Failure::new(Class::Usage, message);
     let mut secrets = BTreeMap::new();
     let mut access = Access::default();
-    for flag in &args.secret {
+    for flag in flags {
         let id = &flag.id;
         let file = |path: &str| {
             let path = std::path::absolute(path).map_err(|e| cannot("resolve", path, &e))?;
@@ -70,7 +67,7 @@ pub(super) fn secrets(
         // Without an id the file's path is the id, and its name is one, too.
         if flag.src.as_ref() == Some(id)
             && let Some(name) = Path::new(id).file_name().and_then(|name| name.to_str())
-            && args.secret.iter().all(|other| other.id != name)
+            && flags.iter().all(|other| other.id != name)
         {
             secrets.insert(name.to_owned(), secret.clone());
         }
@@ -119,12 +116,12 @@ fn given_secret(path: PathBuf, environment: &Environment) -> Result<Secret, Fail
 /// A failure of class usage for an agent that does not answer to a connection, and for a file that
 /// is not a key or one that only another agent can use.
 pub(super) fn agents(
-    args: &BuildArgs,
+    flags: &[SshFlag],
     environment: &Environment,
 ) -> Result<BTreeMap<String, Agent>, Failure> {
     let usage = |message: String| Failure::new(Class::Usage, message);
     let mut agents = BTreeMap::new();
-    for SshFlag { id, paths } in &args.ssh {
+    for SshFlag { id, paths } in flags {
         if agents.contains_key(id) {
             return Err(usage(format!("ssh agent {id} is given twice"))
                 .with_hint(format!("name all keys in one flag: --ssh {id}=KEY,KEY")));
@@ -196,27 +193,4 @@ fn add_key(
             _ => failure.with_hint(format!("name a socket or a private key: --ssh {id}=PATH")),
         }
     })
-}
-
-/// Returns the credentials that stand in the addresses of contexts and proxies: where, and the
-/// secret.
-pub(super) fn credentials(
-    path: &str,
-    contexts: &BTreeMap<String, NamedContext>,
-    build_args: &BTreeMap<String, String>,
-) -> Vec<(String, String)> {
-    let mut addresses = vec![Address::parse(path)];
-    addresses.extend(contexts.values().filter_map(|context| match context {
-        NamedContext::Remote(address) => Some(address.clone()),
-        _ => None,
-    }));
-    let is_proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy");
-    let proxies = build_args.iter().filter(|(name, _)| is_proxy(name));
-    addresses.extend(proxies.map(|(_, value)| Address::parse(value)));
-    let mut all = Vec::new();
-    for Address { text, login } in addresses {
-        let secrets = login.iter().flat_map(Login::secrets);
-        all.extend(secrets.map(|secret| (text.clone(), secret)));
-    }
-    all
 }

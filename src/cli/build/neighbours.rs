@@ -9,9 +9,8 @@
 //! pages.
 
 use crate::cli::parse_args;
-use crate::oci::Platform;
 
-/// Flags of other programs, none of which changes what is built.
+/// Flags of other programs, none of which changes what is built. Only `build` takes them.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct NeighbourArgs {
     /// Remove intermediate containers: there are none
@@ -65,39 +64,12 @@ pub struct NeighbourArgs {
     /// Pass the proxies of the environment to steps
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_args::truth)]
     pub http_proxy: Option<bool>,
-    /// Form of the image in the store; only builds have the flag, because others print in formats
-    /// of their own.
-    #[arg(skip)]
-    pub format: Option<String>,
-    /// Architecture to build for
-    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "platform")]
-    pub arch: Option<String>,
-    /// Operating system to build for
-    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "platform")]
-    pub os: Option<String>,
-    /// Variant of the architecture to build for
-    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "platform")]
-    pub variant: Option<String>,
     /// Check certificates of registries
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_args::truth)]
     pub tls_verify: Option<bool>,
 }
 
 impl NeighbourArgs {
-    /// Returns the platform that `--os`, `--arch` and `--variant` name, if any of them is given.
-    pub(super) fn platform(&self) -> Option<String> {
-        let given = [&self.os, &self.arch, &self.variant];
-        if given.iter().all(|part| part.is_none()) {
-            return None;
-        }
-        let host = Platform::host();
-        let os = self.os.clone().unwrap_or(host.os);
-        // A variant belongs to an architecture: that of another does not.
-        let architecture = self.arch.clone().unwrap_or(host.architecture);
-        let variant = self.variant.iter().map(|variant| format!("/{variant}"));
-        Some(format!("{os}/{architecture}{}", variant.collect::<String>()))
-    }
-
     /// Returns a sentence for each flag that is given and changes nothing.
     pub(super) fn notices(&self) -> Vec<String> {
         const NO_CONTAINERS: &str = "there are no intermediate containers";

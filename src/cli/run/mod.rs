@@ -16,13 +16,14 @@ pub mod volume;
 
 use super::Environment;
 use super::failure::{self, Class, Failure, cannot};
-use super::limits::{self, LimitArgs};
-use super::parse_args::PullPolicy;
+use super::limits::LimitArgs;
+use super::parse_args::NetworkFlag;
 use super::security::SecurityArgs;
-use super::{parse_args, platforms, registry, step_error};
+use super::{parse_args, platforms, registry};
 use crate::image::Image;
 use crate::job::resolve::Images;
 use crate::job::transfers::{self, PullFailed, Pulls};
+use crate::job::{PullPolicy, limits, step_error};
 use crate::oci::Platform;
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
@@ -86,8 +87,8 @@ pub struct RunArgs {
     pub entrypoint: Option<String>,
     /// Network: default, none or host; default:host-loopback reaches the host's loopback at
     /// 10.0.2.2
-    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default")]
-    pub network: String,
+    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", value_parser = parse_args::network)]
+    pub network: NetworkFlag,
     /// Port of the host that leads inside, as 8080:80 or 127.0.0.1:8080:80/tcp
     #[arg(short, long, value_name = "[[IP:]HOST:]PORT", value_parser = ports::published)]
     pub publish: Vec<Published>,
@@ -209,7 +210,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     spec.mounts.extend(mounts);
     let keeper = keeper(args, image)?;
     let mut options = args.security.sandbox(&store);
-    options.network.reaches_host_loopback = request::network(args)?.reaches_host_loopback;
+    options.network.reaches_host_loopback = args.network.reaches_host_loopback;
     options.network.ports = ports::choose(&args.publish)?;
     let is_any = args.publish.iter().flat_map(Published::is_any);
     for (port, is_any) in options.network.ports.iter().zip(is_any) {

@@ -3,7 +3,6 @@
 use super::RunArgs;
 use crate::cli::Environment;
 use crate::cli::failure::{Class, Failure, cannot};
-use crate::cli::parse_args::{self, NetworkFlag};
 use crate::image::Image;
 use crate::sandbox::{MountKind, MountSpec, OsBytes, RunSpec, SandboxPolicy};
 use crate::sys::foreign::Given;
@@ -74,7 +73,7 @@ pub(super) fn spec(
     let cwd = args.workdir.clone().unwrap_or_else(|| config.working_dir().to_owned());
     spec.cwd = if cwd.starts_with('/') { cwd } else { format!("/{cwd}") };
     spec.user = args.user.clone().unwrap_or_else(|| config.user().to_owned());
-    let network = network(args)?.mode;
+    let network = args.network.mode;
     let hostname = match &args.hostname {
         Some(hostname) => hostname.clone(),
         None => random_name()?,
@@ -102,15 +101,6 @@ fn random_name() -> Result<String, Failure> {
         text
     }))
 }
-/// Reads `--network`.
-///
-/// # Errors
-///
-/// A failure of class usage.
-pub(super) fn network(args: &RunArgs) -> Result<NetworkFlag, Failure> {
-    parse_args::network(&args.network).map_err(|error| Failure::new(Class::Usage, error))
-}
-
 /// Reads a text file that the user named: links are followed, and a pipe is read to its end.
 fn read_given(path: &Path, max: u64, environment: &Environment) -> Result<String, Failure> {
     let bytes = Given::open(path, &environment.cancel)

@@ -1,12 +1,11 @@
 //! Secrets that got into the image a build made: the build stops, or says so.
 
+use super::failure::{Class, Failure, cannot, lines_excerpt};
 use super::recorder::Recorder;
-use crate::cli::failure::{Class, Failure, cannot};
 use crate::export::ExportError;
 use crate::export::guard::{Form, Guard, Leak, SHORTEST};
 use crate::history::{BuildId, History};
 use crate::image::Image;
-use crate::job::failure::lines_excerpt;
 use crate::plan::{Files, StepId};
 use crate::snapshot;
 use crate::solve::{Job, Solved};

@@ -1,15 +1,14 @@
 //! Why a build failed, in the user's words: a class, a place, and what to do about it.
 
-use super::build::Request;
-use super::failure::{self, Class, Failure};
+use super::failure::{self, Class, Failure, hint_of_id, hint_of_owner, lines_excerpt};
 use super::limits;
+use super::load::Loaded;
+use super::resolve::NotHere;
+use super::transfers::{self, PullFailed};
 use crate::cgroup::CgroupError;
 use crate::context::ContextError;
 use crate::dockerfile::ast::Word;
 use crate::dockerfile::errors::did_you_mean;
-use crate::job::failure::{hint_of_id, hint_of_owner, lines_excerpt};
-use crate::job::resolve::NotHere;
-use crate::job::transfers::{self, PullFailed};
 use crate::plan::PlanError;
 use crate::progress::Progress;
 use crate::sandbox::SandboxError;
@@ -19,7 +18,7 @@ use nix::sys::signal::Signal;
 /// How many lines of a failed step's output an error shows.
 const OUTPUT_LINES: usize = 20;
 
-impl Request {
+impl Loaded<'_> {
     /// A failure to plan.
     pub(super) fn plan_failure(&self, error: PlanError) -> Failure {
         match error {
@@ -200,7 +199,7 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
 }
 
 /// The hint of a command that reached its limit of processes.
-pub(super) fn of_processes(limit: u64) -> String {
+pub fn of_processes(limit: u64) -> String {
     format!(
         "the command reached its limit of {limit} processes and threads; allow more: --pids-limit {}",
         limit.saturating_mul(2)

@@ -1,20 +1,23 @@
-//! What becomes of a built image: outputs, registries, the files that name it.
+//! Delivery of a built image: outputs, registries, the files that name it.
 
-use super::flags::BuildArgs;
-use super::request::Request;
-use crate::cli::Environment;
-use crate::cli::failure::{Class, Failure};
+use super::Caller;
+use super::failure::{Class, Failure};
+use super::request::{BuildRequest, DeliverySpec};
+use super::transfers::{self, Pushes};
 use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Push};
 use crate::image::{self, Image, Selector, StoreSource};
-use crate::job::transfers::{self, Pushes};
-use crate::oci::{DEFAULT_TAG, Digest, Reference, canonical_json};
+use crate::oci::{DEFAULT_TAG, Reference, canonical_json};
 use crate::plan::Plan;
 use crate::progress::Vertex;
 use crate::registry::Client;
 use crate::solve::{self, Job};
 
-/// Says what is wrong with an output that is pushed.
-pub(super) fn check_push(spec: &OutputSpec, tags: &[Reference]) -> Result<(), String> {
+/// Says what is wrong with an output that is pushed, given the names of the image.
+///
+/// # Errors
+///
+/// A sentence for the user.
+pub fn check_push(spec: &OutputSpec, tags: &[Reference]) -> Result<(), String> {
     let names = spec.names.iter().chain(tags);
     if names.clone().next().is_none() {
         return Err(
@@ -28,17 +31,17 @@ pub(super) fn check_push(spec: &OutputSpec, tags: &[Reference]) -> Result<(), St
     Ok(())
 }
 
-/// Puts the image where it was asked for; returns its id, the digest of its configuration.
+/// Puts the image where it was asked for; returns it as the first output packed it.
 pub(super) fn deliver(
-    args: &BuildArgs,
-    request: &Request,
-    environment: &Environment,
+    request: &BuildRequest,
+    caller: &dyn Caller,
     job: &Job<'_>,
     solved: &solve::Solved,
-) -> Result<Option<Digest>, Failure> {
+) -> Result<Option<Packed>, Failure> {
     if !job.options.wants_image {
         return Ok(None);
     }
+    let delivery = &request.delivery;
     let image = solve::image_of(job, solved);
     let vertex = Vertex::internal("exporting to image");
     let context = export::Context {
@@ -49,45 +52,44 @@ pub(super) fn deliver(
     };
     let shown = vertex.digest;
     job.progress.started(vertex);
-    let result = outputs(&context, &image, request)
+    let result = outputs(&context, &image, delivery, caller)
         .map_err(|error| match error {
             ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
             error => Failure::of(Class::Environment, &error),
         })
         .and_then(|(packed, parcels)| {
-            send(&parcels, &context, || super::client(args, environment, job.progress))?;
+            send(&parcels, &context, || caller.client(request.verifies_tls, job.progress))?;
             Ok(packed)
         });
     transfers::ended(job.progress, shown, &result);
     let packed = result?;
-    for spec in request.all_outputs() {
-        for line in made(spec, packed.as_ref(), request, job) {
+    for spec in delivery.all_outputs() {
+        for line in made(spec, packed.as_ref(), delivery, job) {
             job.progress.made(line);
         }
     }
-    if let Some(path) = &args.metadata_file {
-        let mut metadata = export::metadata(packed.as_ref(), &request.tags);
+    if let Some(path) = &delivery.metadata_file {
+        let mut metadata = export::metadata(packed.as_ref(), &delivery.tags);
         metadata["builder.usage"] = usage(job.plan, &solved.steps);
         let mut text = canonical_json(&metadata);
         text.push(b'\n');
         export::write_whole(path, &text).map_err(|e| Failure::of(Class::Environment, &e))?;
     }
-    let id = packed.map(|packed| packed.config.digest);
-    if let (Some(path), Some(id)) = (&args.iidfile, id) {
-        export::write_whole(path, id.to_string().as_bytes())
+    if let (Some(path), Some(packed)) = (&delivery.id_file, &packed) {
+        export::write_whole(path, packed.config.digest.to_string().as_bytes())
             .map_err(|e| Failure::of(Class::Environment, &e))?;
     }
-    Ok(id)
+    Ok(packed)
 }
 
 /// Returns what an output made, for the end of the progress: names, digest, and where it is.
 fn made(
     spec: &OutputSpec,
     packed: Option<&Packed>,
-    request: &Request,
+    delivery: &DeliverySpec,
     job: &Job<'_>,
 ) -> Vec<String> {
-    let names: Vec<_> = request.tags.iter().chain(&spec.names).map(Reference::familiar).collect();
+    let names: Vec<_> = delivery.tags.iter().chain(&spec.names).map(Reference::familiar).collect();
     let image = match (names.as_slice(), packed) {
         ([], Some(packed)) => format!("image {}", packed.manifest.digest),
         (names, Some(packed)) => format!("image {} {}", names.join(", "), packed.manifest.digest),
@@ -163,13 +165,14 @@ fn send(
 fn outputs(
     context: &export::Context<'_>,
     image: &Image,
-    request: &Request,
+    delivery: &DeliverySpec,
+    caller: &dyn Caller,
 ) -> Result<(Option<Packed>, Vec<Parcel>), ExportError> {
     let (mut packed, mut parcels) = (None, Vec::new());
-    for spec in request.all_outputs() {
-        let mut names = request.tags.clone();
+    for spec in delivery.all_outputs() {
+        let mut names = delivery.tags.clone();
         names.extend(spec.names.iter().cloned());
-        let mut stdout = std::io::stdout().lock();
+        let mut stdout = caller.stdout();
         let in_store = if spec.push.by_digest { &[][..] } else { &names[..] };
         let one = export::export(context, image, in_store, spec, &mut stdout)?;
         if let Some(packed) = &one

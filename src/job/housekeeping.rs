@@ -3,15 +3,17 @@
 //! A build that ran nothing costs one listing here. One that did adds what it made to a running
 //! sum, and only when that passes the cap, or the disk is nearly full, is everything counted.
 
-use crate::cli::Environment;
-use crate::cli::parse_args;
+use super::Caller;
+use super::request::DiskPolicy;
 use crate::gc::{GcError, Includes, Inventory, Policy, collect};
 use crate::history::{History, KEEP_BUILDS};
-use crate::progress::Progress;
 use crate::store::{Store, StorePart};
+use crate::sys::cancel::Cancel;
 use crate::sys::room::Watch;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 /// How long builds are kept in the history, in milliseconds: a quarter of a year.
 const HISTORY_AGE_MS: i64 = 90 * 24 * 60 * 60 * 1000;
@@ -74,35 +76,35 @@ impl Bounds {
     }
 }
 
-/// Tidies up after a build that made `added` bytes of layers. A failure is reported and fails
-/// nothing.
+/// Tidies up after a build that made `added` bytes of layers; returns how many bytes of cache were
+/// collected.
+///
+/// # Errors
+///
+/// [`GcError`], which need not fail the build.
 pub(super) fn after_build(
-    environment: &Environment,
+    disk: &DiskPolicy,
     store: &Store,
-    progress: &Progress,
+    caller: &dyn Caller,
     added: Option<u64>,
-) {
-    let now = environment.now();
+) -> Result<u64, GcError> {
+    let now = caller.now();
     let oldest = now.as_millisecond() - HISTORY_AGE_MS;
     let _ = History::new(store).prune(KEEP_BUILDS, oldest, now.as_millisecond());
-    let (Some(added), Some(bounds)) = (added, bounds(environment, store, progress)) else { return };
-    match tidy(environment, store, bounds, added) {
-        Ok(0) | Err(GcError::Cancelled) => {}
-        Ok(bytes) => progress.notice(format!(
-            "removed {} of cache that was used least recently",
-            crate::cli::images::size(bytes)
-        )),
-        Err(error) => progress.notice(format!("cannot tidy up the cache: {error}")),
+    let (Some(added), Some(bounds)) = (added, bounds(disk, store)) else { return Ok(0) };
+    match tidy(store, bounds, added, now, caller.cancel()) {
+        Err(GcError::Cancelled) => Ok(0),
+        result => result,
     }
 }
 
 fn tidy(
-    environment: &Environment,
     store: &Store,
     bounds: Bounds,
     added: u64,
+    now: Timestamp,
+    cancel: &Cancel,
 ) -> Result<u64, GcError> {
-    let now = environment.now();
     let place = StorePart::Usage.path();
     let known = store
         .read_file(place)?
@@ -119,6 +121,7 @@ fn tidy(
             return Ok(0);
         }
     }
+    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
     let mut bytes = Inventory::of(store)?.cache_bytes();
     let mut removed = 0;
     if let Some(keep) = bounds.keep(bytes) {
@@ -126,9 +129,9 @@ fn tidy(
             includes: Includes::Everything,
             unused_since: None,
             keep_bytes: Some(keep),
-            now: parse_args::system_time(now),
+            now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
         };
-        removed = collect(store, &policy, &environment.cancel)?.bytes();
+        removed = collect(store, &policy, cancel)?.bytes();
         bytes = bytes.saturating_sub(removed);
     }
     write(Usage { bytes, counted: now.as_second() })?;
@@ -136,47 +139,40 @@ fn tidy(
 }
 
 /// How many bytes of the disk the steps of a build leave free.
-pub(super) fn step_floor(environment: &Environment, store: &Store, progress: &Progress) -> u64 {
-    floor_of(environment, store.root(), progress)
+pub(super) fn step_floor(disk: &DiskPolicy, store: &Store) -> u64 {
+    floor_of(disk, store.root())
 }
 
 /// Watches the disk of `dir` while a command writes there.
-pub(crate) fn watch_room(environment: &Environment, dir: &Path) -> Watch {
-    Watch::start(dir, floor_of(environment, dir, &Progress::quiet()), &environment.cancel)
+pub fn watch_room(disk: &DiskPolicy, dir: &Path, cancel: &Cancel) -> Watch {
+    Watch::start(dir, floor_of(disk, dir), cancel)
 }
 
 /// How many bytes of the disk of `dir` are to stay free.
-fn floor_of(environment: &Environment, dir: &Path, progress: &Progress) -> u64 {
+fn floor_of(policy: &DiskPolicy, dir: &Path) -> u64 {
     let disk = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
     let Some(disk) = disk else { return 0 };
-    floor(environment, disk.f_blocks * disk.f_frsize, progress).0 / STEP_SHARE
+    floor(policy, disk.f_blocks * disk.f_frsize).0 / STEP_SHARE
 }
 
-/// What the environment and the disk say; `None` where nothing is to be collected.
-fn bounds(environment: &Environment, store: &Store, progress: &Progress) -> Option<Bounds> {
+/// What the policy and the disk say; `None` where nothing is to be collected.
+fn bounds(policy: &DiskPolicy, store: &Store) -> Option<Bounds> {
     let disk = rustix::fs::statvfs(store.root()).ok()?;
     let (size, free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
-    if environment.variable("BUILDER_GC").as_deref() == Some("off") {
+    if !policy.collects {
         return None;
     }
-    let cap = (size / CAP_SHARE).clamp(CAP_MIN, CAP_MAX);
-    let cap = variable(environment, "BUILDER_KEEP_STORAGE", progress).unwrap_or(cap);
-    let (floor, reserve) = floor(environment, size, progress);
+    let cap = policy.keep.unwrap_or((size / CAP_SHARE).clamp(CAP_MIN, CAP_MAX));
+    let (floor, reserve) = floor(policy, size);
     Some(Bounds { cap, floor, reserve, free })
 }
 
 /// How much of a disk of `size` bytes is to stay free, and how much cache for all that.
-fn floor(environment: &Environment, size: u64, progress: &Progress) -> (u64, u64) {
-    match variable(environment, "BUILDER_MIN_FREE", progress) {
+fn floor(policy: &DiskPolicy, size: u64) -> (u64, u64) {
+    match policy.min_free {
         Some(floor) => (floor, 0),
         None => ((size / FLOOR_SHARE).min(FLOOR_MAX), RESERVE),
     }
-}
-
-/// A number of bytes that the user set; one that cannot be read is reported and counts as not set.
-fn variable(environment: &Environment, name: &str, progress: &Progress) -> Option<u64> {
-    let text = environment.variable(name).filter(|text| !text.is_empty())?;
-    parse_args::bytes(&text).map_err(|error| progress.notice(format!("{name}: {error}"))).ok()
 }
 
 #[cfg(test)]

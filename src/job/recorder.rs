@@ -1,7 +1,6 @@
 //! From what solving reports to what the history keeps, while the build runs.
 
-use crate::cli::Environment;
-use crate::cli::failure::{Class, Failure};
+use super::failure::{Class, Failure};
 use crate::history::{
     About, BuildId, BuildLog, BuildRecord, Finish, Miss, Origin, Outcome, StepLog, StepOutcome,
     StepRecord,
@@ -10,6 +9,7 @@ use crate::image::Image;
 use crate::oci::Digest;
 use crate::plan::{Files, Plan, Tree};
 use crate::solve::{self, Observer, StepEnd, StepReport};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -113,7 +113,7 @@ impl<'a> Recorder<'a> {
 
     pub(super) fn finish(
         &self,
-        environment: &Environment,
+        now: Timestamp,
         outcome: Outcome,
         image: Option<Digest>,
         steps: &[StepReport],
@@ -126,7 +126,7 @@ impl<'a> Recorder<'a> {
                 let _ = log.step(step_of(index, self.plan, self.images, report));
             }
         }
-        let finish = Finish { finished_ms: environment.now().as_millisecond(), outcome, image };
+        let finish = Finish { finished_ms: now.as_millisecond(), outcome, image };
         log.finish(finish).map(drop).map_err(|error| Failure::of(Class::Environment, &error))
     }
 }

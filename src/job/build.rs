@@ -1,0 +1,193 @@
+//! Running a build: images and a plan, the solver, the guard of secrets, the delivery, the record.
+
+use super::deliver::deliver;
+use super::failure::{self, Class, Failure};
+use super::load::Loaded;
+use super::recorder::Recorder;
+use super::request::{BuildRequest, PullPolicy};
+use super::resolve::Images;
+use super::transfers::Pulls;
+use super::{Caller, check, housekeeping, limits, on_error, secrets, shared_cache};
+use crate::dockerfile::lint::Finding;
+use crate::export::OutputSpec;
+use crate::history::{BuildId, History, Outcome};
+use crate::oci::Digest;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::sandbox::Sandbox;
+use crate::solve::{self, Counts, Job, SolveError};
+use crate::store::Store;
+use std::sync::Arc;
+
+/// A build that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Built {
+    /// Its name in the history.
+    pub build: BuildId,
+    /// The image's id, which is the digest of its configuration; `None` where no image was made.
+    pub image: Option<Digest>,
+    /// The digest of the image's manifest.
+    pub manifest: Option<Digest>,
+    /// What the scheduler did.
+    pub counts: Counts,
+    /// Bytes of cache that were collected afterwards.
+    pub collected: u64,
+}
+
+/// Builds, delivers and records; what may be wrong with the file is shown as warnings at the end,
+/// whether or not the build succeeds.
+///
+/// # Errors
+///
+/// The failure to show. Nothing half-made is left where outputs go.
+pub fn build(
+    loaded: &Loaded<'_>,
+    store: &Store,
+    caller: &dyn Caller,
+    progress: &Progress,
+) -> Result<Built, Failure> {
+    let BuildRequest { source, delivery, .. } = loaded.request;
+    let mut images = Images::new(store, &source.contexts, caller.cancel());
+    if source.pull != PullPolicy::Never {
+        let client = caller.client(loaded.request.verifies_tls, progress)?;
+        let is_forced = source.pull == PullPolicy::Always;
+        images = images.or_pulled(Pulls { client, progress, is_forced });
+    }
+    let (plan, findings) = loaded.checked_plan(&mut images);
+    for (name, warning) in &images.mismatches {
+        let is_found = |finding: &Finding| {
+            finding.rule.name == "InvalidBaseImagePlatform" && finding.message.contains(name)
+        };
+        match delivery.shows_only_id {
+            // Other warnings are hidden; here the result is not for the wanted platform.
+            true => caller.warn(warning),
+            false if findings.iter().any(is_found) => {}
+            false => progress.notice(warning.as_str()),
+        }
+    }
+    let result = plan.and_then(|plan| build_plan(loaded, store, caller, progress, &plan, &images));
+    check::warn(&findings, loaded, progress);
+    result
+}
+
+fn build_plan(
+    loaded: &Loaded<'_>,
+    store: &Store,
+    caller: &dyn Caller,
+    progress: &Progress,
+    plan: &Plan,
+    images: &Images<'_>,
+) -> Result<Built, Failure> {
+    let BuildRequest { source, steps, delivery, .. } = loaded.request;
+    for name in &plan.unused_args {
+        progress.notice(format!("build argument {name} is declared by no ARG"));
+    }
+    let is_idle = |spec: &OutputSpec| spec.layers.rewrites_times == Some(true);
+    if source.epoch.is_none() && delivery.outputs.iter().any(is_idle) {
+        progress.notice(
+            "rewrite-timestamp=true changes nothing without SOURCE_DATE_EPOCH or --timestamp"
+                .to_owned(),
+        );
+    }
+    progress.expect(plan.steps.len());
+    let log = History::new(store)
+        .begin(loaded.about(plan, caller))
+        .map_err(|error| Failure::of(Class::Environment, &error))?;
+    let build = log.id();
+    let id = build.to_string();
+    let recorder = Recorder::new(log, plan, &images.images);
+    let sandbox = sandbox(loaded, store, caller, progress)?;
+    // A failure stops the other steps, and not what follows it.
+    let steps_cancel = caller.cancel().child();
+    let job = loaded.job(
+        plan,
+        store,
+        &images.images,
+        progress,
+        &recorder,
+        &sandbox,
+        (caller, &steps_cancel),
+        &id,
+    )?;
+    let solved = match solve::solve(&job) {
+        Ok(solved) => solved,
+        Err(failed) => return Err(unsolved(loaded, &job, *failed, &recorder, caller)),
+    };
+    let delivered = guarded(loaded, &job, &solved, build, &recorder)
+        .and_then(|()| deliver(loaded.request, caller, &job, &solved))
+        .and_then(|packed| shared_cache::write(&delivery.caches, &job, &solved).map(|()| packed));
+    let packed = match delivered {
+        Ok(packed) => packed,
+        Err(failure) => {
+            let outcome = Outcome::Failed { message: failure.message.clone() };
+            let _ = recorder.finish(caller.now(), outcome, None, &solved.steps);
+            return Err(failure);
+        }
+    };
+    let image = packed.as_ref().map(|packed| packed.config.digest);
+    recorder.finish(caller.now(), Outcome::Ok, image, &solved.steps)?;
+    store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
+    let ran = solved.steps.iter().filter(|step| step.end == solve::StepEnd::Ran);
+    let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);
+    let collected = housekeeping::after_build(&steps.disk, store, caller, added);
+    let collected = collected.unwrap_or_else(|error| {
+        progress.notice(format!("cannot tidy up the cache: {error}"));
+        0
+    });
+    let manifest = packed.map(|packed| packed.manifest.digest);
+    Ok(Built { build, image, manifest, counts: solved.counts, collected })
+}
+
+/// Records a build whose steps did not all succeed, and does with the failed one what was asked for.
+fn unsolved(
+    loaded: &Loaded<'_>,
+    job: &Job<'_>,
+    failed: solve::Failed,
+    recorder: &Recorder<'_>,
+    caller: &dyn Caller,
+) -> Failure {
+    let message = match &failed.error {
+        SolveError::Cancelled => None,
+        error => Some(failure::chain(error)),
+    };
+    let outcome = message.map_or(Outcome::Cancelled, |message| Outcome::Failed { message });
+    // What failed is the news, not that the disk has no room to note it.
+    let _ = recorder.finish(caller.now(), outcome, None, &failed.steps);
+    let kept = failed.failed_step;
+    let failure = loaded.solve_failure(failed.error, job.progress);
+    let Some(kept) = kept else { return failure };
+    on_error::act(loaded.request.steps.on_error, job, *kept, &failed.steps, failure, caller)
+}
+
+/// Makes what runs commands. Limits that nothing here can enforce are refused before anything runs;
+/// ones that are enforced in part are reported.
+fn sandbox(
+    loaded: &Loaded<'_>,
+    store: &Store,
+    caller: &dyn Caller,
+    progress: &Progress,
+) -> Result<Arc<Sandbox>, Failure> {
+    let sandbox = Arc::new(Sandbox::new(loaded.sandbox_options(store)));
+    caller.sandbox_made(&sandbox);
+    for notice in limits::check(&sandbox, &loaded.request.steps.policy.limits)? {
+        progress.notice(notice);
+    }
+    Ok(sandbox)
+}
+
+/// Sees that no secret leaves with the image.
+fn guarded(
+    loaded: &Loaded<'_>,
+    job: &Job<'_>,
+    solved: &solve::Solved,
+    build: BuildId,
+    recorder: &Recorder<'_>,
+) -> Result<(), Failure> {
+    if !job.options.wants_image || secrets::is_nothing(job) {
+        return Ok(());
+    }
+    let image = solve::image_of(job, solved);
+    let dockerfile = (&*loaded.inputs.dockerfile_name, &*loaded.text());
+    let is_allowed = loaded.request.delivery.allows_secrets;
+    secrets::check(job, solved, &image, build, recorder, is_allowed, dockerfile)
+}

@@ -1,0 +1,180 @@
+//! The checks that belong to every build, and what `builder check` adds to them.
+
+use super::Caller;
+use super::failure::{Class, Failure};
+use super::load::Loaded;
+use super::resolve::{Images, NotHere};
+use super::sources;
+use crate::context::ContextError;
+use crate::dockerfile::ast::{Command, DirectiveName, Dockerfile};
+use crate::dockerfile::errors::{Error as DockerfileError, ErrorKind};
+use crate::dockerfile::lint::{self, Finding, Input, Options};
+use crate::oci::Platform;
+use crate::plan::{self, Resolved, Resolver, Scope, Survey};
+use crate::progress::{self, Event, Progress, Source, Vertex, Warning};
+use crate::store::Store;
+use std::error::Error;
+
+/// BuildKit's level of all its checks.
+const LEVEL: u32 = 1;
+
+/// Most warnings that a build shows. Each carries the whole file, for tools that point into it.
+const WARNINGS_MAX: usize = 100;
+
+/// What a check found out.
+#[derive(Debug)]
+pub struct Checked {
+    /// What is likely a mistake, and advice.
+    pub findings: Vec<Finding>,
+    /// Images that are not at hand, so that nothing is known of their variables and platform.
+    pub unknown_images: Vec<String>,
+    /// Why the file cannot be built.
+    pub error: Option<Failure>,
+}
+
+/// Looks for what is likely a mistake, with advice. Images that are not in the store are unknown
+/// rather than an error.
+///
+/// # Errors
+///
+/// A failure for options of the checks that mean nothing, and for a context that cannot be read.
+pub fn check(loaded: &Loaded<'_>, store: &Store, caller: &dyn Caller) -> Result<Checked, Failure> {
+    let options = options(loaded)?;
+    let planned = loaded.plan_request();
+    // As in BuildKit: without a target, all stages are looked at.
+    let scope = if planned.target.is_some() { Scope::Target } else { Scope::All };
+    let images = Images::new(store, &loaded.request.source.contexts, caller.cancel());
+    let mut known = Known { images, unknown: Vec::new() };
+    let survey = Survey::new(&planned, scope, &mut known);
+    let secret_files = secret_files(loaded, store, caller)?;
+    let findings = find(loaded, &planned, survey.as_ref().ok(), &options, Some(&secret_files));
+    let violation = lint::violation(&options, &findings);
+    let error = match survey.and_then(Survey::plan) {
+        Err(error) => Some(loaded.plan_failure(error)),
+        Ok(_) => violation.map(|message| Failure::new(Class::Dockerfile, message)),
+    };
+    let mut unknown_images = known.unknown;
+    unknown_images.sort();
+    unknown_images.dedup();
+    Ok(Checked { findings, unknown_images, error })
+}
+
+/// The options of the checks.
+pub(super) fn options(loaded: &Loaded<'_>) -> Result<Options, Failure> {
+    let (file, build_args) = (&loaded.dockerfile, &loaded.request.source.build_args);
+    Options::of(file, build_args).map_err(|error| {
+        let message = format!("failed to parse check options: {error}");
+        match file.directive(DirectiveName::Check) {
+            Some(directive) if !build_args.contains_key(lint::CHECK_ARGUMENT) => {
+                let error = DockerfileError::new(
+                    ErrorKind::Directive,
+                    message,
+                    directive.value.span,
+                    directive.line,
+                );
+                loaded.failure(&[error])
+            }
+            _ => Failure::new(
+                Class::Usage,
+                format!("--build-arg {}: {message}", lint::CHECK_ARGUMENT),
+            ),
+        }
+    })
+}
+
+/// Looks for what is likely a mistake; `secret_files` is given where advice is wanted too.
+pub(super) fn find(
+    loaded: &Loaded<'_>,
+    planned: &plan::Request<'_>,
+    survey: Option<&Survey<'_, '_>>,
+    options: &Options,
+    secret_files: Option<&[String]>,
+) -> Vec<Finding> {
+    lint::check(&Input {
+        file: &loaded.dockerfile,
+        options,
+        build_args: &loaded.request.source.build_args,
+        platform_args: &plan::platform_args(planned),
+        stages: &survey.map(Survey::facts).unwrap_or_default(),
+        target: survey.map_or(0, Survey::target),
+        ignore: loaded.inputs.context.ignore(),
+        wants_advice: secret_files.is_some(),
+        secret_files: secret_files.unwrap_or_default(),
+    })
+}
+
+/// Files of the context that look like secrets. The context is listed only where something of it is
+/// copied.
+fn secret_files(
+    loaded: &Loaded<'_>,
+    store: &Store,
+    caller: &dyn Caller,
+) -> Result<Vec<String>, Failure> {
+    if !copies_from_context(&loaded.dockerfile) {
+        return Ok(Vec::new());
+    }
+    let source = sources::open(&loaded.inputs.context, store)?;
+    let files = source.files(caller.cancel()).map_err(|error| match error {
+        ContextError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
+        error => Failure::of(Class::Environment, &error),
+    })?;
+    let names = files.iter().map(|path| String::from_utf8_lossy(path));
+    Ok(names.filter(|name| lint::looks_secret(name)).map(std::borrow::Cow::into_owned).collect())
+}
+
+fn copies_from_context(file: &Dockerfile) -> bool {
+    let instructions = file.stages.iter().flat_map(|stage| &stage.instructions);
+    instructions.into_iter().any(|instruction| match &instruction.command {
+        Command::Copy(copy) => copy.from.is_none() && !copy.transfer.sources.is_empty(),
+        Command::Add(add) => !add.transfer.sources.is_empty(),
+        _ => false,
+    })
+}
+
+/// Finds images that are at hand; the others are unknown rather than an error.
+struct Known<'a> {
+    images: Images<'a>,
+    unknown: Vec<String>,
+}
+
+impl Resolver for Known<'_> {
+    fn resolve(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Resolved, Box<dyn Error + Send + Sync>> {
+        match self.images.resolve(name, platform) {
+            Err(error) if error.downcast_ref::<NotHere>().is_some() => {
+                self.unknown.push(name.to_owned());
+                Ok(Resolved::Unknown)
+            }
+            result => result,
+        }
+    }
+}
+
+/// Shows findings as warnings of a build, under the vertex that BuildKit shows them under.
+pub(super) fn warn(findings: &[Finding], loaded: &Loaded<'_>, progress: &Progress) {
+    if findings.is_empty() {
+        return;
+    }
+    let (name, text) = (&loaded.inputs.dockerfile_name, loaded.text());
+    let vertex = Vertex::internal(format!("[internal] load build definition from {name}"));
+    let digest = vertex.digest;
+    progress.started(vertex);
+    for finding in findings.iter().take(WARNINGS_MAX) {
+        progress.emit(Event::Warning(Warning {
+            vertex: Some(digest),
+            level: LEVEL,
+            short: finding.short(),
+            detail: vec![finding.rule.description.to_owned()],
+            url: finding.rule.url(),
+            source: Some(Source { filename: name.clone(), text: text.clone() }),
+            lines: (finding.lines.first..=finding.lines.last).map(|line| (line, line)).collect(),
+        }));
+    }
+    progress.done(digest, progress::Outcome::Ran);
+    if let Some(more) = findings.len().checked_sub(WARNINGS_MAX).filter(|more| *more > 0) {
+        progress.notice(format!("{more} more warnings: builder check shows all"));
+    }
+}

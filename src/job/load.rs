@@ -1,0 +1,214 @@
+//! What a request names, read: the Dockerfile, the context, and then the plan and the solver's job.
+
+use super::failure::{Class, Failure};
+use super::request::BuildRequest;
+use super::resolve::Images;
+use super::sources::{self, Inputs};
+use super::{Caller, OnError, check, housekeeping, shared_cache};
+use crate::context;
+use crate::dockerfile::lint::{self, Finding};
+use crate::dockerfile::{self, ast::Dockerfile};
+use crate::export::PackOptions;
+use crate::history::About;
+use crate::image::Image;
+use crate::oci::{Platform, Reference};
+use crate::plan::{self, Plan, Scope, Survey};
+use crate::progress::Progress;
+use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::solve::{self, Job, Observer};
+use crate::store::{Store, StorePart};
+use crate::sys::cancel::Cancel;
+use crate::sys::threads;
+
+/// A request whose Dockerfile and context have been read.
+#[derive(Debug)]
+pub struct Loaded<'r> {
+    /// The request.
+    pub request: &'r BuildRequest,
+    /// What was read.
+    pub inputs: Inputs,
+    /// The Dockerfile as a tree.
+    pub dockerfile: Dockerfile,
+}
+
+/// Reads the Dockerfile and finds the context. Remote ones are fetched.
+///
+/// # Errors
+///
+/// A failure that points at what is wrong with the Dockerfile, or says what cannot be read.
+pub fn load<'r>(
+    request: &'r BuildRequest,
+    store: &Store,
+    caller: &dyn Caller,
+) -> Result<Loaded<'r>, Failure> {
+    let source = &request.source;
+    let file = source.dockerfile.as_deref();
+    let (keeps_git_dir, access) = (source.keeps_git_dir, &source.access);
+    let inputs = sources::read(&source.context, file, keeps_git_dir, access, store, caller)?;
+    let dockerfile = dockerfile::parse(&inputs.dockerfile).map_err(|errors| {
+        let text = dockerfile::as_shown(&inputs.dockerfile);
+        Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text)
+    })?;
+    Ok(Loaded { request, inputs, dockerfile })
+}
+
+impl Loaded<'_> {
+    /// Returns the text of the Dockerfile, as messages show it.
+    pub fn text(&self) -> String {
+        dockerfile::as_shown(&self.inputs.dockerfile)
+    }
+
+    /// A failure of what is wrong with the file.
+    pub(super) fn failure(&self, errors: &[dockerfile::errors::Error]) -> Failure {
+        Failure::of_dockerfile(errors, &self.inputs.dockerfile_name, &self.text())
+    }
+
+    /// What is to be planned.
+    pub(super) fn plan_request(&self) -> plan::Request<'_> {
+        let source = &self.request.source;
+        plan::Request {
+            dockerfile: &self.dockerfile,
+            build_args: source.build_args.clone(),
+            target: source.target.clone().filter(|target| !target.is_empty()),
+            platform: source.platform.clone(),
+            build_platform: Platform::host(),
+            labels: source.labels.clone(),
+            named_contexts: source.contexts.keys().cloned().collect(),
+            no_cache: self.request.steps.no_cache.clone(),
+        }
+    }
+
+    pub(super) fn plan(&self, images: &mut Images<'_>) -> Result<Plan, Failure> {
+        let plan = plan::plan(&self.plan_request(), images);
+        self.with_volumes(plan.map_err(|error| self.plan_failure(error)))
+    }
+
+    fn with_volumes(&self, plan: Result<Plan, Failure>) -> Result<Plan, Failure> {
+        plan.map(|mut plan| {
+            plan.mount_everywhere(&self.request.steps.volumes);
+            plan
+        })
+    }
+
+    /// Plans, and looks for likely mistakes, which there may be whether or not there is a plan.
+    pub(super) fn checked_plan(
+        &self,
+        images: &mut Images<'_>,
+    ) -> (Result<Plan, Failure>, Vec<Finding>) {
+        let options = match check::options(self) {
+            Ok(options) => options,
+            Err(failure) => return (Err(failure), Vec::new()),
+        };
+        let request = self.plan_request();
+        let survey = Survey::new(&request, Scope::Target, images);
+        let findings = check::find(self, &request, survey.as_ref().ok(), &options, None);
+        let plan = survey.and_then(Survey::plan).map_err(|error| self.plan_failure(error));
+        let plan = self.with_volumes(plan);
+        let plan = plan.and_then(|plan| match lint::violation(&options, &findings) {
+            None => Ok(plan),
+            Some(message) => Err(Failure::new(Class::Dockerfile, message)
+                .with_hint("see where, and how to fix it: builder check")),
+        });
+        (plan, findings)
+    }
+
+    pub(super) fn about(&self, plan: &Plan, caller: &dyn Caller) -> About {
+        About {
+            started_ms: caller.started().as_millisecond(),
+            context: self.inputs.context_name.clone(),
+            dockerfile: self.inputs.dockerfile_name.clone(),
+            target: self.request.source.target.clone().unwrap_or_else(|| plan.target.stage.clone()),
+            platform: plan.target.platform.to_string(),
+            tags: self.request.delivery.tags.iter().map(Reference::to_string).collect(),
+        }
+    }
+
+    /// Returns the settings of what runs commands.
+    pub(super) fn sandbox_options(&self, store: &Store) -> SandboxOptions {
+        let steps = &self.request.steps;
+        let mut options = SandboxOptions::new(store.place(StorePart::Locks));
+        options.idmap.clone_from(&steps.idmap);
+        options.network = steps.network.clone();
+        if let Some(program) = &steps.program {
+            options.program.clone_from(program);
+        }
+        options
+    }
+
+    /// Puts the solver's job together. `cancel` stops the steps, the caller's token everything.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a job, put together once")]
+    pub(super) fn job<'a>(
+        &self,
+        plan: &'a Plan,
+        store: &'a Store,
+        images: &'a [Image],
+        progress: &'a Progress,
+        observer: &'a dyn Observer,
+        sandbox: &'a Sandbox,
+        (caller, cancel): (&'a dyn Caller, &'a Cancel),
+        build: &str,
+    ) -> Result<Job<'a>, Failure> {
+        Ok(Job {
+            plan,
+            store,
+            workshop: store,
+            images,
+            contexts: self.contexts(plan, store, caller)?,
+            options: self.options(store),
+            progress,
+            observer,
+            cancel,
+            interrupt: caller.cancel(),
+            sandbox,
+            build: build.to_owned(),
+            imports: shared_cache::open(&self.request.steps.caches, progress),
+            now: caller.started().as_second(),
+        })
+    }
+
+    /// Opens the contexts of a plan.
+    fn contexts(
+        &self,
+        plan: &Plan,
+        store: &Store,
+        caller: &dyn Caller,
+    ) -> Result<Vec<context::Source>, Failure> {
+        let source = &self.request.source;
+        let open = |name: &Option<String>| {
+            let context = match name {
+                None => sources::open(&self.inputs.context, store)?,
+                Some(name) => {
+                    let known = source.contexts.get(name).expect("the resolver knew it");
+                    sources::named(name, known, &source.access, store, caller)?
+                }
+            };
+            Ok(match source.normalizes_modes {
+                true => context.with_normal_modes(),
+                false => context,
+            })
+        };
+        plan.contexts.iter().map(open).collect()
+    }
+
+    fn options(&self, store: &Store) -> solve::Options {
+        let BuildRequest { source, steps, delivery, .. } = self.request;
+        let wants_image = delivery.wants_image();
+        solve::Options {
+            policy: steps.policy.clone(),
+            secrets: source.secrets.clone(),
+            access: source.access.clone(),
+            credentials: source.credentials(),
+            ssh: source.ssh.clone(),
+            allow: steps.allow.clone(),
+            memory_budget: steps.memory_budget,
+            keeps_cache_mounts: steps.keeps_cache_mounts,
+            keeps_failed: steps.on_error != OnError::Fail,
+            parallelism: steps.parallelism.unwrap_or(threads::count() * 4).max(1),
+            wants_image,
+            stores_tars: wants_image && delivery.all_outputs().any(PackOptions::stores_tars),
+            epoch: source.epoch,
+            disk_floor: housekeeping::step_floor(&steps.disk, store),
+            downloads: store.place(StorePart::Downloads),
+        }
+    }
+}
