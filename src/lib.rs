@@ -26,6 +26,7 @@
 //! | [`snapshot`] | overlay stacks: mount, commit, unpack |
 //! | [`layer`] | tar in, tar out, compression, digests |
 //! | [`store`] | content-addressed blobs, layers, tags, leases, locks |
+//! | [`trace`] | the diagnostic log of the program itself |
 //! | [`show`] | text from outside, made fit for a terminal |
 //! | [`oci`] | names, digests, platforms, configs, manifests: plain data, canonical JSON |
 //! | [`sys`] | the only unsafe code: system calls the libraries lack |
@@ -62,3 +63,4 @@ pub mod snapshot;
 pub mod solve;
 pub mod store;
 pub mod sys;
+pub mod trace;

@@ -38,6 +38,8 @@ struct Page {
 const VARIABLES: &[(&str, &str)] = &[
     ("BUILDER_ROOT", "directory of the store"),
     ("BUILDER_THREADS", "number of threads that read, hash and compress"),
+    ("BUILDER_LOG", "what to log: a level, or ROOM=LEVEL,… (see --debug)"),
+    ("BUILDER_LOG_FILE", "file that the log is appended to, instead of stderr"),
     ("BUILDER_MIN_FREE", "bytes of the disk that stay free (0 for no limit)"),
     ("BUILDER_KEEP_STORAGE", "bytes of cache that collection after a build keeps"),
     ("BUILDER_GC", "0 switches collection after builds off"),
@@ -97,6 +99,8 @@ const PAGES: &[Page] = &[
         &[
             "BUILDER_ROOT",
             "BUILDER_THREADS",
+            "BUILDER_LOG",
+            "BUILDER_LOG_FILE",
             "BUILDER_MIN_FREE",
             "BUILDER_KEEP_STORAGE",
             "BUILDER_GC",

@@ -16,6 +16,7 @@ pub mod cache_mounts;
 mod caller;
 pub mod check;
 pub mod copy;
+mod debug;
 pub mod dev;
 pub mod df;
 pub mod diff;
@@ -86,6 +87,9 @@ struct Cli {
     /// Directory that holds images, layers and the cache
     #[arg(long, global = true, env = "BUILDER_ROOT", value_name = "DIR", help_heading = "Global")]
     root: Option<PathBuf>,
+    /// Report what the program itself does, on stderr; BUILDER_LOG and BUILDER_LOG_FILE say more
+    #[arg(short = 'D', long, global = true, help_heading = "Global")]
+    debug: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -445,7 +449,9 @@ pub fn main() -> ExitCode {
         assert!(crate::sys::fault::arm(&plan), "BUILDER_FAULT={plan} is not a plan");
     }
     environment.signals.watch(&environment.cancel, matches!(cli.command, Command::Run(_)));
-    let result = set_threads(&environment).and_then(|()| run_command(&cli.command, &environment));
+    let result = debug::start(cli.debug, &environment)
+        .and_then(|()| set_threads(&environment))
+        .and_then(|()| run_command(&cli.command, &environment));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -6,6 +6,7 @@ use super::selection::{Policy, Removals, select};
 use crate::store::{self, CollectResult, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
+use tracing::debug;
 
 /// Maximum number of selections, when images are named while collection runs.
 const ATTEMPTS: usize = 5;
@@ -79,7 +80,9 @@ fn remove(
             }
             is_same
         };
-        match store.try_collect(&item.path, Some(item.last_used), is_current)? {
+        let result = store.try_collect(&item.path, Some(item.last_used), is_current)?;
+        debug!(path = %item.path.display(), kind = ?item.kind, bytes = item.bytes, ?result, "collects");
+        match result {
             CollectResult::Removed(path) => {
                 store::remove_tree(&path).map_err(|source| GcError::Io {
                     doing: "remove",

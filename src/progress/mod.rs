@@ -32,6 +32,7 @@ mod tally;
 mod tty;
 
 use crate::oci::Digest;
+use crate::trace;
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -273,6 +274,10 @@ impl Progress {
         let lane = match (mode, size) {
             (Mode::Quiet, _) => Lane::Quiet,
             (Mode::RawJson, _) => Lane::Idle(Box::new(rawjson::RawJson::new(writer))),
+            // A window would be redrawn over the lines of the log.
+            (Mode::Auto, Some(_)) if trace::is_on_stderr() => {
+                Lane::Idle(Box::new(plain::Plain::new(writer)))
+            }
             (Mode::Auto | Mode::Tty, Some(size)) => {
                 Lane::Idle(Box::new(tty::Tty::new(writer, size, is_coloured, started)))
             }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tracing::debug;
 use ureq::http::{self, HeaderMap, Method, Uri};
 use ureq::{Agent, BodyReader, Proxy, SendBody};
 
@@ -305,6 +306,11 @@ impl Transport {
                 agent.run(built)
             }
         };
+        // Without its query, which may hold a token.
+        let address = request.url.split('?').next().unwrap_or_default();
+        let status = result.as_ref().ok().map(|response| response.status().as_u16());
+        let is_authorized = authorization.is_some();
+        debug!(method = %request.method, address, is_authorized, status, "request");
         match result {
             Ok(response) => {
                 let (parts, body) = response.into_parts();

@@ -169,6 +169,23 @@ pub(super) enum InitMessage {
     },
 }
 
+impl InitMessage {
+    /// The name of what it reports, for the diagnostic log.
+    pub(super) fn stage(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Made => "made",
+            Self::Ready { .. } => "ready",
+            Self::Notice { .. } => "notice",
+            Self::Supervised { .. } => "supervised",
+            Self::Failed { .. } => "failed",
+            Self::UnmappedId { .. } => "unmapped id",
+            Self::Refused { .. } => "refused",
+            Self::Exited { .. } => "exited",
+        }
+    }
+}
+
 /// A mount point made for a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stub {

@@ -9,6 +9,8 @@ use std::time::Instant;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use tracing::debug;
+
 use super::client::Client;
 use super::idmap::IdMap;
 use super::ids::Ids;
@@ -231,6 +233,7 @@ impl Sandbox {
             return Ok(None);
         }
         let network = self.networks.take(self.ids(Security::Default)?.as_ref(), &spec.lineage)?;
+        debug!("took a private network");
         self.note_lacks();
         Ok(Some(network))
     }
@@ -257,6 +260,7 @@ impl Sandbox {
         }
         let begun = Instant::now();
         let group = Arc::new(self.cgroups().create(&spec.policy.limits)?);
+        debug!(limits = ?spec.policy.limits, "made a control group");
         let (ours, theirs) =
             protocol::pair().map_err(|error| SandboxError::io("cannot make a socket", error))?;
         let mut plan = Gathered::new(theirs);
@@ -270,6 +274,7 @@ impl Sandbox {
             lock(&self.running).groups.remove(&number);
             return Err(error);
         }
+        debug!("ordered a sandbox");
         self.order_netns()?;
         let streams = plan.finish();
         let mut session = Session::new(ours, streams);

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+use tracing::debug;
 
 /// How often a running step looks whether it is to stop, and a terminal for its size.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
@@ -156,6 +157,7 @@ impl Session {
             self.closed = true;
             return Ok(());
         };
+        debug!(stage = report.stage(), "the sandbox reports");
         match report {
             InitMessage::Started { .. } => self.init = fds.pop(),
             InitMessage::Made => {}

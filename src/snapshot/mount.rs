@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use tracing::debug;
 
 /// The most lowers the kernel takes (`OVL_MAX_STACK`).
 pub const LOWER_MAX: usize = 500;
@@ -234,6 +235,7 @@ pub fn mount(
     if lowers.is_empty() && upper.is_none() {
         return empty_dir().map_err(|source| failed(0, "make an empty directory", source));
     }
+    debug!(layers = lowers.len(), is_writable = upper.is_some(), "mounts");
     let mounted = match mount_new(lowers, upper, options) {
         Err(SnapshotError::Mount { doing: NO_LOWERDIR_PLUS, .. }) => {
             mount_in_thread(lowers, upper, options)

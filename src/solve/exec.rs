@@ -25,6 +25,7 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tracing::debug;
 
 /// Mode of the script that a RUN heredoc with a `#!` line becomes.
 const SCRIPT_MODE: u32 = 0o755;
@@ -219,6 +220,11 @@ fn command(
 ) -> Result<Usage, Cause> {
     let (job, index, vertex) = (context.job, context.index, context.vertex());
     let (spec, prepared) = prepare(context, run, ids)?;
+    debug!(
+        network = ?spec.policy.network, security = ?spec.security, user = spec.user, cwd = spec.cwd,
+        mounts = spec.mounts.len(),
+        "starts a command"
+    );
     let inputs = sandbox::Inputs { root, sources: prepared.sources(), stdio: Stdio::Capture };
     let control = sandbox::Control::default();
     let mask = Mask::of(job, &context.shared.mask);
@@ -254,6 +260,8 @@ fn command(
         }
     }
     let exit = exit?;
+    let (status, usage) = (exit.status, &exit.usage);
+    debug!(status, wall_us = usage.wall_us, peak_memory = usage.peak_memory, "a command ended");
     pass_notices_on(job, vertex);
     if job.cancel.is_cancelled() {
         return Err(Cause::Cancelled);

@@ -10,6 +10,7 @@
 
 use super::Job;
 use crate::export::guard::{ALPHABETS, base64_within};
+use crate::trace;
 use aho_corasick::{AhoCorasick, MatchKind};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,6 +51,7 @@ impl Mask {
         match &*kept {
             Some(kept) if kept.values == values => kept.mask.clone(),
             _ => {
+                values.iter().for_each(|value| trace::hide(value));
                 let mask = Self::new(&values).map(Arc::new);
                 *kept = Some(Kept { values, mask: mask.clone() });
                 mask

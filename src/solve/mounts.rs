@@ -18,6 +18,7 @@ use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use tracing::debug;
 
 /// Mounts of a step, with what keeps them alive.
 #[derive(Debug, Default)]
@@ -113,6 +114,7 @@ pub(super) fn prepare(
     let mut has_agent = false;
     for mount in mounts {
         let target = &mount.target;
+        debug!(target_path = target, kind = kind_of(&mount.kind), "prepares a mount");
         match &mount.kind {
             MountKind::Bind { tree, source, is_read_only } => {
                 let (mounted, subpath) = bind(context, *tree, source, *is_read_only, ids)?;
@@ -175,6 +177,18 @@ pub(super) fn prepare(
     }
     prepared.settle();
     Ok(prepared)
+}
+
+/// The type of a mount, as `--mount` has it.
+fn kind_of(kind: &MountKind) -> &'static str {
+    match kind {
+        MountKind::Bind { .. } => "bind",
+        MountKind::Cache { .. } => "cache",
+        MountKind::Host { .. } => "host",
+        MountKind::Tmpfs { .. } => "tmpfs",
+        MountKind::Secret { .. } => "secret",
+        MountKind::Ssh { .. } => "ssh",
+    }
 }
 
 /// Mounts a tree; returns it with the path of the part to show. A context is copied first: the

@@ -27,6 +27,7 @@ use crate::sandbox::Usage;
 use crate::store::{ChainId, Key, LayerMeta, StepLock};
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::debug;
 
 /// A step that ran and has been hashed.
 pub(super) struct NewRecord<'a> {
@@ -60,6 +61,7 @@ impl NewRecord<'_> {
         let chain = output.on(&parent);
         let ignores_cache = job.plan.steps[index].ignore_cache;
         let known = if ignores_cache { None } else { cache.interned(&chain)? };
+        let is_interned = known.is_some();
         let (layer, finished) = match known {
             // With its older time: an image made of the same files stays the same image.
             Some(known) => known,
@@ -86,6 +88,8 @@ impl NewRecord<'_> {
             }
         }
         drop(self.lock);
+        let is_filed = !result.is_unsound;
+        debug!(layer = %layer.id, %chain, %parent, is_interned, is_filed, "recorded");
         let report = StepReport {
             parent: Some(parent),
             end: StepEnd::Ran,

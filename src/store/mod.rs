@@ -71,6 +71,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+use tracing::debug;
 
 pub use blobs::{BlobWriter, DOCUMENT_MAX};
 pub use blocks::{Block, KnownBlocks, Sum};
@@ -273,6 +274,7 @@ impl Store {
                 return Err(StoreError::Cancelled);
             }
             if let Some(waiting) = waiting.take() {
+                debug!(lock = %path.display(), "waits for a lock");
                 waiting();
             }
             std::thread::sleep(LOOK_AGAIN);

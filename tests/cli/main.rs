@@ -19,6 +19,7 @@ mod causes;
 mod check;
 mod contexts;
 mod copy;
+mod debug;
 mod deltas;
 mod diff;
 mod doctor;

@@ -12,6 +12,7 @@ use crate::solve::{deltas, exec};
 use crate::store::{Key, StepLock};
 use std::sync::Arc;
 use std::thread;
+use tracing::debug;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     /// The name of a step's lock: what it is, on what.
@@ -39,6 +40,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             let place = self.step(index).place();
             self.job.progress.notice(format!("{place} waiting for {other}"));
         }
+        debug!(parent: &self.span(index), lock = name, holder = other, "waits for a lock");
         self.nodes[index].phase = Phase::AwaitingLock;
         self.locking += 1;
         // Not one of the scope's threads: nothing can wake it but the other build.
@@ -123,7 +125,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             self.lane();
             let (context, stack) = (self.context(index), self.stack(self.step(index).parent));
             let place = self.place_of_copy(index, &inputs);
-            self.work(move || {
+            self.work(index, move || {
+                debug!("runs");
                 context.job.observer.started(index);
                 let over = || {
                     let Some(place) = place else { return Ok(None) };

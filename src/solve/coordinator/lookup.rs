@@ -11,6 +11,7 @@ use crate::solve::{Cause, Miss, StepEnd};
 use crate::store::{ChainId, Layer};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use tracing::debug;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn start_describing(&mut self) {
@@ -37,12 +38,13 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                 continue;
             }
             self.describing += 1;
-            self.work(move || Event::Described(index, inputs::describe(&context)));
+            self.work(index, move || Event::Described(index, inputs::describe(&context)));
         }
         self.to_describe = later;
     }
 
     pub(super) fn on_described(&mut self, index: usize, inputs: StepInputs) -> Result<(), Cause> {
+        debug!(parent: &self.span(index), key = %inputs.key, "inputs known");
         let node = &mut self.nodes[index];
         node.report.inputs = Some(inputs.inputs.clone());
         node.report.key = Some(inputs.key);
@@ -78,6 +80,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             let is_solving = self.mode == Mode::Solve;
             let knows = || self.job.imports.iter().any(|import| import.knows(&key));
             if self.cache.knows(&key) || is_solving && knows() {
+                debug!(parent: &self.span(index), %key, "key known: waits for the parent's chain");
                 self.nodes[index].phase = Phase::AwaitingChain(inputs);
                 return Ok(());
             }
@@ -104,7 +107,8 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.nodes[index].phase = Phase::Bringing;
         self.background += 1;
         self.counts.brought += 1;
-        self.work(move || {
+        debug!(parent: &self.span(index), %key, %parent, cache = import.name(), "imports the result");
+        self.work(index, move || {
             let brought = import.bring(job.store, &key, &parent, job.cancel);
             let describe =
                 |error: ImportError| format!("cache {}: {}", import.name(), chain(&error));
@@ -124,6 +128,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         if let Err(trouble) = result
             && !self.is_stopping()
         {
+            debug!(parent: &self.span(index), trouble, "import failed");
             let place = self.step(index).place();
             self.job.progress.notice(format!("{place} {trouble}"));
         }
@@ -139,6 +144,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         record: &Record,
         layer: Layer,
     ) -> Result<(), Cause> {
+        debug!(
+            parent: &self.span(index),
+            key = %record.key, parent = %record.parent, layer = %layer.id, build = record.build,
+            "hit"
+        );
         let node = &mut self.nodes[index];
         node.phase = Phase::Done { inputs, lower: Some(LowerDir::finished(&layer)) };
         node.report.end = StepEnd::Hit { build: record.build.clone() };
@@ -180,6 +190,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     }
 
     fn miss(&mut self, index: usize, inputs: Arc<StepInputs>, miss: Miss) -> Result<(), Cause> {
+        debug!(parent: &self.span(index), key = %inputs.key, reason = ?miss, "miss");
         self.nodes[index].report.miss = Some(miss);
         if self.mode == Mode::Predict {
             return self.foresee(index, inputs);

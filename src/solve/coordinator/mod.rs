@@ -40,16 +40,18 @@ use crate::solve::inputs::StepInputs;
 use crate::solve::record::{cost_of, micros};
 use crate::solve::step_context::Shared;
 use crate::solve::{
-    Cause, Counts, Failed, FailedStep, Job, Miss, Predicted, SolveError, Solved, StepEnd,
+    Cause, Counts, Failed, FailedStep, Job, Miss, Predicted, Secret, SolveError, Solved, StepEnd,
     StepError, StepReport,
 };
 use crate::store::{ChainId, Layer, LayerMeta, StepLock};
+use crate::trace;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
+use tracing::{Span, debug};
 
 /// How often an interruption is looked for while only locks of other builds are waited for, whose
 /// waiting the kernel cannot cut short.
@@ -61,6 +63,7 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 ///
 /// [`Failed`] with the first error; nothing runs or is mounted any more then.
 pub fn solve(job: &Job<'_>) -> Result<Solved, Box<Failed>> {
+    hide_secrets(job);
     let shared = Shared::default();
     let solved = thread::scope(|scope| {
         let mut coordinator = Coordinator::new(job, &shared, Mode::Solve, scope);
@@ -74,6 +77,21 @@ pub fn solve(job: &Job<'_>) -> Result<Solved, Box<Failed>> {
     });
     shared.trees.flush(job);
     solved
+}
+
+/// Keeps what is known to be secret out of the diagnostic log. Secrets in files are read, and
+/// hidden, when a step needs them.
+fn hide_secrets(job: &Job<'_>) {
+    if !trace::is_on() {
+        return;
+    }
+    let credentials = job.options.credentials.iter().cloned().chain(job.plan.credentials());
+    credentials.for_each(|(_, value)| trace::hide(value.as_bytes()));
+    for secret in job.options.secrets.values() {
+        if let Secret::Value(value) = secret {
+            trace::hide(value);
+        }
+    }
 }
 
 /// Says what [`solve`] would do. Nothing is run or written.
@@ -335,19 +353,30 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
     }
 
-    /// Spawns a worker. A panic in it reaches the coordinator, which would wait for ever otherwise.
-    fn work(&self, job: impl FnOnce() -> Event + Send + 'scope) {
-        let sender = self.sender.clone();
+    /// Spawns a worker for a step. A panic in it reaches the coordinator, which would wait for ever
+    /// otherwise.
+    fn work(&self, index: usize, job: impl FnOnce() -> Event + Send + 'scope) {
+        let (sender, span) = (self.sender.clone(), self.span(index));
         self.scope.spawn(move || {
+            let _step = span.entered();
             let event = catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(Event::Panicked);
             let _ = sender.send(event);
         });
     }
 
-    /// Has a job done after those that were handed over before it.
-    fn work_in_order(&mut self, job: impl FnOnce() -> Event + Send + 'scope) {
+    /// Has a job for a step done after those that were handed over before it.
+    fn work_in_order(&mut self, index: usize, job: impl FnOnce() -> Event + Send + 'scope) {
         self.background += 1;
-        self.lane().hand_over(|| Some(job()));
+        let span = self.span(index);
+        self.lane().hand_over(move || {
+            let _step = span.entered();
+            Some(job())
+        });
+    }
+
+    /// The span of what is reported of a step in the diagnostic log.
+    fn span(&self, index: usize) -> Span {
+        trace::step(&self.step(index).name)
     }
 
     fn lane(&mut self) -> &Lane<'scope> {
@@ -377,6 +406,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
 
     fn on_failure(&mut self, index: usize, cause: Cause) {
         let was_running = self.nodes[index].phase.is_running();
+        debug!(parent: &self.span(index), cause = chain(&cause), "failed");
         if let Some(lock) = self.nodes[index].phase.lock_mut() {
             *lock = None;
         }

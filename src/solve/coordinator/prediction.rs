@@ -40,7 +40,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let admitted = Admitted { inputs: Arc::clone(&inputs), lock: None };
         self.nodes[index].phase = Phase::Running(admitted);
         self.running += 1;
-        self.work(move || Event::Executed(index, exec::execute(&context, &inputs.chosen, &stack)));
+        self.work(index, move || {
+            Event::Executed(index, exec::execute(&context, &inputs.chosen, &stack))
+        });
         Ok(())
     }
 
@@ -127,7 +129,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let (below, parent, key) = (self.below(step.parent), step.parent, inputs.key);
         let after = self.unknown_below(parent).expect("a step below is unknown");
         self.nodes[index].phase = Phase::Predicting(Some(inputs));
-        self.work_in_order(move || {
+        self.work_in_order(index, move || {
             let ask = || {
                 let usable = below.cache.usable(&key)?;
                 let is_gone = usable.is_empty();
@@ -156,7 +158,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         let below = self.below(step.parent);
         let after = self.unknown_below(Files::Step(StepId(source))).unwrap_or(source);
         self.nodes[index].phase = Phase::Predicting(None);
-        self.work_in_order(move || {
+        self.work_in_order(index, move || {
             let ask = || {
                 let matching = below.records_like(&outline)?;
                 let open = match &step.op {

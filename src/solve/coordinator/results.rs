@@ -15,6 +15,7 @@ use crate::sys::cancel::Cancel;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
+use tracing::debug;
 
 impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     pub(super) fn on_executed(&mut self, index: usize, result: ExecResult) -> Result<(), Cause> {
@@ -35,11 +36,13 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         node.report.wall_us = micros(result.wall);
         let result = Arc::new(result);
         node.phase = Phase::Digesting(admitted, Arc::clone(&result));
+        let (wall_us, is_delta) = (micros(result.wall), result.delta.is_some());
+        debug!(parent: &self.span(index), wall_us, is_delta, "ran");
         self.job.progress.done(self.vertex_digest(index), Outcome::Ran);
         self.background += 1;
         self.counts.hashed += 1;
         let job = self.job;
-        self.work(move || {
+        self.work(index, move || {
             let name = &job.plan.steps[index].name;
             Event::Digested(index, digest::digest(job, name, &result, wanted, job.interrupt))
         });
@@ -52,6 +55,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         (scan, meta): (Scan, LayerMeta),
     ) -> Result<(), Cause> {
         let output = Output { layer: scan.id, content: scan.content, set_times: scan.set_times };
+        debug!(
+            parent: &self.span(index),
+            layer = %meta.id, content = %meta.content, entries = meta.entries, bytes = meta.bytes,
+            "hashed"
+        );
         let node = &mut self.nodes[index];
         node.report.output = Some(output);
         let Phase::Digesting(admitted, result) = node.phase.take() else {
@@ -157,7 +165,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             lock: admitted.lock,
             report: self.nodes[index].report.clone(),
         };
-        self.work_in_order(move || Event::Recorded(index, new.write().map(Box::new)));
+        self.work_in_order(index, move || Event::Recorded(index, new.write().map(Box::new)));
     }
 
     /// A step is in the store.
