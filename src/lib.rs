@@ -29,6 +29,7 @@
 //! | [`trace`] | the diagnostic log of the program itself |
 //! | [`show`] | text from outside, made fit for a terminal |
 //! | [`oci`] | names, digests, platforms, configs, manifests: plain data, canonical JSON |
+//! | [`text`] | cleaned paths, byte sizes, error chains: pure functions that several rooms need alike |
 //! | [`sys`] | the only unsafe code: system calls the libraries lack |
 
 #[cfg(test)]
@@ -63,4 +64,5 @@ pub mod snapshot;
 pub mod solve;
 pub mod store;
 pub mod sys;
+pub mod text;
 pub mod trace;

@@ -1,7 +1,7 @@
 //! `builder mounts`: the cache mounts of RUN, listed, removed, and taken from machine to machine.
 
 use super::failure::{Class, Failure};
-use super::images::{since, size, write_table};
+use super::images::{since, write_table};
 use super::{Environment, prune};
 use crate::cache_mounts::{
     FoundMount, Imported, MountError, export_mount, found_mounts, import_mount,
@@ -10,6 +10,7 @@ use crate::explain::text::clean;
 use crate::export::{ExportError, LayoutDirectory};
 use crate::gc::{Inventory, ItemKind};
 use crate::store::{CollectResult, KnownMount, Placed, Store};
+use crate::text::size::decimal;
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{self, Write};
@@ -114,28 +115,27 @@ fn list(args: &LsArgs, store: &Store, now: Timestamp, out: &mut dyn Write) -> Re
             Some((mount, item.bytes, used))
         })
         .collect();
-    let written =
-        match args.format {
-            LsFormat::Json => {
-                let items = mounts.iter().map(|(mount, bytes, used)| {
-                    json!({
-                        "id": mount.id,
-                        "start": mount.start,
-                        "copy": mount.copy,
-                        "bytes": bytes,
-                        "last_used": used.to_string(),
-                    })
-                });
-                writeln!(out, "{}", serde_json::Value::Array(items.collect()))
-            }
-            LsFormat::Table => {
-                let mut rows = vec![["ID", "SIZE", "LAST USED"].map(str::to_owned).to_vec()];
-                rows.extend(mounts.iter().map(|(mount, bytes, used)| {
-                    vec![shown(mount), size(*bytes), since(*used, now)]
-                }));
-                write_table(&rows, out)
-            }
-        };
+    let written = match args.format {
+        LsFormat::Json => {
+            let items = mounts.iter().map(|(mount, bytes, used)| {
+                json!({
+                    "id": mount.id,
+                    "start": mount.start,
+                    "copy": mount.copy,
+                    "bytes": bytes,
+                    "last_used": used.to_string(),
+                })
+            });
+            writeln!(out, "{}", serde_json::Value::Array(items.collect()))
+        }
+        LsFormat::Table => {
+            let mut rows = vec![["ID", "SIZE", "LAST USED"].map(str::to_owned).to_vec()];
+            rows.extend(mounts.iter().map(|(mount, bytes, used)| {
+                vec![shown(mount), decimal(*bytes), since(*used, now)]
+            }));
+            write_table(&rows, out)
+        }
+    };
     written.map_err(|error| Failure::output(&error))
 }
 
@@ -211,10 +211,10 @@ fn export(
         let Some(done) = exported else { continue };
         let text = format!(
             "Exported {name}: {} in {} chunks, {} new, {} written",
-            size(done.bytes),
+            decimal(done.bytes),
             done.chunks,
             done.new_chunks,
-            size(done.written)
+            decimal(done.written)
         );
         say(out, format_args!("{text}"))?;
     }
@@ -250,7 +250,7 @@ fn import(
             Ok(done) => {
                 let verb = if done.placed == Placed::New { "Imported" } else { "Replaced" };
                 let text = format!("{verb} {name}: {} entries", done.entries);
-                say(out, format_args!("{text}, {}", size(done.bytes)))?;
+                say(out, format_args!("{text}, {}", decimal(done.bytes)))?;
             }
             Err(MountError::Cancelled) => return Err(failure(&MountError::Cancelled)),
             Err(error) => {

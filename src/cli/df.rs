@@ -1,13 +1,14 @@
 //! `builder df`: what the store holds, and what could go.
 
 use super::failure::Failure;
-use super::images::{since, size, write_table};
+use super::images::{since, write_table};
 use super::parse_args::{self, TableFormat};
 use super::prune;
 use crate::explain::text::clean;
 use crate::gc::{Includes, Inventory, Item, ItemKind, Policy, Reach, Removals, select};
 use crate::oci::Reference;
 use crate::store::{LayerId, Store};
+use crate::text::size::decimal;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,13 +131,13 @@ fn table(
         rows.extend(inventory.images.iter().map(|image| {
             let names: Vec<_> = image.names.iter().map(|name| familiar(name)).collect();
             let unique = image.bytes - image.shared;
-            vec![names.join(", "), size(image.bytes), size(image.shared), size(unique)]
+            vec![names.join(", "), decimal(image.bytes), decimal(image.shared), decimal(unique)]
         }));
         writeln!(out)?;
         write_table(&rows, out)?;
     }
     if total.prune_all > total.prune {
-        writeln!(out, "\n`builder prune --all` would free {}", size(total.prune_all))?;
+        writeln!(out, "\n`builder prune --all` would free {}", decimal(total.prune_all))?;
     }
     if args.verbose {
         writeln!(out)?;
@@ -151,7 +152,7 @@ fn table(
             rows.push(vec![
                 class_of(item).to_owned(),
                 short_name(item),
-                size(item.bytes),
+                decimal(item.bytes),
                 since(used, now),
                 if item.reach == Reach::Image { "yes" } else { "no" }.to_owned(),
                 label(item, &labels).map_or_else(String::new, |text| shorten(&clean(text), 50)),
@@ -171,10 +172,10 @@ fn row(name: &str, sum: &Sum) -> Vec<String> {
     vec![
         name.to_owned(),
         sum.count.to_string(),
-        size(sum.bytes),
-        size(sum.shared),
-        size(sum.bytes - sum.shared),
-        size(sum.prune),
+        decimal(sum.bytes),
+        decimal(sum.shared),
+        decimal(sum.bytes - sum.shared),
+        decimal(sum.prune),
     ]
 }
 

@@ -3,8 +3,9 @@
 use super::failure::{Excerpt, excerpt_at, shown};
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::lint::{Finding, Severity};
-use crate::progress::base64;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -113,7 +114,7 @@ pub(super) fn json(
         sources: [SourceJson {
             filename: subject.name,
             language: "Dockerfile",
-            data: base64(subject.text.as_bytes()),
+            data: STANDARD.encode(subject.text.as_bytes()),
         }],
         build_error: error.map(|error| ErrorJson {
             message: &error.message,

@@ -5,6 +5,7 @@ use super::parse_args::TableFormat;
 use crate::image;
 use crate::oci::{Config, Digest, Manifest, Platform, Reference};
 use crate::store::{Store, Tagged};
+use crate::text::size::decimal;
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::Write;
@@ -105,7 +106,7 @@ pub fn run(
                 "Digest": row.image.descriptor.digest,
                 "CreatedAt": row.config.as_ref().and_then(Config::created),
                 "CreatedSince": row.created().map(|at| since(at, now)),
-                "Size": size(row.size),
+                "Size": decimal(row.size),
                 "Bytes": row.size,
                 "Platform": row.config.as_ref().map(|c| c.platform().to_string()),
             });
@@ -124,7 +125,7 @@ pub fn run(
             line.push(row.image.descriptor.digest.to_string());
         }
         let created = row.created().map_or("N/A".to_owned(), |at| since(at, now));
-        line.extend([id_of(row), created, size(row.size)]);
+        line.extend([id_of(row), created, decimal(row.size)]);
         table.push(line);
     }
     write_table(&table, out)?;
@@ -245,29 +246,6 @@ pub(super) fn since(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// Prints bytes with three digits in decimal units, as Docker does: `74.8MB`.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let text = match value {
-        v if unit == 0 => format!("{v:.0}"),
-        v if v < 9.995 => format!("{v:.2}"),
-        v if v < 99.95 => format!("{v:.1}"),
-        v => format!("{v:.0}"),
-    };
-    let text = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
-    };
-    format!("{text}{}", UNITS[unit])
-}
-
 /// Prints columns three spaces apart.
 pub(super) fn write_table(rows: &[Vec<String>], out: &mut dyn Write) -> std::io::Result<()> {
     let shown = |cell: &String| crate::show::text(cell).into_owned();
@@ -292,14 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_ages_read_as_dockers() {
-        let sizes = [(0, "0B"), (999, "999B"), (1000, "1kB"), (4_430_000, "4.43MB")];
-        for (bytes, text) in sizes {
-            assert_eq!(size(bytes), text);
-        }
-        assert_eq!(size(74_834_000), "74.8MB");
-        assert_eq!(size(116_900_000), "117MB");
-        assert_eq!(size(999_999), "1MB");
+    fn ages_read_as_dockers() {
         let now: Timestamp = "2024-06-15T12:00:00Z".parse().unwrap();
         for (at, text) in [
             ("2024-06-15T12:00:00Z", "Less than a second ago"),

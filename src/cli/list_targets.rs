@@ -6,7 +6,8 @@ use super::failure::Failure;
 use super::findings::LocationJson;
 use crate::dockerfile::ast::{Stage, Word};
 use crate::job::{self, BuildRequest};
-use crate::progress::base64;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -95,7 +96,7 @@ fn json(stages: &[Stage], source: &[u8]) -> String {
             location: LocationJson::new((stage.from.lines.first, stage.from.lines.last)),
         })
         .collect();
-    let document = Targets { targets, sources: [base64(source)] };
+    let document = Targets { targets, sources: [STANDARD.encode(source)] };
     let mut text = serde_json::to_string_pretty(&document).expect("writing to memory cannot fail");
     text.push('\n');
     text

@@ -1,11 +1,11 @@
 //! `builder prune`: removal of unused cache, and how much that freed.
 
 use super::failure::{Class, Failure};
-use super::images::size;
 use super::parse_args;
 use crate::gc::{Collected, GcError, Includes, Inventory, ItemKind, Policy, collect, select};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
+use crate::text::size::decimal;
 use jiff::Timestamp;
 use std::io::Write;
 
@@ -67,12 +67,12 @@ pub fn run(
     };
     let mut text = String::new();
     for (kind, (count, bytes)) in &collected.removed {
-        text.push_str(&format!("{count} {}: {}\n", noun(*kind, *count), size(*bytes)));
+        text.push_str(&format!("{count} {}: {}\n", noun(*kind, *count), decimal(*bytes)));
     }
     if collected.held > 0 {
         text.push_str(&format!("{} in use by running builds, kept\n", collected.held));
     }
-    text.push_str(&format!("{verb}: {}\n", size(collected.bytes())));
+    text.push_str(&format!("{verb}: {}\n", decimal(collected.bytes())));
     out.write_all(text.as_bytes()).map_err(|error| Failure::output(&error))
 }
 

@@ -22,6 +22,7 @@ use crate::copy::{Entry, Kind, Picked, Selection};
 use crate::dockerfile::ignore::Matcher;
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
+use crate::text::path::clean_bytes_below;
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -84,21 +85,6 @@ struct Selecting<'a> {
     selection: Selection,
 }
 
-/// Cleans a path without looking at any file: no `.`, `..`, double or outer slashes.
-fn clean(path: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|&b| b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
-}
-
 fn last_part(path: &[u8]) -> &[u8] {
     path.rsplit(|&b| b == b'/').next().unwrap_or_default()
 }
@@ -111,12 +97,12 @@ impl Selecting<'_> {
     fn pattern(&mut self, written: &[u8]) -> Result<(), ContextError> {
         let bad = || ContextError::BadPattern { pattern: show(written) };
         if !self.options.parents {
-            return self.roots(written, &clean(written), None);
+            return self.roots(written, &clean_bytes_below(written), None);
         }
         let pivot = written.windows(3).position(|three| three == b"/./");
         let (above, below) = match pivot {
-            Some(at) => (clean(&written[..at]), clean(&written[at + 3..])),
-            None => (Vec::new(), clean(written)),
+            Some(at) => (clean_bytes_below(&written[..at]), clean_bytes_below(&written[at + 3..])),
+            None => (Vec::new(), clean_bytes_below(written)),
         };
         // BuildKit finds nothing in `.`; here it means all there is, as without `--parents`.
         if pivot.is_none() && below.is_empty() && !written.starts_with(b"/") {

@@ -3,6 +3,7 @@
 //! Source: BuildKit, frontend/dockerfile/dfgitutil.
 
 use super::address::{Address, AddressError, Login, redact};
+use crate::text::path::clean_below;
 
 /// An address of a repository, a place in its history, and a directory of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl GitUrl {
             remote: remote.to_owned(),
             login,
             reference: (!reference.is_empty()).then(|| reference.to_owned()),
-            subdir: clean(subdir),
+            subdir: clean_below(subdir),
             ..Self::default()
         };
         url.read_query(query).map_err(bad)?;
@@ -105,7 +106,7 @@ impl GitUrl {
                     set_reference(format!("refs/heads/{name}"))?;
                 }
                 "subdir" if !value.is_empty() => {
-                    let value = clean(value);
+                    let value = clean_below(value);
                     if !self.subdir.is_empty() && self.subdir != value {
                         return Err(format!("both {:?} and {value:?} are asked for", self.subdir));
                     }
@@ -157,20 +158,6 @@ fn is_scp_style(text: &str) -> bool {
         !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
     };
     is_word(user, "-_") && is_word(host, "-.")
-}
-
-fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 #[cfg(test)]

@@ -12,8 +12,7 @@ use crate::sys::writeback::Flowing;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// A compression with its level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,30 +87,12 @@ pub(super) fn layer_blobs(
         found.push(find(context, layer, options)?);
     }
     let missing: Vec<usize> = (0..layers.len()).filter(|&i| found[i].is_none()).collect();
-    let workers = missing.len().min(threads::count());
-    let next = AtomicUsize::new(0);
-    let made = Mutex::new(Vec::new());
-    let work = || {
-        while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = make(context, &layers[i], options, workers.max(1));
-            if result.is_err() {
-                next.store(missing.len(), Ordering::Relaxed);
-            }
-            made.lock().expect("no thread panics while it holds this").push((i, result));
-        }
-    };
-    if workers > 1 {
-        std::thread::scope(|scope| {
-            for _ in 1..workers {
-                scope.spawn(work);
-            }
-            work();
-        });
-    } else {
-        work();
-    }
-    for (i, result) in made.into_inner().expect("all threads ended") {
-        found[i] = Some(result?);
+    let workers = missing.len().min(threads::count()).max(1);
+    let made = threads::side_by_side(missing.len(), workers, |number| {
+        make(context, &layers[missing[number]], options, workers)
+    })?;
+    for (i, blob) in missing.into_iter().zip(made) {
+        found[i] = Some(blob);
     }
     Ok(found.into_iter().flatten().collect())
 }

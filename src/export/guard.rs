@@ -21,6 +21,8 @@ use super::ExportError;
 use crate::layer::{Kind, LayerError, Walk, XattrSpace};
 use crate::oci::Config;
 use crate::sys::cancel::Cancel;
+use base64::Engine as _;
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use memchr::memmem::Finder;
 use serde_json::Value;
 use std::fs::File;
@@ -33,11 +35,8 @@ pub const SHORTEST: usize = 8;
 /// How much of a file is looked at in one piece, in bytes.
 const PIECE: usize = 1 << 20;
 
-/// The alphabets of base64: of files, and of addresses.
-pub(crate) const ALPHABETS: [&[u8; 64]; 2] = [
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
-];
+/// The encodings of base64: with the alphabet of files, and with that of addresses.
+pub(crate) const ENCODINGS: [&GeneralPurpose; 2] = [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD];
 
 /// How a secret stands in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +81,9 @@ impl Guard {
             return false;
         }
         let mut forms = vec![(Form::Plain, value.to_vec())];
-        for alphabet in ALPHABETS {
+        for encoding in ENCODINGS {
             for offset in 0..3 {
-                let text = base64_within(value, offset, alphabet);
+                let text = base64_within(value, offset, encoding);
                 if forms.iter().all(|(_, other)| *other != text) {
                     forms.push((Form::Base64, text));
                 }
@@ -207,20 +206,12 @@ impl Guard {
 
 /// Returns the letters that base64 has for `value`, and for nothing else, where it begins `offset`
 /// bytes after a group of three.
-pub(crate) fn base64_within(value: &[u8], offset: usize, alphabet: &[u8; 64]) -> Vec<u8> {
-    let bits = |at: usize| -> Option<u8> {
-        let bit = at.checked_sub(offset * 8)?;
-        value.get(bit / 8).map(|byte| byte >> (7 - bit % 8) & 1)
-    };
+pub(crate) fn base64_within(value: &[u8], offset: usize, encoding: &GeneralPurpose) -> Vec<u8> {
+    let text = encoding.encode([&[0; 2][..offset], value].concat());
     // Only groups of six bits that belong to the value alone are the same in every text.
     let first = (offset * 8).div_ceil(6);
     let last = (offset + value.len()) * 8 / 6;
-    (first..last)
-        .map(|group| {
-            let index = (0..6).fold(0u8, |all, i| all << 1 | bits(group * 6 + i).unwrap_or(0));
-            alphabet[usize::from(index)]
-        })
-        .collect()
+    text.as_bytes().get(first..last).unwrap_or_default().to_vec()
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use crate::snapshot;
 use crate::store::{CollectResult, LISTING, LayerId, Store, StorePart};
 use crate::sys::cancel::Cancel;
 use crate::sys::threads;
+use crate::text::chain;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,30 +96,17 @@ impl Verifier<'_> {
         paths: &[PathBuf],
         check: impl Fn(&Path) -> Option<String> + Sync,
     ) {
-        let next = AtomicUsize::new(0);
-        let found = Mutex::new(Vec::new());
         let cancel = self.cancel;
-        let work = || {
-            while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if cancel.is_cancelled() {
-                    return;
-                }
-                if let Some(trouble) = check(path) {
-                    let mut found = found.lock().expect("no thread panics while it holds this");
-                    found.push((path.clone(), trouble));
-                }
-            }
+        let check = |number: usize| match cancel.is_cancelled() {
+            true => Ok::<_, Infallible>(None),
+            false => Ok(check(&paths[number])),
         };
-        let workers = threads::count().min(paths.len());
-        std::thread::scope(|scope| {
-            for _ in 1..workers {
-                scope.spawn(work);
-            }
-            work();
-        });
+        let Ok(found) = threads::side_by_side(paths.len(), threads::count(), check);
         *self.report.checked.entry(kind).or_default() += paths.len() as u64;
-        for (path, trouble) in found.into_inner().expect("all threads ended") {
-            self.damage(path, trouble);
+        for (path, trouble) in paths.iter().zip(found) {
+            if let Some(trouble) = trouble {
+                self.damage(path.clone(), trouble);
+            }
         }
     }
 
@@ -396,15 +383,4 @@ fn manifest_trouble(store: &Store, manifest: &Manifest) -> Option<String> {
         }
         Err(e) => Some(format!("{} cannot be read: {e}", layer.digest)),
     })
-}
-
-/// An error and its causes: `a: b`.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -18,6 +18,7 @@ use crate::oci::{
 };
 use crate::store::{DOCUMENT_MAX, Store, StoreError};
 use crate::sys::cancel::Cancel;
+use crate::text::path;
 use serde::Deserialize;
 use sha2::Digest as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -215,7 +216,7 @@ impl Spool {
                 let what = format!("more than {MEMBERS_MAX} members");
                 return Err(Unspooled::Image(spool.unsupported(what)));
             }
-            let Some(member) = clean(path, "") else { return Ok(None) };
+            let Some(member) = member_path(path, "") else { return Ok(None) };
             let directory = member.rsplit_once('/').map_or("", |(directory, _)| directory);
             let target = match kind {
                 ArchiveMember::File => {
@@ -230,8 +231,8 @@ impl Spool {
                     }
                     return Ok(Some(file));
                 }
-                ArchiveMember::Symlink(target) => clean(target, directory),
-                ArchiveMember::HardLink(target) => clean(target, ""),
+                ArchiveMember::Symlink(target) => member_path(target, directory),
+                ArchiveMember::HardLink(target) => member_path(target, ""),
                 ArchiveMember::Other => None,
             };
             if let Some(target) = target {
@@ -260,7 +261,7 @@ impl Spool {
 
     /// Returns a member's file, through links.
     fn file(&self, member: &str) -> Option<&PathBuf> {
-        let mut member = clean(member.as_bytes(), "")?;
+        let mut member = member_path(member.as_bytes(), "")?;
         for _ in 0..LINKS_MAX {
             if let Some(path) = self.files.get(&member) {
                 return Some(path);
@@ -480,18 +481,12 @@ fn open(
 
 /// Returns a member's path, read relative to `directory`, without `.` and `..`; `None` where it
 /// leaves the archive or is not UTF-8: no member we look for does.
-fn clean(path: &[u8], directory: &str) -> Option<String> {
+fn member_path(path: &[u8], directory: &str) -> Option<String> {
     let path = std::str::from_utf8(path).ok()?;
-    let base = if path.starts_with('/') { "" } else { directory };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in base.split('/').chain(path.split('/')) {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop()?;
-            }
-            part => parts.push(part),
-        }
-    }
-    (!parts.is_empty()).then(|| parts.join("/"))
+    let cleaned = match path.strip_prefix('/') {
+        Some(path) => path::clean(path.trim_start_matches('/')),
+        None => path::clean(format!("{directory}/{path}").trim_start_matches('/')),
+    };
+    let is_inside = !matches!(&cleaned[..], "." | "..") && !cleaned.starts_with("../");
+    is_inside.then_some(cleaned)
 }

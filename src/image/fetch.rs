@@ -7,10 +7,9 @@
 use super::ImageError;
 use super::receive::{BlobSource, check_size, choose, document, wrong_digest};
 use super::tee::{Output, Tee};
-use super::workers::side_by_side;
 use crate::oci::{Descriptor, Digest, Document, DocumentError, Manifest, Platform};
 use crate::store::{Store, StoreError};
-use crate::sys::cancel::Cancel;
+use crate::sys::{cancel::Cancel, threads::side_by_side};
 use std::collections::BTreeSet;
 use std::io;
 

@@ -24,7 +24,6 @@ mod remote;
 mod stored;
 mod tee;
 mod unpack;
-mod workers;
 
 use crate::oci::{Config, Descriptor, Digest, Platform};
 use crate::store::Layer;

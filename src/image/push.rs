@@ -8,11 +8,10 @@
 use super::ImageError;
 use super::fetch::Closure;
 use super::remote::{ACCEPT, PullProgress, origins, remember_origin, report_step};
-use super::workers::side_by_side;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::Remote;
 use crate::store::Store;
-use crate::sys::cancel::Cancel;
+use crate::sys::{cancel::Cancel, threads::side_by_side};
 use std::io::{self, Read, Seek as _, SeekFrom};
 
 /// How many blobs are pushed at once.

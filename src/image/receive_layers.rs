@@ -7,11 +7,13 @@ use super::ImageError;
 use super::receive::{BlobSource, check_size, wrong_digest};
 use super::tee::{Output, Tee};
 use super::unpack::{Unpacked, ids};
-use super::workers::side_by_side;
 use crate::layer::LayerError;
 use crate::oci::{Descriptor, Digest};
 use crate::store::{Diff, Layer, Store, StoreError};
-use crate::sys::cancel::{Cancel, Stoppable};
+use crate::sys::{
+    cancel::{Cancel, Stoppable},
+    threads::side_by_side,
+};
 use sha2::Digest as _;
 use std::fs::File;
 use std::io::{self, Read};

@@ -9,8 +9,10 @@ use crate::dockerfile::ast::Span;
 use crate::dockerfile::errors::Error as DockerfileError;
 use crate::sandbox::SandboxError;
 use crate::sys::cancel::Cancel;
+use crate::text::size::mebibytes;
+
+pub use crate::text::chain;
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
@@ -110,7 +112,7 @@ impl Failure {
         match (self.class, cancel.room_left()) {
             (Class::Interrupted, Some(left)) => Self::new(
                 Class::Environment,
-                format!("stopped before the disk is full: {} MiB are free", left >> 20),
+                format!("stopped before the disk is full: {} are free", mebibytes(left)),
             )
             .with_hint("free some space: builder prune")
             .with_hint("or lower what is to stay free: BUILDER_MIN_FREE=0 lifts it"),
@@ -152,20 +154,6 @@ impl Failure {
         first.others = failures.collect();
         first
     }
-}
-
-/// An error with all its causes, none of them twice.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            let _ = write!(text, ": {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// Whether an error, or one of its causes, is a full disk.

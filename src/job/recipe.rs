@@ -14,11 +14,14 @@ use super::Caller;
 use super::failure::{self, Class, Failure, cannot};
 use crate::dockerfile::ignore::Matcher;
 use crate::sys::foreign::{self, Given, Links};
+use crate::text::path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 /// The largest Dockerfile or ignore file, in bytes.
 pub(super) const DOCKERFILE_MAX: u64 = 16 << 20;
@@ -89,13 +92,12 @@ pub(super) fn of_tree(
     name: &str,
 ) -> Result<(String, Vec<u8>), Failure> {
     let file = file.unwrap_or_else(|| default_name(root));
-    let inside = clean(Path::new(file));
-    let inside = inside.strip_prefix("/").unwrap_or(&inside);
+    let inside = PathBuf::from(path::clean_below(file));
     let shown = match name {
         "-" => format!("{file} in the archive on standard input"),
         name => format!("{file} in {name}"),
     };
-    Ok((file.to_owned(), read_inside(root, inside, Path::new(&shown))?))
+    Ok((file.to_owned(), read_inside(root, &inside, Path::new(&shown))?))
 }
 
 /// The name of the Dockerfile where none is given: the first that is there, in BuildKit's order and
@@ -204,19 +206,9 @@ fn inside(place: &Path, dir: &Path, root: &OwnedFd) -> Option<PathBuf> {
     Some(inside.join(place.file_name()?))
 }
 
-/// Resolves `.` and `..` by name, as Go's `filepath.Clean` does.
+/// Cleans a path as Go does.
 fn clean(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                out.pop();
-            }
-            part => out.push(part),
-        }
-    }
-    out
+    OsString::from_vec(path::clean_bytes(path.as_os_str().as_bytes())).into()
 }
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {

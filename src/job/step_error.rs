@@ -13,6 +13,7 @@ use crate::plan::PlanError;
 use crate::progress::Progress;
 use crate::sandbox::SandboxError;
 use crate::solve::{Cause, SolveError};
+use crate::text::size::mebibytes;
 use nix::sys::signal::Signal;
 
 /// How many lines of a failed step's output an error shows.
@@ -128,12 +129,12 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
     match cause {
         Cause::Exit { status, oom: Some(oom), .. } => {
             let limit = match oom.limit {
-                Some(limit) => format!("over its memory limit of {}", size(limit)),
+                Some(limit) => format!("over its memory limit of {}", mebibytes(limit)),
                 None => "the machine ran out of memory".to_owned(),
             };
             let message = format!(
                 "{name}: killed by the kernel: {limit}, peak {} (exit code {status})",
-                size(oom.peak)
+                mebibytes(oom.peak)
             );
             let hints = match oom.limit {
                 Some(limit) => vec![format!("allow more: --memory {}m", (limit >> 20) * 2)],
@@ -159,7 +160,7 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
         }
         Cause::DiskFull { left } => (
             Class::Environment,
-            format!("{name} was ended: it left only {} of the disk free", size(*left)),
+            format!("{name} was ended: it left only {} of the disk free", mebibytes(*left)),
             vec![
                 "free some space, or name a store elsewhere: builder --root DIR …".to_owned(),
                 "BUILDER_MIN_FREE=0 lets steps fill the disk".to_owned(),
@@ -210,12 +211,6 @@ pub fn of_processes(limit: u64) -> String {
 /// command's own.
 fn signal_of(status: i32) -> Option<&'static str> {
     Signal::try_from(status.checked_sub(128)?).ok().map(Signal::as_str)
-}
-
-/// Bytes as people read them: `64 MiB`, `511.8 MiB`.
-fn size(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if bytes.is_multiple_of(1 << 20) { format!("{mib:.0} MiB") } else { format!("{mib:.1} MiB") }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod nodes;
 mod parents;
 mod way;
 
-use self::names::{check_path, clean, is_dot};
+use self::names::{check_path, is_dot};
 use self::nodes::Nodes;
 use self::way::{Next, Way};
 use super::hash_cache::HashCache;
@@ -19,6 +19,7 @@ use super::whiteout::{
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX, XattrSpace, owner};
 use crate::sys::cancel::Cancel;
 use crate::sys::remove::remove_tree;
+use crate::text::path::clean_bytes_below;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, chmodat,
     fchmod, fsetxattr, ftruncate, futimens, mkdirat, mknodat, openat, seek, symlinkat, utimensat,
@@ -99,7 +100,7 @@ impl<'a> Applier<'a> {
         member: &Member,
         tar: &mut TarReader<R>,
     ) -> Result<(), LayerError> {
-        let path = clean(&member.path);
+        let path = clean_bytes_below(&member.path);
         let Some(name) = path.rsplit(|&b| b == b'/').next().filter(|name| !name.is_empty()) else {
             return self.top(member);
         };

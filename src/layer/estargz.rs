@@ -10,6 +10,8 @@
 
 use super::LayerError;
 use crate::store::Block;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -149,7 +151,7 @@ impl Toc {
                 _ => {
                     if let Some(xattr) = key.strip_prefix(b"SCHILY.xattr.") {
                         let xattr = String::from_utf8_lossy(xattr).into_owned();
-                        item.xattrs.insert(xattr, base64(value));
+                        item.xattrs.insert(xattr, STANDARD.encode(value));
                     }
                 }
             }
@@ -304,21 +306,6 @@ fn records(mut bytes: &[u8]) -> Vec<(&[u8], &[u8])> {
 
 fn digest(hash: Sha256) -> String {
     crate::oci::Digest::from_bytes(hash.finalize().into()).to_string()
-}
-
-/// As Go writes bytes in JSON.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let all = group.iter().fold(0u32, |all, &b| all << 8 | u32::from(b));
-        let all = all << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let letter = LETTERS[(all >> (18 - 6 * place)) as usize & 63];
-            out.push(if place <= group.len() { char::from(letter) } else { '=' });
-        }
-    }
-    out
 }
 
 #[cfg(test)]

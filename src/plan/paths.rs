@@ -2,30 +2,7 @@
 //!
 //! Source: Go `path.Clean`, BuildKit `util/system.NormalizePath`.
 
-/// Cleans a path as Go does: no empty, `.` or inner `..` parts; empty becomes `.`.
-pub(crate) fn clean(path: &str) -> String {
-    let is_absolute = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(&last) if last != ".." => {
-                    parts.pop();
-                }
-                _ if is_absolute => {}
-                _ => parts.push(".."),
-            },
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (is_absolute, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
-}
+use crate::text::path::clean;
 
 /// Joins and cleans.
 pub(crate) fn join(parent: &str, path: &str) -> String {
@@ -67,21 +44,6 @@ pub(super) fn destination(workdir: &str, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_cleaned_as_go_cleans_them() {
-        for (path, want) in [
-            ("", "."),
-            ("/", "/"),
-            ("a//b/./c/", "a/b/c"),
-            ("/../a", "/a"),
-            ("../a", "../a"),
-            ("a/../..", ".."),
-            ("/a/b/../c", "/a/c"),
-        ] {
-            assert_eq!(clean(path), want, "{path:?}");
-        }
-    }
 
     #[test]
     fn a_working_directory_is_absolute() {

@@ -7,6 +7,7 @@ use super::{MountKind, PlanError, paths, run_mounts, words};
 use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{self, CommandLine};
 use crate::dockerfile::errors::Error;
+use crate::text::path;
 
 /// The build argument that sets the cache mounts of builds apart.
 const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
@@ -89,7 +90,7 @@ impl Planner<'_, '_> {
             .collect();
         let cwd = match state.config.working_dir() {
             "" => "/".to_owned(),
-            path => paths::clean(path),
+            path => path::clean(path),
         };
         let op = Op::Run(Box::new(Run {
             argv,

@@ -7,6 +7,7 @@ use super::step::{CacheStart, ContextId, Files, Mount, MountKind, Sharing, Tree}
 use super::{PlanError, paths, words};
 use crate::dockerfile::ast::{self, Escape, MountType};
 use crate::dockerfile::env::Env;
+use crate::text::path;
 
 /// Where secrets are put that name no target.
 const SECRETS: &str = "/run/secrets";
@@ -52,7 +53,7 @@ pub(super) fn plan(
     place: Place,
 ) -> Result<Mount, PlanError> {
     let target = if mount.target.starts_with('/') {
-        paths::clean(&mount.target)
+        path::clean(&mount.target)
     } else {
         paths::join(if cwd.is_empty() { "/" } else { cwd }, &mount.target)
     };
@@ -70,7 +71,7 @@ pub(super) fn plan(
         }
         MountType::Cache => {
             let id = match mount.id.as_str() {
-                "" => paths::clean(&mount.target),
+                "" => path::clean(&mount.target),
                 id => id.to_owned(),
             };
             let id = if namespace.is_empty() { id } else { format!("{namespace}/{id}") };

@@ -2,7 +2,7 @@
 
 use super::stages::Place;
 use super::step::CopySource;
-use super::{PlanError, Request, paths};
+use super::{PlanError, Request};
 use crate::dockerfile::address::Address;
 use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{Escape, Heredoc, Instruction, Word};
@@ -13,6 +13,7 @@ use crate::dockerfile::expand::{ExpandError, Lexer, Lookup};
 use crate::dockerfile::git_url::GitUrl;
 use crate::dockerfile::heredoc::Marker;
 use crate::dockerfile::parse::culprit;
+use crate::text::path;
 use std::collections::BTreeMap;
 
 /// Arguments that exist without being declared, and are no sign of a typing error when unused.
@@ -199,7 +200,7 @@ pub(super) fn check_chmod(text: &str) -> Result<(), String> {
 
 /// The last part of a path.
 pub(super) fn base_name(path: &str) -> String {
-    let clean = paths::clean(path);
+    let clean = path::clean(path);
     clean.rsplit('/').next().unwrap_or_default().to_owned()
 }
 

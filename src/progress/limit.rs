@@ -3,6 +3,7 @@
 //! Source: BuildKit, util/progress/logs (behaviour and defaults); moby/buildkit README,
 //! `BUILDKIT_STEP_LOG_MAX_SIZE` and `BUILDKIT_STEP_LOG_MAX_SPEED`.
 
+use crate::text::size;
 use std::time::Duration;
 
 /// Bounds of the output of one step that is shown. `None` means unlimited.
@@ -73,35 +74,17 @@ impl Shown {
         self.is_clipping = is_clipping;
         let notice = is_new.then(|| match (limits.size, limits.speed) {
             (Some(size), _) if self.bytes >= size => {
-                format!("[output clipped, log limit {} reached]", size_of(size))
+                format!("[output clipped, log limit {} reached]", size::binary(size))
             }
             (_, Some(speed)) => {
-                format!("[output clipped, log limit {}/s reached]", size_of(speed))
+                format!("[output clipped, log limit {}/s reached]", size::binary(speed))
             }
             (size, None) => {
-                format!("[output clipped, log limit {} reached]", size_of(size.unwrap_or(0)))
+                format!("[output clipped, log limit {} reached]", size::binary(size.unwrap_or(0)))
             }
         });
         (shown, notice)
     }
-}
-
-/// Bytes in binary units with at most four digits, as Docker's `BytesSize`: `2MiB`.
-fn size_of(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let whole = value.log10().max(0.0) as usize + 1;
-    let text = format!("{value:.*}", 4_usize.saturating_sub(whole));
-    let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => &text,
-    };
-    format!("{text}{}", UNITS[unit])
 }
 
 #[cfg(test)]
@@ -152,19 +135,5 @@ mod tests {
         assert_eq!(LogLimits::parse("10485760"), Ok(Some(10 << 20)));
         assert_eq!(LogLimits::parse("0"), Ok(Some(0)));
         assert!(LogLimits::parse("2MB").is_err());
-    }
-
-    #[test]
-    fn sizes_are_written_as_docker_writes_them() {
-        for (bytes, text) in [
-            (0, "0B"),
-            (10, "10B"),
-            (2 << 20, "2MiB"),
-            (200 << 10, "200KiB"),
-            (1536, "1.5KiB"),
-            (1_000_000, "976.6KiB"),
-        ] {
-            assert_eq!(size_of(bytes), text);
-        }
     }
 }

@@ -44,7 +44,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use clean::clean_line;
-pub use event::{Event, Outcome, Source, Stream, Vertex, Warning, base64};
+pub use event::{Event, Outcome, Source, Stream, Vertex, Warning};
 pub use limit::LogLimits;
 use limit::Shown;
 use tail::Tail;

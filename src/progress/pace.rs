@@ -2,6 +2,7 @@
 //! time.
 
 use super::seconds;
+use crate::text::size;
 use jiff::Timestamp;
 
 /// Rates are shown from this much time on, in seconds; before it they say nothing.
@@ -30,8 +31,8 @@ impl Pace {
     /// Returns ` 12.30MB / 45.60MB`, or less where less is known.
     pub(super) fn amount(&self) -> String {
         match self.total {
-            Some(total) => format!(" {} / {}", bytes(self.current), bytes(total)),
-            None if self.current > 0 => format!(" {}", bytes(self.current)),
+            Some(total) => format!(" {} / {}", size::progress(self.current), size::progress(total)),
+            None if self.current > 0 => format!(" {}", size::progress(self.current)),
             None => String::new(),
         }
     }
@@ -44,7 +45,7 @@ impl Pace {
             return String::new();
         }
         let rate = moved as f64 / time;
-        let text = format!(" {}/s", bytes(rate as u64));
+        let text = format!(" {}/s", size::progress(rate as u64));
         match self.total.map(|total| total.saturating_sub(self.current)) {
             Some(left) if left > 0 => format!("{text} {} left", duration(left as f64 / rate)),
             _ => text,
@@ -60,21 +61,6 @@ fn duration(seconds: f64) -> String {
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
     }
-}
-
-/// Prints a number of bytes in the decimal units of Docker: `3.15MB`.
-pub(super) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if n < 1000 {
-        return format!("{n}B");
-    }
-    let mut value = n as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    format!("{value:.2}{}", UNITS[unit])
 }
 
 /// Digits of a digest that are shown.

@@ -2,9 +2,10 @@
 //!
 //! Source: BuildKit, `client/graph.go`.
 
-use super::event::base64;
 use super::{Event, Outcome, Quietly, Renderer, Stream, Vertex, Warning};
 use crate::oci::Digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -57,7 +58,7 @@ impl RawJson {
     fn notice(&mut self, at: Timestamp, vertex: Option<Digest>, text: &str) {
         let own = vertex.is_none().then(|| Vertex::internal("[internal] notice"));
         let log = |digest: Digest| {
-            let data = base64(format!("WARN: {text}\n").as_bytes());
+            let data = STANDARD.encode(format!("WARN: {text}\n").as_bytes());
             json!({"vertex": digest, "stream": 2, "data": data, "timestamp": at.to_string()})
         };
         if let Some(own) = own {
@@ -73,14 +74,15 @@ impl RawJson {
     fn warning(&mut self, warning: &Warning) {
         let mut value = json!({
             "level": warning.level,
-            "short": base64(warning.short.as_bytes()),
+            "short": STANDARD.encode(warning.short.as_bytes()),
         });
         let fields = value.as_object_mut().expect("made as an object above");
         if let Some(vertex) = &warning.vertex {
             fields.insert("vertex".to_owned(), json!(vertex));
         }
         if !warning.detail.is_empty() {
-            let detail: Vec<_> = warning.detail.iter().map(|d| base64(d.as_bytes())).collect();
+            let detail: Vec<_> =
+                warning.detail.iter().map(|d| STANDARD.encode(d.as_bytes())).collect();
             fields.insert("detail".to_owned(), json!(detail));
         }
         if let Some(url) = &warning.url {
@@ -89,7 +91,7 @@ impl RawJson {
         if let Some(source) = &warning.source {
             let info = json!({
                 "filename": source.filename,
-                "data": base64(source.text.as_bytes()),
+                "data": STANDARD.encode(source.text.as_bytes()),
                 "language": "Dockerfile",
             });
             fields.insert("sourceInfo".to_owned(), info);
@@ -167,7 +169,7 @@ impl Renderer for RawJson {
                     Stream::Stdout => 1,
                     Stream::Stderr => 2,
                 };
-                let data = base64(&data);
+                let data = STANDARD.encode(&data);
                 self.line(
                     "logs",
                     &json!({"vertex": vertex, "stream": stream, "data": data, "timestamp": at.to_string()}),

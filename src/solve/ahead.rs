@@ -280,7 +280,7 @@ fn bring_one(job: &Job<'_>, hit: &Hit) -> bool {
         Ok(()) => true,
         Err(error) => {
             if !job.cancel.is_cancelled() {
-                let why = super::coordinator::chain(&error);
+                let why = crate::text::chain(&error);
                 job.progress.notice(format!("cache {}: {why}", import.name()));
             }
             false

@@ -9,7 +9,7 @@
 //! has changed. Encoded, encrypted or interrupted in any other way, it is not recognised.
 
 use super::Job;
-use crate::export::guard::{ALPHABETS, base64_within};
+use crate::export::guard::{ENCODINGS, base64_within};
 use crate::trace;
 use aho_corasick::{AhoCorasick, MatchKind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,8 +68,8 @@ impl Mask {
             }
             if trimmed.len() <= LONGEST_WHOLE {
                 for form in [value.as_slice(), trimmed] {
-                    for alphabet in ALPHABETS {
-                        let encoded = (0..3).map(|offset| base64_within(form, offset, alphabet));
+                    for encoding in ENCODINGS {
+                        let encoded = (0..3).map(|offset| base64_within(form, offset, encoding));
                         needles.extend(encoded.filter(|text| text.len() >= SHORTEST_LINE));
                     }
                 }

@@ -17,10 +17,11 @@ pub(super) use neighbours::NeighbourArgs;
 
 use super::check::{Call, Format};
 use super::failure::{Class, Failure};
-use super::{Environment, check, images, list_targets};
+use super::{Environment, check, list_targets};
 use crate::export::Dest;
 use crate::job;
 use crate::progress::{LogLimits, Mode, Output, Progress};
+use crate::text::size;
 
 /// Runs `builder build`.
 ///
@@ -53,7 +54,7 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
     notices.into_iter().for_each(|text| progress.notice(text));
     let result = job::build(&loaded, &store, environment, &progress);
     if let Ok(job::Built { collected: bytes @ 1.., .. }) = result {
-        let size = images::size(bytes);
+        let size = size::decimal(bytes);
         progress.notice(format!("removed {size} of cache that was used least recently"));
     }
     progress.finish();

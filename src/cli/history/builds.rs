@@ -9,6 +9,7 @@ use crate::explain::text::{Colour, clean};
 use crate::history::{BuildRecord, History, Outcome, StepOutcome, StepRecord};
 use crate::progress::clean_line;
 use crate::store::Store;
+use crate::text::size::mebibytes;
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{self, BufRead as _, Read as _, Write};
@@ -323,7 +324,7 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
                     text = format!("{text}, {} of processors", seconds(cost.cpu_us));
                 }
                 if cost.peak_memory > 0 {
-                    text = format!("{text}, {} MiB of memory", cost.peak_memory >> 20);
+                    text = format!("{text}, {} of memory", mebibytes(cost.peak_memory));
                 }
                 text
             }

@@ -4,12 +4,13 @@ pub mod builds;
 pub mod usage;
 
 use crate::cli::image_arg::{self, ImageCommandError};
-use crate::cli::images::{since, size, write_table};
+use crate::cli::images::{since, write_table};
 use crate::cli::parse_args::TableFormat;
 use crate::image;
 use crate::oci::Platform;
 use crate::progress::clean_line;
 use crate::store::Store;
+use crate::text::size::decimal;
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::Write;
@@ -84,7 +85,7 @@ pub fn run(
             (Some(at), true) => since(at, now),
             (Some(at), false) => at.to_string(),
         };
-        let bytes = if args.human { size(bytes) } else { bytes.to_string() };
+        let bytes = if args.human { decimal(bytes) } else { bytes.to_string() };
         let by = clean_line(entry.created_by.replace(['\n', '\t'], " ").as_bytes());
         if args.format == TableFormat::Json {
             let line = json!({

@@ -10,6 +10,7 @@ use crate::explain::redact;
 use crate::explain::text::clean;
 use crate::history::{History, StepOutcome};
 use crate::store::Store;
+use crate::text::size::mebibytes;
 use serde_json::json;
 use std::io::Write;
 
@@ -85,7 +86,7 @@ fn cells(step: &str, cost: &Cost) -> [String; 8] {
     let time = |us: u64| format!("{:.3} s", us as f64 / 1e6);
     let bytes = |bytes: u64| match bytes {
         0 => "-".to_owned(),
-        bytes => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        bytes => mebibytes(bytes),
     };
     let pids = if cost.max_pids == 0 { "-".to_owned() } else { cost.max_pids.to_string() };
     [

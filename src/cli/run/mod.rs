@@ -33,6 +33,7 @@ use crate::sandbox::{
 };
 use crate::snapshot::{self, MountOptions, Mounted, Scratch};
 use crate::store::Store;
+use crate::text::size::mebibytes;
 use clap::Args;
 use ports::Published;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -153,12 +154,12 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
     match (exit.oom, status) {
         (Some(oom), _) => {
             let limit =
-                oom.limit.map_or_else(String::new, |limit| format!(" of {} MiB", limit >> 20));
+                oom.limit.map_or_else(String::new, |limit| format!(" of {}", mebibytes(limit)));
             Err(Failure::new(
                 Class::Status(status),
                 format!(
-                    "killed by the kernel: over its memory limit{limit}, peak {} MiB",
-                    oom.peak >> 20
+                    "killed by the kernel: over its memory limit{limit}, peak {}",
+                    mebibytes(oom.peak)
                 ),
             ))
         }

@@ -22,7 +22,8 @@
 
 mod pattern;
 
-use pattern::{Pattern, clean};
+use crate::text::path::clean_bytes;
+use pattern::Pattern;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -159,13 +160,13 @@ impl Matcher {
             let cleaned = if is_exception {
                 let mut again = vec![b'!'];
                 again.extend_from_slice(&cleaned);
-                let again = clean(&again);
+                let again = clean_bytes(&again);
                 if again == b"!" {
                     return Err(IgnoreError::EmptyException { line });
                 }
                 again[1..].to_vec()
             } else {
-                clean(trim(&cleaned))
+                clean_bytes(trim(&cleaned))
             };
             let pattern = Pattern::new(&cleaned).ok_or_else(bad)?;
             entries.push(RuleEntry { line, text, is_exception, pattern });
@@ -188,7 +189,7 @@ impl Matcher {
             if trimmed.is_empty() {
                 continue;
             }
-            let cleaned = clean(trimmed.as_bytes());
+            let cleaned = clean_bytes(trimmed.as_bytes());
             let (is_exception, cleaned) = match cleaned.strip_prefix(b"!") {
                 Some(b"") => return Err(IgnoreError::EmptyException { line }),
                 Some(rest) => (true, rest.to_vec()),
@@ -341,7 +342,7 @@ fn read_line(trimmed: &[u8]) -> (bool, Vec<u8>) {
     if rest.is_empty() {
         return (is_exception, Vec::new());
     }
-    let mut cleaned = clean(rest);
+    let mut cleaned = clean_bytes(rest);
     if cleaned.len() > 1 && cleaned[0] == b'/' {
         cleaned.remove(0);
     }

@@ -559,45 +559,9 @@ fn is_well_formed(pattern: &[u8]) -> bool {
     true
 }
 
-/// The shortest path of the same meaning, as Go's `filepath.Clean`.
-pub(super) fn clean(path: &[u8]) -> Vec<u8> {
-    let is_rooted = path.first() == Some(&b'/');
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|&b| b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => match parts.last() {
-                Some(last) if *last != b".." => {
-                    parts.pop();
-                }
-                _ if is_rooted => {}
-                _ => parts.push(part),
-            },
-            _ => parts.push(part),
-        }
-    }
-    let mut out = if is_rooted { vec![b'/'] } else { Vec::new() };
-    out.extend(parts.join(&b'/'));
-    if out.is_empty() { b".".to_vec() } else { out }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_cleaned_as_go_does() {
-        for (path, want) in [
-            ("", "."),
-            ("a//b/./c/", "a/b/c"),
-            ("a/../..", ".."),
-            ("/../a", "/a"),
-            ("../a", "../a"),
-            ("/", "/"),
-        ] {
-            assert_eq!(clean(path.as_bytes()), want.as_bytes(), "{path}");
-        }
-    }
 
     #[test]
     fn odd_classes_mean_what_the_written_expression_means() {

@@ -5,6 +5,7 @@ use super::rules::{ADD_WITHOUT_CHECKSUM, COPY_IGNORED_FILE, SECRET_FILE_IN_CONTE
 use super::scope::{Context, Scope};
 use crate::dockerfile::ast::{Add, Copy, Word};
 use crate::dockerfile::git_url::GitUrl;
+use crate::text::path::clean;
 
 /// What COPYs of a stage have brought.
 #[derive(Debug, Clone, Default)]
@@ -94,25 +95,6 @@ fn ignored(context: &mut Context<'_, '_>, verb: &str, place: Site, source: &str)
     }
 }
 
-/// A path without `.`, `..` and doubled slashes, as Go's `filepath.Clean` has it.
-fn clean(path: &str) -> String {
-    let is_absolute = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
-            ".." if is_absolute => {}
-            part => parts.push(part),
-        }
-    }
-    match (is_absolute, parts.join("/")) {
-        (true, rest) => format!("/{rest}"),
-        (false, rest) if rest.is_empty() => ".".to_owned(),
-        (false, rest) => rest,
-    }
-}
-
 /// Whether a path of the context looks like that of a secret: keys, passwords, credentials by the
 /// names that the usual programs give them.
 pub fn looks_secret(path: &str) -> bool {
@@ -165,20 +147,6 @@ mod tests {
             (".key", false),
         ] {
             assert_eq!(looks_secret(path), want, "{path}");
-        }
-    }
-
-    #[test]
-    fn paths_are_cleaned_as_go_cleans_them() {
-        for (path, want) in [
-            ("", "."),
-            ("./a//b/", "a/b"),
-            ("a/../..", ".."),
-            ("/../a", "/a"),
-            ("/", "/"),
-            ("a/..", "."),
-        ] {
-            assert_eq!(clean(path), want, "{path}");
         }
     }
 }

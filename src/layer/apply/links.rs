@@ -1,13 +1,14 @@
 //! Hard links: a second name for an earlier member, or for a file of a layer below, which is copied
 //! up.
 
-use super::names::{check_path, clean, split};
+use super::names::{check_path, split};
 use super::parents::find;
 use super::{Applier, MakeError, NOFOLLOW, Target, set_times};
 use crate::layer::stack::{Found, Stack, StackDir};
 use crate::layer::untar::Member;
 use crate::layer::whiteout::is_whiteout_at;
 use crate::layer::{LayerError, owner};
+use crate::text::path::clean_bytes_below;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, chmodat, linkat, openat, statat, symlinkat,
 };
@@ -26,7 +27,7 @@ impl Applier<'_> {
         (uid, gid): (u32, u32),
     ) -> Result<(), MakeError> {
         let other = |e| MakeError::Other(e);
-        let target = clean(&member.link);
+        let target = clean_bytes_below(&member.link);
         let (directory, base) = split(&target);
         let missing = |source: Errno| {
             MakeError::Other(LayerError::HardLink {

@@ -24,20 +24,6 @@ pub(super) fn is_dot(name: &[u8]) -> bool {
         && depth == 0
 }
 
-/// Cleans a name as Go's `path.Clean` does to `/` and the name: no `.`, no `..` above the root, no
-/// leading slash.
-pub(super) fn clean(name: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in name.split(|&b| b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => _ = parts.pop(),
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
-}
-
 /// Splits a path into its directory and its last component.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
@@ -59,7 +45,7 @@ pub(super) fn check_path(path: &[u8]) -> Result<(), LayerError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{clean, is_dot};
+    use super::is_dot;
 
     #[test]
     fn a_dot_and_the_root_are_different_names() {
@@ -76,22 +62,6 @@ mod tests {
             ("a", false),
         ] {
             assert_eq!(is_dot(name.as_bytes()), is, "{name}");
-        }
-    }
-
-    #[test]
-    fn names_are_cleaned_beneath_the_root() {
-        for (name, want) in [
-            ("a/b", "a/b"),
-            ("/a//b/", "a/b"),
-            ("./a/./b", "a/b"),
-            ("../../etc/passwd", "etc/passwd"),
-            ("a/../../b", "b"),
-            (".", ""),
-            ("/", ""),
-            ("a/..", ""),
-        ] {
-            assert_eq!(clean(name.as_bytes()), want.as_bytes(), "{name}");
         }
     }
 }

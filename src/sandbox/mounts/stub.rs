@@ -6,6 +6,7 @@
 //!
 //! Source: moby/buildkit `executor/stubs.go`.
 
+use crate::text::path;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -142,16 +143,10 @@ fn check_place(path: &str, resolved: &[u8]) -> Result<(), Fault> {
 }
 
 /// Returns the first part of a path, by its text alone.
-fn top_of(path: &str) -> &str {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => _ = parts.pop(),
-            part => parts.push(part),
-        }
-    }
-    parts.first().copied().unwrap_or_default()
+fn top_of(path: &str) -> String {
+    let mut cleaned = path::clean_below(path);
+    cleaned.truncate(cleaned.find('/').unwrap_or(cleaned.len()));
+    cleaned
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

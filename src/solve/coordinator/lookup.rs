@@ -9,6 +9,7 @@ use crate::solve::inputs::{self, StepInputs};
 use crate::solve::trees::LowerDir;
 use crate::solve::{Cause, Miss, StepEnd};
 use crate::store::{ChainId, Layer};
+use crate::text::chain;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tracing::debug;
@@ -197,17 +198,6 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         }
         self.lock(index, inputs)
     }
-}
-
-/// An error and its causes: `a: b`.
-pub(in crate::solve) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Whether the inputs of a step are known without reading any file.

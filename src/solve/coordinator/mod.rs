@@ -23,7 +23,6 @@ mod prediction;
 mod results;
 mod vertices;
 
-pub(super) use lookup::chain;
 pub(super) use results::add_tar_facts;
 
 use self::below::Memory;
@@ -44,6 +43,7 @@ use crate::solve::{
     StepError, StepReport,
 };
 use crate::store::{ChainId, Layer, LayerMeta, StepLock};
+use crate::text::chain;
 use crate::trace;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::{BTreeMap, VecDeque};
