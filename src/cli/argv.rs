@@ -135,7 +135,7 @@ fn without_group(mut words: Vec<OsString>) -> Line {
     Line::Command(words)
 }
 
-/// Finds the first word that is no flag of ours before the command.
+/// Finds the first word that is not a flag of ours before the command.
 fn first_word(words: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(word) = words.get(at) {

@@ -5,25 +5,14 @@ use super::build::{
 };
 use super::failure::{Class, Failure};
 use super::{Environment, throwaway_store};
-use crate::cache::{Cache, CacheError, TreeEntry, TreeId};
-use crate::explain::html;
-use crate::explain::listing::{Listings, Unwritten};
-use crate::explain::report::{self, Report, Verdict};
+use crate::cache::CacheError;
+use crate::explain::report::Report;
 use crate::explain::text::{self, Colour};
-use crate::history::{BuildRecord, History, HistoryError};
+use crate::explain::{builds, html};
+use crate::history::HistoryError;
 use crate::job::{self, Prediction};
 use crate::store::Store;
-use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-
-/// How many earlier builds a build is compared with at most: the newest says what changed, the
-/// others fill in what it did not reach and how often a step ran.
-const EARLIER: usize = 8;
-
-/// How many lines of a failed step's output a report has, and the most bytes they are looked for
-/// in.
-const OUTPUT_LINES: usize = 20;
-const TAIL: usize = 64 * 1024;
+use std::io::{self, Write};
 
 /// `builder explain`: a build of the history, or the one that a directory would be now.
 #[derive(Debug, clap::Args)]
@@ -159,7 +148,7 @@ pub(super) fn run(command: &ExplainCommand, environment: &Environment) -> Result
             let (elsewhere, _dir) = throwaway_store()?;
             let Prediction { record, listings } =
                 job::predict(&loaded, store, &elsewhere, environment)?;
-            prediction(store, &record, listings)
+            builds::prediction(store, &record, listings).map_err(ExplainError::from)
         }
         None => past(store, command.report.build.as_deref()),
     };
@@ -175,81 +164,7 @@ pub(super) fn run(command: &ExplainCommand, environment: &Environment) -> Result
 ///
 /// [`ExplainError::NoBuilds`], or what the history says.
 pub fn past(store: &Store, build: Option<&str>) -> Result<Report, ExplainError> {
-    let history = History::new(store);
-    let build = match build {
-        Some(id) => history.load(id)?,
-        None => history.last()?.ok_or(ExplainError::NoBuilds)?,
-    };
-    against_history(&history, &build, &Cache::new(store.clone()))
-}
-
-/// Explains what a build would do now. `listings` are those of the files as they are, which no
-/// build has written to the store.
-///
-/// # Errors
-///
-/// What the history says.
-pub fn prediction(
-    store: &Store,
-    build: &BuildRecord,
-    listings: BTreeMap<TreeId, Vec<TreeEntry>>,
-) -> Result<Report, ExplainError> {
-    let cache = Cache::new(store.clone());
-    let listings = Unwritten { kept: &cache, now: listings };
-    against_history(&History::new(store), build, &listings)
-}
-
-fn against_history(
-    history: &History,
-    build: &BuildRecord,
-    listings: &dyn Listings,
-) -> Result<Report, ExplainError> {
-    let (basis, before) = history.comparable(build, EARLIER, report::nearness_of)?;
-    let mut report = report::explain(build, &before, listings);
-    report.basis = report.compared_with.as_ref().map(|_| basis);
-    add_output(history, build, &mut report);
-    Ok(report)
-}
-
-/// Adds the last lines that failed steps wrote, if they are kept.
-fn add_output(history: &History, build: &BuildRecord, report: &mut Report) {
-    for step in &mut report.steps {
-        if step.result == Verdict::Failed
-            && let Ok(log) = history.log(build.id, step.number)
-        {
-            step.output = last_lines(log);
-        }
-    }
-}
-
-/// Reads the last lines of a step's output. Of a line that a carriage return wrote over, what was
-/// written last.
-fn last_lines(mut log: impl Read) -> Vec<String> {
-    let mut tail = Vec::new();
-    let mut piece = vec![0; TAIL];
-    while let Ok(read @ 1..) = log.read(&mut piece) {
-        tail.extend_from_slice(&piece[..read]);
-        tail.drain(..tail.len().saturating_sub(TAIL));
-    }
-    let text = String::from_utf8_lossy(&tail);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(OUTPUT_LINES)..]
-        .iter()
-        .map(|line| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default().to_owned())
-        .collect()
-}
-
-/// Explains `new` by `old`, whatever else was built between them.
-///
-/// # Errors
-///
-/// What the history says.
-pub fn compared(store: &Store, old: &str, new: &str) -> Result<Report, ExplainError> {
-    let history = History::new(store);
-    let (old, new) = (history.load(old)?, history.load(new)?);
-    let mut report = report::explain(&new, &[old], &Cache::new(store.clone()));
-    add_output(&history, &new, &mut report);
-    Ok(report)
+    builds::past(store, build)?.ok_or(ExplainError::NoBuilds)
 }
 
 /// Writes a report.

@@ -179,7 +179,7 @@ struct HistoryCommand {
 pub struct Environment {
     /// `--root`.
     root: Option<PathBuf>,
-    /// Directory of docker's configuration, as docker's client was told.
+    /// Directory of docker's configuration, as given to docker's client.
     docker_config: Option<String>,
     /// Whether root started us.
     is_root: bool,

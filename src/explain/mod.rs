@@ -23,6 +23,7 @@
 
 mod align;
 mod audit;
+pub mod builds;
 pub mod compare;
 mod describe;
 pub mod diff;

@@ -65,7 +65,7 @@ impl Context {
 
 /// Reads the Dockerfile and finds the context. A context that is a git repository keeps its `.git`
 /// where `keeps_git_dir` or its address says so.
-pub fn read(
+pub(super) fn read(
     path: &str,
     file: Option<&str>,
     keeps_git_dir: bool,
@@ -125,7 +125,7 @@ fn github(path: &str) -> Cow<'_, str> {
 }
 
 /// Opens the main context.
-pub fn open(context: &Context, store: &Store) -> Result<Source, Failure> {
+pub(super) fn open(context: &Context, store: &Store) -> Result<Source, Failure> {
     let failed = |error| Failure::of(Class::Environment, &error);
     match context {
         Context::Nothing => Source::dir(&fresh(store)?, None, None).map_err(failed),
@@ -143,7 +143,7 @@ pub fn open(context: &Context, store: &Store) -> Result<Source, Failure> {
 }
 
 /// Opens a context that `--build-context` names.
-pub fn named(
+pub(super) fn named(
     name: &str,
     context: &NamedContext,
     access: &Access,

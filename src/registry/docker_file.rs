@@ -20,7 +20,7 @@ pub(super) fn error(path: &Path, what: impl Into<String>) -> RegistryError {
 ///
 /// # Errors
 ///
-/// [`RegistryError::File`] for one that cannot be read or is no JSON object.
+/// [`RegistryError::File`] for one that cannot be read or is not a JSON object.
 pub fn read(path: &Path) -> Result<Option<Value>, RegistryError> {
     let bytes = match foreign::read_at(path, FILE_MAX) {
         Ok(bytes) => bytes,

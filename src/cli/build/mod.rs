@@ -51,7 +51,9 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
     let progress =
         Progress::new(mode, Output::stderr(environment.is_coloured), environment.started)
             .with_log_limits(log_limits(environment)?);
-    notices.into_iter().for_each(|text| progress.notice(text));
+    for text in notices {
+        progress.notice(text);
+    }
     let result = job::build(&loaded, &store, environment, &progress);
     if let Ok(job::Built { collected: bytes @ 1.., .. }) = result {
         let size = size::decimal(bytes);

@@ -3,9 +3,9 @@
 use super::usage;
 use crate::cache::Value;
 use crate::cli::explain::{self, ExplainError, Format};
-use crate::explain::redact;
 use crate::explain::report::seconds;
 use crate::explain::text::{Colour, clean};
+use crate::explain::{builds, redact};
 use crate::history::{BuildRecord, History, Outcome, StepOutcome, StepRecord};
 use crate::progress::clean_line;
 use crate::store::Store;
@@ -108,7 +108,7 @@ pub fn run(
         BuildsCommand::Usage(args) => usage::run(args, store, out),
         BuildsCommand::Compare(args) => {
             let (old, new) = (named(store, &args.old)?, named(store, &args.new)?);
-            let report = explain::compared(store, &old, &new)?;
+            let report = builds::compared(store, &old, &new)?;
             explain::write(&report, args.format, colour, out)
         }
     }
