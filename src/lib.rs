@@ -15,6 +15,7 @@
 //! | [`export`] | an image becomes an OCI or Docker archive, a directory, a tar |
 //! | [`cache`] | keys, records, interning |
 //! | [`plan`] | stages, arguments and platform become a DAG of steps; no I/O |
+//! | [`policy`] | rules that allow, deny or replace what a build reads from elsewhere |
 //! | [`context`] | where COPY and ADD bytes come from |
 //! | [`copy`] | what a COPY selected, and the engine that copies it |
 //! | [`dockerfile`] | text becomes a spanned syntax tree; words, heredocs, ignore files, addresses, checks |
@@ -56,6 +57,7 @@ pub mod job;
 pub mod layer;
 pub mod oci;
 pub mod plan;
+pub mod policy;
 pub mod progress;
 pub mod registry;
 pub mod sandbox;

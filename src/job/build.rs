@@ -47,7 +47,7 @@ pub fn build(
     progress: &Progress,
 ) -> Result<Built, Failure> {
     let BuildRequest { source, delivery, .. } = loaded.request;
-    let mut images = Images::new(store, &source.contexts, caller.cancel());
+    let mut images = Images::new(store, &loaded.contexts, caller.cancel()).under(&source.policies);
     if source.pull != PullPolicy::Never {
         let client = caller.client(loaded.request.verifies_tls, progress)?;
         let is_forced = source.pull == PullPolicy::Always;

@@ -43,7 +43,8 @@ pub fn check(loaded: &Loaded<'_>, store: &Store, caller: &dyn Caller) -> Result<
     let planned = loaded.plan_request();
     // As in BuildKit: without a target, all stages are looked at.
     let scope = if planned.target.is_some() { Scope::Target } else { Scope::All };
-    let images = Images::new(store, &loaded.request.source.contexts, caller.cancel());
+    let images = Images::new(store, &loaded.contexts, caller.cancel())
+        .under(&loaded.request.source.policies);
     let mut known = Known { images, unknown: Vec::new() };
     let survey = Survey::new(&planned, scope, &mut known);
     let secret_files = secret_files(loaded, store, caller)?;

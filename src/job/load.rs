@@ -1,8 +1,9 @@
 //! What a request names, read: the Dockerfile, the context, and then the plan and the solver's job.
 
 use super::failure::{Class, Failure};
+use super::policies;
 use super::request::BuildRequest;
-use super::resolve::Images;
+use super::resolve::{Images, NamedContext};
 use super::sources::{self, Inputs};
 use super::{Caller, OnError, check, housekeeping, shared_cache};
 use crate::context;
@@ -19,6 +20,7 @@ use crate::solve::{self, Job, Observer};
 use crate::store::{Store, StorePart};
 use crate::sys::cancel::Cancel;
 use crate::sys::threads;
+use std::collections::BTreeMap;
 
 /// A request whose Dockerfile and context have been read.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Loaded<'r> {
     pub inputs: Inputs,
     /// The Dockerfile as a tree.
     pub dockerfile: Dockerfile,
+    /// The contexts that have names, as policies let them be.
+    pub contexts: BTreeMap<String, NamedContext>,
 }
 
 /// Reads the Dockerfile and finds the context. Remote ones are fetched.
@@ -42,14 +46,24 @@ pub fn load<'r>(
     caller: &dyn Caller,
 ) -> Result<Loaded<'r>, Failure> {
     let source = &request.source;
+    let policies = &source.policies;
+    let context = policies::main_context(policies, &source.context)?;
     let file = source.dockerfile.as_deref();
+    let file = file.map(|file| policies::dockerfile(policies, file)).transpose()?;
+    let mut contexts = BTreeMap::new();
+    for (name, named) in &source.contexts {
+        contexts.insert(name.clone(), policies::named_context(policies, name, named.clone())?);
+    }
     let (keeps_git_dir, access) = (source.keeps_git_dir, &source.access);
-    let inputs = sources::read(&source.context, file, keeps_git_dir, access, store, caller)?;
+    let inputs = sources::read(&context, file.as_deref(), keeps_git_dir, access, store, caller)?;
+    if let Some(name) = inputs.policy.as_deref().filter(|_| !source.ignores_rego) {
+        return Err(policies::not_evaluated(name));
+    }
     let dockerfile = dockerfile::parse(&inputs.dockerfile).map_err(|errors| {
         let text = dockerfile::as_shown(&inputs.dockerfile);
         Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text)
     })?;
-    Ok(Loaded { request, inputs, dockerfile })
+    Ok(Loaded { request, inputs, dockerfile, contexts })
 }
 
 impl Loaded<'_> {
@@ -80,13 +94,14 @@ impl Loaded<'_> {
 
     pub(super) fn plan(&self, images: &mut Images<'_>) -> Result<Plan, Failure> {
         let plan = plan::plan(&self.plan_request(), images);
-        self.with_volumes(plan.map_err(|error| self.plan_failure(error)))
+        self.prepared(plan.map_err(|error| self.plan_failure(error)))
     }
 
-    fn with_volumes(&self, plan: Result<Plan, Failure>) -> Result<Plan, Failure> {
-        plan.map(|mut plan| {
+    fn prepared(&self, plan: Result<Plan, Failure>) -> Result<Plan, Failure> {
+        plan.and_then(|mut plan| {
             plan.mount_everywhere(&self.request.steps.volumes);
-            plan
+            policies::plan(&self.request.source.policies, &mut plan)?;
+            Ok(plan)
         })
     }
 
@@ -103,7 +118,7 @@ impl Loaded<'_> {
         let survey = Survey::new(&request, Scope::Target, images);
         let findings = check::find(self, &request, survey.as_ref().ok(), &options, None);
         let plan = survey.and_then(Survey::plan).map_err(|error| self.plan_failure(error));
-        let plan = self.with_volumes(plan);
+        let plan = self.prepared(plan);
         let plan = plan.and_then(|plan| match lint::violation(&options, &findings) {
             None => Ok(plan),
             Some(message) => Err(Failure::new(Class::Dockerfile, message)
@@ -178,7 +193,7 @@ impl Loaded<'_> {
             let context = match name {
                 None => sources::open(&self.inputs.context, store)?,
                 Some(name) => {
-                    let known = source.contexts.get(name).expect("the resolver knew it");
+                    let known = self.contexts.get(name).expect("the resolver knew it");
                     sources::named(name, known, &source.access, store, caller)?
                 }
             };

@@ -24,6 +24,7 @@ pub mod housekeeping;
 pub mod limits;
 mod load;
 mod on_error;
+pub mod policies;
 mod predict;
 mod recipe;
 mod recorder;

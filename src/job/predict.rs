@@ -89,8 +89,9 @@ fn with_job<T>(
     ask: impl FnOnce(&Job<'_>, &[Image]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let cancel = caller.cancel();
-    let contexts = &loaded.request.source.contexts;
-    let mut images = Images::new(store, contexts, cancel).brought_to(elsewhere);
+    let policies = &loaded.request.source.policies;
+    let images = Images::new(store, &loaded.contexts, cancel);
+    let mut images = images.brought_to(elsewhere).under(policies);
     let plan = loaded.plan(&mut images)?;
     let progress = Progress::quiet();
     let sandbox = Sandbox::new(loaded.sandbox_options(store));

@@ -32,6 +32,8 @@ pub(super) struct Recipe {
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
     pub(super) ignore: Option<Matcher>,
+    /// The build policy beside the Dockerfile, by the name that messages have for it.
+    pub(super) policy: Option<String>,
 }
 
 /// Reads the Dockerfile and ignore file of the directory `dir`, an absolute path that the user
@@ -50,7 +52,7 @@ pub(super) fn of_directory(
                 .read_to_limit(DOCKERFILE_MAX)
                 .map_err(|e| cannot("read", "standard input", &e))?;
             let ignore = context_ignore(root.as_fd(), dir)?;
-            return Ok(Recipe { name: "-".to_owned(), bytes, ignore });
+            return Ok(Recipe { name: "-".to_owned(), bytes, ignore, policy: None });
         }
         // As docker build: relative to where we are, else to the context.
         Some(file) if std::fs::symlink_metadata(file).is_ok() => PathBuf::from(file),
@@ -62,27 +64,24 @@ pub(super) fn of_directory(
             .and_then(|given| given.read_to_limit(DOCKERFILE_MAX))
             .map_err(|e| unread(cannot("read", &place, &e)))?;
         let name = place.display().to_string();
-        let own = with_suffix(&place);
-        return match foreign::read_at(&own, DOCKERFILE_MAX) {
-            Ok(text) => {
-                let ignore = Some(parse(&own, &own, &text)?);
-                Ok(Recipe { name, bytes, ignore })
-            }
-            Err(e) if is_absent(&e) => {
-                let ignore = context_ignore(root.as_fd(), dir)?;
-                Ok(Recipe { name, bytes, ignore })
-            }
-            Err(e) => Err(cannot("read", &own, &e)),
+        let policy = policy_at(CWD, &place);
+        let own = with_suffix(&place, ".dockerignore");
+        let ignore = match foreign::read_at(&own, DOCKERFILE_MAX) {
+            Ok(text) => Some(parse(&own, &own, &text)?),
+            Err(e) if is_absent(&e) => context_ignore(root.as_fd(), dir)?,
+            Err(e) => return Err(cannot("read", &own, &e)),
         };
+        return Ok(Recipe { name, bytes, ignore, policy });
     };
     let bytes = read_inside(root.as_fd(), &inside, &dir.join(&inside))?;
     let name = inside.display().to_string();
-    let own = with_suffix(&inside);
+    let own = with_suffix(&inside, ".dockerignore");
     let ignore = match ignore_file(root.as_fd(), &own, &dir.join(&own))? {
         Some(matcher) => Some(matcher),
         None => context_ignore(root.as_fd(), dir)?,
     };
-    Ok(Recipe { name, bytes, ignore })
+    let policy = policy_at(root.as_fd(), &inside);
+    Ok(Recipe { name, bytes, ignore, policy })
 }
 
 /// Reads the Dockerfile of a tree that was fetched; `name` is its address, without credentials.
@@ -90,14 +89,16 @@ pub(super) fn of_tree(
     root: BorrowedFd<'_>,
     file: Option<&str>,
     name: &str,
-) -> Result<(String, Vec<u8>), Failure> {
+) -> Result<Recipe, Failure> {
     let file = file.unwrap_or_else(|| default_name(root));
     let inside = PathBuf::from(path::clean_below(file));
     let shown = match name {
         "-" => format!("{file} in the archive on standard input"),
         name => format!("{file} in {name}"),
     };
-    Ok((file.to_owned(), read_inside(root, &inside, Path::new(&shown))?))
+    let bytes = read_inside(root, &inside, Path::new(&shown))?;
+    let policy = policy_at(root, &inside);
+    Ok(Recipe { name: file.to_owned(), bytes, ignore: None, policy })
 }
 
 /// The name of the Dockerfile where none is given: the first that is there, in BuildKit's order and
@@ -188,10 +189,18 @@ fn unread(mut failure: Failure) -> Failure {
     failure
 }
 
-fn with_suffix(path: &Path) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut own = path.to_owned().into_os_string();
-    own.push(".dockerignore");
+    own.push(suffix);
     own.into()
+}
+
+/// Finds the build policy of docker's beside a Dockerfile: `Dockerfile.rego`. One that is a link that
+/// leads nowhere is one, too.
+fn policy_at(root: BorrowedFd<'_>, dockerfile: &Path) -> Option<String> {
+    let policy = with_suffix(dockerfile, ".rego");
+    let is_there = statat(root, &policy, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    is_there.then(|| policy.display().to_string())
 }
 
 /// Returns the path of `place` relative to the context it lies in, by its name or by where its

@@ -11,6 +11,7 @@ use crate::dockerfile::address::{Address, Login};
 use crate::export::{CacheFrom, CacheTo, OutputKind, OutputSpec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Mount, NoCache};
+use crate::policy::Policies;
 use crate::sandbox::{self, Agent, IdMap, NetworkMode, NetworkOptions, SandboxPolicy};
 use crate::solve::Secret;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,10 @@ pub struct SourceSpec {
     pub secrets: BTreeMap<String, Secret>,
     /// Credentials of git and http sources.
     pub access: Access,
+    /// Rules on what is read from elsewhere.
+    pub policies: Policies,
+    /// Whether a policy in Rego beside the Dockerfile is passed over; it cannot be evaluated.
+    pub ignores_rego: bool,
     /// Ssh agents by their ids.
     pub ssh: BTreeMap<String, Agent>,
     /// `SOURCE_DATE_EPOCH`: the time of the image, in seconds since 1970.

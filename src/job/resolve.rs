@@ -12,6 +12,7 @@ use crate::image::{
 };
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::plan::{Resolved, Resolver};
+use crate::policy::{Policies, Source};
 use crate::store::{Store, StoreError, Tagged};
 use crate::sys::cancel::Cancel;
 use std::collections::BTreeMap;
@@ -91,6 +92,7 @@ pub struct Images<'a> {
     cancel: &'a Cancel,
     /// How to pull; `None` for what must not, as a prediction.
     pulls: Option<Pulls<'a>>,
+    policies: Option<&'a Policies>,
     known: BTreeMap<(String, String), Resolved>,
     /// What was found, by the number that plans use.
     pub images: Vec<Image>,
@@ -112,6 +114,7 @@ impl<'a> Images<'a> {
             contexts,
             cancel,
             pulls: None,
+            policies: None,
             known: BTreeMap::new(),
             images: Vec::new(),
             mismatches: Vec::new(),
@@ -129,6 +132,13 @@ impl<'a> Images<'a> {
     #[must_use]
     pub fn or_pulled(mut self, pulls: Pulls<'a>) -> Self {
         self.pulls = Some(pulls);
+        self
+    }
+
+    /// Asks policies about images of registries.
+    #[must_use]
+    pub fn under(mut self, policies: &'a Policies) -> Self {
+        self.policies = Some(policies);
         self
     }
 
@@ -162,6 +172,11 @@ impl<'a> Images<'a> {
             && let Some(long) = pulls.client.long_name(typed)?
         {
             reference = long.parse::<Reference>()?.or_latest();
+        }
+        if let Some(policies) = self.policies
+            && let Some(next) = policies.apply(&Source::image(&reference))?
+        {
+            reference = next.to_image().unwrap_or(reference);
         }
         let name = reference.to_string();
         let is_forced = self.pulls.as_ref().is_some_and(|pulls| pulls.is_forced);

@@ -30,6 +30,8 @@ pub struct Inputs {
     pub dockerfile_name: String,
     /// Its bytes.
     pub dockerfile: Vec<u8>,
+    /// The build policy beside it, by the name that messages have for it.
+    pub policy: Option<String>,
 }
 
 /// A main context.
@@ -89,6 +91,7 @@ pub(super) fn read(
                 context_name: "-".to_owned(),
                 dockerfile_name: "-".to_owned(),
                 dockerfile,
+                policy: None,
             }),
             StreamContext::Tree => fetched(open_dir(&dir)?, "-", file, true),
         };
@@ -105,6 +108,7 @@ pub(super) fn read(
                     context_name: address.text.clone(),
                     dockerfile_name: address.text,
                     dockerfile,
+                    policy: None,
                 }),
             }
         }
@@ -287,12 +291,13 @@ fn fetched(
     keeps_owners: bool,
 ) -> Result<Inputs, Failure> {
     let name = redact(name);
-    let (dockerfile_name, dockerfile) = recipe::of_tree(root.as_fd(), file, &name)?;
+    let recipe = recipe::of_tree(root.as_fd(), file, &name)?;
     Ok(Inputs {
         context: Context::Fetched { root, keeps_owners },
         context_name: name,
-        dockerfile_name,
-        dockerfile,
+        dockerfile_name: recipe.name,
+        dockerfile: recipe.bytes,
+        policy: recipe.policy,
     })
 }
 
@@ -321,7 +326,7 @@ fn directory(
             let bytes = foreign::read_at(&path_of_it, recipe::DOCKERFILE_MAX)
                 .map_err(|e| cannot("read", &address.text, &e))?;
             let ignore = recipe::context_ignore_of(&dir, path)?;
-            Recipe { name: address.text, bytes, ignore }
+            Recipe { name: address.text, bytes, ignore, policy: None }
         }
         file => recipe::of_directory(&dir, path, file, caller)?,
     };
@@ -331,5 +336,6 @@ fn directory(
         context_name,
         dockerfile_name: recipe.name,
         dockerfile: recipe.bytes,
+        policy: recipe.policy,
     })
 }

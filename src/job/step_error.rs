@@ -10,6 +10,7 @@ use crate::context::ContextError;
 use crate::dockerfile::ast::Word;
 use crate::dockerfile::errors::did_you_mean;
 use crate::plan::PlanError;
+use crate::policy::PolicyError;
 use crate::progress::Progress;
 use crate::sandbox::SandboxError;
 use crate::solve::{Cause, SolveError};
@@ -40,6 +41,9 @@ impl Loaded<'_> {
                     failure.class = pull.class;
                     is_elsewhere = pull.hints.is_empty() && transfers::is_unreachable(error);
                     failure.hints.extend(pull.hints);
+                }
+                if source.downcast_ref::<PolicyError>().is_some() {
+                    failure.class = Class::Dockerfile;
                 }
                 if source.downcast_ref::<NotHere>().is_some() {
                     failure.class = Class::Network;

@@ -98,7 +98,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Forbidden`] where that cannot be told.
+    /// [`RegistryError::Forbidden`] where several registries could be meant.
     pub fn long_name(&self, typed: &str) -> Result<Option<String>, RegistryError> {
         let containers = &self.shared.transport.settings().containers;
         containers.long_name(typed).map_err(|ban| RegistryError::forbidden(typed, ban))

@@ -1,4 +1,4 @@
-//! What podman and buildah are told of registries: `registries.conf` and `policy.json`.
+//! Settings of podman and buildah for registries: `registries.conf` and `policy.json`.
 //!
 //! Of `registries.conf` (version 2, and the lists of version 1): blocked registries, mirrors, locations,
 //! `insecure`, short names. Of `policy.json`: `insecureAcceptAnything` and `reject`; a signature that is
@@ -212,7 +212,7 @@ impl Containers {
     }
 
     /// Returns where a repository, as `HOST/PATH`, is pulled from; `None` where nothing is said of it.
-    /// `is_digest` tells whether the image is asked for by its digest.
+    /// `is_digest` says whether the image is asked for by its digest.
     pub(super) fn places(&self, name: &str, is_digest: bool) -> Option<Vec<Location>> {
         let (_, table) = self.table(name)?;
         let rest = &name[table.covered(name)?..];

@@ -259,7 +259,7 @@ impl Settings {
     }
 
     /// Returns where a repository is pulled from: mirrors first, its own place last. That is where
-    /// it is pushed to. `is_digest` tells whether an image is asked for by its digest.
+    /// it is pushed to. `is_digest` says whether an image is asked for by its digest.
     pub(super) fn places(&self, repository: &Repository, is_digest: bool) -> Vec<Location> {
         let full = repository.to_string();
         let found = self

@@ -47,6 +47,7 @@ mod on_error;
 mod page;
 mod platforms;
 mod plugin;
+mod policies;
 mod progress;
 mod project;
 mod random;

@@ -1,6 +1,6 @@
 //! The files of podman and buildah that say which registries are used and trusted.
 
-use super::fixture::busybox;
+use super::fixture::{Packing, busybox, file, image};
 use super::kit::{Kit, write_file};
 use super::proxy::{self, Do};
 use super::server::{Kind, Registry};
@@ -119,4 +119,31 @@ fn what_a_file_forbids_is_not_pulled_and_the_file_is_named() {
     containers(&kit, "policy.json", open);
     containers(&kit, "registries.conf", "");
     kit.builder(["pull", "-q", &name]).ok();
+}
+
+#[test]
+fn rules_replace_and_deny_images() {
+    let Some((registry, kit)) = with_tool() else { return };
+    image(&[(file("data", 1000), Packing::Plain)]).put(registry.host(), "mirror/tool", "1");
+    let policy = kit.beside("policy.json");
+    let host = registry.host();
+    let rules = |rules: String| write_file(&policy, format!("{{\"rules\": [{rules}]}}").as_bytes());
+    rules(format!(
+        "{{\"action\": \"CONVERT\", \"selector\": {{\"identifier\": \"docker-image://{host}/team/*\"}}, \
+         \"updates\": {{\"identifier\": \"docker-image://{host}/mirror/${{1}}\"}}}}"
+    ));
+    kit.dockerfile(&format!("FROM {host}/team/tool:1\nLABEL a=b\n"));
+    let name = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
+    let made = kit.build().env(name, &policy).image();
+    assert!(made.find("data").is_some(), "the other image is the base");
+    rules(format!(
+        "{{\"action\": \"DENY\", \"selector\": {{\"identifier\": \"docker-image://{host}/*\"}}}}"
+    ));
+    // What is in the store already is denied as well.
+    let denied = kit.build().env(name, &policy).any();
+    assert_eq!(denied.status, Some(3), "{}", denied.text());
+    assert!(denied.text().contains("is denied by rule 1"), "{}", denied.text());
+    assert!(denied.text().contains("Dockerfile:1:6"), "{}", denied.text());
+    kit.dockerfile(&format!("FROM scratch\nCOPY --from={host}/team/tool:1 /one /one\n"));
+    kit.build().env(name, &policy).fails(3);
 }

@@ -6,6 +6,7 @@
 use super::attestations::AttestationArgs;
 use super::neighbours::NeighbourArgs;
 use super::on_error::OnErrorFlag;
+use super::policy::PolicyArgs;
 use crate::cli::check::Call;
 use crate::cli::limits::LimitArgs;
 use crate::cli::parse_args;
@@ -116,6 +117,9 @@ pub struct SourceArgs {
     /// Time of the image, in seconds since 1970, and the latest time of files in its new layers
     #[arg(long, value_name = "SECONDS")]
     pub timestamp: Option<i64>,
+    /// Rules on what is read from elsewhere.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 }
 
 impl SourceArgs {

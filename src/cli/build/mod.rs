@@ -8,6 +8,7 @@ mod flags;
 mod given;
 mod neighbours;
 pub(super) mod on_error;
+mod policy;
 pub(super) mod request;
 mod shared_cache;
 

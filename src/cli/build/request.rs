@@ -101,6 +101,8 @@ fn source_of(
         labels: args.label.iter().cloned().collect(),
         normalizes_modes: args.normalize_modes,
         ssh: given::agents(&args.ssh, environment)?,
+        policies: args.policy.policies(environment)?,
+        ignores_rego: args.policy.ignores_rego()?,
         build_args,
         keeps_git_dir,
         secrets,

@@ -1,0 +1,73 @@
+//! Rules on what a build may read from elsewhere.
+
+use crate::kit::Kit;
+
+fn kit() -> Kit {
+    let kit = Kit::new();
+    kit.file("f", "f").dockerfile("FROM scratch\nCOPY f /f\n");
+    kit
+}
+
+#[test]
+fn a_policy_in_rego_refuses_the_build_and_is_named() {
+    let kit = kit();
+    kit.build().ok();
+    kit.file("Dockerfile.rego", "package docker\ndefault allow := false\n");
+    let outcome = kit.build().fails(2);
+    assert!(outcome.text().contains("Dockerfile.rego"), "{}", outcome.text());
+    assert!(outcome.text().contains("--policy disabled=true"), "{}", outcome.text());
+    kit.build().args(["--policy", "disabled=true"]).ok();
+    // Of another Dockerfile it says nothing; that one has its own.
+    kit.file("other", "FROM scratch\nCOPY f /f\n");
+    let other = kit.path("other");
+    kit.build().arg("-f").arg(&other).ok();
+    kit.symlink("nowhere", "other.rego");
+    kit.build().arg("-f").arg(&other).fails(2);
+    let refused = kit.build().args(["--policy", "filename=x.rego"]).fails(2);
+    assert!(refused.text().contains("not evaluated"), "{}", refused.text());
+    // A context on standard input has one too.
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, text) in
+        [("Dockerfile", "FROM scratch\nCOPY Dockerfile /f\n"), ("Dockerfile.rego", "")]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    let bytes = archive.into_inner().unwrap();
+    let outcome = kit.builder(["build", "-"]).input(bytes).fails(2);
+    assert!(outcome.text().contains("Dockerfile.rego"), "{}", outcome.text());
+}
+
+#[test]
+fn what_a_rule_denies_is_not_read() {
+    let kit = kit();
+    let policy = kit.beside("policy.json");
+    let rules = |rules: &str| std::fs::write(&policy, format!("{{\"rules\": [{rules}]}}")).unwrap();
+    let deny = |identifier: &str| {
+        format!("{{\"action\": \"DENY\", \"selector\": {{\"identifier\": \"{identifier}\"}}}}")
+    };
+    rules(&deny("local://context"));
+    let denied = kit.build().arg("--source-policy-file").arg(&policy).fails(3);
+    assert!(denied.text().contains("local://context is denied by rule 1"), "{}", denied.text());
+    assert!(denied.text().contains("policy.json"), "{}", denied.text());
+
+    rules(&deny("https://*"));
+    kit.build().arg("--source-policy-file").arg(&policy).ok();
+    kit.dockerfile("FROM scratch\nADD https://127.0.0.1:9/x /x\n");
+    let by_variable = kit.build().env("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", &policy).fails(3);
+    let said = by_variable.text();
+    assert!(said.contains("line 2") && said.contains("https://127.0.0.1:9/x is denied"), "{said}");
+
+    kit.dockerfile("FROM scratch\nCOPY --from=named f /f\n");
+    let context = format!("named={}", kit.path("").display());
+    rules(&deny("local://named"));
+    let named = kit.build().args(["--build-context", &context]).arg("--source-policy-file");
+    assert!(named.arg(&policy).fails(3).text().contains("local://named is denied"));
+
+    std::fs::write(&policy, "{\"rules\": [{}]}").unwrap();
+    let malformed = kit.build().arg("--source-policy-file").arg(&policy).fails(2);
+    assert!(malformed.text().contains("is not a source policy"), "{}", malformed.text());
+    kit.build().args(["--source-policy-file", "/no/such/policy"]).fails(2);
+}
