@@ -86,7 +86,7 @@ impl Call {
             if words.get(1).is_some_and(|word| word == METADATA) {
                 return Self { line: Line::Metadata, docker_config, engine_flags };
             }
-            let mut rest = 1;
+            let (mut rest, mut is_debug) = (1, false);
             while let Some(flag) = words.get(rest).and_then(|word| word.to_str()) {
                 let Some(flag) = flag.starts_with('-').then_some(flag) else { break };
                 let (name, mut value) = match flag.split_once('=') {
@@ -99,6 +99,7 @@ impl Call {
                 }
                 match name {
                     "--config" => docker_config = value,
+                    "-D" | "--debug" => is_debug = value.is_none_or(|value| value != "false"),
                     "-c" | "--context" | "-H" | "--host" => engine_flags.push(name.to_owned()),
                     _ => {}
                 }
@@ -106,7 +107,8 @@ impl Call {
             }
             if words.get(rest).is_some_and(|word| word == plugin) {
                 let name = OsString::from(format!("docker {plugin}"));
-                words.splice(..=rest, [name]);
+                let debug = is_debug.then(|| OsString::from("--debug"));
+                words.splice(..=rest, [name].into_iter().chain(debug));
             } else {
                 // Called without docker's client.
                 (docker_config, engine_flags) = (None, Vec::new());
@@ -194,7 +196,9 @@ mod tests {
         assert_eq!(read(&format!("{plugin} docker-cli-plugin-metadata")).line, Line::Metadata);
         for (typed, ours) in [
             ("ocibuilder build -t x .", "docker ocibuilder build -t x ."),
-            ("--log-level debug -D ocibuilder build .", "docker ocibuilder build ."),
+            ("--log-level debug -D ocibuilder build .", "docker ocibuilder --debug build ."),
+            ("--debug ocibuilder image ls", "docker ocibuilder --debug images"),
+            ("--debug=false ocibuilder build .", "docker ocibuilder build ."),
             ("--config /c --host=tcp://h ocibuilder image ls", "docker ocibuilder images"),
             // A user's own call.
             ("images -q", &*format!("{plugin} images -q")),

@@ -2,6 +2,7 @@
 //! cannot show wasted work.
 
 use super::{Counts, Job, Observer, Options, StepReport, solve};
+use crate::cache::Cache;
 use crate::context::Source;
 use crate::dockerfile;
 use crate::oci::Platform;
@@ -13,6 +14,8 @@ use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread::{self, ThreadId};
 
 struct NoObserver;
 
@@ -57,8 +60,16 @@ impl Kit {
         fs::write(self.context().join(name), content).unwrap();
     }
 
+    fn store(&self) -> Store {
+        Store::open(&self.dir.path().join("store")).unwrap()
+    }
+
     fn build(&self, text: &str) -> Counts {
-        let store = Store::open(&self.dir.path().join("store")).unwrap();
+        self.build_for(text, &NoObserver)
+    }
+
+    fn build_for(&self, text: &str, observer: &dyn Observer) -> Counts {
+        let store = self.store();
         let dockerfile = dockerfile::parse(text.as_bytes()).unwrap();
         let request = plan::Request {
             dockerfile: &dockerfile,
@@ -87,7 +98,7 @@ impl Kit {
             contexts,
             options: options(store.root()),
             progress: &progress,
-            observer: &NoObserver,
+            observer,
             cancel: &cancel,
             interrupt: &cancel,
             sandbox: &sandbox,
@@ -181,4 +192,61 @@ fn privileged_steps_that_depend_on_nothing_run_side_by_side_and_once() {
     assert_eq!((counts.described, counts.ran, counts.hashed), (4, 4, 4));
     let counts = Counts { described: 4, looked_up: 4, ran: 0, hashed: 0, brought: 0 };
     assert_eq!(kit.build(text), counts);
+}
+
+/// Notes of each step that ended: whether the coordinator's thread said so, and whether its record
+/// was there then.
+struct Ends {
+    coordinator: ThreadId,
+    cache: Cache,
+    seen: Mutex<Vec<(bool, bool)>>,
+}
+
+impl Ends {
+    fn of(kit: &Kit) -> Self {
+        let cache = Cache::peeking(kit.store());
+        Self { coordinator: thread::current().id(), cache, seen: Mutex::default() }
+    }
+}
+
+impl Observer for Ends {
+    fn started(&self, _: usize) {
+        assert_ne!(thread::current().id(), self.coordinator, "it would write");
+    }
+
+    fn output(&self, _: usize, _: &[u8]) {}
+
+    fn ended(&self, _: usize, report: &StepReport) {
+        let (key, parent) = (report.key.unwrap(), report.parent.unwrap());
+        let is_recorded = self.cache.lookup(&key, &parent).unwrap().is_ok();
+        let is_coordinator = thread::current().id() == self.coordinator;
+        self.seen.lock().unwrap().push((is_coordinator, is_recorded));
+    }
+}
+
+#[test]
+fn privileged_results_are_written_by_a_worker_and_then_reported() {
+    let kit = Kit::new();
+    let ends = Ends::of(&kit);
+    kit.build_for(CHAIN, &ends);
+    assert_eq!(*ends.seen.lock().unwrap(), [(false, true); 3]);
+}
+
+#[test]
+fn privileged_a_build_that_runs_nothing_has_no_worker_for_writes() {
+    let kit = Kit::new();
+    kit.build(CHAIN);
+    let ends = Ends::of(&kit);
+    kit.build_for(CHAIN, &ends);
+    assert_eq!(*ends.seen.lock().unwrap(), [(true, true); 3]);
+}
+
+#[test]
+fn privileged_hits_after_a_step_that_ran_are_reported_in_order_by_the_worker() {
+    let kit = Kit::new();
+    kit.build(CHAIN);
+    let ends = Ends::of(&kit);
+    // The first step runs again and makes the same files, so that the others hit.
+    kit.build_for(&CHAIN.replace("COPY a", "COPY ./a"), &ends);
+    assert_eq!(*ends.seen.lock().unwrap(), [(false, true); 3]);
 }
