@@ -303,6 +303,8 @@ impl Resolver for Images<'_> {
             let found = mismatch(name, &self.images[*image], platform);
             self.mismatches.extend(found.map(|text| (name.to_owned(), text)));
         }
+        let is_context = matches!(resolved, Resolved::Context(_));
+        tracing::debug!(name, %platform, is_context, "resolved the name of an image");
         self.known.insert(key, resolved.clone());
         Ok(resolved)
     }

@@ -51,7 +51,9 @@ impl Mask {
         match &*kept {
             Some(kept) if kept.values == values => kept.mask.clone(),
             _ => {
-                values.iter().for_each(|value| trace::hide(value));
+                for value in &values {
+                    trace::hide(value);
+                }
                 let mask = Self::new(&values).map(Arc::new);
                 *kept = Some(Kept { values, mask: mask.clone() });
                 mask

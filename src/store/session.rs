@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tracing::debug;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -131,6 +132,7 @@ impl Live {
         if names.is_empty() {
             return Ok(());
         }
+        debug!(pending = names.len(), "makes the file system durable");
         fault::at("sync.begun").context("sync", &self.root)?;
         syncfs(&self.root)?;
         fault::at("sync.done").context("sync", &self.root)?;

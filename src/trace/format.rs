@@ -11,7 +11,7 @@ use std::time::Instant;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 /// Writes an event as a line.
 pub(super) struct Line {
@@ -41,7 +41,7 @@ where
         let room = below.trim_start_matches(':').split("::").next().unwrap_or_default();
         let seconds = self.begun.elapsed().as_secs_f64();
         write!(writer, "{seconds:>10.6} {:<5} {room:<9} ", facts.level().as_str())?;
-        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+        for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
                 write!(writer, "{fields}: ")?;
             }

@@ -19,6 +19,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use tracing::debug;
 
 /// Protocols that a repository and its submodules may use.
 const PROTOCOLS: &str = "http:https:ssh:git";
@@ -239,6 +240,7 @@ impl Git<'_> {
     /// Runs one git command and returns its output.
     fn git(&self, doing: &'static str, arguments: &[&str]) -> Result<String, RemoteError> {
         let url = redact(&self.url.remote);
+        debug!(doing, %url, "runs git");
         let io = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| RemoteError::Io { doing, path, source }

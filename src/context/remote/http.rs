@@ -27,6 +27,7 @@ use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
+use tracing::debug;
 
 /// How long a server may say nothing.
 const STALL: Duration = Duration::from_mins(1);
@@ -172,6 +173,7 @@ pub fn download(
     let known = body.as_ref().map(|(known, _)| *known);
     let exchange = || cache.fetch(&agent, address, known, options, progress, cancel);
     let fetched = until_cancelled(&agent, cancel, exchange);
+    debug!(address = url, is_known = known.is_some(), is_ok = fetched.is_ok(), "download");
     if cancel.is_cancelled() {
         return Err(RemoteError::Cancelled);
     }

@@ -86,7 +86,9 @@ fn hide_secrets(job: &Job<'_>) {
         return;
     }
     let credentials = job.options.credentials.iter().cloned().chain(job.plan.credentials());
-    credentials.for_each(|(_, value)| trace::hide(value.as_bytes()));
+    for (_, value) in credentials {
+        trace::hide(value.as_bytes());
+    }
     for secret in job.options.secrets.values() {
         if let Secret::Value(value) = secret {
             trace::hide(value);
@@ -326,7 +328,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             }
             Event::Recorded(index, result) => {
                 self.background -= 1;
-                (index, result.map(|report| self.on_recorded(index, *report)))
+                let done = result.map(|report| {
+                    self.on_recorded(index, *report);
+                    Ok(())
+                });
+                (index, done)
             }
             Event::Predicted(index, result) => {
                 self.background -= 1;

@@ -169,12 +169,11 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
     }
 
     /// A step is in the store.
-    pub(super) fn on_recorded(&mut self, index: usize, report: StepReport) -> Result<(), Cause> {
+    pub(super) fn on_recorded(&mut self, index: usize, report: StepReport) {
         let node = &mut self.nodes[index];
         let lower = node.phase.lower().cloned();
         node.phase = Phase::Done { inputs: None, lower };
         node.report = report;
-        Ok(())
     }
 }
 
