@@ -11,7 +11,9 @@
 //! layers, records, listings and history are written by one (`lane`), and locks that are not free
 //! are waited for by threads of their own. What is left are the few system calls of a look-up (a
 //! record and its layer's facts, each of some hundred bytes) and of taking a lock that is free:
-//! they take less time than handing them over would.
+//! they take less time than handing them over would. A look-up that meets a garbage collection waits
+//! for its one rename. Before the loop, when nothing else is there to do, `ahead` looks at imported
+//! caches and cache mounts that are to be new are emptied.
 
 mod admission;
 mod below;
