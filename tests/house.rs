@@ -69,6 +69,17 @@ fn a_room_uses_only_rooms_below_it() {
     assert!(upward.is_empty(), "{}", upward.join("\n"));
 }
 
+/// Flags are the command line's: what another room takes can be made without them.
+#[test]
+fn only_the_command_line_knows_of_flags() {
+    let outside =
+        files("src", &[".rs"]).into_iter().filter(|(path, _)| !path.starts_with("src/cli/"));
+    let knows =
+        |text: &str| text.lines().any(|line| line.contains("clap") || line.contains("args_os"));
+    let found: Vec<_> = outside.filter(|(_, text)| knows(text)).map(|(path, _)| path).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
 /// Words and turns that plain technical English does without, and what to write instead.
 const RETIRED: &[(&str, &str)] = &[
     ("somebody", "user, process or caller"),
