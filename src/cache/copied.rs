@@ -13,7 +13,7 @@
 //! layer is gone, is none.
 
 use super::{Cache, CacheError, Inputs, Value};
-use crate::copy::{Entry, FileTime, Kind, Picked, Selection};
+use crate::copy::{EntryKind, FileTime, Picked, SelectedEntry, Selection};
 use crate::layer::Now;
 use crate::store::{ChainId, Key, LayerId, StorePart};
 use std::cmp::Ordering;
@@ -82,7 +82,7 @@ impl Copied {
                 above.pop();
             }
             if known.is_none_or(|known| known != new) {
-                let is_dir = |noted: &Noted| noted.kind == Kind::Dir as u8;
+                let is_dir = |noted: &Noted| noted.kind == EntryKind::Dir as u8;
                 let turned = known.is_some_and(|known| is_dir(&known) != is_dir(&new));
                 changed += 1;
                 if turned || changed > selection.entries.len() / CHANGED_SHARE {
@@ -93,7 +93,7 @@ impl Copied {
                     is_needed[dir] = true;
                 }
             }
-            if entry.kind == Kind::Dir {
+            if entry.kind == EntryKind::Dir {
                 above.push(index);
             }
         }
@@ -101,7 +101,7 @@ impl Copied {
             return None;
         }
         let needed = selection.entries.iter().zip(is_needed).filter(|(_, is_needed)| *is_needed);
-        let entries: Vec<Entry> = needed.map(|(entry, _)| entry.clone()).collect();
+        let entries: Vec<SelectedEntry> = needed.map(|(entry, _)| entry.clone()).collect();
         let picked = Picked { range: 0..entries.len(), ..picked.clone() };
         Some(Selection { picked: vec![picked], entries })
     }
@@ -145,7 +145,7 @@ struct Noted {
 }
 
 impl Noted {
-    fn of(entry: &Entry, keeps_owner: bool) -> Self {
+    fn of(entry: &SelectedEntry, keeps_owner: bool) -> Self {
         let mut hasher = blake3::Hasher::new();
         let mut part = Vec::with_capacity(128);
         let mut bytes = |bytes: &[u8]| {
@@ -171,13 +171,13 @@ impl Noted {
 /// Returns the root of a selection that is one directory, in which every entry stands for itself.
 fn whole_tree(selection: &Selection) -> Option<&Picked> {
     let [picked] = &selection.picked[..] else { return None };
-    let is_plain = |entry: &Entry| entry.hard_link.is_none() && !entry.is_implied;
+    let is_plain = |entry: &SelectedEntry| entry.hard_link.is_none() && !entry.is_implied;
     let entries = &selection.entries;
     let is_tree = picked.range == (0..entries.len())
         && entries.len() >= ENTRIES_MIN
         // Its own name would go into the directory that the first copy made.
         && picked.contents_only
-        && entries[0].kind == Kind::Dir;
+        && entries[0].kind == EntryKind::Dir;
     (is_tree && entries.iter().all(is_plain)).then_some(picked)
 }
 
@@ -204,7 +204,7 @@ fn in_order(a: &[u8], b: &[u8]) -> Ordering {
     a.iter().map(place).cmp(b.iter().map(place))
 }
 
-fn is_in(dir: &Entry, entry: &Entry) -> bool {
+fn is_in(dir: &SelectedEntry, entry: &SelectedEntry) -> bool {
     match entry.path.strip_prefix(&dir.path[..]) {
         Some(rest) => dir.path.is_empty() || rest.first() == Some(&b'/'),
         None => false,

@@ -3,15 +3,15 @@ use crate::copy::Stamp;
 
 /// A tree of 40 directories of 10 files each.
 fn tree() -> Selection {
-    let mut entries = vec![entry("", Kind::Dir)];
+    let mut entries = vec![entry("", EntryKind::Dir)];
     for dir in 0..40 {
-        entries.push(entry(&format!("d{dir:02}"), Kind::Dir));
-        entries.extend((0..10).map(|file| entry(&format!("d{dir:02}/f{file}"), Kind::File)));
+        entries.push(entry(&format!("d{dir:02}"), EntryKind::Dir));
+        entries.extend((0..10).map(|file| entry(&format!("d{dir:02}/f{file}"), EntryKind::File)));
     }
     selection(entries)
 }
 
-fn selection(entries: Vec<Entry>) -> Selection {
+fn selection(entries: Vec<SelectedEntry>) -> Selection {
     let picked = Picked {
         name: b"src"[..].into(),
         path: b"src"[..].into(),
@@ -21,15 +21,15 @@ fn selection(entries: Vec<Entry>) -> Selection {
     Selection { picked: vec![picked], entries }
 }
 
-fn entry(path: &str, kind: Kind) -> Entry {
-    Entry {
+fn entry(path: &str, kind: EntryKind) -> SelectedEntry {
+    SelectedEntry {
         path: path.as_bytes().into(),
         kind,
         mode: 0o644,
         uid: 5,
         gid: 6,
         size: 3,
-        content: (kind == Kind::File).then_some([1; 32]),
+        content: (kind == EntryKind::File).then_some([1; 32]),
         link: None,
         rdev: 0,
         capability: None,
@@ -48,7 +48,7 @@ fn note() -> Copied {
 }
 
 /// What is to be copied after a change; `None` where all is.
-fn after(change: impl FnOnce(&mut Vec<Entry>)) -> Option<Vec<String>> {
+fn after(change: impl FnOnce(&mut Vec<SelectedEntry>)) -> Option<Vec<String>> {
     let mut entries = tree().entries;
     change(&mut entries);
     let changed = note().changed(&selection(entries), false)?;
@@ -56,20 +56,20 @@ fn after(change: impl FnOnce(&mut Vec<Entry>)) -> Option<Vec<String>> {
     Some(changed.entries.iter().map(|e| String::from_utf8_lossy(&e.path).into_owned()).collect())
 }
 
-fn at<'a>(entries: &'a mut [Entry], path: &str) -> &'a mut Entry {
+fn at<'a>(entries: &'a mut [SelectedEntry], path: &str) -> &'a mut SelectedEntry {
     entries.iter_mut().find(|entry| &*entry.path == path.as_bytes()).unwrap()
 }
 
 #[test]
 fn only_what_differs_is_taken_with_the_directories_above() {
     let with_all_above = Some(vec![String::new(), "d07".into(), "d07/f3".into()]);
-    let changes: [fn(&mut Entry); 6] = [
+    let changes: [fn(&mut SelectedEntry); 6] = [
         |file| file.content = Some([2; 32]),
         |file| file.size = 4,
         |file| file.mode = 0o600,
         |file| file.stamp.mtime.nanoseconds = 1,
         |file| file.capability = Some(b"x"[..].into()),
-        |file| file.kind = Kind::Fifo,
+        |file| file.kind = EntryKind::Fifo,
     ];
     for change in changes {
         assert_eq!(after(|entries| change(at(entries, "d07/f3"))), with_all_above);
@@ -78,9 +78,9 @@ fn only_what_differs_is_taken_with_the_directories_above() {
     assert_eq!(after(|entries| at(entries, "d07/f3").uid = 9), Some(vec![]), "owners are not kept");
     let other_dir = after(|entries| at(entries, "d07").stamp.mtime.seconds = 1);
     assert_eq!(other_dir, Some(vec![String::new(), "d07".into()]));
-    let added = after(|entries| entries.insert(2, entry("d00/a", Kind::Dir)));
+    let added = after(|entries| entries.insert(2, entry("d00/a", EntryKind::Dir)));
     assert_eq!(added, Some(vec![String::new(), "d00".into(), "d00/a".into()]));
-    let last = after(|entries| entries.push(entry("e", Kind::File)));
+    let last = after(|entries| entries.push(entry("e", EntryKind::File)));
     assert_eq!(last, Some(vec![String::new(), "e".into()]));
 }
 
@@ -88,7 +88,7 @@ fn only_what_differs_is_taken_with_the_directories_above() {
 fn what_takes_something_away_is_copied_whole() {
     assert_eq!(after(|entries| drop(entries.remove(2))), None, "a file is gone");
     assert_eq!(after(|entries| drop(entries.pop())), None, "the last file is gone");
-    assert_eq!(after(|entries| at(entries, "d07/f3").kind = Kind::Dir), None);
+    assert_eq!(after(|entries| at(entries, "d07/f3").kind = EntryKind::Dir), None);
     assert_eq!(after(|entries| entries.iter_mut().for_each(|e| e.mode = 0o600)), None, "too much");
 }
 

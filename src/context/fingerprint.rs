@@ -3,7 +3,7 @@
 use super::index::{Fingerprint, is_racy};
 use super::walk::{pool, stamp_of, time};
 use super::{ContextError, Source};
-use crate::copy::{FileTime, Kind, Selection};
+use crate::copy::{EntryKind, FileTime, Selection};
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
 use rayon::prelude::*;
@@ -91,7 +91,7 @@ impl Source {
         for picked in picked {
             for at in picked.range.clone() {
                 let entry = &mut entries[at];
-                if entry.kind != Kind::File || entry.hard_link.is_some() {
+                if entry.kind != EntryKind::File || entry.hard_link.is_some() {
                     continue;
                 }
                 if entry.size == 0 {

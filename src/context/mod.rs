@@ -26,7 +26,7 @@ mod select;
 mod walk;
 mod wildcard;
 
-pub use crate::copy::{Entry, Kind, Picked, Selection};
+pub use crate::copy::{EntryKind, Picked, SelectedEntry, Selection};
 
 use crate::dockerfile::ignore::{IgnoreError, Matcher};
 use index::{Index, Trust};

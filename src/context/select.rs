@@ -18,7 +18,7 @@
 use super::walk::{Found, Include, Listing, Rules, Walk, found, join, read_capability, read_names};
 use super::wildcard::{Wildcard, has_wildcard};
 use super::{ContextError, HiddenBy, SelectOptions, Source};
-use crate::copy::{Entry, Kind, Picked, Selection};
+use crate::copy::{EntryKind, Picked, SelectedEntry, Selection};
 use crate::dockerfile::ignore::Matcher;
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted;
@@ -257,7 +257,7 @@ impl Selecting<'_> {
         let is_hidden = !resolved.is_empty() && self.is_hidden(&resolved);
         let start = self.selection.entries.len();
         let wants_capabilities = self.source.keeps_owner();
-        if top.kind == Kind::Dir {
+        if top.kind == EntryKind::Dir {
             let walk = Walk {
                 root,
                 rules: Rules {
@@ -290,7 +290,7 @@ impl Selecting<'_> {
             if is_hidden {
                 return Ok(false);
             }
-            if wants_capabilities && top.kind == Kind::File {
+            if wants_capabilities && top.kind == EntryKind::File {
                 top.capability = read_capability(root, &resolved)
                     .map_err(|e| ContextError::io("read the capabilities of", &resolved, e))?;
             }
@@ -395,7 +395,7 @@ struct Glob {
 /// Turns listings into entries, each directory before what is in it.
 struct Emit<'a> {
     listings: &'a mut [Listing],
-    entries: &'a mut Vec<Entry>,
+    entries: &'a mut Vec<SelectedEntry>,
     /// The first entry of each inode with several names.
     first_names: BTreeMap<(u64, u64), u32>,
 }
@@ -403,12 +403,12 @@ struct Emit<'a> {
 impl Emit<'_> {
     fn push(&mut self, found: Found, path: Vec<u8>) {
         let mut hard_link = None;
-        if found.kind == Kind::File && found.links > 1 {
+        if found.kind == EntryKind::File && found.links > 1 {
             let here = self.entries.len() as u32;
             let inode = (found.stamp.dev, found.stamp.ino);
             hard_link = Some(*self.first_names.entry(inode).or_insert(here)).filter(|&i| i != here);
         }
-        self.entries.push(Entry {
+        self.entries.push(SelectedEntry {
             path: path.into(),
             kind: found.kind,
             mode: found.mode,

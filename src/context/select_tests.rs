@@ -230,8 +230,11 @@ fn sockets_are_empty_files_and_links_stay_links() {
     let selection =
         source(&dir, "").select(&["d"], &PLAIN, &crate::sys::cancel::Cancel::new()).unwrap();
     let [_, link, socket] = selection.entries() else { panic!("{selection:?}") };
-    assert_eq!((link.kind, link.link.as_deref()), (Kind::Symlink, Some(b"nowhere".as_slice())));
-    assert_eq!((socket.kind, socket.size), (Kind::File, 0));
+    assert_eq!(
+        (link.kind, link.link.as_deref()),
+        (EntryKind::Symlink, Some(b"nowhere".as_slice()))
+    );
+    assert_eq!((socket.kind, socket.size), (EntryKind::File, 0));
 }
 
 #[test]

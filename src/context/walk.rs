@@ -11,7 +11,7 @@
 
 use super::ContextError;
 use super::wildcard::Wildcard;
-use crate::copy::{FileTime, Kind, Stamp};
+use crate::copy::{EntryKind, FileTime, Stamp};
 use crate::dockerfile::ignore::{Inherited, Matcher};
 use crate::sys::cancel::Cancel;
 use crate::sys::{rooted, threads};
@@ -93,7 +93,7 @@ impl Include {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) name: Box<[u8]>,
-    pub(super) kind: Kind,
+    pub(super) kind: EntryKind,
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -126,7 +126,7 @@ pub(super) struct Listing {
 impl Listing {
     /// Paths of what is taken of it and is not a directory, from the source's root.
     pub(super) fn files(&self) -> impl Iterator<Item = Vec<u8>> {
-        let taken = self.entries.iter().filter(|e| e.is_taken && e.kind != Kind::Dir);
+        let taken = self.entries.iter().filter(|e| e.is_taken && e.kind != EntryKind::Dir);
         taken.map(|entry| join(&self.path, &entry.name))
     }
 }
@@ -147,15 +147,15 @@ pub(super) fn stamp_of(stat: &Stat) -> Stamp {
 }
 
 /// Returns the type of a file, and whether it is a socket, which is copied as an empty file.
-pub(super) fn kind_of(file_type: FileType) -> (Kind, bool) {
+pub(super) fn kind_of(file_type: FileType) -> (EntryKind, bool) {
     match file_type {
-        FileType::Directory => (Kind::Dir, false),
-        FileType::Symlink => (Kind::Symlink, false),
-        FileType::Fifo => (Kind::Fifo, false),
-        FileType::CharacterDevice => (Kind::Char, false),
-        FileType::BlockDevice => (Kind::Block, false),
-        FileType::Socket => (Kind::File, true),
-        FileType::RegularFile | FileType::Unknown => (Kind::File, false),
+        FileType::Directory => (EntryKind::Dir, false),
+        FileType::Symlink => (EntryKind::Symlink, false),
+        FileType::Fifo => (EntryKind::Fifo, false),
+        FileType::CharacterDevice => (EntryKind::Char, false),
+        FileType::BlockDevice => (EntryKind::Block, false),
+        FileType::Socket => (EntryKind::File, true),
+        FileType::RegularFile | FileType::Unknown => (EntryKind::File, false),
     }
 }
 
@@ -164,7 +164,7 @@ pub(super) fn kind_of(file_type: FileType) -> (Kind, bool) {
 pub(super) fn found(name: &[u8], stat: &Stat) -> Found {
     let (kind, is_socket) = kind_of(FileType::from_raw_mode(stat.st_mode));
     let mut stamp = stamp_of(stat);
-    if kind != Kind::File || is_socket {
+    if kind != EntryKind::File || is_socket {
         stamp.size = 0;
     }
     Found {
@@ -174,7 +174,7 @@ pub(super) fn found(name: &[u8], stat: &Stat) -> Found {
         uid: stat.st_uid,
         gid: stat.st_gid,
         links: stat.st_nlink as u64,
-        rdev: if matches!(kind, Kind::Char | Kind::Block) { stat.st_rdev } else { 0 },
+        rdev: if matches!(kind, EntryKind::Char | EntryKind::Block) { stat.st_rdev } else { 0 },
         stamp,
         link: None,
         capability: None,
@@ -402,14 +402,14 @@ impl Walk<'_> {
         let mut entry = found(name, &stat);
         entry.is_taken = is_taken;
         entry.is_left_out = is_left_out;
-        entry.listing = (is_entered && entry.kind == Kind::Dir).then_some(0);
+        entry.listing = (is_entered && entry.kind == EntryKind::Dir).then_some(0);
         let failed = |doing, e| ContextError::io(doing, &join(&listing.path, name), e);
-        if entry.kind == Kind::Symlink {
+        if entry.kind == EntryKind::Symlink {
             let target = rustix::fs::readlinkat(dir, name, Vec::new())
                 .map_err(|e| failed("read the link", e.into()))?;
             entry.link = Some(target.into_bytes().into());
         }
-        if rules.wants_capabilities && entry.kind == Kind::File {
+        if rules.wants_capabilities && entry.kind == EntryKind::File {
             entry.capability =
                 capability_at(dir, name).map_err(|e| failed("read the capabilities of", e))?;
         }

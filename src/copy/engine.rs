@@ -4,8 +4,8 @@
 use super::dest::{Destination, Directories, chown, times};
 use super::file::{Worker, Writer, create, group_in, make_room};
 use super::{
-    CopyError, CopyRequest, CopySource, CopyStats, Entry, FileTime, Kind, Owner, Picked, Selection,
-    absolute,
+    CopyError, CopyRequest, CopySource, CopyStats, EntryKind, FileTime, Owner, Picked,
+    SelectedEntry, Selection, absolute,
 };
 use crate::dockerfile::chmod::ChmodSpec;
 use crate::layer::{self, LayerError};
@@ -96,9 +96,9 @@ struct Engine<'a> {
 /// Files that are copied together, by several threads.
 #[derive(Default)]
 struct Batch<'a> {
-    files: Vec<(Arc<Level>, &'a Entry)>,
+    files: Vec<(Arc<Level>, &'a SelectedEntry)>,
     /// Other names of files, made when all files are there.
-    links: Vec<(Arc<Level>, &'a Entry)>,
+    links: Vec<(Arc<Level>, &'a SelectedEntry)>,
     /// Directories that nothing more is put into, in the order in which they were left.
     full: Vec<Arc<Level>>,
 }
@@ -180,8 +180,8 @@ impl Engine<'_> {
     ) -> Result<(), CopyError> {
         let entries = &tree.selection.entries[picked.range.clone()];
         let Some(first) = entries.first() else { return Ok(()) };
-        let is_tree = first.kind == Kind::Dir;
-        if unpack && first.kind == Kind::File && self.unpack(destination, tree, picked)? {
+        let is_tree = first.kind == EntryKind::Dir;
+        if unpack && first.kind == EntryKind::File && self.unpack(destination, tree, picked)? {
             return Ok(());
         }
         let target =
@@ -261,14 +261,14 @@ impl Engine<'_> {
             }
             let level = levels.last().expect("the picked root is an ancestor of all its entries");
             match entry.kind {
-                Kind::Dir => {
+                EntryKind::Dir => {
                     let level = self.directory(level, tree, entry, name)?;
                     levels.push(Arc::new(level));
                 }
-                Kind::File if entry.hard_link.is_some() => {
+                EntryKind::File if entry.hard_link.is_some() => {
                     batch.links.push((Arc::clone(level), entry));
                 }
-                Kind::File => batch.files.push((Arc::clone(level), entry)),
+                EntryKind::File => batch.files.push((Arc::clone(level), entry)),
                 _ => self.leaf(level, tree, picked, entry, name, name)?,
             }
         }
@@ -285,7 +285,7 @@ impl Engine<'_> {
         picked: &Picked,
     ) -> Result<(), CopyError> {
         let writer = self.writer;
-        let copy = |worker: &mut Worker, files: &[(Arc<Level>, &Entry)]| {
+        let copy = |worker: &mut Worker, files: &[(Arc<Level>, &SelectedEntry)]| {
             for (level, entry) in files {
                 if writer.cancel.is_cancelled() {
                     return Err(CopyError::Cancelled);
@@ -336,7 +336,7 @@ impl Engine<'_> {
         target: &[u8],
         tree: &Tree<'_>,
         picked: &Picked,
-        entry: &Entry,
+        entry: &SelectedEntry,
     ) -> Result<Level, CopyError> {
         match self.directories.stat(target)? {
             Some(stat) if !is_dir(&stat) => {
@@ -366,7 +366,7 @@ impl Engine<'_> {
         &mut self,
         level: &Level,
         tree: &Tree<'_>,
-        entry: &Entry,
+        entry: &SelectedEntry,
         name: &[u8],
     ) -> Result<Level, CopyError> {
         let path = join(&level.path, name);
@@ -391,7 +391,7 @@ impl Engine<'_> {
         name: &[u8],
         path: &[u8],
         tree: &Tree<'_>,
-        entry: &Entry,
+        entry: &SelectedEntry,
     ) -> Result<bool, CopyError> {
         let failed = |doing| move |e: Errno| CopyError::io(doing, path, e);
         let is_new = match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(entry.mode & 0o777)) {
@@ -424,13 +424,13 @@ impl Engine<'_> {
         level: &Level,
         tree: &Tree<'_>,
         picked: &Picked,
-        entry: &Entry,
+        entry: &SelectedEntry,
         source_name: &[u8],
         name: &[u8],
     ) -> Result<(), CopyError> {
         let owner = self.writer.owner_of(entry, tree);
         let dir = level.target.as_fd();
-        if entry.kind == Kind::File {
+        if entry.kind == EntryKind::File {
             let worker = &mut self.worker;
             return self.writer.file(worker, level, tree, picked, entry, source_name, name);
         }
@@ -440,20 +440,20 @@ impl Engine<'_> {
             move |e: Errno| CopyError::io(doing, &path, e)
         };
         let make = || match entry.kind {
-            Kind::Symlink => {
+            EntryKind::Symlink => {
                 rustix::fs::symlinkat(entry.link.as_deref().unwrap_or_default(), dir, name)
             }
             kind => {
                 let file_type = match kind {
-                    Kind::Char => FileType::CharacterDevice,
-                    Kind::Block => FileType::BlockDevice,
+                    EntryKind::Char => FileType::CharacterDevice,
+                    EntryKind::Block => FileType::BlockDevice,
                     _ => FileType::Fifo,
                 };
                 let mode = Mode::from_raw_mode(entry.mode & 0o777);
                 rustix::fs::mknodat(dir, name, file_type, mode, entry.rdev)
             }
         };
-        if entry.kind == Kind::Char && entry.rdev == 0 {
+        if entry.kind == EntryKind::Char && entry.rdev == 0 {
             return Err(CopyError::Whiteout { path: absolute(&join(&picked.path, &entry.path)) });
         }
         match make() {
@@ -464,7 +464,7 @@ impl Engine<'_> {
             result => result.map_err(failed("create"))?,
         }
         chown(dir, name, owner).map_err(failed("set the owner of"))?;
-        if entry.kind != Kind::Symlink {
+        if entry.kind != EntryKind::Symlink {
             let mode = Mode::from_raw_mode(self.writer.mode_of(entry.mode, false));
             rustix::fs::chmodat(dir, name, mode, AtFlags::empty())
                 .map_err(failed("set the mode of"))?;

@@ -3,7 +3,7 @@
 use super::data::{Copier, DataError};
 use super::dest::{times, umask};
 use super::engine::{Level, Tree, is_dir, join};
-use super::{CopyError, CopyRequest, CopyStats, Entry, FileTime, Owner, Picked, absolute};
+use super::{CopyError, CopyRequest, CopyStats, FileTime, Owner, Picked, SelectedEntry, absolute};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -34,7 +34,7 @@ pub(super) struct Writer<'a> {
 
 impl Writer<'_> {
     /// Says whose a copied entry becomes.
-    pub(super) fn owner_of(&self, entry: &Entry, tree: &Tree<'_>) -> Owner {
+    pub(super) fn owner_of(&self, entry: &SelectedEntry, tree: &Tree<'_>) -> Owner {
         match self.request.owner {
             Some(owner) => owner,
             None if tree.keeps_owner => Owner { uid: entry.uid, gid: entry.gid },
@@ -55,7 +55,7 @@ impl Writer<'_> {
         level: &Level,
         tree: &Tree<'_>,
         picked: &Picked,
-        entry: &Entry,
+        entry: &SelectedEntry,
         source_name: &[u8],
         name: &[u8],
     ) -> Result<(), CopyError> {

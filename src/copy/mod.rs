@@ -20,7 +20,7 @@ mod selection;
 pub use dest::make_workdir;
 pub use engine::copy_into;
 pub use owner::{Owner, lookup_owner};
-pub use selection::{Entry, FileTime, Kind, Picked, Selection, Stamp};
+pub use selection::{EntryKind, FileTime, Picked, SelectedEntry, Selection, Stamp};
 
 use crate::dockerfile::chmod::{ChmodError, ChmodSpec};
 use crate::layer::LayerError;

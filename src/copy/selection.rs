@@ -6,7 +6,7 @@ use std::ops::Range;
 /// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum EntryKind {
     /// A regular file; also a socket, which is copied as an empty one.
     File,
     /// A directory.
@@ -21,7 +21,7 @@ pub enum Kind {
     Block,
 }
 
-impl Kind {
+impl EntryKind {
     /// Returns the name of the type in records and messages.
     pub const fn name(self) -> &'static str {
         match self {
@@ -61,11 +61,11 @@ pub struct Stamp {
 
 /// One file of a [`Selection`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct SelectedEntry {
     /// Path beneath its [`Picked`] root, without a leading slash; empty for the root itself.
     pub path: Box<[u8]>,
     /// Type.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Permission bits with setuid, setgid and sticky: at most `0o7777`.
     pub mode: u32,
     /// Owner in the source. Counts only where the source keeps owners.
@@ -90,7 +90,7 @@ pub struct Entry {
     pub stamp: Stamp,
 }
 
-impl Entry {
+impl SelectedEntry {
     /// Returns the time of the last change of the content.
     pub fn mtime(&self) -> FileTime {
         self.stamp.mtime
@@ -116,7 +116,7 @@ pub struct Picked {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
     pub(crate) picked: Vec<Picked>,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<SelectedEntry>,
 }
 
 impl Selection {
@@ -126,7 +126,7 @@ impl Selection {
     }
 
     /// Returns the entries of all roots.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[SelectedEntry] {
         &self.entries
     }
 
@@ -136,7 +136,7 @@ impl Selection {
     }
 
     /// Calls `visit` with every entry and its full path in the source, without a leading slash.
-    pub fn for_each(&self, mut visit: impl FnMut(&[u8], &Entry)) {
+    pub fn for_each(&self, mut visit: impl FnMut(&[u8], &SelectedEntry)) {
         let mut path = Vec::new();
         for picked in &self.picked {
             for entry in &self.entries[picked.range.clone()] {
@@ -170,7 +170,7 @@ impl Selection {
             part.push(u8::from(picked.contents_only));
             let entries = &self.entries[picked.range.clone()];
             // A directory's own name never reaches the destination, a file's may.
-            let is_dir = entries.first().is_some_and(|e| e.kind == Kind::Dir);
+            let is_dir = entries.first().is_some_and(|e| e.kind == EntryKind::Dir);
             bytes(&mut part, if is_dir && picked.contents_only { b"" } else { &picked.name });
             for entry in entries {
                 part.push(2);
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Selection {
-        let entry = |path: &[u8], kind| Entry {
+        let entry = |path: &[u8], kind| SelectedEntry {
             path: path.into(),
             kind,
             mode: 0o755,
@@ -231,7 +231,7 @@ mod tests {
                 range: 0..2,
                 contents_only: true,
             }],
-            entries: vec![entry(b"", Kind::Dir), entry(b"f", Kind::File)],
+            entries: vec![entry(b"", EntryKind::Dir), entry(b"f", EntryKind::File)],
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
         check(false, true, |s| s.entries[1].path = b"g".as_slice().into());
         check(false, true, |s| s.entries[1].size = 1);
         check(false, true, |s| s.entries[1].content = Some([1; 32]));
-        check(false, true, |s| s.entries[1].kind = Kind::Fifo);
+        check(false, true, |s| s.entries[1].kind = EntryKind::Fifo);
         check(false, true, |s| s.entries[1].link = Some(b"x".as_slice().into()));
         check(false, true, |s| s.entries[1].rdev = 9);
         check(false, true, |s| s.entries[1].capability = Some(b"x".as_slice().into()));

@@ -26,7 +26,7 @@ const RUNS_MIN: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Suggestion {
     /// What kind of change.
-    pub kind: Kind,
+    pub kind: SuggestionKind,
     /// The number of the step that it is about.
     pub step: usize,
     /// What to do: one imperative sentence.
@@ -41,7 +41,7 @@ pub struct Suggestion {
 /// What a [`Suggestion`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum SuggestionKind {
     /// `--normalize-modes`.
     NormalizeModes,
     /// A line in the ignore file.
@@ -211,7 +211,7 @@ impl Facts<'_> {
         let (_, changes) = only_files(step)?;
         if changes.is_umask {
             return Some(Suggestion {
-                kind: Kind::NormalizeModes,
+                kind: SuggestionKind::NormalizeModes,
                 step: step.number,
                 text:
                     "build with --normalize-modes, so that a checkout under another umask is the \
@@ -240,7 +240,7 @@ impl Facts<'_> {
             count => format!(", and {count} steps behind it made the same files"),
         };
         Some(Suggestion {
-            kind: Kind::IgnoreFiles,
+            kind: SuggestionKind::IgnoreFiles,
             step: step.number,
             text: format!("add to .dockerignore: {}", lines.join(", ")),
             evidence: format!(
@@ -394,7 +394,7 @@ impl Facts<'_> {
             run.line, copy.line
         );
         Some(Suggestion {
-            kind: Kind::MoveCopy,
+            kind: SuggestionKind::MoveCopy,
             step: copy.number,
             text,
             evidence,
@@ -505,7 +505,7 @@ impl Facts<'_> {
             }
         }
         (runs >= RUNS_MIN).then(|| Suggestion {
-            kind: Kind::CacheMount,
+            kind: SuggestionKind::CacheMount,
             step: step.number,
             text: format!(
                 "keep what `{}` downloads: RUN --mount=type=cache,target={directory} on line {}",
@@ -551,7 +551,7 @@ impl Facts<'_> {
         let last = idle.last()?;
         let cost: u64 = idle.iter().filter_map(|step| step.run_us).sum();
         (cost >= WORTH_US).then(|| Suggestion {
-            kind: Kind::MoveArg,
+            kind: SuggestionKind::MoveArg,
             step: first.number,
             text: format!("declare ARG {name} below line {}, with what uses it", last.line),
             evidence: format!(

@@ -35,7 +35,7 @@ const USTAR_SIZE_MAX: u64 = 0o777_7777_7777;
 
 /// What an archive holds of an image: its documents and blobs are in the store.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
+pub(super) struct ArchiveEntry<'a> {
     /// How the index lists it, apart from names.
     pub(super) listed: Descriptor,
     /// The names it has.
@@ -46,7 +46,7 @@ pub(super) struct Entry<'a> {
     pub(super) parts: Option<(&'a Descriptor, &'a [Descriptor])>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> ArchiveEntry<'a> {
     /// An image that was packed.
     pub(super) fn of_packed(packed: &'a Packed, names: &'a [Reference]) -> Self {
         let mut listed = packed.manifest.clone();
@@ -70,7 +70,7 @@ impl<'a> Entry<'a> {
 #[derive(Debug)]
 pub(super) struct Archive<'a> {
     pub(super) store: &'a Store,
-    pub(super) entries: Vec<Entry<'a>>,
+    pub(super) entries: Vec<ArchiveEntry<'a>>,
     /// What the index lists besides, and is there already.
     pub(super) kept: Vec<Descriptor>,
     /// Whether to add Docker's `manifest.json`.
@@ -91,7 +91,7 @@ impl Archive<'_> {
 
     fn index(&self) -> Vec<u8> {
         let mut entries = self.kept.clone();
-        for Entry { listed, names, .. } in &self.entries {
+        for ArchiveEntry { listed, names, .. } in &self.entries {
             if names.is_empty() {
                 entries.push(listed.clone());
             }

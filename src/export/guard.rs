@@ -18,7 +18,7 @@
 //! Which layers a build made, and what is done about a find: the command line.
 
 use super::ExportError;
-use crate::layer::{Kind, LayerError, Walk, XattrSpace};
+use crate::layer::{LayerEntryKind, LayerError, Walk, XattrSpace};
 use crate::oci::Config;
 use crate::sys::cancel::Cancel;
 use base64::Engine as _;
@@ -140,7 +140,7 @@ impl Guard {
         let walked = Walk::new(XattrSpace::detect(), cancel).run(fs, |entry, file| {
             let path = || format!("/{}", String::from_utf8_lossy(entry.path));
             let name = self.first(entry.path).or_else(|| match entry.kind {
-                Kind::Symlink { target } => self.first(target),
+                LayerEntryKind::Symlink { target } => self.first(target),
                 _ => None,
             });
             if let Some(needle) = name {

@@ -43,7 +43,7 @@ use std::io::{self, Write};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
-use archive::{Archive, Entry, TarSink};
+use archive::{Archive, ArchiveEntry, TarSink};
 use dest::DestFile;
 
 pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
@@ -418,7 +418,10 @@ pub fn write_archive(
         annotation::chosen(&spec.annotations, AnnotationTarget::Index, &Platform::host());
     let archive = Archive {
         store: context.store,
-        entries: images.iter().map(|(packed, names)| Entry::of_packed(packed, names)).collect(),
+        entries: images
+            .iter()
+            .map(|(packed, names)| ArchiveEntry::of_packed(packed, names))
+            .collect(),
         kept: Vec::new(),
         is_docker: spec.kind == OutputKind::Docker,
         index_annotations: &index_annotations,
@@ -456,7 +459,7 @@ pub fn write_layout(
     }
     let archive = Archive {
         store: context.store,
-        entries: vec![Entry::of_whole(whole, listed, names)],
+        entries: vec![ArchiveEntry::of_whole(whole, listed, names)],
         kept,
         is_docker: false,
         index_annotations: &index_annotations,

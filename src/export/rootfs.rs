@@ -2,7 +2,7 @@
 
 use super::{Context, ExportError};
 use crate::image::Image;
-use crate::layer::{self, Entry, Kind, LayerError, TarOptions, Times, Walk};
+use crate::layer::{self, LayerEntry, LayerEntryKind, LayerError, TarOptions, Times, Walk};
 use crate::snapshot::{self, MountOptions, Mounted, XattrSpace};
 use crate::sys::cancel::Cancel;
 use crate::sys::remove::remove_tree;
@@ -136,7 +136,7 @@ impl Noted {
 const TEMPORARY: &str = ".builder-export.tmp";
 
 impl Local<'_> {
-    fn entry(&mut self, entry: &Entry<'_>, file: Option<OwnedFd>) -> Result<(), ExportError> {
+    fn entry(&mut self, entry: &LayerEntry<'_>, file: Option<OwnedFd>) -> Result<(), ExportError> {
         let (parent, name) = match entry.path.iter().rposition(|&b| b == b'/') {
             Some(cut) => (&entry.path[..cut], &entry.path[cut + 1..]),
             None => (&b""[..], entry.path),
@@ -154,11 +154,11 @@ impl Local<'_> {
         let time = Timespec { tv_sec, tv_nsec };
         let times = Timestamps { last_access: time, last_modification: time };
         let mode = Mode::from_raw_mode(entry.mode);
-        if matches!(entry.kind, Kind::Char { .. } | Kind::Block { .. }) {
+        if matches!(entry.kind, LayerEntryKind::Char { .. } | LayerEntryKind::Block { .. }) {
             self.devices.add(entry.path);
             return Ok(());
         }
-        if entry.kind == Kind::Dir {
+        if entry.kind == LayerEntryKind::Dir {
             let made =
                 make_dir(directory.as_fd(), &name).map_err(|e| self.error("create", entry, e))?;
             own(&made).map_err(|e| self.error("change the owner of", entry, e))?;
@@ -232,7 +232,7 @@ impl Local<'_> {
         Ok(())
     }
 
-    fn error(&self, doing: &'static str, entry: &Entry<'_>, source: io::Error) -> ExportError {
+    fn error(&self, doing: &'static str, entry: &LayerEntry<'_>, source: io::Error) -> ExportError {
         ExportError::Entry {
             doing,
             path: String::from_utf8_lossy(entry.path).into_owned(),
@@ -243,8 +243,8 @@ impl Local<'_> {
 }
 
 /// Says whether a program runs with the rights of its owner or group.
-fn is_privileged(entry: &Entry<'_>) -> bool {
-    matches!(entry.kind, Kind::File { .. })
+fn is_privileged(entry: &LayerEntry<'_>) -> bool {
+    matches!(entry.kind, LayerEntryKind::File { .. })
         && (entry.mode & 0o4000 != 0 || entry.mode & 0o2010 == 0o2010)
 }
 
@@ -298,7 +298,7 @@ fn own(fd: &OwnedFd) -> io::Result<()> {
 fn make(
     directory: BorrowedFd<'_>,
     root: BorrowedFd<'_>,
-    entry: &Entry<'_>,
+    entry: &LayerEntry<'_>,
     file: Option<(OwnedFd, &Cancel)>,
     mode: Mode,
     times: &Timestamps,
@@ -312,7 +312,7 @@ fn make(
             .map_err(on("link"));
     }
     let special = match entry.kind {
-        Kind::File { .. } => {
+        LayerEntryKind::File { .. } => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             let made = openat(directory, TEMPORARY, flags, Mode::from_raw_mode(0o600))
                 .map_err(on("create"))?;
@@ -323,13 +323,17 @@ fn make(
             fchmod(&made, mode).map_err(on("set the mode of"))?;
             return futimens(&made, times).map_err(on("set the times of"));
         }
-        Kind::Symlink { target } => {
+        LayerEntryKind::Symlink { target } => {
             symlinkat(target, directory, TEMPORARY).map_err(on("create"))?;
             return utimensat(directory, TEMPORARY, times, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(on("set the times of"));
         }
-        Kind::Fifo => (FileType::Fifo, 0),
-        Kind::Char { .. } | Kind::Block { .. } | Kind::Dir | Kind::Whiteout | Kind::Opaque => {
+        LayerEntryKind::Fifo => (FileType::Fifo, 0),
+        LayerEntryKind::Char { .. }
+        | LayerEntryKind::Block { .. }
+        | LayerEntryKind::Dir
+        | LayerEntryKind::Whiteout
+        | LayerEntryKind::Opaque => {
             return Err(("create", io::ErrorKind::Unsupported.into()));
         }
     };

@@ -5,7 +5,7 @@
 //! Where the images come from and how the differences are shown: the command line.
 
 use super::{Image, ImageError};
-use crate::layer::{Entry, Kind, LayerError, Walk, XattrSpace};
+use crate::layer::{LayerEntry, LayerEntryKind, LayerError, Walk, XattrSpace};
 use crate::oci::Digest;
 use crate::snapshot::{self, MountOptions, Mounted};
 use crate::sys::cancel::Cancel;
@@ -127,16 +127,16 @@ fn fields(what: String, a: Option<&Value>, b: Option<&Value>, found: &mut Vec<Di
 /// What an entry has besides its content, by name.
 type Attributes = BTreeMap<&'static str, Value>;
 
-fn attributes(entry: &Entry<'_>) -> Attributes {
+fn attributes(entry: &LayerEntry<'_>) -> Attributes {
     let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes).into_owned());
     let kind = match entry.kind {
-        Kind::File { .. } => "file",
-        Kind::Dir => "directory",
-        Kind::Symlink { .. } => "symlink",
-        Kind::Char { .. } => "character device",
-        Kind::Block { .. } => "block device",
-        Kind::Fifo => "fifo",
-        Kind::Whiteout | Kind::Opaque => "whiteout",
+        LayerEntryKind::File { .. } => "file",
+        LayerEntryKind::Dir => "directory",
+        LayerEntryKind::Symlink { .. } => "symlink",
+        LayerEntryKind::Char { .. } => "character device",
+        LayerEntryKind::Block { .. } => "block device",
+        LayerEntryKind::Fifo => "fifo",
+        LayerEntryKind::Whiteout | LayerEntryKind::Opaque => "whiteout",
     };
     let mut all = Attributes::from([
         ("type", kind.into()),
@@ -146,9 +146,9 @@ fn attributes(entry: &Entry<'_>) -> Attributes {
         ("mtime", entry.mtime.into()),
     ]);
     match entry.kind {
-        Kind::File { size } => _ = all.insert("size", size.into()),
-        Kind::Symlink { target } => _ = all.insert("target", text(target)),
-        Kind::Char { major, minor } | Kind::Block { major, minor } => {
+        LayerEntryKind::File { size } => _ = all.insert("size", size.into()),
+        LayerEntryKind::Symlink { target } => _ = all.insert("target", text(target)),
+        LayerEntryKind::Char { major, minor } | LayerEntryKind::Block { major, minor } => {
             all.insert("device", format!("{major}:{minor}").into());
         }
         _ => {}
@@ -176,7 +176,7 @@ fn mounted(image: &Image) -> Result<Option<Mounted>, ImageError> {
 fn walk(
     image: Option<&Mounted>,
     cancel: &Cancel,
-    visit: impl FnMut(&Entry<'_>, Option<OwnedFd>) -> Result<(), LayerError>,
+    visit: impl FnMut(&LayerEntry<'_>, Option<OwnedFd>) -> Result<(), LayerError>,
 ) -> Result<(), ImageError> {
     let Some(image) = image else { return Ok(()) };
     Ok(Walk::new(XattrSpace::detect(), cancel).run(image.root(), visit)?)

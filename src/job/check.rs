@@ -86,7 +86,7 @@ pub(super) fn options(loaded: &Loaded<'_>) -> Result<Options, Failure> {
 /// Looks for what is likely a mistake; `secret_files` is given where advice is wanted too.
 pub(super) fn find(
     loaded: &Loaded<'_>,
-    planned: &plan::Request<'_>,
+    planned: &plan::PlanRequest<'_>,
     survey: Option<&Survey<'_, '_>>,
     options: &Options,
     secret_files: Option<&[String]>,

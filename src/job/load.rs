@@ -78,9 +78,9 @@ impl Loaded<'_> {
     }
 
     /// What is to be planned.
-    pub(super) fn plan_request(&self) -> plan::Request<'_> {
+    pub(super) fn plan_request(&self) -> plan::PlanRequest<'_> {
         let source = &self.request.source;
-        plan::Request {
+        plan::PlanRequest {
             dockerfile: &self.dockerfile,
             build_args: source.build_args.clone(),
             target: source.target.clone().filter(|target| !target.is_empty()),

@@ -39,7 +39,7 @@
 //! `touch -d`, by an archive, by COPY, which keeps those of its sources. [`Now`] separates the two.
 
 use super::listing::Known;
-use super::walk::{Entry, Kind};
+use super::walk::{LayerEntry, LayerEntryKind};
 use crate::store::{ContentId, LayerId, TimesId};
 
 /// The version of the canonical form; a change of it changes every identity.
@@ -120,7 +120,7 @@ impl LayerHasher {
     }
 
     /// Adds an entry; `file` is the BLAKE3 of a regular file's content and ignored for others.
-    pub fn add(&mut self, entry: &Entry<'_>, file: &[u8; 32]) {
+    pub fn add(&mut self, entry: &LayerEntry<'_>, file: &[u8; 32]) {
         let out = &mut self.content_bytes;
         let start = out.len();
         bytes(out, entry.path);
@@ -129,28 +129,31 @@ impl LayerHasher {
             bytes(out, first);
         } else {
             out.push(kind_byte(&entry.kind));
-            if !matches!(entry.kind, Kind::Whiteout | Kind::Opaque) {
+            if !matches!(entry.kind, LayerEntryKind::Whiteout | LayerEntryKind::Opaque) {
                 for number in [entry.mode, entry.uid, entry.gid] {
                     out.extend(number.to_le_bytes());
                 }
             }
             match entry.kind {
-                Kind::File { size } => {
+                LayerEntryKind::File { size } => {
                     out.extend(size.to_le_bytes());
                     out.extend(file);
                     bytes(out, entry.capability);
                 }
-                Kind::Symlink { target } => bytes(out, target),
-                Kind::Char { major, minor } | Kind::Block { major, minor } => {
+                LayerEntryKind::Symlink { target } => bytes(out, target),
+                LayerEntryKind::Char { major, minor } | LayerEntryKind::Block { major, minor } => {
                     out.extend(major.to_le_bytes());
                     out.extend(minor.to_le_bytes());
                 }
-                Kind::Dir | Kind::Fifo | Kind::Whiteout | Kind::Opaque => {}
+                LayerEntryKind::Dir
+                | LayerEntryKind::Fifo
+                | LayerEntryKind::Whiteout
+                | LayerEntryKind::Opaque => {}
             }
         }
         self.times_bytes.extend(&self.content_bytes[start..]);
-        let timeless =
-            entry.hard_link.is_some() || matches!(entry.kind, Kind::Whiteout | Kind::Opaque);
+        let timeless = entry.hard_link.is_some()
+            || matches!(entry.kind, LayerEntryKind::Whiteout | LayerEntryKind::Opaque);
         if !timeless {
             self.times_bytes.extend(entry.mtime.to_le_bytes());
             self.times_bytes.extend(entry.mtime_nsec.to_le_bytes());
@@ -181,7 +184,7 @@ impl LayerHasher {
         }
     }
 
-    fn set_time(&mut self, entry: &Entry<'_>) {
+    fn set_time(&mut self, entry: &LayerEntry<'_>) {
         let hasher = self.set_times.get_or_insert_with(|| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(format!("builder layer set times v{CONTENT_VERSION}\n").as_bytes());
@@ -240,16 +243,16 @@ fn bytes(out: &mut Vec<u8>, value: &[u8]) {
     out.extend(value);
 }
 
-fn kind_byte(kind: &Kind<'_>) -> u8 {
+fn kind_byte(kind: &LayerEntryKind<'_>) -> u8 {
     match kind {
-        Kind::File { .. } => b'f',
-        Kind::Dir => b'd',
-        Kind::Symlink { .. } => b'l',
-        Kind::Char { .. } => b'c',
-        Kind::Block { .. } => b'b',
-        Kind::Fifo => b'p',
-        Kind::Whiteout => b'w',
-        Kind::Opaque => b'o',
+        LayerEntryKind::File { .. } => b'f',
+        LayerEntryKind::Dir => b'd',
+        LayerEntryKind::Symlink { .. } => b'l',
+        LayerEntryKind::Char { .. } => b'c',
+        LayerEntryKind::Block { .. } => b'b',
+        LayerEntryKind::Fifo => b'p',
+        LayerEntryKind::Whiteout => b'w',
+        LayerEntryKind::Opaque => b'o',
     }
 }
 
@@ -257,8 +260,8 @@ fn kind_byte(kind: &Kind<'_>) -> u8 {
 mod tests {
     use super::*;
 
-    fn entry<'a>(path: &'a [u8], kind: Kind<'a>) -> Entry<'a> {
-        Entry {
+    fn entry<'a>(path: &'a [u8], kind: LayerEntryKind<'a>) -> LayerEntry<'a> {
+        LayerEntry {
             path,
             kind,
             mode: 0o644,
@@ -271,7 +274,7 @@ mod tests {
         }
     }
 
-    fn ids(entries: &[Entry<'_>], file: u8) -> (ContentId, LayerId) {
+    fn ids(entries: &[LayerEntry<'_>], file: u8) -> (ContentId, LayerId) {
         let mut hasher = LayerHasher::new(None);
         for entry in entries {
             hasher.add(entry, &[file; 32]);
@@ -286,8 +289,9 @@ mod tests {
         let set = |times: &[Time]| {
             let mut hasher = LayerHasher::new(Some(now));
             for (mtime, mtime_nsec) in times {
-                let entry = entry(b"f", Kind::Dir);
-                hasher.add(&Entry { mtime: *mtime, mtime_nsec: *mtime_nsec, ..entry }, &[0; 32]);
+                let entry = entry(b"f", LayerEntryKind::Dir);
+                hasher
+                    .add(&LayerEntry { mtime: *mtime, mtime_nsec: *mtime_nsec, ..entry }, &[0; 32]);
             }
             hasher.finish().set_times
         };
@@ -303,31 +307,31 @@ mod tests {
 
     #[test]
     fn times_are_in_the_layer_id_only() {
-        let a = entry(b"f", Kind::File { size: 1 });
-        let later = Entry { mtime_nsec: 3, ..a.clone() };
+        let a = entry(b"f", LayerEntryKind::File { size: 1 });
+        let later = LayerEntry { mtime_nsec: 3, ..a.clone() };
         assert_eq!(ids(std::slice::from_ref(&a), 0).0, ids(std::slice::from_ref(&later), 0).0);
         assert_ne!(ids(&[a], 0).1, ids(&[later], 0).1);
     }
 
     #[test]
     fn every_other_field_is_in_both() {
-        let base = entry(b"f", Kind::File { size: 1 });
+        let base = entry(b"f", LayerEntryKind::File { size: 1 });
         let (content, times) = ids(std::slice::from_ref(&base), 0);
         let others = [
-            entry(b"g", Kind::File { size: 1 }),
-            entry(b"f", Kind::File { size: 2 }),
-            entry(b"f", Kind::Dir),
-            entry(b"f", Kind::Fifo),
-            entry(b"f", Kind::Whiteout),
-            entry(b"f", Kind::Opaque),
-            entry(b"f", Kind::Symlink { target: b"x" }),
-            entry(b"f", Kind::Char { major: 1, minor: 3 }),
-            entry(b"f", Kind::Block { major: 1, minor: 3 }),
-            Entry { mode: 0o755, ..base.clone() },
-            Entry { uid: 1, ..base.clone() },
-            Entry { gid: 1, ..base.clone() },
-            Entry { capability: b"x", ..base.clone() },
-            Entry { hard_link: Some(b"e"), ..base.clone() },
+            entry(b"g", LayerEntryKind::File { size: 1 }),
+            entry(b"f", LayerEntryKind::File { size: 2 }),
+            entry(b"f", LayerEntryKind::Dir),
+            entry(b"f", LayerEntryKind::Fifo),
+            entry(b"f", LayerEntryKind::Whiteout),
+            entry(b"f", LayerEntryKind::Opaque),
+            entry(b"f", LayerEntryKind::Symlink { target: b"x" }),
+            entry(b"f", LayerEntryKind::Char { major: 1, minor: 3 }),
+            entry(b"f", LayerEntryKind::Block { major: 1, minor: 3 }),
+            LayerEntry { mode: 0o755, ..base.clone() },
+            LayerEntry { uid: 1, ..base.clone() },
+            LayerEntry { gid: 1, ..base.clone() },
+            LayerEntry { capability: b"x", ..base.clone() },
+            LayerEntry { hard_link: Some(b"e"), ..base.clone() },
         ];
         for other in &others {
             let (other_content, other_times) = ids(std::slice::from_ref(other), 0);
@@ -340,10 +344,13 @@ mod tests {
     #[test]
     fn the_form_is_pinned() {
         let entries = [
-            entry(b"a", Kind::Dir),
-            entry(b"a/f", Kind::File { size: 3 }),
-            Entry { hard_link: Some(b"a/f"), ..entry(b"a/g", Kind::File { size: 3 }) },
-            entry(b"gone", Kind::Whiteout),
+            entry(b"a", LayerEntryKind::Dir),
+            entry(b"a/f", LayerEntryKind::File { size: 3 }),
+            LayerEntry {
+                hard_link: Some(b"a/f"),
+                ..entry(b"a/g", LayerEntryKind::File { size: 3 })
+            },
+            entry(b"gone", LayerEntryKind::Whiteout),
         ];
         let (content, times) = ids(&entries, 9);
         insta::assert_snapshot!(format!("{content} {times}"), @"2dcc15e82d1baf31b783c402925173c746f35b417b47292783034fc18c4f872d f363333472b3415f31184faeb4185a1b3549a87b90547db6618239f8ddd6f036");

@@ -9,7 +9,7 @@ use super::header::{self, BLOCK};
 use super::listing::Known;
 use super::pack::{CHUNK, Packed, Packer, Sink, Times, Wanted};
 use super::scan::Beneath;
-use super::walk::{Kind, Walk};
+use super::walk::{LayerEntryKind, Walk};
 use super::{LayerError, LayerHasher, XattrSpace};
 use crate::sys::cancel::Cancel;
 use std::ops::Range;
@@ -66,7 +66,7 @@ impl Splice<'_> {
         header::tar_name(entry, &mut packer.name);
         header::append(&mut self.header, entry, &packer.name, (entry.mtime, 0));
         let content = match entry.kind {
-            Kind::File { size } => size.next_multiple_of(BLOCK as u64),
+            LayerEntryKind::File { size } => size.next_multiple_of(BLOCK as u64),
             _ => 0,
         };
         self.header.len() as u64 + content
@@ -74,7 +74,7 @@ impl Splice<'_> {
 
     fn keep(&mut self, known: &Known<'_>, packer: &mut Packer<'_, '_>) -> Result<(), LayerError> {
         packer.packed.entries += 1;
-        if let Kind::File { size } = known.entry.kind {
+        if let LayerEntryKind::File { size } = known.entry.kind {
             packer.packed.bytes += size;
         }
         packer.hasher.add_known(known, self.beneath.now);

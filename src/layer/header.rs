@@ -12,7 +12,7 @@
 //!
 //! Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
 
-use super::walk::{Entry, Kind};
+use super::walk::{LayerEntry, LayerEntryKind};
 use super::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 
 /// The unit of a tar.
@@ -20,23 +20,23 @@ pub(super) const BLOCK: usize = 512;
 
 /// What an entry's name in the tar is: directories end in `/`, whiteouts are files of a certain
 /// name.
-pub(super) fn tar_name(entry: &Entry<'_>, out: &mut Vec<u8>) {
+pub(super) fn tar_name(entry: &LayerEntry<'_>, out: &mut Vec<u8>) {
     out.clear();
     match entry.kind {
-        Kind::Whiteout => {
+        LayerEntryKind::Whiteout => {
             let name = entry.path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
             out.extend(&entry.path[..name]);
             out.extend(WHITEOUT_PREFIX);
             out.extend(&entry.path[name..]);
         }
-        Kind::Opaque => {
+        LayerEntryKind::Opaque => {
             out.extend(entry.path);
             if !entry.path.is_empty() {
                 out.push(b'/');
             }
             out.extend(OPAQUE_MARKER);
         }
-        Kind::Dir => {
+        LayerEntryKind::Dir => {
             out.extend(entry.path);
             out.push(b'/');
         }
@@ -50,7 +50,7 @@ pub(super) fn tar_name(entry: &Entry<'_>, out: &mut Vec<u8>) {
 /// which layers do not have.
 pub(super) fn append(
     out: &mut Vec<u8>,
-    entry: &Entry<'_>,
+    entry: &LayerEntry<'_>,
     name: &[u8],
     (mtime, nanoseconds): (i64, u32),
 ) {
@@ -59,22 +59,27 @@ pub(super) fn append(
 
     let typeflag = match (entry.hard_link, entry.kind) {
         (Some(_), _) => b'1',
-        (None, Kind::File { .. } | Kind::Whiteout | Kind::Opaque) => b'0',
-        (None, Kind::Symlink { .. }) => b'2',
-        (None, Kind::Char { .. }) => b'3',
-        (None, Kind::Block { .. }) => b'4',
-        (None, Kind::Dir) => b'5',
-        (None, Kind::Fifo) => b'6',
+        (None, LayerEntryKind::File { .. } | LayerEntryKind::Whiteout | LayerEntryKind::Opaque) => {
+            b'0'
+        }
+        (None, LayerEntryKind::Symlink { .. }) => b'2',
+        (None, LayerEntryKind::Char { .. }) => b'3',
+        (None, LayerEntryKind::Block { .. }) => b'4',
+        (None, LayerEntryKind::Dir) => b'5',
+        (None, LayerEntryKind::Fifo) => b'6',
     };
     header.0[156] = typeflag;
     header.octal(100..108, u64::from(entry.mode));
 
     // Records go in the order of their keys.
-    let size =
-        if let (None, Kind::File { size }) = (entry.hard_link, entry.kind) { size } else { 0 };
+    let size = if let (None, LayerEntryKind::File { size }) = (entry.hard_link, entry.kind) {
+        size
+    } else {
+        0
+    };
     let link: &[u8] = match (entry.hard_link, entry.kind) {
         (Some(first), _) => first,
-        (None, Kind::Symlink { target }) => target,
+        (None, LayerEntryKind::Symlink { target }) => target,
         _ => b"",
     };
     // Hard links repeat it, as Docker's do: who applies their owner loses the capability.
@@ -108,7 +113,9 @@ pub(super) fn append(
         record(&mut pax, "uid", entry.uid.to_string().as_bytes());
     }
     let (major, minor) = match (entry.hard_link, entry.kind) {
-        (None, Kind::Char { major, minor } | Kind::Block { major, minor }) => (major, minor),
+        (None, LayerEntryKind::Char { major, minor } | LayerEntryKind::Block { major, minor }) => {
+            (major, minor)
+        }
         _ => (0, 0),
     };
     // Linux has 12 bits of major and 20 of minor: both fit 21.

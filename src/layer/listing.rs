@@ -6,7 +6,7 @@
 //! need not look at the others.
 
 use super::content::id_of_listing;
-use super::walk::{Entry, Kind};
+use super::walk::{LayerEntry, LayerEntryKind};
 use crate::store::LayerId;
 
 /// The entries of a layer that holds nothing but files, directories, links, devices and pipes:
@@ -22,7 +22,7 @@ pub struct Listing {
 pub(super) struct Known<'a> {
     /// The record, without the time.
     pub(super) record: &'a [u8],
-    pub(super) entry: Entry<'a>,
+    pub(super) entry: LayerEntry<'a>,
 }
 
 impl Listing {
@@ -63,20 +63,20 @@ fn known<'a>(rest: &mut &'a [u8]) -> Option<Known<'a>> {
             let size = u64::from_le_bytes(number(rest)?);
             number::<32>(rest)?;
             capability = bytes(rest)?;
-            Kind::File { size }
+            LayerEntryKind::File { size }
         }
-        b'd' => Kind::Dir,
-        b'l' => Kind::Symlink { target: bytes(rest)? },
-        b'c' => Kind::Char { major: u32_of(rest)?, minor: u32_of(rest)? },
-        b'b' => Kind::Block { major: u32_of(rest)?, minor: u32_of(rest)? },
-        b'p' => Kind::Fifo,
+        b'd' => LayerEntryKind::Dir,
+        b'l' => LayerEntryKind::Symlink { target: bytes(rest)? },
+        b'c' => LayerEntryKind::Char { major: u32_of(rest)?, minor: u32_of(rest)? },
+        b'b' => LayerEntryKind::Block { major: u32_of(rest)?, minor: u32_of(rest)? },
+        b'p' => LayerEntryKind::Fifo,
         _ => return None,
     };
     let record = &start[..start.len() - rest.len()];
     let mtime = i64::from_le_bytes(number(rest)?);
     let mtime_nsec = u32_of(rest)?;
     let entry =
-        Entry { path, kind, mode, uid, gid, mtime, mtime_nsec, capability, hard_link: None };
+        LayerEntry { path, kind, mode, uid, gid, mtime, mtime_nsec, capability, hard_link: None };
     Some(Known { record, entry })
 }
 

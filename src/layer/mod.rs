@@ -62,7 +62,7 @@ pub use unpack::{
     ArchiveMember, Extracted, UnpackOptions, Unpacked, extract_archive, import_rootfs, is_archive,
     read_archive, unpack_layer, unpack_plain,
 };
-pub use walk::{Entry, Kind, Walk};
+pub use walk::{LayerEntry, LayerEntryKind, Walk};
 pub use xattrs::XattrSpace;
 
 /// What a whiteout's name starts with in a tar.

@@ -3,7 +3,7 @@
 use super::XattrSpace;
 use super::hash_cache::{HashCache, UNKNOWN};
 use super::header::{self, BLOCK};
-use super::walk::{Entry, Kind, Walk};
+use super::walk::{LayerEntry, LayerEntryKind, Walk};
 use super::{LayerError, LayerHasher, LayerIds, Meter, Now};
 use crate::sys::cancel::Cancel;
 use std::io::Write;
@@ -217,7 +217,7 @@ impl<'s, 'f> Packer<'s, 'f> {
 
     pub(super) fn entry(
         &mut self,
-        entry: &Entry<'_>,
+        entry: &LayerEntry<'_>,
         file: Option<OwnedFd>,
     ) -> Result<(), LayerError> {
         self.packed.entries += 1;
@@ -226,7 +226,7 @@ impl<'s, 'f> Packer<'s, 'f> {
             header::append(&mut self.chunk, entry, &self.name, (self.times.of(entry.mtime), 0));
         }
         let mut digest = [0; 32];
-        if let (Kind::File { size }, Some(file)) = (entry.kind, file) {
+        if let (LayerEntryKind::File { size }, Some(file)) = (entry.kind, file) {
             self.packed.bytes += size;
             self.packed.own_bytes += size;
             let known = if self.wanted.tar() { None } else { self.contents.get(&file, size) };
@@ -247,7 +247,7 @@ impl<'s, 'f> Packer<'s, 'f> {
     /// Reads a file into the tar, hashing it on the way.
     fn content(
         &mut self,
-        entry: &Entry<'_>,
+        entry: &LayerEntry<'_>,
         file: &OwnedFd,
         size: u64,
     ) -> Result<[u8; 32], LayerError> {

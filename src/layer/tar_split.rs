@@ -15,7 +15,7 @@
 //! tars, and it trusts none of this.
 
 use super::header::{self, BLOCK};
-use super::walk::{Kind, Walk};
+use super::walk::{LayerEntryKind, Walk};
 use super::{LayerError, XattrSpace};
 use crate::sys::cancel::Cancel;
 use std::io::{self, BufRead, BufReader, Read};
@@ -65,13 +65,16 @@ pub fn split_tar(
     Walk::new(XattrSpace::detect(), cancel).run(fs, |entry, file| {
         let is_no_file = matches!(
             entry.kind,
-            Kind::Whiteout | Kind::Opaque | Kind::Char { .. } | Kind::Block { .. }
+            LayerEntryKind::Whiteout
+                | LayerEntryKind::Opaque
+                | LayerEntryKind::Char { .. }
+                | LayerEntryKind::Block { .. }
         );
         if is_no_file {
             return Ok(());
         }
         let content = match (entry.kind, file) {
-            (Kind::File { size }, Some(file)) => Some((file, size)),
+            (LayerEntryKind::File { size }, Some(file)) => Some((file, size)),
             _ => None,
         };
         let size = content.as_ref().map_or(0, |(_, size)| *size);

@@ -23,12 +23,12 @@ const OPEN_LEVELS: usize = 64;
 
 /// An entry of a layer, as a tar has it. Whiteouts and opaque marks are entries of their own.
 #[derive(Debug, Clone)]
-pub struct Entry<'a> {
+pub struct LayerEntry<'a> {
     /// Relative to the layer's root, without a leading or trailing `/`. A whiteout's is the path it
     /// removes, an opaque mark's that of its directory (empty for the root).
     pub path: &'a [u8],
     /// What it is.
-    pub kind: Kind<'a>,
+    pub kind: LayerEntryKind<'a>,
     /// The low twelve bits: permissions, setuid, setgid, sticky. 0 for whiteouts and marks.
     pub mode: u32,
     /// The owner, as on disk.
@@ -47,7 +47,7 @@ pub struct Entry<'a> {
 
 /// What an entry is. Sockets are none: no tar can hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind<'a> {
+pub enum LayerEntryKind<'a> {
     /// A regular file.
     File {
         /// Bytes.
@@ -158,7 +158,7 @@ impl<'c> Walk<'c> {
     pub fn run(
         mut self,
         root: BorrowedFd<'_>,
-        mut visit: impl FnMut(&Entry<'_>, Option<OwnedFd>) -> Result<(), LayerError>,
+        mut visit: impl FnMut(&LayerEntry<'_>, Option<OwnedFd>) -> Result<(), LayerError>,
     ) -> Result<(), LayerError> {
         let fd = openat(root, ".", DIR_FLAGS, Mode::empty())
             .map_err(|e| LayerError::io("open", b"", e))?;
@@ -336,11 +336,11 @@ impl<'c> Walk<'c> {
         &mut self,
         level: &mut Level,
         item: Item,
-        visit: &mut impl FnMut(&Entry<'_>, Option<OwnedFd>) -> Result<(), LayerError>,
+        visit: &mut impl FnMut(&LayerEntry<'_>, Option<OwnedFd>) -> Result<(), LayerError>,
     ) -> Result<(), LayerError> {
         let name_range = item.start as usize..(item.start + item.length) as usize;
         let name = &level.names[name_range];
-        let mark = |path, kind| Entry {
+        let mark = |path, kind| LayerEntry {
             path,
             kind,
             mode: 0,
@@ -354,11 +354,11 @@ impl<'c> Walk<'c> {
         match item.role {
             Role::Whiteout => {
                 self.path.extend(&name[WHITEOUT_PREFIX.len()..]);
-                return visit(&mark(&self.path, Kind::Whiteout), None);
+                return visit(&mark(&self.path, LayerEntryKind::Whiteout), None);
             }
             Role::Opaque => {
                 let directory = &self.path[..level.prefix.saturating_sub(1)];
-                return visit(&mark(directory, Kind::Opaque), None);
+                return visit(&mark(directory, LayerEntryKind::Opaque), None);
             }
             _ => self.path.extend(name),
         }
@@ -390,24 +390,24 @@ impl<'c> Walk<'c> {
         }
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File { size: stat.st_size as u64 },
-            FileType::Directory => Kind::Dir,
+            FileType::RegularFile => LayerEntryKind::File { size: stat.st_size as u64 },
+            FileType::Directory => LayerEntryKind::Dir,
             FileType::Symlink => {
                 let buffer = std::mem::take(&mut self.target);
                 self.target = rustix::fs::readlinkat(dir, name, buffer)
                     .map_err(|e| fail("read the link", e))?
                     .into_bytes();
-                Kind::Symlink { target: &self.target }
+                LayerEntryKind::Symlink { target: &self.target }
             }
             FileType::CharacterDevice => {
                 let (major, minor) = device();
-                Kind::Char { major, minor }
+                LayerEntryKind::Char { major, minor }
             }
             FileType::BlockDevice => {
                 let (major, minor) = device();
-                Kind::Block { major, minor }
+                LayerEntryKind::Block { major, minor }
             }
-            FileType::Fifo => Kind::Fifo,
+            FileType::Fifo => LayerEntryKind::Fifo,
             FileType::Socket | FileType::Unknown => return Ok(()),
         };
 
@@ -422,7 +422,7 @@ impl<'c> Walk<'c> {
         }
 
         let mut hard_link = None;
-        if stat.st_nlink > 1 && kind != Kind::Dir {
+        if stat.st_nlink > 1 && kind != LayerEntryKind::Dir {
             match self.links.entry((stat.st_dev, stat.st_ino)) {
                 std::collections::btree_map::Entry::Vacant(slot) => {
                     slot.insert(self.path.clone());
@@ -435,7 +435,7 @@ impl<'c> Walk<'c> {
         if hard_link.is_some() {
             opened = None;
         }
-        let entry = Entry {
+        let entry = LayerEntry {
             path: &self.path,
             kind,
             mode: stat.st_mode & 0o7777,

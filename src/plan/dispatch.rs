@@ -14,7 +14,7 @@ use super::step::{
     Base as PlanBase, BaseId, ContextId, Copy, CopySource, Files, Op, Plan, Step, StepId, Target,
     Tree, Workdir,
 };
-use super::{NoCache, PlanError, Request, Resolved, paths, ports, signals, words};
+use super::{NoCache, PlanError, PlanRequest, Resolved, paths, ports, signals, words};
 use crate::dockerfile::ast::{self, Command, Escape, Pair, Word};
 use crate::dockerfile::env::is_scan_argument;
 use crate::dockerfile::errors::Error;
@@ -23,7 +23,7 @@ use crate::show;
 use std::collections::BTreeMap;
 
 /// Walks the reached stages.
-pub(super) fn dispatch(request: &Request<'_>, stages: Stages<'_>) -> Result<Plan, PlanError> {
+pub(super) fn dispatch(request: &PlanRequest<'_>, stages: Stages<'_>) -> Result<Plan, PlanError> {
     let mut planner = Planner {
         request,
         states: (0..stages.all.len()).map(|_| Walked::NotYet).collect(),
@@ -56,7 +56,7 @@ pub(super) fn dispatch(request: &Request<'_>, stages: Stages<'_>) -> Result<Plan
 
 /// Makes steps of instructions.
 pub(super) struct Planner<'a, 'r> {
-    pub(super) request: &'r Request<'a>,
+    pub(super) request: &'r PlanRequest<'a>,
     pub(super) stages: Stages<'a>,
     states: Vec<Walked>,
     /// The last stage that starts from each, which needs no copy of its state.

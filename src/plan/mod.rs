@@ -1,6 +1,6 @@
 //! Planning: a syntax tree, arguments and platforms become a DAG of steps.
 //!
-//! In: a parsed [`Dockerfile`](crate::dockerfile::ast::Dockerfile) and a [`Request`]. Out: a
+//! In: a parsed [`Dockerfile`](crate::dockerfile::ast::Dockerfile) and a [`PlanRequest`]. Out: a
 //! [`Plan`] with every variable expanded, holding the steps that the target needs and no others.
 //! Nothing here touches a disk, a clock or the network; the configurations of base images come
 //! through a [`Resolver`] that the caller implements.
@@ -81,7 +81,7 @@ impl Plan {
 
 /// What is to be planned.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct PlanRequest<'a> {
     /// The parsed file.
     pub dockerfile: &'a Dockerfile,
     /// `--build-arg`s.
@@ -100,7 +100,7 @@ pub struct Request<'a> {
     pub no_cache: NoCache,
 }
 
-impl Request<'_> {
+impl PlanRequest<'_> {
     /// Says whether a name is a named context for a platform: `NAME::PLATFORM`, or `NAME` for any.
     fn has_context(&self, name: &str, platform: &Platform) -> bool {
         self.named_contexts.contains(name)
@@ -201,13 +201,13 @@ impl From<DockerfileError> for PlanError {
 }
 
 /// The variables that the platforms and the target give to FROM lines.
-pub fn platform_args(request: &Request<'_>) -> Env {
+pub fn platform_args(request: &PlanRequest<'_>) -> Env {
     words::platform_args(request)
 }
 
 /// The stages of a file, with the images they start from: half of a plan.
 pub struct Survey<'a, 'r> {
-    request: &'r Request<'a>,
+    request: &'r PlanRequest<'a>,
     stages: stages::Stages<'a>,
 }
 
@@ -219,7 +219,7 @@ impl<'a, 'r> Survey<'a, 'r> {
     /// [`PlanError`] for the first FROM, `--from=` or trigger that is wrong, and for images that
     /// cannot be had.
     pub fn new(
-        request: &'r Request<'a>,
+        request: &'r PlanRequest<'a>,
         scope: Scope,
         resolver: &mut dyn Resolver,
     ) -> Result<Self, PlanError> {
@@ -257,6 +257,6 @@ impl std::fmt::Debug for Survey<'_, '_> {
 /// # Errors
 ///
 /// [`PlanError`] for what is wrong, in source order of the reached stages.
-pub fn plan(request: &Request<'_>, resolver: &mut dyn Resolver) -> Result<Plan, PlanError> {
+pub fn plan(request: &PlanRequest<'_>, resolver: &mut dyn Resolver) -> Result<Plan, PlanError> {
     Survey::new(request, Scope::Target, resolver)?.plan()
 }

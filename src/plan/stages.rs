@@ -1,7 +1,7 @@
 //! Stages: what each FROM and `--from=` means, and which of them the target reaches.
 
 use super::words;
-use super::{PlanError, Request, Resolved, Resolver, Scope};
+use super::{PlanError, PlanRequest, Resolved, Resolver, Scope};
 use crate::dockerfile::ast::{Command, Instruction, Lines, Stage as Ast, Word};
 use crate::dockerfile::env::Env;
 use crate::dockerfile::errors::{Error, ErrorKind};
@@ -81,7 +81,7 @@ impl Place {
 impl<'a> Stages<'a> {
     /// Does everything short of walking the instructions.
     pub(super) fn resolve(
-        request: &Request<'a>,
+        request: &PlanRequest<'a>,
         scope: Scope,
         resolver: &mut dyn Resolver,
     ) -> Result<Self, PlanError> {
@@ -94,7 +94,7 @@ impl<'a> Stages<'a> {
     }
 
     /// What the checks want to know of each stage of the file.
-    pub(super) fn facts(&self, request: &Request<'_>) -> Vec<StageFacts> {
+    pub(super) fn facts(&self, request: &PlanRequest<'_>) -> Vec<StageFacts> {
         let facts = |index: Index| {
             let stage = &self.all[index];
             StageFacts {
@@ -123,7 +123,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Gives every FROM its base.
-    fn new(request: &Request<'a>) -> Result<Self, PlanError> {
+    fn new(request: &PlanRequest<'a>) -> Result<Self, PlanError> {
         let file = request.dockerfile;
         let globals = words::globals(request)?;
         let mut all: Vec<Stage<'a>> = Vec::new();
@@ -178,7 +178,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Gives every `--from=` its stage or image.
-    fn link(&mut self, request: &Request<'_>) -> Result<(), PlanError> {
+    fn link(&mut self, request: &PlanRequest<'_>) -> Result<(), PlanError> {
         for index in 0..self.named {
             for number in 0..self.all[index].commands.len() {
                 let command = self.all[index].commands[number].clone();
@@ -201,7 +201,7 @@ impl<'a> Stages<'a> {
         &mut self,
         instruction: &Instruction,
         reader: Index,
-        request: &Request<'_>,
+        request: &PlanRequest<'_>,
     ) -> Result<Vec<Option<Index>>, PlanError> {
         match &instruction.command {
             Command::Copy(copy) => {
@@ -317,7 +317,7 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    fn find_target(&mut self, request: &Request<'_>) -> Result<(), PlanError> {
+    fn find_target(&mut self, request: &PlanRequest<'_>) -> Result<(), PlanError> {
         let Some(name) = &request.target else { return Ok(()) };
         self.target = self.find(name).ok_or_else(|| PlanError::NoSuchTarget {
             name: name.clone(),
@@ -330,7 +330,7 @@ impl<'a> Stages<'a> {
     /// reach further.
     fn reach(
         &mut self,
-        request: &Request<'_>,
+        request: &PlanRequest<'_>,
         scope: Scope,
         resolver: &mut dyn Resolver,
     ) -> Result<(), PlanError> {
@@ -352,7 +352,7 @@ impl<'a> Stages<'a> {
     fn resolve_base(
         &mut self,
         index: Index,
-        request: &Request<'_>,
+        request: &PlanRequest<'_>,
         resolver: &mut dyn Resolver,
     ) -> Result<(), PlanError> {
         let stage = &mut self.all[index];
@@ -384,7 +384,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Puts the triggers of the base in front of the stage's own instructions.
-    fn place_triggers(&mut self, index: Index, request: &Request<'_>) -> Result<(), PlanError> {
+    fn place_triggers(&mut self, index: Index, request: &PlanRequest<'_>) -> Result<(), PlanError> {
         let texts: Vec<String> = match &self.all[index].base {
             Base::Name(_, Some(Resolved::Image { config, .. }))
                 if self.all[index].ast.is_some() =>
@@ -428,7 +428,7 @@ impl<'a> Stages<'a> {
 }
 
 impl Stage<'_> {
-    fn base_facts(&self, request: &Request<'_>) -> lint::Base {
+    fn base_facts(&self, request: &PlanRequest<'_>) -> lint::Base {
         let is_replaced = self.given_name.as_ref().is_some_and(|name| {
             request.has_context(name, request.platform_of(self.platform.as_ref()))
         });

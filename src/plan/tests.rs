@@ -37,10 +37,10 @@ impl Resolver for Fixture {
 
 fn try_plan(
     text: &str,
-    edit: impl FnOnce(&mut Request<'_>),
+    edit: impl FnOnce(&mut PlanRequest<'_>),
 ) -> Result<(Plan, Vec<String>), PlanError> {
     let file = dockerfile::parse(text.as_bytes()).unwrap();
-    let mut request = Request {
+    let mut request = PlanRequest {
         dockerfile: &file,
         build_args: BTreeMap::new(),
         target: None,
@@ -131,13 +131,13 @@ fn global_arguments_are_seen_where_they_are_declared_again() {
     assert!(run(&plan, 0).env.contains(&("V".into(), "1".into())));
     assert!(!run(&plan, 0).env.iter().any(|(name, _)| name == "W"));
     assert!(run(&plan, 1).env.contains(&("V".into(), "1".into())), "stages inherit arguments");
-    let args = |r: &mut Request<'_>| r.build_args = BTreeMap::from([("V".into(), "2".into())]);
+    let args = |r: &mut PlanRequest<'_>| r.build_args = BTreeMap::from([("V".into(), "2".into())]);
     assert_eq!(try_plan(text, args).unwrap().1, ["base:2"]);
 }
 
 #[test]
 fn unused_build_arguments_are_named() {
-    let given = |r: &mut Request<'_>| {
+    let given = |r: &mut PlanRequest<'_>| {
         for name in ["A", "B", "http_proxy", "BUILDKIT_X", "TARGETARCH"] {
             r.build_args.insert(name.into(), "1".into());
         }
@@ -218,7 +218,7 @@ fn heredocs_are_texts_scripts_or_what_the_shell_makes_of_them() {
 fn bytes_that_are_not_text_reach_files_but_no_command() {
     let file = |text: &[u8]| {
         let file = dockerfile::parse(text).unwrap();
-        let request = Request {
+        let request = PlanRequest {
             dockerfile: &file,
             build_args: BTreeMap::new(),
             target: None,

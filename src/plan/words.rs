@@ -2,7 +2,7 @@
 
 use super::stages::Place;
 use super::step::CopySource;
-use super::{PlanError, Request};
+use super::{PlanError, PlanRequest};
 use crate::dockerfile::address::Address;
 use crate::dockerfile::as_text;
 use crate::dockerfile::ast::{Escape, Heredoc, Instruction, Word};
@@ -39,7 +39,7 @@ pub(super) fn proxies(args: &BTreeMap<String, String>) -> Vec<(String, String)> 
 }
 
 /// The platform arguments with the values of this build.
-pub(super) fn platform_args(request: &Request<'_>) -> Env {
+pub(super) fn platform_args(request: &PlanRequest<'_>) -> Env {
     let build = &request.build_platform;
     let target = request.platform.as_ref().unwrap_or(build);
     let stages = &request.dockerfile.stages;
@@ -69,7 +69,7 @@ pub(super) fn platform_args(request: &Request<'_>) -> Env {
 }
 
 /// The variables of FROM lines: platform arguments, then global ARGs.
-pub(super) fn globals(request: &Request<'_>) -> Result<Env, PlanError> {
+pub(super) fn globals(request: &PlanRequest<'_>) -> Result<Env, PlanError> {
     Ok(env::globals(request.dockerfile, &platform_args(request), &request.build_args)?)
 }
 

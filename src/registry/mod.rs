@@ -49,7 +49,7 @@ pub use keychain::{Keychain, Saved};
 pub use settings::{Proxies, Settings, SettingsError};
 pub use tls::Roots;
 pub use transport::resolve as resolve_location;
-pub use upload::{Open, Report};
+pub use upload::{Open, UploadReport};
 
 /// A repository: `docker.io` and `library/debian`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use ureq::http::Method;
 
 /// Receives how many bytes of a blob the registry has been sent.
-pub type Report<'r> = &'r (dyn Fn(u64) + Sync);
+pub type UploadReport<'r> = &'r (dyn Fn(u64) + Sync);
 
 /// Opens what is uploaded, at an offset in bytes.
 pub type Open<'o> = &'o (dyn Fn(u64) -> io::Result<Box<dyn Read + Send>> + Sync);
@@ -76,7 +76,7 @@ impl Remote {
         blob: &Descriptor,
         from: Option<&str>,
         open: Open<'_>,
-        report: Report<'_>,
+        report: UploadReport<'_>,
     ) -> Result<bool, RegistryError> {
         let (host, path) = self.own();
         let doing = format!("push blob {} to {}", blob.digest, self.repository());
@@ -130,7 +130,7 @@ struct Upload<'a> {
     path: &'a str,
     blob: &'a Descriptor,
     open: Open<'a>,
-    report: Report<'a>,
+    report: UploadReport<'a>,
     doing: &'a str,
 }
 

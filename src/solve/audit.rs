@@ -10,7 +10,7 @@ use super::inputs::StepInputs;
 use super::step_context::Shared;
 use super::{Cause, Failed, Job, SolveError};
 use crate::cache::TreeEntry;
-use crate::layer::{Kind, LayerError, Walk, XattrSpace};
+use crate::layer::{LayerEntryKind, LayerError, Walk, XattrSpace};
 use crate::snapshot;
 use crate::store::{self, Layer};
 use crate::sys::cancel::Cancel;
@@ -111,7 +111,7 @@ fn entries(directories: &[PathBuf], cancel: &Cancel) -> Result<Vec<TreeEntry>, C
         };
         let kind = match entry.kind {
             _ if entry.hard_link.is_some() => "hard link",
-            Kind::File { size } => {
+            LayerEntryKind::File { size } => {
                 listed.size = Some(size);
                 let mut hasher = blake3::Hasher::new();
                 if let Some(file) = file {
@@ -122,18 +122,18 @@ fn entries(directories: &[PathBuf], cancel: &Cancel) -> Result<Vec<TreeEntry>, C
                 listed.content = Some(hasher.finalize().to_hex().to_string());
                 "file"
             }
-            Kind::Dir => "dir",
-            Kind::Symlink { target } => {
+            LayerEntryKind::Dir => "dir",
+            LayerEntryKind::Symlink { target } => {
                 listed.content = Some(text(target));
                 "symlink"
             }
-            Kind::Char { major, minor } | Kind::Block { major, minor } => {
+            LayerEntryKind::Char { major, minor } | LayerEntryKind::Block { major, minor } => {
                 listed.content = Some(format!("{major}:{minor}"));
-                if matches!(entry.kind, Kind::Char { .. }) { "char" } else { "block" }
+                if matches!(entry.kind, LayerEntryKind::Char { .. }) { "char" } else { "block" }
             }
-            Kind::Fifo => "fifo",
-            Kind::Whiteout => "whiteout",
-            Kind::Opaque => "opaque",
+            LayerEntryKind::Fifo => "fifo",
+            LayerEntryKind::Whiteout => "whiteout",
+            LayerEntryKind::Opaque => "opaque",
         };
         kind.clone_into(&mut listed.kind);
         found.push(listed);

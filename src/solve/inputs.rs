@@ -7,7 +7,7 @@ use super::step_context::StepContext;
 use super::{Cause, Job, cache_mounts};
 use crate::cache::{Cache, Inputs, TreeEntry, TreeId};
 use crate::context::SelectOptions;
-use crate::copy::{Entry, Kind, Selection};
+use crate::copy::{EntryKind, SelectedEntry, Selection};
 use crate::plan::{
     CacheStart, Copy, CopySource, MountKind, Network, Op, Run, Security, Sharing, Step, Tree,
 };
@@ -59,7 +59,7 @@ fn entries(selection: &Selection, keeps_owner: bool) -> Vec<TreeEntry> {
     entries
 }
 
-fn tree_entry(path: &[u8], entry: &Entry, keeps_owner: bool) -> TreeEntry {
+fn tree_entry(path: &[u8], entry: &SelectedEntry, keeps_owner: bool) -> TreeEntry {
     let content = match (&entry.content, &entry.link) {
         (Some(content), _) => Some(Key::from_bytes(*content).to_hex()),
         (None, Some(link)) => Some(show(link)),
@@ -71,7 +71,7 @@ fn tree_entry(path: &[u8], entry: &Entry, keeps_owner: bool) -> TreeEntry {
         kind: entry.kind.name().to_owned(),
         mode: entry.mode & 0o7777,
         owner: keeps_owner.then_some((entry.uid, entry.gid)),
-        size: (entry.kind == Kind::File).then_some(entry.size),
+        size: (entry.kind == EntryKind::File).then_some(entry.size),
         content,
     }
 }

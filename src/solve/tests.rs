@@ -71,7 +71,7 @@ impl Kit {
     fn build_for(&self, text: &str, observer: &dyn Observer) -> Counts {
         let store = self.store();
         let dockerfile = dockerfile::parse(text.as_bytes()).unwrap();
-        let request = plan::Request {
+        let request = plan::PlanRequest {
             dockerfile: &dockerfile,
             build_args: BTreeMap::new(),
             target: None,

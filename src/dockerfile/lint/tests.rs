@@ -5,7 +5,7 @@ use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::ignore::Matcher;
 use crate::dockerfile::parse;
 use crate::oci::{Config, Platform};
-use crate::plan::{NoCache, Request, Resolved, Resolver, Scope, Survey, platform_args};
+use crate::plan::{NoCache, PlanRequest, Resolved, Resolver, Scope, Survey, platform_args};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
@@ -50,7 +50,7 @@ impl World<'_> {
         let file: Dockerfile = parse(text.as_bytes()).unwrap();
         let build_args: BTreeMap<String, String> =
             self.args.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        let request = Request {
+        let request = PlanRequest {
             dockerfile: &file,
             build_args: build_args.clone(),
             target: self.target.map(str::to_owned),
