@@ -9,7 +9,7 @@
 use builder::dockerfile::parse;
 use builder::layer::{extract_archive, read_archive};
 use builder::oci::{Config, Digest, Platform};
-use builder::plan::{NoCache, Plan, Request, Resolved, Resolver, plan};
+use builder::plan::{NoCache, Plan, PlanRequest, Resolved, Resolver, plan};
 use builder::progress::{LogLimits, Mode, Outcome, Output, Progress, Stream, Vertex};
 use builder::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,7 +125,7 @@ impl Resolver for Nothing {
 
 fn planned(text: &str) -> Plan {
     let file = parse(text.as_bytes()).expect("the sample parses");
-    let request = Request {
+    let request = PlanRequest {
         dockerfile: &file,
         build_args: BTreeMap::new(),
         target: None,

@@ -7,7 +7,7 @@
 use builder::dockerfile::ast::{Dockerfile, Escape};
 use builder::dockerfile::{expand, parse};
 use builder::oci::{Config, Platform};
-use builder::plan::{NoCache, Plan, Request, Resolved, Resolver, plan};
+use builder::plan::{NoCache, Plan, PlanRequest, Resolved, Resolver, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ fn sample() -> String {
 }
 
 fn planned(file: &Dockerfile) -> Plan {
-    let request = Request {
+    let request = PlanRequest {
         dockerfile: file,
         build_args: BTreeMap::new(),
         target: None,

@@ -22,8 +22,6 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
 use std::path::Path;
 
-/// The annotation with the time an image was made.
-
 /// How much is copied between two looks at the cancel token, in bytes.
 const PIECE: u64 = 16 << 20;
 

@@ -6,6 +6,7 @@ use crate::dockerfile::git_url::GitUrl;
 use crate::oci::Reference;
 use serde_json::json;
 
+#[expect(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
 fn policies(rules: serde_json::Value) -> Policies {
     let mut policies = Policies::default();
     let document = json!({"version": 1, "rules": rules}).to_string();

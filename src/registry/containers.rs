@@ -71,6 +71,7 @@ struct Table {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
+#[expect(clippy::struct_field_names, reason = "the file's own names")]
 struct Mirror {
     location: String,
     insecure: bool,
