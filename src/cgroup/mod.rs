@@ -18,14 +18,16 @@
 //! Source: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/; runc `libcontainer/cgroups` for
 //! Docker's translation of weights and swap.
 
+mod accounts;
 mod error;
 mod group;
 mod hierarchy;
 mod lease;
 mod limits;
 
+pub use accounts::{Accounts, OomKills};
 pub use error::{CgroupError, Missing};
-pub use group::{Accounts, Cgroup, OomKills, Substitute};
+pub use group::{Cgroup, Substitute};
 pub use limits::{Limit, Limits, Throttle};
 
 use std::fs;

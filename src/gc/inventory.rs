@@ -4,8 +4,10 @@ use super::GcError;
 use crate::cache::{Inputs, Value};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::store::{ChainId, GcClass, Key, LayerId, LayerMeta, Store, StorePart};
+use crate::sys::threads;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs::{self, Metadata};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -163,9 +165,12 @@ impl Inventory {
             (ItemKind::Build, StorePart::Builds),
             (ItemKind::Damaged, StorePart::Damaged),
         ] {
-            for (path, facts) in entries(root, part.path())? {
+            let found = entries(root, part.path())?;
+            let count = |place: usize| Ok::<_, Infallible>(bytes_of(&root.join(&found[place].0)));
+            let Ok(sizes) = threads::side_by_side(found.len(), threads::count(), count);
+            for ((path, facts), bytes) in found.into_iter().zip(sizes) {
                 let mut item = Item::new(kind, path, &facts);
-                item.bytes = bytes_of(&root.join(&item.path));
+                item.bytes = bytes;
                 if kind == ItemKind::Mount {
                     item.label = fs::read_to_string(root.join(&item.path).join("id")).ok();
                 }
