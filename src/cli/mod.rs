@@ -171,7 +171,7 @@ struct HistoryCommand {
     #[arg(long, value_name = "BUILD", num_args = 0..=1, default_missing_value = "last")]
     usage: Option<String>,
     #[command(flatten)]
-    image: Option<history::HistoryArgs>,
+    image: history::HistoryArgs,
 }
 
 /// What comes from outside besides the arguments, read in one place.
@@ -555,8 +555,8 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
             return history::usage::run(&args, &environment.store()?, out)
                 .map_err(|error| Failure::of_explain(&error));
         }
-        Command::History(HistoryCommand { image, .. }) => match image {
-            Some(args) => history::run(args, &environment.store()?, now, out),
+        Command::History(HistoryCommand { image: args, .. }) => match &args.image {
+            Some(name) => history::run(name, args, &environment.store()?, now, out),
             None => {
                 return Err(Failure::new(
                     Class::Usage,

@@ -200,6 +200,7 @@ const COMMANDS: &[&[&str]] = &[
     &["explain", "--build", "none"],
     &["explain", "--format", "yaml"],
     &["inspect", "nothing/here"],
+    &["history"],
     &["history", "nothing/here"],
     &["history", "log", "none"],
     &["history", "--usage", "none"],

@@ -19,8 +19,7 @@ use std::io::Write;
 #[derive(Debug, Clone, clap::Args)]
 pub struct HistoryArgs {
     /// The image
-    #[arg(required = false, required_unless_present = "usage")]
-    pub image: String,
+    pub image: Option<String>,
     /// Print as `table` or `json`
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: TableFormat,
@@ -44,12 +43,13 @@ const SHOWN: usize = 45;
 ///
 /// [`ImageCommandError`] for an unknown image or format.
 pub fn run(
+    name: &str,
     args: &HistoryArgs,
     store: &Store,
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
-    let found = image_arg::image(store, &args.image)?;
+    let found = image_arg::image(store, name)?;
     let (_, manifest, config) = image::read(store, &found.descriptor, &Platform::host())?;
     let layers = image::layers_of(store, &config.diff_ids().unwrap_or_default())?;
     let mut next = 0;
