@@ -241,6 +241,9 @@ impl OutputSpec {
     /// # Ok::<(), builder::export::SpecError>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, SpecError> {
+        if text.trim().is_empty() {
+            return Err(SpecError::NoType);
+        }
         let fields = split_csv(text)?;
         if let [one] = fields.as_slice()
             && !one.contains('=')

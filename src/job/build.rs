@@ -7,7 +7,7 @@ use super::recorder::Recorder;
 use super::request::{BuildRequest, PullPolicy};
 use super::resolve::Images;
 use super::transfers::Pulls;
-use super::{Caller, check, housekeeping, limits, on_error, secrets, shared_cache};
+use super::{Caller, check, destination, housekeeping, limits, on_error, secrets, shared_cache};
 use crate::dockerfile::lint::Finding;
 use crate::export::OutputSpec;
 use crate::history::{BuildId, History, Outcome};
@@ -47,6 +47,7 @@ pub fn build(
     progress: &Progress,
 ) -> Result<Built, Failure> {
     let BuildRequest { source, delivery, .. } = loaded.request;
+    destination::check(delivery)?;
     let mut images = Images::new(store, &loaded.contexts, caller.cancel()).under(&source.policies);
     if source.pull != PullPolicy::Never {
         let client = caller.client(loaded.request.verifies_tls, progress)?;

@@ -19,6 +19,7 @@
 mod build;
 mod check;
 mod deliver;
+mod destination;
 pub mod failure;
 pub mod housekeeping;
 pub mod limits;

@@ -21,6 +21,7 @@ mod contexts;
 mod copy;
 mod debug;
 mod deltas;
+mod destinations;
 mod diff;
 mod doctor;
 mod drop_in;
