@@ -4,6 +4,7 @@
 
 use super::explain::ExplainError;
 use super::image_arg::ImageCommandError;
+use crate::image::ImageError;
 pub use crate::job::failure::{Class, Excerpt, Failure, cannot, chain, excerpt_at};
 use crate::show;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
@@ -64,7 +65,18 @@ impl Failure {
             | ImageCommandError::Export(_) => Class::Environment,
             _ => Class::Usage,
         };
-        Self::of(class, error)
+        let failure = Self::of(class, error);
+        let is_archive = match error {
+            ImageCommandError::Image(ImageError::NotAnArchive { .. }) => true,
+            ImageCommandError::Image(ImageError::Read { what, .. }) => what == "the archive",
+            _ => false,
+        };
+        if !is_archive {
+            return failure;
+        }
+        failure
+            .with_hint("`builder load` reads what docker, podman and builder `save` write")
+            .with_hint("a root file system becomes an image with: builder import FILE NAME")
     }
 
     /// Makes a failure of what `explain` and the history's commands say.

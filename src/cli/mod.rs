@@ -85,8 +85,9 @@ const ROOT_STORE: &str = "/var/lib/builder";
 )]
 struct Cli {
     /// Directory that holds images, layers and the cache
-    #[arg(long, global = true, env = "BUILDER_ROOT", value_name = "DIR", help_heading = "Global")]
-    root: Option<PathBuf>,
+    // An empty variable is an unset one.
+    #[arg(long, global = true, env = "BUILDER_ROOT", value_name = "DIR", value_parser = clap::builder::OsStringValueParser::new(), help_heading = "Global")]
+    root: Option<OsString>,
     /// Report what the program itself does, on stderr; BUILDER_LOG and BUILDER_LOG_FILE say more
     #[arg(short = 'D', long, global = true, help_heading = "Global")]
     debug: bool,
@@ -197,9 +198,9 @@ pub struct Environment {
 }
 
 impl Environment {
-    fn new(root: Option<PathBuf>) -> Self {
+    fn new(root: Option<OsString>) -> Self {
         Self {
-            root,
+            root: root.filter(|root| !root.is_empty()).map(PathBuf::from),
             docker_config: None,
             is_root: rustix::process::geteuid().is_root(),
             standing: Standing::Machine,

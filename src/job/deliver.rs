@@ -69,7 +69,16 @@ pub(super) fn deliver(
         }
     }
     if let Some(path) = &delivery.metadata_file {
-        let mut metadata = export::metadata(packed.as_ref(), &delivery.tags);
+        let given = delivery.outputs.iter().flat_map(|spec| &spec.names);
+        let mut names: Vec<Reference> = Vec::new();
+        for name in delivery.tags.iter().chain(given) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        let mut metadata = export::metadata(packed.as_ref(), &names);
+        // As buildx has it: builder, node, build.
+        metadata["buildx.build.ref"] = format!("builder/builder/{}", job.build).into();
         metadata["builder.usage"] = usage(job.plan, &solved.steps);
         let mut text = canonical_json(&metadata);
         text.push(b'\n');

@@ -4,6 +4,7 @@ use super::failure::{self, Class, Failure, hint_of_id, hint_of_owner, lines_exce
 use super::limits;
 use super::load::Loaded;
 use super::resolve::NotHere;
+use super::sources::Context;
 use super::transfers::{self, PullFailed};
 use crate::cgroup::CgroupError;
 use crate::context::ContextError;
@@ -16,6 +17,7 @@ use crate::sandbox::SandboxError;
 use crate::solve::{Cause, SolveError};
 use crate::text::size::mebibytes;
 use nix::sys::signal::Signal;
+use std::path::{Component, Path};
 
 /// How many lines of a failed step's output an error shows.
 const OUTPUT_LINES: usize = 20;
@@ -114,10 +116,43 @@ impl Loaded<'_> {
         }
         failure.excerpts.extend(excerpt);
         failure.hints.extend(hints);
+        if let Cause::Context(ContextError::NotFound { pattern, hidden_by: None, .. }) =
+            &error.cause
+            && !error.name.contains("--from=")
+        {
+            failure.hints.extend(self.hint_of_source(pattern));
+        }
         if class == Class::Step {
             failure.output = progress.last_lines(&error.vertex, OUTPUT_LINES);
+            let is_shell = |line: &String| line.starts_with("exec: \"/bin/sh\": no such file");
+            if failure.output.iter().any(is_shell) {
+                failure.hints.push(
+                    "the image has no shell: write RUN [\"/PROGRAM\", \"ARGUMENT\"], or take a base with one"
+                        .to_owned(),
+                );
+            }
         }
         failure
+    }
+}
+
+impl Loaded<'_> {
+    /// Says why a source of the main context is not found although something seems to be there.
+    fn hint_of_source(&self, pattern: &str) -> Option<String> {
+        let Context::Directory { dir, .. } = &self.inputs.context else { return None };
+        if Path::new(pattern).components().any(|part| part == Component::ParentDir) {
+            return Some(
+                "`..` does not lead out of the context: name the other directory with \
+                 --build-context NAME=DIR, and write COPY --from=NAME"
+                    .to_owned(),
+            );
+        }
+        let path = dir.join(pattern.trim_start_matches('/'));
+        let target = std::fs::read_link(&path).ok()?;
+        Some(format!(
+            "{pattern:?} is a link to {target:?}, which the context does not have: \
+             put the file itself into the context"
+        ))
     }
 }
 

@@ -298,7 +298,9 @@ impl<'a> Stages<'a> {
                     }
                     1 => {
                         let from = *index;
-                        let name = &self.all[next].name;
+                        // The only stage has no name in progress.
+                        let stage = &self.all[next];
+                        let name = stage.given_name.as_ref().unwrap_or(&stage.name);
                         // The line to fix is the one that reads what comes later.
                         let place = stack
                             .iter()
@@ -366,7 +368,14 @@ impl<'a> Stages<'a> {
                 let is_context = request.has_context(name, &platform);
                 if !is_context && let Err(error) = name.parse::<Reference>() {
                     let message = format!("failed to parse stage name {name:?}: {error}");
-                    return Err(stage.place.error(message).into());
+                    let mut error = stage.place.error(message);
+                    // What is left of NAME:$TAG where TAG has no value.
+                    if name.ends_with([':', '@']) {
+                        error = error
+                            .with_label("nothing follows the last mark")
+                            .with_hint("give the variable a value: an ARG with a default before the first FROM, or --build-arg");
+                    }
+                    return Err(error.into());
                 }
                 let found =
                     resolver.resolve(name, &platform).map_err(|source| PlanError::Image {

@@ -275,9 +275,9 @@ pub(super) fn receive<M: DeserializeOwned>(
             &mut ancillary,
             RecvFlags::CMSG_CLOEXEC,
         ) {
-            Err(rustix::io::Errno::INTR) => {}
-            // A peer that was killed with packets unread resets the connection.
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            // A peer that ends with packets unread resets the connection. The kernel says so once, before
+            // the packets that the peer sent: these come next, and then the end.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             Err(error) => return Err(error.into()),
             Ok(received) => break received.bytes,
         }
@@ -306,6 +306,17 @@ pub(super) fn receive<M: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_words_of_a_peer_that_did_not_read_all_arrive() {
+        let (a, b) = pair().unwrap();
+        send(a.as_fd(), &"last", &[]).unwrap();
+        send(b.as_fd(), &"unread", &[]).unwrap();
+        drop(a);
+        let (got, _) = receive::<String>(b.as_fd()).unwrap().unwrap();
+        assert_eq!(got, "last");
+        assert!(receive::<String>(b.as_fd()).unwrap().is_none());
+    }
 
     #[test]
     fn short_and_long_messages_arrive_with_their_descriptors() {

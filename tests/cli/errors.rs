@@ -177,3 +177,52 @@ fn privileged_export_that_fills_the_disk_leaves_no_half_file() {
     assert!(outcome.text().to_lowercase().contains("no space left"), "{}", outcome.text());
     assert!(!outcome.stdout().contains("small.tar"), "{}", outcome.stdout());
 }
+
+#[test]
+fn privileged_mistakes_name_their_cause_and_what_to_do() {
+    let kit = Kit::new();
+    kit.symlink("nowhere", "broken").symlink("/etc/passwd", "outside").file("f", "f");
+    for (text, status, parts) in [
+        ("FROM scratch\nCOPY broken /x\n", 3, ["is a link to \"nowhere\"", "put the file itself"]),
+        ("FROM scratch\nCOPY outside /x\n", 3, ["is a link to \"/etc/passwd\"", "put the file"]),
+        ("FROM scratch\nCOPY ../x /x\n", 3, ["does not lead out", "--build-context NAME=DIR"]),
+        ("FROM scratch AS a\nCOPY --from=a /x /x\n", 3, ["on stage: a", "Dockerfile:2"]),
+        ("FROM fixture/base:$TAG\n", 3, ["nothing follows", "--build-arg"]),
+        ("FROM app:\n", 3, ["nothing follows", "\"app:\""]),
+        ("FROM scratch\nRUN echo\n", 4, ["the image has no shell", "write RUN [\"/PROGRAM\""]),
+    ] {
+        kit.dockerfile(text);
+        let outcome = kit.build().fails(status);
+        for part in parts {
+            assert!(outcome.text().contains(part), "{text}: {part}: {}", outcome.text());
+        }
+    }
+}
+
+#[test]
+fn what_run_cannot_do_is_refused_with_what_comes_near() {
+    let kit = Kit::new();
+    for (flags, what) in [
+        (["-d", "x"].as_slice(), "builder run IMAGE COMMAND &"),
+        (&["--detach", "x", "true"], "no daemon"),
+        (&["--privileged", "x"], "--cap-add"),
+        (&["--gpus", "all", "x"], "no devices"),
+        (&["--device", "/dev/kvm", "x"], "no devices"),
+        (&["--restart=always", "x"], "until builder run"),
+    ] {
+        let outcome = kit.builder([&["run"], flags].concat()).fails(125);
+        assert!(outcome.text().contains(what), "{flags:?}: {}", outcome.text());
+    }
+}
+
+#[test]
+fn an_empty_variable_for_the_store_is_an_unset_one() {
+    let kit = Kit::new();
+    let run = kit.builder(["images"]).env("BUILDER_ROOT", "").env("XDG_DATA_HOME", kit.out("data"));
+    // Root's store is the machine's: only whether the value is taken is looked at.
+    let run = run.args(["--root", kit.out("named").to_str().unwrap()]);
+    run.ok();
+    assert!(kit.out("named").exists());
+    let outcome = kit.builder(["version"]).env("BUILDER_ROOT", "").ok();
+    assert!(outcome.stdout().starts_with("builder "), "{}", outcome.stdout());
+}

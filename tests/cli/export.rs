@@ -100,13 +100,17 @@ fn iidfile_and_metadata_file() {
         .arg("--metadata-file")
         .arg(&metadata)
         .args(["-t", "hello:v1"])
-        .arg(format!("-otype=oci,dest={}", archive.display()))
+        .arg(format!("-otype=oci,dest={},name=given:v2", archive.display()))
         .ok();
     let image = Archive::open(&archive);
     let written: Value = serde_json::from_slice(&fs::read(metadata).unwrap()).unwrap();
     assert_eq!(written["containerimage.digest"], image.digest);
     assert_eq!(written["containerimage.config.digest"], image.manifest["config"]["digest"]);
-    assert!(written["image.name"].as_str().unwrap().ends_with("hello:v1"), "{written}");
+    let names = "docker.io/library/hello:v1,docker.io/library/given:v2";
+    assert_eq!(written["image.name"], names, "of flags and of outputs");
+    let build = written["buildx.build.ref"].as_str().unwrap();
+    let id = build.strip_prefix("builder/builder/").unwrap();
+    kit.builder(["explain", "--build", id]).ok();
     let id = fs::read_to_string(iid).unwrap();
     assert!(id == image.digest || id == image.manifest["config"]["digest"], "{id}");
 }

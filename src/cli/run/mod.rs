@@ -10,6 +10,7 @@
 //! shared with `builder build`.
 
 pub mod ports;
+mod refused;
 mod request;
 mod stop;
 pub mod volume;
@@ -56,6 +57,9 @@ pub struct RunArgs {
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,
+    /// Flags of docker's that nothing here can do.
+    #[command(flatten)]
+    pub refused: refused::RefusedArgs,
     /// Give the command a terminal
     #[arg(short, long)]
     pub tty: bool,
@@ -144,7 +148,8 @@ pub struct RunArgs {
 /// The failure to show, of Docker's status 125; a command that ended with a status other than 0 is
 /// one without a message.
 pub fn run(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
-    let exit = start(args, environment).map_err(|mut failure| {
+    let exit = args.refused.check().and_then(|()| start(args, environment));
+    let exit = exit.map_err(|mut failure| {
         if !matches!(failure.class, Class::Bug | Class::Interrupted | Class::Status(_)) {
             failure.class = Class::Status(125);
         }
