@@ -100,7 +100,8 @@ fn iidfile_and_metadata_file() {
         .arg("--metadata-file")
         .arg(&metadata)
         .args(["-t", "hello:v1"])
-        .arg(format!("-otype=oci,dest={},name=given:v2", archive.display()))
+        .arg(format!("-otype=oci,dest={}", archive.display()))
+        .arg(format!("-otype=docker,name=given:v2,dest={}", kit.out("second.tar").display()))
         .ok();
     let image = Archive::open(&archive);
     let written: Value = serde_json::from_slice(&fs::read(metadata).unwrap()).unwrap();
