@@ -150,8 +150,9 @@ impl Loaded<'_> {
         let path = dir.join(pattern.trim_start_matches('/'));
         let target = std::fs::read_link(&path).ok()?;
         Some(format!(
-            "{pattern:?} is a link to {target:?}, which the context does not have: \
-             put the file itself into the context"
+            "{pattern:?} is a link to \"{}\", which the context does not have: \
+             put the file itself into the context",
+            target.display()
         ))
     }
 }
