@@ -5,6 +5,7 @@
 
 use super::failure::{Class, Failure};
 use super::resolve::NamedContext;
+use super::sources;
 use crate::dockerfile::address::Address;
 use crate::dockerfile::git_url::GitUrl;
 use crate::plan::{CopySource, Op, Plan};
@@ -20,10 +21,10 @@ pub(super) fn main_context(policies: &Policies, typed: &str) -> Result<String, F
     if policies.is_empty() || typed == "-" {
         return Ok(as_typed());
     }
-    match NamedContext::parse(typed) {
+    match NamedContext::parse(&sources::github(typed)) {
         NamedContext::Remote(address) => {
-            let next = address_instead(policies, &address, None)?;
-            Ok(next.map_or_else(as_typed, |(address, _)| address.text))
+            let next = context_instead(policies, &address)?;
+            Ok(next.map_or_else(as_typed, |address| address.text))
         }
         _ => asked(policies, &Source::local("context")).map(|_| as_typed()),
     }
@@ -62,8 +63,8 @@ pub(super) fn named_context(
 ) -> Result<NamedContext, Failure> {
     match context {
         NamedContext::Remote(address) => {
-            let next = address_instead(policies, &address, None)?;
-            Ok(NamedContext::Remote(next.map_or(address, |(address, _)| address)))
+            let next = context_instead(policies, &address)?;
+            Ok(NamedContext::Remote(next.unwrap_or(address)))
         }
         NamedContext::Dir(dir) => {
             asked(policies, &Source::local(name))?;
@@ -87,15 +88,19 @@ pub(super) fn plan(policies: &Policies, plan: &mut Plan) -> Result<(), Failure> 
     for step in &mut plan.steps {
         let lines = step.lines.0;
         let Op::Copy(copy) = &mut step.op else { continue };
+        let is_one = copy.sources.len() == 1;
         for source in &mut copy.sources {
             let (CopySource::Url(address) | CopySource::Git(address)) = source else { continue };
             let next = address_instead(policies, address, copy.checksum.as_deref())
                 .map_err(|failure| failure.about(&format!("line {lines}")))?;
             if let Some((next, checksum)) = next {
-                *address = next;
-                if checksum.is_some() {
+                if checksum.is_some() && checksum != copy.checksum {
+                    if !is_one {
+                        return Err(unfit(address, "http.checksum is for an ADD of one source"));
+                    }
                     copy.checksum = checksum;
                 }
+                *address = next;
             }
         }
     }
@@ -113,7 +118,30 @@ fn address_instead(
         Ok(Some(url)) => Source::git(&url),
         _ => Source::download(address, checksum),
     };
-    Ok(asked(policies, &source)?.map(|next| next.to_address()))
+    let Some(next) = asked(policies, &source)? else { return Ok(None) };
+    let (next, checksum) = next.to_address();
+    let is_git = |address: &Address| !matches!(GitUrl::parse(&address.text), Ok(None));
+    if is_git(address) != is_git(&next) {
+        return Err(unfit(address, "a repository and a download cannot stand for each other"));
+    }
+    // It may hold the commit that the repository must have.
+    if is_git(address) && address.text.contains('?') {
+        return Err(unfit(address, "its query would be lost"));
+    }
+    Ok(Some((next, checksum)))
+}
+
+/// As [`address_instead`], for a context, of which no digest is compared.
+fn context_instead(policies: &Policies, address: &Address) -> Result<Option<Address>, Failure> {
+    match address_instead(policies, address, None)? {
+        Some((_, Some(_))) => Err(unfit(address, "http.checksum is for ADD, not for contexts")),
+        next => Ok(next.map(|(address, _)| address)),
+    }
+}
+
+fn unfit(address: &Address, what: &str) -> Failure {
+    let message = format!("a policy cannot replace {}: {what}", address.text);
+    Failure::new(Class::Dockerfile, message)
 }
 
 fn asked(policies: &Policies, source: &Source) -> Result<Option<Source>, Failure> {

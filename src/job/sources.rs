@@ -118,7 +118,7 @@ pub(super) fn read(
 
 /// Spells `github.com/OWNER/NAME` out, which docker takes for a repository where no directory has
 /// that name.
-fn github(path: &str) -> Cow<'_, str> {
+pub(super) fn github(path: &str) -> Cow<'_, str> {
     if !path.starts_with("github.com/") || fs::symlink_metadata(path).is_ok() {
         return Cow::Borrowed(path);
     }

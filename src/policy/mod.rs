@@ -276,7 +276,7 @@ impl Rule {
         let Selector { identifier, match_type, constraints } = written.selector;
         let kind = match_type.map_or(Ok(0), |name| name.index(&["WILDCARD", "EXACT", "REGEX"]))?;
         let pattern = match kind {
-            0 => Pattern::wildcard(&identifier),
+            0 => Pattern::wildcard(&identifier)?,
             1 => Pattern::exact(&identifier),
             _ => Pattern::regex(&identifier)?,
         };

@@ -18,15 +18,11 @@ pub(super) fn expression(text: &str) -> Result<Regex, String> {
 
 impl Pattern {
     /// A pattern in which `*` stands for any text, slashes included.
-    pub(super) fn wildcard(text: &str) -> Self {
+    pub(super) fn wildcard(text: &str) -> Result<Self, String> {
         let parts: Vec<String> = text.split('*').map(regex_lite::escape).collect();
         let written = format!("(?s)^{}$", parts.join("(.*)"));
-        let compiled = Regex::new(&written);
-        match compiled {
-            Ok(regex) => Self::Expression(text.to_owned(), regex),
-            // Only one beyond the size limit of expressions.
-            Err(_) => Self::Exact(text.to_owned()),
-        }
+        let compiled = Regex::new(&written).map_err(|error| format!("{text:?}: {error}"))?;
+        Ok(Self::Expression(text.to_owned(), compiled))
     }
 
     pub(super) fn exact(text: &str) -> Self {

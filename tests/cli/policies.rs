@@ -66,8 +66,57 @@ fn what_a_rule_denies_is_not_read() {
     let named = kit.build().args(["--build-context", &context]).arg("--source-policy-file");
     assert!(named.arg(&policy).fails(3).text().contains("local://named is denied"));
 
+    // The short form of a repository is one, and no directory.
+    rules(&deny("git://*"));
+    let short = kit.builder(["build", "github.com/team/app", "--source-policy-file"]);
+    let short = short.arg(&policy).fails(3);
+    assert!(short.text().contains("git://github.com/team/app.git is denied"), "{}", short.text());
+
     std::fs::write(&policy, "{\"rules\": [{}]}").unwrap();
     let malformed = kit.build().arg("--source-policy-file").arg(&policy).fails(2);
     assert!(malformed.text().contains("is not a source policy"), "{}", malformed.text());
     kit.build().args(["--source-policy-file", "/no/such/policy"]).fails(2);
+}
+
+#[test]
+fn a_replacement_that_cannot_be_read_is_an_error_of_its_own() {
+    let kit = kit();
+    let policy = kit.beside("policy.json");
+    let convert = |from: &str, updates: &str| {
+        let rule = format!(
+            "{{\"action\": \"CONVERT\", \"selector\": {{\"identifier\": \"{from}\"}}, \"updates\": {updates}}}"
+        );
+        std::fs::write(&policy, format!("{{\"rules\": [{rule}]}}")).unwrap();
+    };
+    let repository = "https://127.0.0.1:9/a.git";
+    let pin = "{\"attrs\": {\"http.checksum\": \"sha256:00\"}}";
+    for (dockerfile, from, updates, what) in [
+        (
+            format!("FROM scratch\nADD {repository} /a\n"),
+            "git://*",
+            "{\"identifier\": \"git://127.0.0.1:9/b\"}",
+            "cannot stand for each other",
+        ),
+        (
+            format!("FROM scratch\nADD {repository}?checksum=00 /a\n"),
+            "git://*",
+            "{\"identifier\": \"git://127.0.0.1:9/b.git\"}",
+            "its query would be lost",
+        ),
+        (
+            "FROM scratch\nADD https://127.0.0.1:9/x https://127.0.0.1:9/y /a/\n".to_owned(),
+            "https://127.0.0.1:9/x",
+            pin,
+            "an ADD of one source",
+        ),
+    ] {
+        kit.dockerfile(&dockerfile);
+        convert(from, updates);
+        let outcome = kit.build().arg("--source-policy-file").arg(&policy).fails(3);
+        assert!(outcome.text().contains(what), "{dockerfile}: {}", outcome.text());
+    }
+    convert("https://*", pin);
+    let context = kit.builder(["build", "https://127.0.0.1:9/x.tar", "--source-policy-file"]);
+    let context = context.arg(&policy).fails(3);
+    assert!(context.text().contains("not for contexts"), "{}", context.text());
 }
