@@ -259,7 +259,8 @@ impl Containers {
         let first = name.split('/').next().unwrap_or(name);
         let has_registry = name.contains('/') && (first.contains('.') || first == "localhost")
             || name.is_empty()
-            || name.contains('/') && rest.contains('/');
+            // HOST:PORT/PATH
+            || rest.split('@').next().is_some_and(|tag| tag.contains('/'));
         if has_registry {
             return Ok(None);
         }
@@ -406,6 +407,12 @@ mod tests {
         assert_eq!(long("tool").as_deref(), Some("registry.example/team/tool"));
         for typed in ["other", "docker.io/tool", "localhost/tool", "host:5000/tool", "a/tool"] {
             assert_eq!(long(typed), None, "{typed}");
+        }
+        let host = conf(
+            "unqualified-search-registries = [\"a.example\"]\n[aliases]\nhost = \"b.example/x\"\n",
+        );
+        for typed in ["host:5000/tool", "localhost:5000/tool:1"] {
+            assert_eq!(host.long_name(typed), Ok(None), "{typed}");
         }
         let one = conf("unqualified-search-registries = [\"registry.example\"]\n");
         assert_eq!(one.long_name("x:1").unwrap().as_deref(), Some("registry.example/x:1"));
