@@ -142,7 +142,7 @@ fn first_word(words: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(word) = words.get(at) {
         match word.to_str() {
-            Some("--root" | "--config") => at += 2,
+            Some("--root") => at += 2,
             Some(flag) if flag.starts_with('-') => at += 1,
             _ => return Some(at),
         }

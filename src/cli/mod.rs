@@ -421,9 +421,11 @@ pub fn main() -> ExitCode {
     let is_root = rustix::process::geteuid().is_root();
     signals::Signals::hold();
     let standing = match cli.command {
-        Command::Dev { .. } | Command::Version(_) | Command::Completions(_) | Command::Man(_) => {
-            Ok(Standing::Machine)
-        }
+        Command::Dev { .. }
+        | Command::Version(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Plugin(_) => Ok(Standing::Machine),
         _ => crate::sandbox::enter(),
     };
     let mut environment = Environment::new(cli.root);

@@ -11,6 +11,7 @@ use super::registry::docker_config;
 use crate::job::transfers::failure_of_registry;
 use crate::registry::docker_file;
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -114,7 +115,11 @@ fn install(link: &Path) -> Result<(), Failure> {
 /// Says whether `link` is a link that `install` made, of this or of an earlier program.
 fn is_ours(link: &Path) -> bool {
     let target: io::Result<PathBuf> = fs::read_link(link);
-    target.is_ok_and(|target| target.file_name() == Path::new("/builder").file_name())
+    target.is_ok_and(|target| {
+        let is_named_so = |name: &OsStr| name.as_encoded_bytes().starts_with(b"builder");
+        target.file_name().is_some_and(is_named_so)
+            || std::env::current_exe().is_ok_and(|program| program == target)
+    })
 }
 
 fn alias(config: &Path) -> Result<Option<String>, Failure> {

@@ -76,6 +76,6 @@ fn directory(path: &Path) -> Result<(), Failure> {
 
 fn writable(directory: &Path, path: &Path) -> Result<(), Failure> {
     let rights = Access::WRITE_OK | Access::EXEC_OK;
-    accessat(CWD, directory, rights, AtFlags::EACCESS)
+    accessat(CWD, directory, rights, AtFlags::empty())
         .map_err(|error| cannot("create", path, &error.into()))
 }

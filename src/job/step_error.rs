@@ -15,8 +15,13 @@ use crate::policy::PolicyError;
 use crate::progress::Progress;
 use crate::sandbox::SandboxError;
 use crate::solve::{Cause, SolveError};
+use crate::sys::rooted::open_beneath;
+use crate::text::path::clean_below;
 use crate::text::size::mebibytes;
 use nix::sys::signal::Signal;
+use rustix::fs::{OFlags, readlinkat};
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::path::{Component, Path};
 
 /// How many lines of a failed step's output an error shows.
@@ -147,12 +152,18 @@ impl Loaded<'_> {
                     .to_owned(),
             );
         }
-        let path = dir.join(pattern.trim_start_matches('/'));
-        let target = std::fs::read_link(&path).ok()?;
+        // Through no other link: what is outside the context is not looked at.
+        let inside = clean_below(pattern);
+        let (parent, name) = inside.rsplit_once('/').unwrap_or(("", &inside));
+        let root = File::open(dir).ok()?;
+        let parent =
+            open_beneath(root.as_fd(), parent.as_bytes(), OFlags::PATH | OFlags::DIRECTORY).ok()?;
+        let target = readlinkat(&parent, name, Vec::new()).ok()?;
+        let target = target.to_string_lossy();
         Some(format!(
             "{pattern:?} is a link to \"{}\", which the context does not have: \
              put the file itself into the context",
-            target.display()
+            target
         ))
     }
 }

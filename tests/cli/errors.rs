@@ -181,10 +181,12 @@ fn privileged_export_that_fills_the_disk_leaves_no_half_file() {
 #[test]
 fn privileged_mistakes_name_their_cause_and_what_to_do() {
     let kit = Kit::new();
-    kit.symlink("nowhere", "broken").symlink("/etc/passwd", "outside").file("f", "f");
+    kit.symlink("nowhere", "broken").symlink("/etc/passwd", "outside").file("deep/f", "f");
+    kit.symlink("nowhere", "deep/broken");
     for (text, status, parts) in [
         ("FROM scratch\nCOPY broken /x\n", 3, ["is a link to \"nowhere\"", "put the file itself"]),
         ("FROM scratch\nCOPY outside /x\n", 3, ["is a link to \"/etc/passwd\"", "put the file"]),
+        ("FROM scratch\nCOPY deep/broken /x\n", 3, ["is a link to \"nowhere\"", "deep/broken"]),
         ("FROM scratch\nCOPY ../x /x\n", 3, ["does not lead out", "--build-context NAME=DIR"]),
         ("FROM scratch AS a\nCOPY --from=a /x /x\n", 3, ["on stage: a", "Dockerfile:2"]),
         ("FROM fixture/base:$TAG\n", 3, ["nothing follows", "--build-arg"]),
