@@ -161,9 +161,8 @@ impl Loaded<'_> {
         let target = readlinkat(&parent, name, Vec::new()).ok()?;
         let target = target.to_string_lossy();
         Some(format!(
-            "{pattern:?} is a link to \"{}\", which the context does not have: \
-             put the file itself into the context",
-            target
+            "{pattern:?} is a link to \"{target}\", which the context does not have: \
+             put the file itself into the context"
         ))
     }
 }
