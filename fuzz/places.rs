@@ -117,7 +117,7 @@ fn use_store(store: &Store, files: &[(String, Vec<u8>)]) {
                     std::io::copy(&mut start, &mut std::io::sink()).is_ok()
                 });
             }
-            let _ = history.before(id, &build.about, 3);
+            let _ = history.before(&build, 3);
         }
     }
     if let Ok(inventory) = Inventory::of(store) {

@@ -39,8 +39,9 @@ pub(super) struct ExplainCommand {
 /// How a report is to be shown, and of which build.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReportArgs {
-    /// Build of the history to explain, by its id or the beginning of it [default: the last]
-    #[arg(long, value_name = "ID")]
+    /// Build of the history to explain: its id or the beginning of it, its name, ^1 for the one
+    /// before the last [default: the last]
+    #[arg(long, value_name = "BUILD")]
     pub build: Option<String>,
     /// How to show it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -86,6 +87,17 @@ pub enum ExplainError {
         /// The names of the steps.
         names: Vec<String>,
     },
+    /// A filter of builds is not one.
+    #[error("--filter {filter}: {why}")]
+    Filter {
+        /// What was typed.
+        filter: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The working directory is in no git repository.
+    #[error("the working directory is not in a git repository")]
+    NoRepository,
     /// The history cannot be read, or has no such build.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -101,10 +113,16 @@ impl ExplainError {
     /// Says whether it is about what was typed, not about the machine.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::NoBuilds | Self::NoSuchStep { .. } | Self::AmbiguousStep { .. } => true,
+            Self::NoBuilds
+            | Self::NoSuchStep { .. }
+            | Self::AmbiguousStep { .. }
+            | Self::Filter { .. }
+            | Self::NoRepository => true,
             Self::History(error) => matches!(
                 error,
-                HistoryError::NoSuchBuild { .. }
+                HistoryError::NoBuilds
+                    | HistoryError::NoSuchBuild { .. }
+                    | HistoryError::Running { .. }
                     | HistoryError::Ambiguous { .. }
                     | HistoryError::NoLog { .. }
             ),

@@ -85,6 +85,10 @@ impl Failure {
             ExplainError::Write(io) if io.kind() == io::ErrorKind::BrokenPipe => {
                 Self::new(Class::Status(0), "")
             }
+            ExplainError::Filter { .. } => Self::of(Class::Usage, error)
+                .with_hint("see the builds: builder history ls --no-trunc"),
+            ExplainError::NoRepository => Self::of(Class::Usage, error)
+                .with_hint("see the builds of all directories: builder history ls"),
             error if error.is_usage() => {
                 Self::of(Class::Usage, error).with_hint("list the builds: builder history builds")
             }

@@ -545,8 +545,8 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::History(HistoryCommand { builds: Some(builds), .. }) => {
             let (colour, store) = (environment.stdout_colour(), environment.store()?);
             let done = match builds.is_raw() {
-                true => history::builds::run(builds, &store, colour, &mut io::stdout()),
-                false => history::builds::run(builds, &store, colour, out),
+                true => history::builds::run(builds, &store, now, colour, &mut io::stdout()),
+                false => history::builds::run(builds, &store, now, colour, out),
             };
             return done.map_err(|error| Failure::of_explain(&error));
         }

@@ -2,6 +2,7 @@
 
 use crate::job::PullPolicy;
 use crate::sandbox::{NetworkMode, Ulimit};
+use jiff::Timestamp;
 use std::time::{Duration, SystemTime};
 
 /// How lists are printed.
@@ -59,7 +60,20 @@ pub fn bytes_or_unlimited(text: &str) -> Result<i64, String> {
     i64::try_from(bytes(text)?).map_err(|_| format!("{text:?} is too large"))
 }
 
-/// Parses an age: `24h`, `90m`, `7d`, `1h30m`.
+/// Units of a length of time, in nanoseconds: those of Go, and days and weeks.
+const UNITS: [(&str, u128); 9] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60 * 1_000_000_000),
+    ("h", 60 * 60 * 1_000_000_000),
+    ("d", 24 * 60 * 60 * 1_000_000_000),
+    ("w", 7 * 24 * 60 * 60 * 1_000_000_000),
+];
+
+/// Parses an age or a length of time: `24h`, `1.5h`, `7d`, `1h30m`, `300ms`.
 ///
 /// # Errors
 ///
@@ -68,31 +82,61 @@ pub fn age(text: &str) -> Result<Duration, String> {
     let wrong = || {
         format!("{text:?} is not an age: expected numbers and s, m, h, d or w, such as 24h or 7d")
     };
-    let mut total = Duration::ZERO;
+    let mut total: u128 = 0;
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err(wrong());
     }
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = rest[..end].parse().map_err(|_| wrong())?;
-        let seconds = match rest[end..].chars().next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 60 * 60,
-            Some('d') => 24 * 60 * 60,
-            Some('w') => 7 * 24 * 60 * 60,
-            _ => return Err(wrong()),
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(end);
+        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(end);
+        let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && part.is_empty() || whole.len() > 18 || part.len() > 18 {
+            return Err(wrong());
+        }
+        let digits = |text: &str| match text {
+            "" => Ok(0),
+            text => text.parse::<u128>().map_err(|_| wrong()),
         };
-        let part = number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
-        rest = &rest[end + 1..];
+        let part = digits(part)? * unit / 10u128.pow(part.len() as u32);
+        total = total.saturating_add(digits(whole)? * unit + part);
+        rest = tail;
     }
-    Ok(total)
+    let seconds = u64::try_from(total / 1_000_000_000).map_err(|_| wrong())?;
+    Ok(Duration::new(seconds, (total % 1_000_000_000) as u32))
+}
+
+/// Parses a moment: an age before `now`, seconds since 1970, a date, or a date and a time (RFC 3339;
+/// in UTC where no zone is given).
+///
+/// # Errors
+///
+/// A sentence about what is wrong.
+pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is neither an age nor a time: expected such as 24h, 7d, 2026-01-31 or \
+             2026-01-31T12:00:00Z"
+        )
+    };
+    if let Ok(age) = age(text) {
+        let age = jiff::SignedDuration::try_from(age).map_err(|_| wrong())?;
+        return now.checked_sub(age).map_err(|_| wrong());
+    }
+    if let Ok(seconds) = text.parse::<i64>() {
+        return Timestamp::from_second(seconds).map_err(|_| wrong());
+    }
+    text.parse::<Timestamp>().or_else(|_| {
+        let date = text.parse::<jiff::civil::DateTime>().map_err(|_| wrong())?;
+        jiff::tz::Offset::UTC.to_timestamp(date).map_err(|_| wrong())
+    })
 }
 
 /// The same moment as files have it.
-pub fn system_time(time: jiff::Timestamp) -> SystemTime {
+pub fn system_time(time: Timestamp) -> SystemTime {
     let seconds = u64::try_from(time.as_second()).unwrap_or(0);
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
@@ -363,8 +407,25 @@ mod tests {
         assert_eq!(seconds("90s"), Some(90));
         assert_eq!(seconds("1h30m"), Some(5400));
         assert_eq!(seconds("7d"), Some(604_800));
-        for text in ["", "h", "1", "1y", "-1h", "1h ago", "99999999999999999999w"] {
+        assert_eq!(seconds("1.5h"), Some(5400));
+        assert_eq!(age("1m300ms").ok(), Some(Duration::from_millis(60_300)));
+        assert_eq!(age(".5s").ok(), Some(Duration::from_millis(500)));
+        for text in ["", "h", "1", "1y", "-1h", "1h ago", "99999999999999999999w", ".h", "1.2.3h"] {
             assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_are_ages_dates_times_and_seconds() {
+        let now: Timestamp = "2024-06-15T12:00:00Z".parse().unwrap();
+        let at = |text: &str| moment(text, now).map(|at| at.to_string());
+        assert_eq!(at("24h"), Ok("2024-06-14T12:00:00Z".to_owned()));
+        assert_eq!(at("2024-06-01"), Ok("2024-06-01T00:00:00Z".to_owned()));
+        assert_eq!(at("2024-06-01T02:00:00"), Ok("2024-06-01T02:00:00Z".to_owned()));
+        assert_eq!(at("2024-06-01T02:00:00+02:00"), Ok("2024-06-01T00:00:00Z".to_owned()));
+        assert_eq!(at("0"), Ok("1970-01-01T00:00:00Z".to_owned()));
+        for wrong in ["", "soon", "2024-13-01", "99999999999999h", "24"] {
+            assert_eq!(at(wrong).is_ok(), wrong == "24", "{wrong}");
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `walk` | lists trees below a descriptor |
 //! | `fingerprint`, `index` | content hashes, and the file that remembers them |
 //! | [`remote`] | downloads and git repositories, which become directories first |
+//! | `worktree` | the git repository that a directory is in: commit, remote |
 //!
 //! # Not here
 //!
@@ -25,8 +26,10 @@ pub mod remote;
 mod select;
 mod walk;
 mod wildcard;
+mod worktree;
 
 pub use crate::copy::{EntryKind, Picked, SelectedEntry, Selection};
+pub use worktree::WorkTree;
 
 use crate::dockerfile::ignore::{IgnoreError, Matcher};
 use index::{Index, Trust};

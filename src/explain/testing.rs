@@ -51,11 +51,13 @@ pub(super) fn build(id: i64, steps: Vec<StepRecord>) -> BuildRecord {
             dockerfile: "Dockerfile".into(),
             target: "build".into(),
             platform: "linux/amd64".into(),
-            tags: Vec::new(),
+            ..About::default()
         },
         finished_ms: Some(id + 1),
         outcome: Outcome::Ok,
         image: None,
+        manifest: None,
+        is_imported: false,
         notes: Vec::new(),
         steps,
     }

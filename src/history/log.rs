@@ -44,6 +44,8 @@ impl BuildLog {
             finished_ms: None,
             outcome: Outcome::Running,
             image: None,
+            manifest: None,
+            is_imported: false,
             notes: Vec::new(),
         };
         Self { dir, head, steps: Vec::new(), running: None, is_finished: false }
@@ -113,10 +115,11 @@ impl BuildLog {
     ///
     /// [`HistoryError::Io`]; what was written so far stays as an interrupted build.
     pub fn finish(mut self, finish: Finish) -> Result<BuildRecord, HistoryError> {
-        let Finish { finished_ms, outcome, image } = finish;
+        let Finish { finished_ms, outcome, image, manifest } = finish;
         self.head.finished_ms = Some(finished_ms);
         self.head.outcome = outcome;
         self.head.image = image;
+        self.head.manifest = manifest;
         self.steps.sort_by_key(|step| step.number);
         let mut bytes = Vec::with_capacity(1024 * (1 + self.steps.len()));
         push_line(&mut bytes, &self.head);

@@ -9,11 +9,15 @@
 //! An id is the time of the build's start, so names sort by time and age is known without opening
 //! anything; the head is a line of its own, so lists read one block a build.
 
+mod find;
 mod log;
 mod record;
 
+pub use find::{Cleared, LAST, REF_PREFIX};
 pub use log::{BuildLog, LogReader, StepLog};
-pub use record::{About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord};
+pub use record::{
+    About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord, derived_name,
+};
 
 use crate::store::{Store, StorePart};
 use log::{FINISHED, LOGS, RUNNING};
@@ -55,7 +59,10 @@ pub enum HistoryError {
         /// Why the kernel refused.
         source: io::Error,
     },
-    /// No build's id begins so.
+    /// The history has no build at all.
+    #[error("no build in the history")]
+    NoBuilds,
+    /// No build has that name, and no id begins so.
     #[error("no build {id:?} in the history")]
     NoSuchBuild {
         /// What was asked for.
@@ -68,6 +75,12 @@ pub enum HistoryError {
         id: String,
         /// The ids that begin so, at most five, oldest first.
         ids: Vec<String>,
+    },
+    /// The build has not ended.
+    #[error("build {id} is still running")]
+    Running {
+        /// The build.
+        id: BuildId,
     },
     /// The build's record cannot be read.
     #[error("the record of build {id} is damaged")]
@@ -244,21 +257,23 @@ impl History {
     }
 
     /// Returns the builds before `build` of the same context, Dockerfile and target, newest first,
-    /// with their steps: at most `count`, those of the same platform before others.
+    /// with their steps: at most `count`, those of the same platform before others. Builds of other
+    /// machines are compared with such ones only.
     ///
     /// # Errors
     ///
     /// [`HistoryError::Io`] where the history cannot be read.
     pub fn before(
         &self,
-        build: BuildId,
-        about: &About,
+        build: &BuildRecord,
         count: usize,
     ) -> Result<Vec<BuildRecord>, HistoryError> {
+        let (about, is_imported) = (&build.about, build.is_imported);
         let mut found: Vec<BuildRecord> = self
             .heads()?
             .filter(|earlier| {
-                earlier.id < build
+                earlier.id < build.id
+                    && earlier.is_imported == is_imported
                     && earlier.about.context == about.context
                     && earlier.about.dockerfile == about.dockerfile
                     && earlier.about.target == about.target
@@ -282,13 +297,13 @@ impl History {
         nearness: Nearness,
     ) -> Result<(Basis, Vec<BuildRecord>), HistoryError> {
         let about = &build.about;
-        let same = self.before(build.id, about, SEARCHED)?;
+        let same = self.before(build, SEARCHED)?;
         if !same.is_empty() {
             return Ok((Basis::Place, newest_and_nearest(build, same, count, nearness)));
         }
         let mut others: Vec<(usize, BuildRecord)> = self
             .heads()?
-            .filter(|head| head.id < build.id)
+            .filter(|head| head.id < build.id && head.is_imported == build.is_imported)
             .take(SEARCHED)
             .filter_map(|head| self.read(head.id).ok())
             .map(|other| (shared(build, &other), other))
@@ -317,35 +332,13 @@ impl History {
         Ok(self.heads()?.filter(|head| is_wanted(head)).find_map(|head| self.read(head.id).ok()))
     }
 
-    /// Returns the build whose id is, or alone begins with, `id`.
+    /// Returns the build that is meant, with its steps: see [`find`](Self::find).
     ///
     /// # Errors
     ///
-    /// [`HistoryError::NoSuchBuild`], [`HistoryError::Ambiguous`], or what [`History::read`] says.
+    /// What [`find`](Self::find) and [`read`](Self::read) say.
     pub fn load(&self, id: &str) -> Result<BuildRecord, HistoryError> {
         self.read(self.find(id)?)
-    }
-
-    /// Returns the only id that is, or begins with, `prefix`.
-    ///
-    /// # Errors
-    ///
-    /// [`HistoryError::NoSuchBuild`] and [`HistoryError::Ambiguous`].
-    pub fn find(&self, prefix: &str) -> Result<BuildId, HistoryError> {
-        let mut ids = self.ids()?;
-        ids.retain(|id| !prefix.is_empty() && id.to_string().starts_with(prefix));
-        // An id of one more digit may begin like a shorter one.
-        if let Some(exact) = ids.iter().find(|id| id.to_string() == prefix) {
-            return Ok(*exact);
-        }
-        match ids.as_slice() {
-            [] => Err(HistoryError::NoSuchBuild { id: prefix.to_owned() }),
-            [id] => Ok(*id),
-            many => Err(HistoryError::Ambiguous {
-                id: prefix.to_owned(),
-                ids: many.iter().rev().take(5).map(ToString::to_string).collect(),
-            }),
-        }
     }
 
     /// Reads a build with its steps. Of an unfinished one, those steps that are over.
@@ -444,21 +437,8 @@ impl History {
             if place < keep && id.started_ms() >= oldest_ms {
                 continue;
             }
-            let is_live = match self.open(id)? {
-                Some(opened) => opened.state == BuildState::Running,
-                None => now_ms.saturating_sub(id.started_ms()) < GRACE_MS,
-            };
-            if is_live {
-                continue;
-            }
-            let dir = self.directory(id);
-            match fs::remove_dir_all(&dir) {
-                // Another process prunes beside us.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => {
-                    other.context("remove", &dir)?;
-                    removed += 1;
-                }
+            if !self.is_live(id, now_ms)? && self.remove_directory(id)? {
+                removed += 1;
             }
         }
         Ok(removed)

@@ -26,6 +26,51 @@ pub struct About {
     /// The names the image is to have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// The build's name: the one that was given (`BUILDKIT_BUILD_NAME`), else one of
+    /// [`derived_name`]; empty in records of older versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The address of the git repository that the context is, or is checked out of, without
+    /// credentials; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub repository: String,
+    /// The commit of the context, with `-dirty` where files were changed since; empty where it is
+    /// not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub revision: String,
+}
+
+impl About {
+    /// Returns the build's name; records of older versions have one as well.
+    pub fn name(&self) -> String {
+        match self.name.is_empty() {
+            true => derived_name(&self.context, &self.dockerfile, None),
+            false => self.name.clone(),
+        }
+    }
+}
+
+/// Returns the name of a build that was given none, as buildx makes them: the last part of the
+/// context's path (or its address), the Dockerfile if it is not `Dockerfile`, and the target that
+/// was asked for.
+pub fn derived_name(context: &str, dockerfile: &str, target: Option<&str>) -> String {
+    let is_address = context.contains("://") || context.starts_with("git@");
+    let mut name = match context.trim_end_matches('/').rsplit('/').next() {
+        Some(last) if !is_address && !last.is_empty() => last.to_owned(),
+        _ => context.to_owned(),
+    };
+    if !matches!(dockerfile, "Dockerfile" | "-") && dockerfile != context {
+        // Outside the context it is an absolute path, of which the last part says enough.
+        let file = match dockerfile.starts_with('/') {
+            true => dockerfile.rsplit('/').next().unwrap_or(dockerfile),
+            false => dockerfile,
+        };
+        name = format!("{name}/{file}");
+    }
+    match target {
+        Some(target) => format!("{name} ({target})"),
+        None => name,
+    }
 }
 
 /// What is known of a build when it ends.
@@ -35,8 +80,10 @@ pub struct Finish {
     pub finished_ms: i64,
     /// How it ended.
     pub outcome: Outcome,
-    /// The digest of the image's manifest (or its config, where no manifest was made).
+    /// The image's id: the digest of its config.
     pub image: Option<Digest>,
+    /// The digest of the image's manifest.
+    pub manifest: Option<Digest>,
 }
 
 /// How a build ended.
@@ -73,6 +120,10 @@ pub struct BuildRecord {
     pub outcome: Outcome,
     /// The image it made.
     pub image: Option<Digest>,
+    /// The digest of that image's manifest.
+    pub manifest: Option<Digest>,
+    /// Whether another machine made the build, and its record was imported.
+    pub is_imported: bool,
     /// What should be known of the image, as sentences: secrets that it was allowed to hold.
     pub notes: Vec<String>,
     /// Its steps in the order of [`StepRecord::number`]; empty where only the head was read.
@@ -91,14 +142,19 @@ pub(super) struct Head {
     pub(super) outcome: Outcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) image: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) manifest: Option<Digest>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_imported: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) notes: Vec<String>,
 }
 
 impl Head {
     pub(super) fn into_record(self, steps: Vec<StepRecord>) -> BuildRecord {
-        let Self { id, about, finished_ms, outcome, image, notes, .. } = self;
-        BuildRecord { id, about, finished_ms, outcome, image, notes, steps }
+        let Self { id, about, finished_ms, outcome, image, manifest, is_imported, notes, .. } =
+            self;
+        BuildRecord { id, about, finished_ms, outcome, image, manifest, is_imported, notes, steps }
     }
 }
 

@@ -17,6 +17,7 @@ fn about(started_ms: i64, target: &str) -> About {
         target: target.into(),
         platform: "linux/amd64".into(),
         tags: vec!["app:latest".into()],
+        ..About::default()
     }
 }
 
@@ -44,7 +45,7 @@ fn step(number: usize, outcome: StepOutcome) -> StepRecord {
 }
 
 fn ok(finished_ms: i64) -> Finish {
-    Finish { finished_ms, outcome: Outcome::Ok, image: None }
+    Finish { finished_ms, outcome: Outcome::Ok, image: None, manifest: None }
 }
 
 const NOW: i64 = 1_790_000_000_000;
@@ -118,8 +119,67 @@ fn the_last_build_of_a_place_is_found_behind_others() {
         build.map(|build| build.about.started_ms - NOW)
     };
     assert_eq!((found("a"), found("b"), found("c")), (Some(2), Some(3), None));
-    let before = history.before(BuildId::at(NOW + 2), &about(0, "a"), 9).unwrap();
+    let third = history.read(BuildId::at(NOW + 2)).unwrap();
+    let before = history.before(&third, 9).unwrap();
     assert_eq!(before.iter().map(|b| b.about.started_ms - NOW).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn a_build_is_found_by_place_by_name_and_as_metadata_files_have_it() {
+    let (_dir, history) = kit();
+    assert!(matches!(history.find("last"), Err(HistoryError::NoBuilds)));
+    for (at, name) in [(0, "nightly"), (1, ""), (2, "nightly"), (3, "other")] {
+        let about = About { name: name.into(), ..about(NOW + at, "a") };
+        history.begin(about).unwrap().finish(ok(NOW + 9)).unwrap();
+    }
+    let found = |reference: &str| history.find(reference).ok().map(|id| id.started_ms() - NOW);
+    assert_eq!(
+        (found("last"), found("^0"), found("^1"), found("^3")),
+        (Some(3), Some(3), Some(2), Some(0))
+    );
+    assert_eq!((found("^4"), found("^x"), found("")), (None, None, None));
+    assert_eq!(found("nightly"), Some(2), "the newest of that name");
+    assert_eq!(found("src"), Some(1), "a name that the context gives");
+    let id = BuildId::at(NOW + 1);
+    assert_eq!(found(&format!("builder/builder/{id}")), Some(1));
+    assert_eq!(found("builder/builder/nightly"), None);
+}
+
+#[test]
+fn builds_are_removed_but_those_that_run() {
+    let (_dir, history) = kit();
+    for at in [0, 1, 2] {
+        history.begin(about(NOW + at, "a")).unwrap().finish(ok(NOW)).unwrap();
+    }
+    let mut running = history.begin(about(NOW + 3, "a")).unwrap();
+    running.running().unwrap();
+    let id = running.id();
+    assert!(matches!(history.remove(id, NOW + 5), Err(HistoryError::Running { .. })));
+    history.remove(BuildId::at(NOW + 1), NOW + 5).unwrap();
+    assert!(matches!(
+        history.remove(BuildId::at(NOW + 1), NOW + 5),
+        Err(HistoryError::NoSuchBuild { .. })
+    ));
+    let cleared = history.clear(NOW + 5).unwrap();
+    assert_eq!(cleared.removed, [BuildId::at(NOW + 2), BuildId::at(NOW)]);
+    assert_eq!(cleared.running, 1);
+    running.finish(ok(NOW + 9)).unwrap();
+    assert_eq!(history.ids().unwrap(), [id]);
+}
+
+#[test]
+fn names_are_made_as_buildx_makes_them() {
+    for (context, dockerfile, target, name) in [
+        ("/src/app", "Dockerfile", None, "app"),
+        ("/src/app/", "Dockerfile", Some("test"), "app (test)"),
+        ("/src/app", "docker/Dockerfile.dev", None, "app/docker/Dockerfile.dev"),
+        ("/src/app", "/elsewhere/Other", None, "app/Other"),
+        ("https://h/o/r.git#main", "Dockerfile", None, "https://h/o/r.git#main"),
+        ("-", "-", None, "-"),
+        ("/", "Dockerfile", None, "/"),
+    ] {
+        assert_eq!(derived_name(context, dockerfile, target), name);
+    }
 }
 
 #[test]

@@ -84,9 +84,15 @@ fn build_plan(
         progress.notice(format!("build argument {name} is declared by no ARG"));
     }
     let is_idle = |spec: &OutputSpec| spec.layers.rewrites_times == Some(true);
-    if source.epoch.is_none() && delivery.outputs.iter().any(is_idle) {
+    if loaded.epoch.is_none() && delivery.outputs.iter().any(is_idle) {
         progress.notice(
             "rewrite-timestamp=true changes nothing without SOURCE_DATE_EPOCH or --timestamp"
+                .to_owned(),
+        );
+    }
+    if source.has_epoch_of_context && loaded.epoch.is_none() {
+        progress.notice(
+            "SOURCE_DATE_EPOCH=context has no effect: a directory has no time of its own"
                 .to_owned(),
         );
     }
@@ -126,7 +132,7 @@ fn build_plan(
         }
     };
     let image = packed.as_ref().map(|packed| packed.config.digest);
-    recorder.finish(caller.now(), Outcome::Ok, image, &solved.steps)?;
+    recorder.finish(caller.now(), Outcome::Ok, packed.as_ref(), &solved.steps)?;
     store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
     let ran = solved.steps.iter().filter(|step| step.end == solve::StepEnd::Ran);
     let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);

@@ -52,7 +52,7 @@ pub(super) fn deliver(
     };
     let shown = vertex.digest;
     job.progress.started(vertex);
-    let result = outputs(&context, &image, delivery, caller)
+    let result = outputs(&context, &image, delivery, job.options.epoch, caller)
         .map_err(|error| match error {
             ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
             error => Failure::of(Class::Environment, &error),
@@ -175,10 +175,13 @@ fn outputs(
     context: &export::Context<'_>,
     image: &Image,
     delivery: &DeliverySpec,
+    epoch: Option<i64>,
     caller: &dyn Caller,
 ) -> Result<(Option<Packed>, Vec<Parcel>), ExportError> {
     let (mut packed, mut parcels) = (None, Vec::new());
     for spec in delivery.all_outputs() {
+        // Known only now, where it is the context's.
+        let spec = &OutputSpec { epoch: spec.epoch.or(epoch), ..spec.clone() };
         let mut names = delivery.tags.clone();
         names.extend(spec.names.iter().cloned());
         let mut stdout = caller.stdout();

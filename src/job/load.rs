@@ -1,16 +1,17 @@
 //! What a request names, read: the Dockerfile, the context, and then the plan and the solver's job.
 
 use super::failure::{Class, Failure};
+use super::git::{self, Git};
 use super::policies;
 use super::request::BuildRequest;
 use super::resolve::{Images, NamedContext};
-use super::sources::{self, Inputs};
+use super::sources::{self, Checkouts, Inputs};
 use super::{Caller, OnError, check, housekeeping, shared_cache};
 use crate::context;
 use crate::dockerfile::lint::{self, Finding};
 use crate::dockerfile::{self, ast::Dockerfile};
 use crate::export::PackOptions;
-use crate::history::About;
+use crate::history::{About, derived_name};
 use crate::image::Image;
 use crate::oci::{Platform, Reference};
 use crate::plan::{self, Plan, Scope, Survey};
@@ -33,6 +34,11 @@ pub struct Loaded<'r> {
     pub dockerfile: Dockerfile,
     /// The contexts that have names, as policies let them be.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// The time of the image, in seconds since 1970: the one that was asked for, or that of the
+    /// context.
+    pub epoch: Option<i64>,
+    /// What the git repository of the context says of the build.
+    pub git: Git,
 }
 
 /// Reads the Dockerfile and finds the context. Remote ones are fetched.
@@ -54,8 +60,12 @@ pub fn load<'r>(
     for (name, named) in &source.contexts {
         contexts.insert(name.clone(), policies::named_context(policies, name, named.clone())?);
     }
-    let (keeps_git_dir, access) = (source.keeps_git_dir, &source.access);
-    let inputs = sources::read(&context, file.as_deref(), keeps_git_dir, access, store, caller)?;
+    let checkouts = Checkouts {
+        keeps_git_dir: source.keeps_git_dir,
+        sets_commit_time: source.epoch.is_some() || source.has_epoch_of_context,
+    };
+    let access = &source.access;
+    let inputs = sources::read(&context, file.as_deref(), checkouts, access, store, caller)?;
     if let Some(name) = inputs.policy.as_deref().filter(|_| !source.ignores_rego) {
         return Err(policies::not_evaluated(name));
     }
@@ -63,7 +73,9 @@ pub fn load<'r>(
         let text = dockerfile::as_shown(&inputs.dockerfile);
         Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text)
     })?;
-    Ok(Loaded { request, inputs, dockerfile, contexts })
+    let epoch = source.epoch.or_else(|| inputs.time.filter(|_| source.has_epoch_of_context));
+    let git = git::look(&inputs, source.git, store, caller)?;
+    Ok(Loaded { request, inputs, dockerfile, contexts, epoch, git })
 }
 
 impl Loaded<'_> {
@@ -80,13 +92,22 @@ impl Loaded<'_> {
     /// What is to be planned.
     pub(super) fn plan_request(&self) -> plan::PlanRequest<'_> {
         let source = &self.request.source;
+        let mut build_args = source.build_args.clone();
+        if source.has_epoch_of_context {
+            build_args.remove("SOURCE_DATE_EPOCH");
+            build_args
+                .extend(self.epoch.map(|at| ("SOURCE_DATE_EPOCH".to_owned(), at.to_string())));
+        }
+        // What the user says goes before what is found.
+        let mut labels = self.git.labels.clone();
+        labels.extend(source.labels.clone());
         plan::PlanRequest {
             dockerfile: &self.dockerfile,
-            build_args: source.build_args.clone(),
+            build_args,
             target: source.target.clone().filter(|target| !target.is_empty()),
             platform: source.platform.clone(),
             build_platform: Platform::host(),
-            labels: source.labels.clone(),
+            labels,
             named_contexts: source.contexts.keys().cloned().collect(),
             no_cache: self.request.steps.no_cache.clone(),
         }
@@ -135,7 +156,21 @@ impl Loaded<'_> {
             target: self.request.source.target.clone().unwrap_or_else(|| plan.target.stage.clone()),
             platform: plan.target.platform.to_string(),
             tags: self.request.delivery.tags.iter().map(Reference::to_string).collect(),
+            name: self.build_name(),
+            repository: self.git.repository.clone(),
+            revision: self.git.revision.clone(),
         }
+    }
+
+    /// Returns the name of the build in the history.
+    fn build_name(&self) -> String {
+        let source = &self.request.source;
+        let target = source.target.as_deref().filter(|target| !target.is_empty());
+        let Inputs { context_name, dockerfile_name, .. } = &self.inputs;
+        source
+            .build_name
+            .clone()
+            .unwrap_or_else(|| derived_name(context_name, dockerfile_name, target))
     }
 
     /// Returns the settings of what runs commands.
@@ -221,7 +256,7 @@ impl Loaded<'_> {
             parallelism: steps.parallelism.unwrap_or(threads::count() * 4).max(1),
             wants_image,
             stores_tars: wants_image && delivery.all_outputs().any(PackOptions::stores_tars),
-            epoch: source.epoch,
+            epoch: self.epoch,
             disk_floor: housekeeping::step_floor(&steps.disk, store),
             downloads: store.place(StorePart::Downloads),
         }

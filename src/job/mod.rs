@@ -21,6 +21,7 @@ mod check;
 mod deliver;
 mod destination;
 pub mod failure;
+mod git;
 pub mod housekeeping;
 pub mod limits;
 mod load;
@@ -44,7 +45,9 @@ pub use failure::{Class, Failure};
 pub use load::{Loaded, load};
 pub use on_error::{OnError, OpenStep};
 pub use predict::{Prediction, audit, predict};
-pub use request::{BuildRequest, DeliverySpec, DiskPolicy, PullPolicy, SourceSpec, StepSpec};
+pub use request::{
+    BuildRequest, DeliverySpec, DiskPolicy, GitFacts, PullPolicy, SourceSpec, StepSpec,
+};
 
 use crate::progress::Progress;
 use crate::registry::Client;

@@ -1,12 +1,12 @@
 //! From what solving reports to what the history keeps, while the build runs.
 
 use super::failure::{Class, Failure};
+use crate::export::Packed;
 use crate::history::{
     About, BuildId, BuildLog, BuildRecord, Finish, Miss, Origin, Outcome, StepLog, StepOutcome,
     StepRecord,
 };
 use crate::image::Image;
-use crate::oci::Digest;
 use crate::plan::{Files, Plan, Tree};
 use crate::solve::{self, Observer, StepEnd, StepReport};
 use jiff::Timestamp;
@@ -79,7 +79,17 @@ pub(super) fn record_of(
         .enumerate()
         .map(|(index, report)| step_of(index, plan, images, report))
         .collect();
-    BuildRecord { id, about, finished_ms: None, outcome, image: None, notes: Vec::new(), steps }
+    BuildRecord {
+        id,
+        about,
+        finished_ms: None,
+        outcome,
+        image: None,
+        manifest: None,
+        is_imported: false,
+        notes: Vec::new(),
+        steps,
+    }
 }
 
 /// An observer that ignores the events.
@@ -115,7 +125,7 @@ impl<'a> Recorder<'a> {
         &self,
         now: Timestamp,
         outcome: Outcome,
-        image: Option<Digest>,
+        packed: Option<&Packed>,
         steps: &[StepReport],
     ) -> Result<(), Failure> {
         let Some(mut log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).take() else {
@@ -126,7 +136,12 @@ impl<'a> Recorder<'a> {
                 let _ = log.step(step_of(index, self.plan, self.images, report));
             }
         }
-        let finish = Finish { finished_ms: now.as_millisecond(), outcome, image };
+        let finish = Finish {
+            finished_ms: now.as_millisecond(),
+            outcome,
+            image: packed.map(|packed| packed.config.digest),
+            manifest: packed.map(|packed| packed.manifest.digest),
+        };
         log.finish(finish).map(drop).map_err(|error| Failure::of(Class::Environment, &error))
     }
 }

@@ -92,6 +92,31 @@ pub struct SourceSpec {
     pub ssh: BTreeMap<String, Agent>,
     /// `SOURCE_DATE_EPOCH`: the time of the image, in seconds since 1970.
     pub epoch: Option<i64>,
+    /// Whether the time of the image is that of the context; see
+    /// [`Loaded::epoch`](super::Loaded::epoch).
+    pub has_epoch_of_context: bool,
+    /// What the git repository around a context that is a directory says of the build.
+    pub git: GitFacts,
+    /// The build's name in the history; `None` for one that its context gives it.
+    pub build_name: Option<String>,
+}
+
+/// What is taken from the git repository around a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GitFacts {
+    /// Whether the image gets labels: commit, repository, Dockerfile.
+    pub sets_labels: bool,
+    /// Whether the history has repository and commit.
+    pub is_recorded: bool,
+    /// Whether it is looked for changes that are not committed.
+    pub checks_dirty: bool,
+}
+
+impl Default for GitFacts {
+    /// As buildx without its variables.
+    fn default() -> Self {
+        Self { sets_labels: false, is_recorded: true, checks_dirty: false }
+    }
 }
 
 impl SourceSpec {

@@ -7,7 +7,8 @@ use super::recipe::{self, Recipe};
 use super::resolve::NamedContext;
 use crate::context::Source;
 use crate::context::remote::{
-    self, Access, GitOptions, HttpOptions, RemoteError, StreamContext, file_name_of,
+    self, Access, Download, GitCheckout, GitOptions, HttpOptions, RemoteError, StreamContext,
+    file_name_of,
 };
 use crate::dockerfile::address::{Address, redact};
 use crate::dockerfile::git_url::GitUrl;
@@ -17,6 +18,7 @@ use crate::sys::foreign;
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// What a build reads before anything is planned.
@@ -32,6 +34,20 @@ pub struct Inputs {
     pub dockerfile: Vec<u8>,
     /// The build policy beside it, by the name that messages have for it.
     pub policy: Option<String>,
+    /// The commit that the context is.
+    pub origin: Option<Origin>,
+    /// The time of the context, in seconds since 1970: that of the commit, of the download, or of
+    /// the newest file in the archive. A directory has none.
+    pub time: Option<i64>,
+}
+
+/// Where a context comes from, in a git repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The repository's address, without credentials; empty where it is not known.
+    pub repository: String,
+    /// The commit; empty where there is none.
+    pub revision: String,
 }
 
 /// A main context.
@@ -65,12 +81,20 @@ impl Context {
     }
 }
 
-/// Reads the Dockerfile and finds the context. A context that is a git repository keeps its `.git`
-/// where `keeps_git_dir` or its address says so.
+/// How a context that is a git repository is checked out, besides what its address says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Checkouts {
+    /// Whether it keeps its `.git`.
+    pub(super) keeps_git_dir: bool,
+    /// Whether its files get the time of the commit.
+    pub(super) sets_commit_time: bool,
+}
+
+/// Reads the Dockerfile and finds the context.
 pub(super) fn read(
     path: &str,
     file: Option<&str>,
-    keeps_git_dir: bool,
+    git: Checkouts,
     access: &Access,
     store: &Store,
     caller: &dyn Caller,
@@ -92,23 +116,38 @@ pub(super) fn read(
                 dockerfile_name: "-".to_owned(),
                 dockerfile,
                 policy: None,
+                origin: None,
+                time: None,
             }),
-            StreamContext::Tree => fetched(open_dir(&dir)?, "-", file, true),
+            StreamContext::Tree => {
+                let inputs = fetched(open_dir(&dir)?, "-", file, true)?;
+                Ok(Inputs { time: newest(&dir), ..inputs })
+            }
         };
     }
     let path = &*github(path);
     match NamedContext::parse(path) {
         NamedContext::Remote(address) => {
-            let dir = fetch(&address, keeps_git_dir, access, store, caller)?;
+            let dir = fetch(&address, git, access, store, caller)?;
             match dir {
-                Fetched::Tree(dir) => fetched(open_dir(&dir)?, &address.text, file, true),
-                Fetched::Checkout(root) => fetched(root, &address.text, file, false),
-                Fetched::Dockerfile(dockerfile) => Ok(Inputs {
+                Fetched::Tree(dir, time) => {
+                    let inputs = fetched(open_dir(&dir)?, &address.text, file, true)?;
+                    Ok(Inputs { time: time.or_else(|| newest(&dir)), ..inputs })
+                }
+                Fetched::Checkout(checkout) => {
+                    let repository = address.text.split('#').next().unwrap_or_default().to_owned();
+                    let origin = Origin { repository, revision: checkout.commit };
+                    let inputs = fetched(checkout.root, &address.text, file, false)?;
+                    Ok(Inputs { origin: Some(origin), time: Some(checkout.seconds), ..inputs })
+                }
+                Fetched::Dockerfile(dockerfile, time) => Ok(Inputs {
                     context: Context::Nothing,
                     context_name: address.text.clone(),
                     dockerfile_name: address.text,
                     dockerfile,
                     policy: None,
+                    origin: None,
+                    time,
                 }),
             }
         }
@@ -164,12 +203,13 @@ pub(super) fn named(
             Source::dir(&dir, ignore, Some(index_of(&dir, store))).map_err(failed)
         }
         NamedContext::Remote(address) => {
-            if let Some(checkout) = check_out(address, false, access, store, caller)? {
-                return Ok(Source::checkout(checkout));
+            let git = Checkouts { keeps_git_dir: false, sets_commit_time: false };
+            if let Some(checkout) = check_out(address, git, access, store, caller)? {
+                return Ok(Source::checkout(checkout.root));
             }
             // As BuildKit: one file, whatever it is.
-            let (dir, _) = download(address, Some("context"), access, store, caller)?;
-            Source::dir(&dir, None, None).map_err(failed)
+            let file = download(address, Some("context"), access, store, caller)?;
+            Source::dir(&file.dir, None, None).map_err(failed)
         }
         NamedContext::Image(_) | NamedContext::Layout(_) => {
             unreachable!("an image is not a context")
@@ -191,42 +231,46 @@ fn fresh(store: &Store) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::of(Class::Environment, &error))
 }
 
+/// What was brought here, with the time that the server gave it.
 enum Fetched {
-    Tree(PathBuf),
-    Checkout(OwnedFd),
-    Dockerfile(Vec<u8>),
+    Tree(PathBuf, Option<i64>),
+    Checkout(GitCheckout),
+    Dockerfile(Vec<u8>, Option<i64>),
 }
 
 /// Brings a git repository, a tar or a Dockerfile here.
 fn fetch(
     address: &Address,
-    keeps_git_dir: bool,
+    git: Checkouts,
     access: &Access,
     store: &Store,
     caller: &dyn Caller,
 ) -> Result<Fetched, Failure> {
-    if let Some(checkout) = check_out(address, keeps_git_dir, access, store, caller)? {
+    if let Some(checkout) = check_out(address, git, access, store, caller)? {
         return Ok(Fetched::Checkout(checkout));
     }
-    let (_, path) = download(address, None, access, store, caller)?;
+    let file = download(address, None, access, store, caller)?;
+    let path = file.dir.join(&file.name);
+    // A server that gives none stands for the beginning of 1970.
+    let time = Some(file.mtime.seconds).filter(|seconds| *seconds != 0);
     let stream = File::open(&path).map_err(|e| cannot("open", &path, &e))?;
     let dir = fresh(store)?;
     match remote::read_stream(stream, &address.text, &dir, caller.cancel())
         .map_err(|error| remote_failure(&error))?
     {
-        StreamContext::Tree => Ok(Fetched::Tree(dir)),
-        StreamContext::Dockerfile(dockerfile) => Ok(Fetched::Dockerfile(dockerfile)),
+        StreamContext::Tree => Ok(Fetched::Tree(dir, time)),
+        StreamContext::Dockerfile(dockerfile) => Ok(Fetched::Dockerfile(dockerfile, time)),
     }
 }
 
 /// Checks a git repository out; `None` for another address.
 fn check_out(
     address: &Address,
-    keeps_git_dir: bool,
+    git: Checkouts,
     access: &Access,
     store: &Store,
     caller: &dyn Caller,
-) -> Result<Option<OwnedFd>, Failure> {
+) -> Result<Option<GitCheckout>, Failure> {
     let failed = |error: RemoteError| remote_failure(&error);
     let Some(mut url) = GitUrl::parse(&address.text).map_err(|error| failed(error.into()))? else {
         return Ok(None);
@@ -234,23 +278,30 @@ fn check_out(
     url.login.clone_from(&address.login);
     let into = fresh(store)?;
     let options = GitOptions {
-        keep_git_dir: url.keep_git_dir.unwrap_or(keeps_git_dir),
+        keep_git_dir: url.keep_git_dir.unwrap_or(git.keeps_git_dir),
+        sets_commit_time: git.sets_commit_time,
         into: &into,
         access,
         allows_local: false,
     };
-    Ok(Some(url.check_out(&options, caller.cancel()).map_err(failed)?.root))
+    Ok(Some(url.check_out(&options, caller.cancel()).map_err(failed)?))
 }
 
-/// Downloads a file, under the name it has in its address or another; returns its directory and its
-/// path.
+/// Returns the time of the newest file in a tree that was extracted.
+fn newest(dir: &Path) -> Option<i64> {
+    let entries = walkdir::WalkDir::new(dir).min_depth(1).into_iter().flatten();
+    let files = entries.filter(|entry| !entry.file_type().is_dir());
+    files.filter_map(|entry| entry.metadata().ok()).map(|facts| facts.mtime()).max()
+}
+
+/// Downloads a file, under the name it has in its address or another.
 fn download(
     address: &Address,
     name: Option<&str>,
     access: &Access,
     store: &Store,
     caller: &dyn Caller,
-) -> Result<(PathBuf, PathBuf), Failure> {
+) -> Result<Download, Failure> {
     let into = fresh(store)?;
     let name = name.map_or_else(|| file_name_of(&address.text), str::to_owned);
     let options = HttpOptions {
@@ -260,10 +311,8 @@ fn download(
         cache: &store.place(StorePart::Downloads),
         into: &into,
     };
-    let file = remote::download(address, &options, &mut |_, _| {}, caller.cancel())
-        .map_err(|error| remote_failure(&error))?;
-    let path = file.dir.join(&file.name);
-    Ok((file.dir, path))
+    remote::download(address, &options, &mut |_, _| {}, caller.cancel())
+        .map_err(|error| remote_failure(&error))
 }
 
 fn open_dir(dir: &Path) -> Result<OwnedFd, Failure> {
@@ -298,6 +347,8 @@ fn fetched(
         dockerfile_name: recipe.name,
         dockerfile: recipe.bytes,
         policy: recipe.policy,
+        origin: None,
+        time: None,
     })
 }
 
@@ -322,9 +373,10 @@ fn directory(
     let recipe = match file {
         Some(file) if file.starts_with("http://") || file.starts_with("https://") => {
             let address = Address::parse(file);
-            let (_, path_of_it) = download(&address, None, access, store, caller)?;
-            let bytes = foreign::read_at(&path_of_it, recipe::DOCKERFILE_MAX)
-                .map_err(|e| cannot("read", &address.text, &e))?;
+            let download = download(&address, None, access, store, caller)?;
+            let bytes =
+                foreign::read_at(&download.dir.join(&download.name), recipe::DOCKERFILE_MAX)
+                    .map_err(|e| cannot("read", &address.text, &e))?;
             let ignore = recipe::context_ignore_of(&dir, path)?;
             Recipe { name: address.text, bytes, ignore, policy: None }
         }
@@ -337,5 +389,7 @@ fn directory(
         dockerfile_name: recipe.name,
         dockerfile: recipe.bytes,
         policy: recipe.policy,
+        origin: None,
+        time: None,
     })
 }

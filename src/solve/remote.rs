@@ -59,6 +59,7 @@ pub(super) fn clone(
     }
     let into = job.store.session()?.new_work()?;
     let options_git = GitOptions {
+        sets_commit_time: false,
         keep_git_dir: copy.keep_git_dir.unwrap_or(false),
         into: &into,
         access: &job.options.access,

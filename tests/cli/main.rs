@@ -32,6 +32,7 @@ mod export;
 mod fingerprints;
 mod foreign;
 mod gc;
+mod history;
 mod ignore;
 mod images;
 mod interrupts;

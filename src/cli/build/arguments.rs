@@ -8,7 +8,8 @@
 //! | `BUILDKIT_CACHE_MOUNT_NS` | sets the cache mounts of builds apart; planning reads it |
 //! | `BUILDKIT_DOCKERFILE_CHECK` | options of the checks, which read it |
 //! | `BUILDKIT_MULTI_PLATFORM` | looked at, and without effect: one platform is built |
-//! | `SOURCE_DATE_EPOCH` | the time of the image |
+//! | `BUILDKIT_BUILD_NAME` | the build's name in the history |
+//! | `SOURCE_DATE_EPOCH` | the time of the image; `context` for that of the context |
 //!
 //! Source: Dockerfile reference, "BuildKit built-in build args"; BuildKit
 //! `frontend/dockerui/config.go`.
@@ -34,6 +35,10 @@ pub(super) struct BuildArguments {
     pub(super) hostname: Option<String>,
     /// Seconds since 1970 that all times of the image are.
     pub(super) epoch: Option<i64>,
+    /// Whether the time of the image is that of the context.
+    pub(super) has_epoch_of_context: bool,
+    /// The build's name in the history.
+    pub(super) build_name: Option<String>,
 }
 
 impl BuildArguments {
@@ -74,10 +79,14 @@ impl BuildArguments {
             return Err(Failure::new(Class::Usage, message));
         }
         truth(&all, "BUILDKIT_MULTI_PLATFORM")?;
-        let epoch = match timestamp {
-            Some(seconds) => Some(seconds),
-            None => epoch(&all, environment)?,
+        let (epoch, has_epoch_of_context) = match (timestamp, epoch(&all, environment)?) {
+            (Some(seconds), _) => (Some(seconds), false),
+            (None, Some(Epoch::At(seconds))) => (Some(seconds), false),
+            (None, Some(Epoch::Context)) => (None, true),
+            (None, None) => (None, false),
         };
+        let named = |name: &str| all.get(name).cloned().or_else(|| environment.variable(name));
+        let build_name = named("BUILDKIT_BUILD_NAME").filter(|name| !name.is_empty());
         if let Some(epoch) = epoch {
             all.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
         }
@@ -85,6 +94,8 @@ impl BuildArguments {
             keeps_git_dir: truth(&all, "BUILDKIT_CONTEXT_KEEP_GIT_DIR")?,
             hostname: all.get("BUILDKIT_SANDBOX_HOSTNAME").filter(|name| !name.is_empty()).cloned(),
             epoch,
+            has_epoch_of_context,
+            build_name,
             all,
         })
     }
@@ -129,16 +140,24 @@ fn truth(all: &BTreeMap<String, String>, name: &str) -> Result<bool, Failure> {
     }
 }
 
+/// What `SOURCE_DATE_EPOCH` says.
+enum Epoch {
+    At(i64),
+    Context,
+}
+
 fn epoch(
     all: &BTreeMap<String, String>,
     environment: &Environment,
-) -> Result<Option<i64>, Failure> {
+) -> Result<Option<Epoch>, Failure> {
     let given = all.get("SOURCE_DATE_EPOCH").cloned();
     match given.or_else(|| environment.variable("SOURCE_DATE_EPOCH")).as_deref() {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| Failure::new(Class::Usage, format!("invalid SOURCE_DATE_EPOCH: {text}"))),
+        Some("context") => Ok(Some(Epoch::Context)),
+        Some(text) => text.parse().map(|at| Some(Epoch::At(at))).map_err(|_| {
+            let message = format!("invalid SOURCE_DATE_EPOCH: {text}");
+            Failure::new(Class::Usage, message)
+                .with_hint("give seconds since 1970, or `context` for the time of the context")
+        }),
     }
 }

@@ -7,10 +7,10 @@ use super::flags::{BuildCommand, OutputArgs, SourceArgs, StepArgs};
 use super::given;
 use super::shared_cache;
 use crate::cli::failure::{self, Class, Failure};
-use crate::cli::{Environment, platforms};
+use crate::cli::{Environment, parse_args, platforms};
 use crate::export::{Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, SpecError};
 use crate::job::resolve::{NamedContext, context_name};
-use crate::job::{BuildRequest, DeliverySpec, OnError, SourceSpec, StepSpec, check_push};
+use crate::job::{BuildRequest, DeliverySpec, GitFacts, OnError, SourceSpec, StepSpec, check_push};
 use crate::oci::Reference;
 use crate::plan::NoCache;
 use crate::sandbox::{DEFAULT_HOSTNAME, NetworkMode, NetworkOptions, SandboxPolicy};
@@ -87,8 +87,14 @@ fn source_of(
     args: &SourceArgs,
     environment: &Environment,
 ) -> Result<(SourceSpec, Option<String>), Failure> {
-    let BuildArguments { all: build_args, keeps_git_dir, hostname, epoch } =
-        BuildArguments::read(&args.build_arg, args.timestamp, environment)?;
+    let BuildArguments {
+        all: build_args,
+        keeps_git_dir,
+        hostname,
+        epoch,
+        has_epoch_of_context,
+        build_name,
+    } = BuildArguments::read(&args.build_arg, args.timestamp, environment)?;
     let named = |(name, value): &(String, String)| (context_name(name), NamedContext::parse(value));
     let parts: Vec<String> = args.platform_of_parts().into_iter().collect();
     let platform = platforms::parse(if parts.is_empty() { &args.platform } else { &parts });
@@ -108,9 +114,28 @@ fn source_of(
         secrets,
         access,
         epoch,
+        has_epoch_of_context,
+        build_name,
+        git: git_facts(environment)?,
         ..SourceSpec::new(path)
     };
     Ok((source, hostname))
+}
+
+/// Reads what is taken from the git repository around the context, by buildx's names.
+fn git_facts(environment: &Environment) -> Result<GitFacts, Failure> {
+    let defaults = GitFacts::default();
+    let read = |name: &str, default: bool| match environment.variable(name).as_deref() {
+        None | Some("") => Ok(default),
+        // All labels, when there were fewer ones by default.
+        Some("full") if name == "BUILDX_GIT_LABELS" => Ok(true),
+        Some(text) => parse_args::truth(text).map_err(|error| usage(format!("{name}: {error}"))),
+    };
+    Ok(GitFacts {
+        sets_labels: read("BUILDX_GIT_LABELS", defaults.sets_labels)?,
+        is_recorded: read("BUILDX_GIT_INFO", defaults.is_recorded)?,
+        checks_dirty: read("BUILDX_GIT_CHECK_DIRTY", defaults.checks_dirty)?,
+    })
 }
 
 /// Reads how steps run; `hostname` goes before `--hostname`.

@@ -1,6 +1,6 @@
 //! `builder history builds|logs|inspect|usage|compare`: what the history keeps of builds.
 
-use super::usage;
+use super::{list, usage};
 use crate::cache::Value;
 use crate::cli::explain::{self, ExplainError, Format};
 use crate::explain::report::seconds;
@@ -19,6 +19,10 @@ use std::io::{self, BufRead as _, Read as _, Write};
 pub enum BuildsCommand {
     /// List the builds that were made, the newest first
     Builds(BuildsArgs),
+    /// List builds as buildx does: names, states, durations
+    Ls(list::LsArgs),
+    /// Remove builds from the history
+    Rm(list::RmArgs),
     /// Show what the steps of a build wrote
     Logs(LogsArgs),
     /// Show all that is kept of a build
@@ -50,7 +54,8 @@ pub struct BuildsArgs {
 /// What `builder history logs` takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LogsArgs {
-    /// The build: its id, the beginning of it, or `last`
+    /// The build: its id or the beginning of it, its name, `last`, or ^1 for the one before it
+    #[arg(default_value = "last")]
     pub build: String,
     /// One step only: its number, or a part of its name
     pub step: Option<String>,
@@ -62,7 +67,8 @@ pub struct LogsArgs {
 /// What `builder history inspect` takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct InspectArgs {
-    /// The build: its id, the beginning of it, or `last`
+    /// The build: its id or the beginning of it, its name, `last`, or ^1 for the one before it
+    #[arg(default_value = "last")]
     pub build: String,
     /// How to show it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -98,29 +104,27 @@ pub enum ListFormat {
 pub fn run(
     command: &BuildsCommand,
     store: &Store,
+    now: Timestamp,
     colour: Colour,
     out: &mut dyn Write,
 ) -> Result<(), ExplainError> {
     match command {
+        BuildsCommand::Ls(args) => list::list(args, store, now, out),
+        BuildsCommand::Rm(args) => list::remove(args, store, now, out),
         BuildsCommand::Builds(args) => list(args, store, out),
         BuildsCommand::Logs(args) => logs(args, store, out),
         BuildsCommand::Inspect(args) => inspect(args, store, out),
         BuildsCommand::Usage(args) => usage::run(args, store, out),
         BuildsCommand::Compare(args) => {
-            let (old, new) = (named(store, &args.old)?, named(store, &args.new)?);
-            let report = builds::compared(store, &old, &new)?;
+            let report = builds::compared(store, &args.old, &args.new)?;
             explain::write(&report, args.format, colour, out)
         }
     }
 }
 
-/// Turns `last` into an id.
-pub(super) fn named(store: &Store, build: &str) -> Result<String, ExplainError> {
-    if build != "last" {
-        return Ok(build.to_owned());
-    }
-    let last = History::new(store).last()?.ok_or(ExplainError::NoBuilds)?;
-    Ok(last.id.to_string())
+/// The name of a build, fit to be shown.
+pub(super) fn as_name(build: &BuildRecord) -> String {
+    clean(&redact::addresses(&build.about.name())).into_owned()
 }
 
 fn list(args: &BuildsArgs, store: &Store, out: &mut dyn Write) -> Result<(), ExplainError> {
@@ -153,6 +157,7 @@ fn list(args: &BuildsArgs, store: &Store, out: &mut dyn Write) -> Result<(), Exp
             ListFormat::Json => {
                 let line = json!({
                     "build": build.id,
+                    "name": as_name(&build),
                     "started_ms": build.about.started_ms,
                     "finished_ms": build.finished_ms,
                     "outcome": build.outcome,
@@ -206,7 +211,7 @@ fn word(outcome: &Outcome) -> &'static str {
 
 fn logs(args: &LogsArgs, store: &Store, out: &mut dyn Write) -> Result<(), ExplainError> {
     let history = History::new(store);
-    let build = history.load(&named(store, &args.build)?)?;
+    let build = history.load(&args.build)?;
     if let Some(text) = &args.step {
         let step = find_step(&build, text)?;
         return copy_log(history.log(build.id, step.number)?, args.raw, out).map(drop);
@@ -273,7 +278,7 @@ fn find_step<'a>(build: &'a BuildRecord, text: &str) -> Result<&'a StepRecord, E
 }
 
 fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(), ExplainError> {
-    let build = History::new(store).load(&named(store, &args.build)?)?;
+    let build = History::new(store).load(&args.build)?;
     if args.format == ListFormat::Json {
         let document = json!({
             "build": build.id,
@@ -281,6 +286,8 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
             "finished_ms": build.finished_ms,
             "outcome": build.outcome,
             "image": build.image,
+            "manifest": build.manifest,
+            "is_imported": build.is_imported,
             "notes": build.notes,
             "steps": build.steps.iter().map(shown_step).collect::<Vec<_>>(),
         });
@@ -291,8 +298,18 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
     let mut row =
         |name: &str, value: &str| writeln!(out, "{name:<11} {}", crate::show::text(value));
     row("build", &build.id.to_string())?;
+    row("name", &as_name(&build))?;
+    if build.is_imported {
+        row("imported", "from another store")?;
+    }
     row("context", &clean(&redact::addresses(&about.context)))?;
     row("Dockerfile", &clean(&about.dockerfile))?;
+    if !about.repository.is_empty() {
+        row("repository", &clean(&redact::addresses(&about.repository)))?;
+    }
+    if !about.revision.is_empty() {
+        row("commit", &clean(&about.revision))?;
+    }
     row("target", &clean(&about.target))?;
     row("platform", &clean(&about.platform))?;
     for tag in &about.tags {
@@ -394,6 +411,7 @@ mod tests {
             target: "build".into(),
             platform: "linux/amd64".into(),
             tags: vec!["app".into()],
+            ..About::default()
         };
         let mut log = History::new(&store).begin(about).unwrap();
         log.running().unwrap();
@@ -422,14 +440,20 @@ mod tests {
             })
             .unwrap();
         }
-        log.finish(Finish { finished_ms: START + 3000, outcome: Outcome::Ok, image: None })
-            .unwrap();
+        log.finish(Finish {
+            finished_ms: START + 3000,
+            outcome: Outcome::Ok,
+            image: None,
+            manifest: None,
+        })
+        .unwrap();
         (dir, store)
     }
 
     fn output(store: &Store, command: &BuildsCommand) -> Result<String, ExplainError> {
         let mut out = Vec::new();
-        run(command, store, Colour::Plain, &mut out)?;
+        let now = Timestamp::from_millisecond(START + 60_000).unwrap();
+        run(command, store, now, Colour::Plain, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 

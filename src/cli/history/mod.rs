@@ -1,6 +1,8 @@
 //! `builder history`: which instructions an image was made by.
 
 pub mod builds;
+pub mod list;
+mod matching;
 pub mod usage;
 
 use crate::cli::image_arg::{self, ImageCommandError};

@@ -3,7 +3,7 @@
 //! A step from the cache shows what it used in the build that ran it, in parentheses: that is what
 //! the cache saved. Sums are of the steps that ran.
 
-use super::builds::{ListFormat, named};
+use super::builds::ListFormat;
 use crate::cache::Cost;
 use crate::cli::explain::ExplainError;
 use crate::explain::redact;
@@ -17,7 +17,7 @@ use std::io::Write;
 /// What `builder history usage` takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct UsageArgs {
-    /// The build: its id, the beginning of it, or `last`
+    /// The build: its id or the beginning of it, its name, `last`, or ^1 for the one before it
     #[arg(default_value = "last")]
     pub build: String,
     /// How to show it
@@ -31,7 +31,7 @@ pub struct UsageArgs {
 ///
 /// [`ExplainError`] for a build that does not exist.
 pub fn run(args: &UsageArgs, store: &Store, out: &mut dyn Write) -> Result<(), ExplainError> {
-    let build = History::new(store).load(&named(store, &args.build)?)?;
+    let build = History::new(store).load(&args.build)?;
     if args.format == ListFormat::Text {
         writeln!(out, "build {}", build.id)?;
         let names = ["STEP", "TOOK", "USER", "SYSTEM", "PEAK", "READ", "WRITTEN", "PIDS"];

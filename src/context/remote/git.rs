@@ -18,7 +18,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use tracing::debug;
 
 /// Protocols that a repository and its submodules may use.
@@ -82,6 +82,8 @@ pub struct GitOptions<'a> {
     pub keep_git_dir: bool,
     /// An existing empty directory of the session.
     pub into: &'a Path,
+    /// Whether files get the time of the commit, whatever the address says.
+    pub sets_commit_time: bool,
     /// Credentials of the build.
     pub access: &'a Access,
     /// True lets repositories be directories of this machine: for tests.
@@ -95,6 +97,8 @@ pub struct GitCheckout {
     pub root: OwnedFd,
     /// The commit, in full.
     pub commit: String,
+    /// Its time, in seconds since 1970.
+    pub seconds: i64,
 }
 
 struct Git<'a> {
@@ -147,9 +151,9 @@ impl Git<'_> {
             let update = ["submodule", "update", "-q", "--init", "--recursive", "--depth=1"];
             self.git("fetch the submodules of", &update)?;
         }
-        if self.url.commit_time {
-            let seconds = self.git("read the time of", &["show", "-s", "--format=%ct", &commit])?;
-            let seconds = seconds.trim().parse().unwrap_or(0);
+        let seconds = self.git("read the time of", &["show", "-s", "--format=%ct", &commit])?;
+        let seconds = seconds.trim().parse().unwrap_or(0);
+        if self.url.commit_time || self.options.sets_commit_time {
             set_times(&self.dir, seconds).map_err(io("set the times in", &self.dir))?;
         }
         let keeps = self.url.keep_git_dir.unwrap_or(self.options.keep_git_dir);
@@ -173,7 +177,7 @@ impl Git<'_> {
                     subdir: self.url.subdir.clone(),
                 }
             })?;
-        Ok(GitCheckout { root, commit })
+        Ok(GitCheckout { root, commit, seconds })
     }
 
     /// Fetches as little as the server allows, and returns the name that the commit then has.
@@ -253,7 +257,9 @@ impl Git<'_> {
         let credentials = self.credentials().map_err(io("write the credentials for", &self.dir))?;
         // Modes of what is checked out must not depend on who builds; a child's umask can only be
         // set by the child.
-        let mut child = Command::new("/bin/sh")
+        let mut command = Command::new("/bin/sh");
+        forget_variables(&mut command);
+        let child = command
             .args(["-c", SCRIPT, "git"])
             .args(credentials.iter().flat_map(|_| ["-c", INCLUDE]))
             .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
@@ -276,42 +282,14 @@ impl Git<'_> {
             .env("GIT_ALLOW_PROTOCOL", protocols)
             .env("GIT_LFS_SKIP_SMUDGE", "1")
             .env("LC_ALL", "C")
-            .env_remove("GIT_DIR")
-            .env_remove("GIT_WORK_TREE")
-            .env_remove("GIT_INDEX_FILE")
-            .env_remove("GIT_OBJECT_DIRECTORY")
-            .env_remove("GIT_ALTERNATE_OBJECT_DIRECTORIES")
-            .env_remove("GIT_CONFIG_PARAMETERS")
-            .env_remove("GIT_CONFIG_COUNT")
             .stdin(credentials.map_or_else(Stdio::null, Stdio::from))
             .stdout(out)
             .stderr(err)
             .process_group(0)
             .spawn()
             .map_err(|source| RemoteError::NoGit { url: url.clone(), source })?;
-        let pid = rustix::process::Pid::from_child(&child);
-        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-        let mut is_cancelled = false;
-        if let Ok(handle) = handle {
-            let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            loop {
-                let mut fds = [PollFd::new(&handle, PollFlags::IN)];
-                if poll(&mut fds, Some(&tick)).is_ok_and(|ready| ready > 0) {
-                    break;
-                }
-                if self.cancel.is_cancelled() {
-                    is_cancelled = true;
-                    // Its helpers are in its group. One that is gone already needs no signal.
-                    let signal = rustix::process::Signal::KILL;
-                    let _ = rustix::process::kill_process_group(pid, signal);
-                    break;
-                }
-            }
-        }
-        let status = child.wait().map_err(io("wait for git in", &self.dir))?;
-        if is_cancelled {
-            return Err(RemoteError::Cancelled);
-        }
+        let status = wait(child, self.cancel).map_err(io("wait for git in", &self.dir))?;
+        let Some(status) = status else { return Err(RemoteError::Cancelled) };
         if status.success() {
             return fs::read_to_string(&out_path).map_err(io("read", &out_path));
         }
@@ -324,6 +302,48 @@ impl Git<'_> {
         }
         Err(RemoteError::Git { doing, url, said })
     }
+}
+
+/// Keeps variables of a surrounding git, such as of one that runs us as a hook, from a command.
+pub(super) fn forget_variables(command: &mut Command) {
+    for name in [
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_COMMON_DIR",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_CONFIG_COUNT",
+    ] {
+        command.env_remove(name);
+    }
+}
+
+/// Waits for a child that leads a process group; `None` where the build was cancelled, which ends
+/// the group.
+pub(super) fn wait(mut child: Child, cancel: &Cancel) -> std::io::Result<Option<ExitStatus>> {
+    let pid = rustix::process::Pid::from_child(&child);
+    let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+    let mut is_cancelled = false;
+    if let Ok(handle) = handle {
+        let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        loop {
+            let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+            if poll(&mut fds, Some(&tick)).is_ok_and(|ready| ready > 0) {
+                break;
+            }
+            if cancel.is_cancelled() {
+                is_cancelled = true;
+                // Its helpers are in its group. One that is gone already needs no signal.
+                let signal = rustix::process::Signal::KILL;
+                let _ = rustix::process::kill_process_group(pid, signal);
+                break;
+            }
+        }
+    }
+    let status = child.wait()?;
+    Ok((!is_cancelled).then_some(status))
 }
 
 #[cfg(test)]

@@ -55,8 +55,13 @@ fn check_out(
     change(&mut url);
     let into = tempfile::tempdir().unwrap();
     let access = Access::default();
-    let options =
-        GitOptions { keep_git_dir: false, into: into.path(), access: &access, allows_local: true };
+    let options = GitOptions {
+        keep_git_dir: false,
+        sets_commit_time: false,
+        into: into.path(),
+        access: &access,
+        allows_local: true,
+    };
     let checkout = url.check_out(&options, &Cancel::new())?;
     let (_, names) = super::super::super::walk::read_names(checkout.root.as_fd(), b"").unwrap();
     let names = names.into_iter().map(|(name, _)| String::from_utf8_lossy(&name).into_owned());

@@ -8,11 +8,13 @@
 //! Registries and their protocol.
 
 mod access;
+mod dirty;
 mod git;
 mod http;
 mod stream;
 
 pub use access::Access;
+pub use dirty::is_dirty;
 pub use git::{GitCheckout, GitOptions};
 pub use http::{Download, HttpOptions, download, file_name_of};
 pub use stream::{DOCKERFILE_MAX, StreamContext, read_stream};
