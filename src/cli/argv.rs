@@ -138,7 +138,7 @@ fn without_group(mut words: Vec<OsString>) -> Line {
 }
 
 /// Finds the first word that is not a flag of ours before the command.
-fn first_word(words: &[OsString]) -> Option<usize> {
+pub(super) fn first_word(words: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(word) = words.get(at) {
         match word.to_str() {

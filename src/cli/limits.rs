@@ -24,9 +24,9 @@ pub struct LimitArgs {
     /// The same by the kernel's terms: microseconds of a period, in which --cpu-quota is given out
     #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus", requires = "cpu_quota")]
     pub cpu_period: Option<u64>,
-    /// Microseconds of processor time in each period, 100000 by default
-    #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus")]
-    pub cpu_quota: Option<u64>,
+    /// Microseconds of processor time in each period; -1 for all
+    #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus", allow_hyphen_values = true)]
+    pub cpu_quota: Option<i64>,
     /// Weight against other steps, 1024 by default
     #[arg(short = 'c', long, value_name = "WEIGHT")]
     pub cpu_shares: Option<u64>,
@@ -87,59 +87,61 @@ fn rate_of_device(text: &str, parse: fn(&str) -> Option<u64>) -> Result<DeviceRa
 }
 
 impl LimitArgs {
-    /// Returns what the control group is to enforce.
+    /// Returns what the control group is to enforce. 0 means unlimited, as with docker.
     ///
     /// # Errors
     ///
     /// A usage failure for numbers that mean nothing.
     pub fn limits(&self) -> Result<Limits, Failure> {
         let usage = |message: String| Err(Failure::new(Class::Usage, message));
-        if let Some(cpus) = self.cpus
-            && !(cpus.is_finite() && cpus >= 0.01)
-        {
+        let cpus = self.cpus.filter(|cpus| *cpus != 0.0);
+        if cpus.is_some_and(|cpus| !(cpus.is_finite() && cpus >= 0.01)) {
             return usage("--cpus must be at least 0.01".to_owned());
         }
-        if self.cpu_period.is_some_and(|period| !(1000..=1_000_000).contains(&period)) {
+        let period = above_zero(self.cpu_period);
+        if period.is_some_and(|period| !(1000..=1_000_000).contains(&period)) {
             return usage("--cpu-period must be from 1000 to 1000000".to_owned());
         }
-        if self.cpu_quota.is_some_and(|quota| quota < 1000) {
+        let quota = self.cpu_quota.and_then(|quota| above_zero(u64::try_from(quota).ok()));
+        if quota.is_some_and(|quota| quota < 1000) {
             return usage("--cpu-quota must be at least 1000".to_owned());
         }
-        if self.memory.is_some_and(|memory| memory < MEMORY_MIN) {
+        let memory = above_zero(self.memory);
+        if memory.is_some_and(|memory| memory < MEMORY_MIN) {
             return usage(format!("--memory must be at least {} MiB", MEMORY_MIN >> 20));
         }
-        match (self.memory, self.memory_swap) {
+        let memory_swap = self.memory_swap.filter(|total| *total != 0);
+        match (memory, memory_swap) {
             (None, Some(0..)) => return usage("--memory-swap needs --memory".to_owned()),
             (Some(memory), Some(total)) if u64::try_from(total).is_ok_and(|t| t < memory) => {
                 return usage("--memory-swap counts memory too: it must not be less".to_owned());
             }
             _ => {}
         }
-        if self.io_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
+        let io_weight = above_zero(self.io_weight);
+        if io_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
             return usage("--io-weight must be from 10 to 1000".to_owned());
         }
-        let quota = self.cpu_quota.map(|quota| quota as f64 / self.period() as f64);
+        let share = quota.map(|quota| quota as f64 / period.unwrap_or(100_000) as f64);
+        let cpuset = |list: &Option<String>| list.clone().filter(|list| !list.is_empty());
         Ok(Limits {
-            memory: self.memory,
-            memory_swap: self.memory_swap,
-            cpus: self.cpus.or(quota),
-            cpu_period: self.cpu_period,
-            cpu_shares: self.cpu_shares,
-            cpuset_cpus: self.cpuset_cpus.clone(),
-            cpuset_mems: self.cpuset_mems.clone(),
-            // As docker: none of these mean no limit.
-            pids: self
-                .pids_limit
-                .and_then(|pids| u64::try_from(pids).ok())
-                .filter(|pids| *pids > 0),
+            memory,
+            memory_swap,
+            cpus: cpus.or(share),
+            cpu_period: period,
+            cpu_shares: above_zero(self.cpu_shares),
+            cpuset_cpus: cpuset(&self.cpuset_cpus),
+            cpuset_mems: cpuset(&self.cpuset_mems),
+            pids: above_zero(self.pids_limit.and_then(|pids| u64::try_from(pids).ok())),
             default_pids: self.pids_limit.is_none().then_some(PIDS),
-            io_weight: self.io_weight,
+            io_weight,
             io_throttle: self.throttles()?,
         })
     }
 
-    fn period(&self) -> u64 {
-        self.cpu_period.unwrap_or(100_000)
+    /// Returns the size of `/dev/shm` where one is asked for.
+    pub fn shm_size(&self) -> Option<u64> {
+        above_zero(self.shm_size)
     }
 
     /// Puts together what was said of each device.
@@ -166,6 +168,11 @@ impl LimitArgs {
         note(&self.device_write_iops, |throttle, rate| throttle.write_iops = Some(rate))?;
         Ok(devices.into_values().collect())
     }
+}
+
+/// Reads docker's 0 as unlimited.
+fn above_zero(number: Option<u64>) -> Option<u64> {
+    number.filter(|number| *number > 0)
 }
 
 /// Most processes and threads of a step where the user says nothing: Podman's.
@@ -227,7 +234,7 @@ mod tests {
     #[test]
     fn numbers_that_mean_nothing_are_refused() {
         let wrong: [fn(&mut LimitArgs); 7] = [
-            |args| args.cpus = Some(0.0),
+            |args| args.cpus = Some(0.001),
             |args| args.memory = Some(1024),
             |args| args.memory_swap = Some(1 << 30),
             |args| (args.memory, args.memory_swap) = (Some(64 << 20), Some(32 << 20)),
@@ -240,6 +247,28 @@ mod tests {
             change(&mut args);
             assert_eq!(args.limits().unwrap_err().class, Class::Usage, "{number}");
         }
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let args = LimitArgs {
+            memory: Some(0),
+            memory_swap: Some(0),
+            cpus: Some(0.0),
+            cpu_period: Some(0),
+            cpu_quota: Some(-1),
+            cpu_shares: Some(0),
+            cpuset_cpus: Some(String::new()),
+            pids_limit: Some(0),
+            io_weight: Some(0),
+            shm_size: Some(0),
+            ..LimitArgs::default()
+        };
+        let limits = args.limits().unwrap();
+        assert_eq!((limits.memory, limits.memory_swap, limits.pids), (None, None, None));
+        assert_eq!((limits.cpus, limits.cpu_period, limits.cpu_shares), (None, None, None));
+        assert_eq!((limits.cpuset_cpus, limits.io_weight), (None, None));
+        assert_eq!(args.shm_size(), None);
     }
 
     #[test]

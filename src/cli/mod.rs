@@ -40,6 +40,7 @@ pub mod plugin;
 pub mod prune;
 pub mod pull;
 pub mod push;
+mod refusals;
 pub mod registry;
 pub mod rmi;
 pub mod run;
@@ -61,7 +62,7 @@ use crate::sys::foreign::Given;
 use crate::sys::room::Watch;
 use crate::sys::threads;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use failure::{Class, Failure};
 use jiff::Timestamp;
 use std::ffi::OsString;
@@ -389,7 +390,7 @@ pub fn main() -> ExitCode {
     }
     let call = argv::Call::read(std::env::args_os());
     let words = match call.line {
-        argv::Line::Command(words) => words,
+        argv::Line::Command(words) => with_run_separated(words),
         argv::Line::Metadata => {
             let _ = io::stdout().write_all(plugin::metadata().as_bytes());
             return ExitCode::SUCCESS;
@@ -410,7 +411,7 @@ pub fn main() -> ExitCode {
                 // Clap's own message lists hidden commands too.
                 ErrorKind::MissingSubcommand if std::env::args_os().len() == 1 => help::command()
                     .error(ErrorKind::MissingSubcommand, "name a command; --help lists them"),
-                _ => error,
+                _ => refusals::explained(error, &words),
             };
             show_usage(&error);
             let status = u8::try_from(error.exit_code()).unwrap_or(2);
@@ -468,6 +469,18 @@ pub fn main() -> ExitCode {
             failure.code()
         }
     }
+}
+
+/// Separates the flags of `builder run` from the command that it runs.
+fn with_run_separated(mut words: Vec<OsString>) -> Vec<OsString> {
+    if let Some(at) = argv::first_word(&words).filter(|at| words[*at] == "run") {
+        let mut definition = Cli::command();
+        definition.build();
+        if let Some(definition) = definition.find_subcommand("run") {
+            run::words::separate(&mut words, at, definition);
+        }
+    }
+    words
 }
 
 /// Says whether a command line that is wrong is one of `builder run`, whose own failures have

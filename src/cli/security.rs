@@ -92,7 +92,7 @@ impl SecurityArgs {
     /// capability that the kernel does not have.
     pub(super) fn policy(&self, limits: &LimitArgs) -> Result<SandboxPolicy, Failure> {
         let policy = SandboxPolicy {
-            shm_size: limits.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
+            shm_size: limits.shm_size().unwrap_or(DEFAULT_SHM_SIZE),
             ulimits: limits.ulimit.clone(),
             limits: limits.limits()?,
             cap_add: self.cap_add.clone(),

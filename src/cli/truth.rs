@@ -6,9 +6,8 @@
 //! allowed.
 
 use super::parse_args;
-use crate::dockerfile::errors::did_you_mean;
 use clap::builder::ValueParser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, Parser};
 use std::ffi::OsString;
 
@@ -21,34 +20,17 @@ pub(super) fn parse<C: Parser>(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<C, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    C::try_parse_from(&arguments)
-        .or_else(|plain| match plain.kind() {
-            // What clap says of `--quiet=true`, and of `-q=1`.
-            ErrorKind::TooManyValues | ErrorKind::UnknownArgument => {
-                let mut command = with_values(C::command());
-                let matches = command.try_get_matches_from_mut(&arguments);
-                // The same mistake is shown as the command line is defined.
-                let matches =
-                    matches.map_err(|e| if e.kind() == plain.kind() { plain } else { e })?;
-                C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
-            }
-            _ => Err(plain),
-        })
-        .map_err(with_near_tip)
-}
-
-/// Takes the name that is suggested for an unknown flag away unless it is a likely slip of the
-/// fingers: clap's measure finds `--os` in `--no-such-flag`.
-fn with_near_tip(mut error: clap::Error) -> clap::Error {
-    if let (Some(ContextValue::String(typed)), Some(ContextValue::String(near))) =
-        (error.get(ContextKind::InvalidArg), error.get(ContextKind::SuggestedArg))
-    {
-        let (typed, near) = (typed.trim_start_matches('-'), near.trim_start_matches('-'));
-        if did_you_mean(typed, [near]).is_none() {
-            error.remove(ContextKind::SuggestedArg);
+    C::try_parse_from(&arguments).or_else(|plain| match plain.kind() {
+        // What clap says of `--quiet=true`, and of `-q=1`.
+        ErrorKind::TooManyValues | ErrorKind::UnknownArgument => {
+            let mut command = with_values(C::command());
+            let matches = command.try_get_matches_from_mut(&arguments);
+            // The same mistake is shown as the command line is defined.
+            let matches = matches.map_err(|e| if e.kind() == plain.kind() { plain } else { e })?;
+            C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
         }
-    }
-    error
+        _ => Err(plain),
+    })
 }
 
 /// Lets every flag that is set by its mere presence be given a value, in the subcommands too.
@@ -105,15 +87,6 @@ mod tests {
         assert_eq!(line(&["--quiet=maybe"]), Err(ErrorKind::ValueValidation));
         assert_eq!(line(&["--quit"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(line(&["--help"]), Err(ErrorKind::DisplayHelp));
-    }
-
-    #[test]
-    fn a_flag_is_suggested_only_for_a_slip() {
-        let text =
-            |word: &str| parse::<Line>(["x", word].map(OsString::from)).unwrap_err().to_string();
-        assert!(text("--quite").contains("'--quiet'"), "{}", text("--quite"));
-        assert!(!text("--no-such-flag").contains("similar"), "{}", text("--no-such-flag"));
-        assert!(!text("--arm").contains("similar"), "{}", text("--arm"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::failure::{self, Class, Failure, hint_of_id, hint_of_owner, lines_excerpt};
 use super::limits;
 use super::load::Loaded;
+use super::on_error::OnError;
 use super::resolve::NotHere;
 use super::sources::Context;
 use super::transfers::{self, PullFailed};
@@ -121,20 +122,37 @@ impl Loaded<'_> {
         }
         failure.excerpts.extend(excerpt);
         failure.hints.extend(hints);
-        if let Cause::Context(ContextError::NotFound { pattern, hidden_by: None, .. }) =
-            &error.cause
-            && !error.name.contains("--from=")
-        {
-            failure.hints.extend(self.hint_of_source(pattern));
+        match &error.cause {
+            Cause::Context(ContextError::NotFound { pattern, hidden_by: Some(line), .. }) => {
+                failure.hints.push(format!(
+                    "take the line out, or write !{} at the end of {}",
+                    clean_below(pattern),
+                    line.file
+                ));
+            }
+            Cause::Context(ContextError::NotFound { pattern, hidden_by: None, .. })
+                if !error.name.contains("--from=") =>
+            {
+                failure.hints.extend(self.hint_of_source(pattern));
+            }
+            _ => {}
         }
         if class == Class::Step {
-            failure.output = progress.last_lines(&error.vertex, OUTPUT_LINES);
-            let is_shell = |line: &String| line.starts_with("exec: \"/bin/sh\": no such file");
-            if failure.output.iter().any(is_shell) {
+            failure.output = progress.last_lines(&error.vertex, OUTPUT_LINES + 1);
+            let starts = |start: &str| failure.output.iter().any(|line| line.starts_with(start));
+            if starts("exec: \"/bin/sh\": no such file") {
                 failure.hints.push(
                     "the image has no shell: write RUN [\"/PROGRAM\", \"ARGUMENT\"], or take a base with one"
                         .to_owned(),
                 );
+            } else if !starts("exec: \"") && self.request.steps.on_error == OnError::Fail {
+                failure
+                    .hints
+                    .push("get a shell where it failed: build with --on-error=shell".to_owned());
+            }
+            if failure.output.len() > OUTPUT_LINES {
+                failure.output.remove(0);
+                failure.hints.push("see all of its output: builder history logs last".to_owned());
             }
         }
         failure

@@ -10,6 +10,9 @@ use crate::oci::{Config, Platform, Reference};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+/// What helps where the name of a base image has a variable without a value.
+const VALUE_HINT: &str = "give the variable a value: an ARG with a default before the first FROM, or --build-arg NAME=VALUE";
+
 /// The index of a stage in [`Stages::all`].
 pub(super) type Index = usize;
 
@@ -133,7 +136,7 @@ impl<'a> Stages<'a> {
             let base_name = words::expand(&ast.base, place, &globals, file.escape)?;
             if base_name.is_empty() {
                 let message = format!("base name ({}) should not be blank", ast.base.text);
-                return Err(place.error(message).into());
+                return Err(place.error(message).with_hint(VALUE_HINT).into());
             }
             let platform = match &ast.platform {
                 Some(word) => Some(stage_platform(word, ast, &globals, file.escape)?),
@@ -371,9 +374,8 @@ impl<'a> Stages<'a> {
                     let mut error = stage.place.error(message);
                     // What is left of NAME:$TAG where TAG has no value.
                     if name.ends_with([':', '@']) {
-                        error = error
-                            .with_label("nothing follows the last mark")
-                            .with_hint("give the variable a value: an ARG with a default before the first FROM, or --build-arg");
+                        error =
+                            error.with_label("nothing follows the last mark").with_hint(VALUE_HINT);
                     }
                     return Err(error.into());
                 }

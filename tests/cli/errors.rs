@@ -228,3 +228,44 @@ fn an_empty_variable_for_the_store_is_an_unset_one() {
     let outcome = kit.builder(["version"]).env("BUILDER_ROOT", "").ok();
     assert!(outcome.stdout().starts_with("builder "), "{}", outcome.stdout());
 }
+
+/// The commands of ours that a text names: from `builder` to the end of the line, or of the quotation.
+fn commands_in(text: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    for (at, _) in text.match_indices("builder ") {
+        let before = &text[..at];
+        if !(before.ends_with(": ") || before.ends_with('`') || before.ends_with("| ")) {
+            continue;
+        }
+        let end = |c: char| matches!(c, '`' | '|' | '&' | ';' | '<' | '>' | '\n');
+        let command = text[at..].split(end).next().unwrap_or_default();
+        let command = command.split(" …").next().unwrap_or_default().trim_end_matches([',', '.']);
+        commands.push(command.trim().to_owned());
+    }
+    commands
+}
+
+#[test]
+fn commands_that_messages_name_have_the_flags_that_they_name() {
+    let kit = Kit::new();
+    let mut tried = std::collections::BTreeSet::new();
+    for screens in ["errors", "reports"] {
+        let path = format!("{}/testdata/screens/{screens}.snap", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter(|line| {
+            ["hint: ", "  tip: ", "  try: "].iter().any(|start| line.starts_with(start))
+        });
+        for command in lines.flat_map(commands_in) {
+            if !tried.insert(command.clone()) {
+                continue;
+            }
+            let mut words: Vec<&str> = command.split_whitespace().skip(1).collect();
+            // What follows the image is the command's.
+            let image = words.iter().position(|word| *word == "IMAGE" && words[0] == "run");
+            words.insert(image.unwrap_or(words.len()), "--help");
+            let outcome = kit.builder(&words).any();
+            assert_eq!(outcome.status, Some(0), "{command}:\n{}", outcome.text());
+        }
+    }
+    assert!(tried.len() > 10, "{tried:?}");
+}

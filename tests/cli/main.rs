@@ -61,4 +61,5 @@ mod secrets;
 mod shared_cache;
 mod ssh;
 mod stdio;
+mod tools;
 mod walk;

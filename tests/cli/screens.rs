@@ -5,6 +5,7 @@
 
 use crate::kit::{Kit, Run};
 use std::fmt::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// Compares a text with the file of this name in `testdata/screens/`.
@@ -193,6 +194,30 @@ const BUILDS: &[(&str, &str, &[&str])] = &[
     ("bad cache", "FROM fixture/base\n", &["--cache-from=type=s4,src=x"]),
     ("missing Dockerfile", "FROM fixture/base\n", &["-f", "other"]),
     ("bad call", "FROM fixture/base\n", &["--call=guess"]),
+    ("link to nothing", "FROM fixture/base\nCOPY broken /x\n", &[]),
+    ("link out of the context", "FROM fixture/base\nCOPY outside /x\n", &[]),
+    ("file above the context", "FROM fixture/base\nCOPY ../file /x\n", &[]),
+    ("hidden by the ignore file", "FROM fixture/base\nCOPY hidden /x\n", &[]),
+    ("tag without a value", "FROM fixture/base:$TAG\n", &[]),
+    ("base without a value", "ARG BASE\nFROM $BASE\n", &[]),
+    ("no shell", "FROM scratch\nRUN echo hello\n", &[]),
+    ("no program", "FROM scratch\nRUN [\"/hello\"]\n", &[]),
+    ("directory as a command", "FROM fixture/base\nRUN [\"/etc\"]\n", &[]),
+    ("too little memory", "FROM fixture/base\nRUN true\n", &["--memory=1k"]),
+    ("empty tag", "FROM fixture/base\n", &["-t", "app:"]),
+    ("two colons in a tag", "FROM fixture/base\n", &["-t", "a:b:c"]),
+    (
+        "output to a missing directory",
+        "FROM fixture/base\n",
+        &["-o", "type=oci,dest=no/such/x.tar"],
+    ),
+    ("empty output", "FROM fixture/base\n", &["-o", ""]),
+    ("id in a missing directory", "FROM fixture/base\n", &["--iidfile", "no/such/id"]),
+    ("broken policy", "FROM fixture/base\n", &["--source-policy-file", "missing.json"]),
+    ("secret without an id", "FROM fixture/base\n", &["--secret", "src=a=b"]),
+    ("cache import of nothing", "FROM fixture/base\n", &["--cache-from=type=local,src=no/such"]),
+    ("flag of run", "FROM fixture/base\n", &["--detach"]),
+    ("flag of another builder", "FROM fixture/base\n", &["--authfile=x"]),
 ];
 
 /// Further commands that must fail.
@@ -224,6 +249,18 @@ const COMMANDS: &[&[&str]] = &[
     &["build", "missing"],
     &["build", "https://"],
     &["check", "missing"],
+    &["run", "-d", "x"],
+    &["run", "--privileged", "x"],
+    &["run", "--gpus", "all", "x"],
+    &["run", "--pid", "host", "x"],
+    &["run", "--no-such-flag", "x"],
+    &["run", "-p", "http", "x"],
+    &["run", "-v", "relative:/x", "x"],
+    &["load", "-i", "/etc/passwd"],
+    &["tag", "x"],
+    &["rmi"],
+    &["save", "x", "-o", "no/such/x.tar"],
+    &["ps"],
     &["buidl"],
     &[],
 ];
@@ -233,7 +270,10 @@ fn privileged_errors_are_as_recorded() {
     let mut text = String::new();
     for (title, dockerfile, flags) in BUILDS {
         let kit = Kit::new();
-        kit.file("file", "x").dockerfile(dockerfile);
+        kit.file("file", "x").file("hidden", "x").file(".dockerignore", "hidden\n");
+        kit.dockerfile(dockerfile);
+        symlink("nothing", kit.path("broken")).unwrap();
+        symlink("/etc/passwd", kit.path("outside")).unwrap();
         text += &section(&kit, title, kit.build_showing("quiet").args(*flags));
     }
     for words in COMMANDS {

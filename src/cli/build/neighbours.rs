@@ -9,6 +9,7 @@
 //! pages.
 
 use crate::cli::parse_args;
+use crate::job::PullPolicy;
 
 /// Flags of other programs, none of which changes what is built. Only `build` takes them.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -49,6 +50,12 @@ pub struct NeighbourArgs {
     /// Leave out stages that the target does not need: they always are
     #[arg(long, hide = true)]
     pub skip_unused_stages: bool,
+    /// Ask registries for base images always, as --pull=always
+    #[arg(long, hide = true, conflicts_with_all = ["pull", "pull_never"])]
+    pub pull_always: bool,
+    /// Ask registries for base images never, as --pull=never
+    #[arg(long, hide = true, conflicts_with = "pull")]
+    pub pull_never: bool,
     /// How often a pull is tried again
     #[arg(long, hide = true, value_name = "NUMBER")]
     pub retry: Option<u32>,
@@ -70,6 +77,15 @@ pub struct NeighbourArgs {
 }
 
 impl NeighbourArgs {
+    /// Returns the policy that buildah's flags name.
+    pub(super) fn pull(&self) -> Option<PullPolicy> {
+        match self {
+            Self { pull_always: true, .. } => Some(PullPolicy::Always),
+            Self { pull_never: true, .. } => Some(PullPolicy::Never),
+            _ => None,
+        }
+    }
+
     /// Returns a sentence for each flag that is given and changes nothing.
     pub(super) fn notices(&self) -> Vec<String> {
         const NO_CONTAINERS: &str = "there are no intermediate containers";

@@ -38,7 +38,7 @@ pub(super) fn of_build(
     let on_error = command.conduct.on_error.checked()?;
     let (mut source, hostname) = source_of(&command.path, source, environment)?;
     let delivery = delivery(command, output, source.epoch, notices)?;
-    source.pull = command.conduct.pull;
+    source.pull = neighbours.pull().unwrap_or(command.conduct.pull);
     let mut steps = steps_of(steps, hostname, environment, notices)?;
     steps.on_error = on_error;
     let verifies_tls = neighbours.tls_verify != Some(false);

@@ -9,11 +9,13 @@
 //! Volumes ([`volume`]), ports ([`ports`]) and ends ([`stop`]) have files of their own; limits are
 //! shared with `builder build`.
 
+mod ineffective;
 pub mod ports;
 mod refused;
 mod request;
 mod stop;
 pub mod volume;
+pub(super) mod words;
 
 use super::Environment;
 use super::failure::{self, Class, Failure, cannot};
@@ -60,6 +62,9 @@ pub struct RunArgs {
     /// Flags of docker's that nothing here can do.
     #[command(flatten)]
     pub refused: refused::RefusedArgs,
+    /// Flags of docker's that mean nothing here.
+    #[command(flatten)]
+    pub ineffective: ineffective::IneffectiveArgs,
     /// Give the command a terminal
     #[arg(short, long)]
     pub tty: bool,
@@ -148,7 +153,10 @@ pub struct RunArgs {
 /// The failure to show, of Docker's status 125; a command that ended with a status other than 0 is
 /// one without a message.
 pub fn run(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
-    let exit = args.refused.check().and_then(|()| start(args, environment));
+    let exit = args.refused.check().and_then(|()| {
+        args.ineffective.notices().iter().for_each(|notice| environment.warn(notice));
+        start(args, environment)
+    });
     let exit = exit.map_err(|mut failure| {
         if !matches!(failure.class, Class::Bug | Class::Interrupted | Class::Status(_)) {
             failure.class = Class::Status(125);

@@ -60,6 +60,11 @@ pub fn volume(text: &str) -> Result<Volume, String> {
     if source.is_empty() || !target.starts_with('/') || parts.next().is_some() {
         return Err(wrong());
     }
+    if !source.contains('/') && !source.starts_with('.') {
+        return Err(format!(
+            "there are no named volumes: name a directory of the host: -v ./{source}:{target}"
+        ));
+    }
     Ok(Volume::Bind { source: PathBuf::from(source), target: target.to_owned(), is_read_only })
 }
 
@@ -195,8 +200,9 @@ mod tests {
     fn volumes_have_a_source_and_an_absolute_target() {
         for (text, want) in [
             ("/a:/b", Some(bind("/a", "/b", false))),
-            ("a:/b:ro", Some(bind("a", "/b", true))),
-            ("a:/b:ro,z", Some(bind("a", "/b", true))),
+            ("./a:/b:ro", Some(bind("./a", "/b", true))),
+            ("..:/b:ro,z", Some(bind("..", "/b", true))),
+            ("a:/b", None),
             ("/a", None),
             ("/a:b", None),
             ("/a:/b:x", None),
