@@ -58,6 +58,13 @@ impl Failure {
             ImageCommandError::Output(io) if io.kind() == io::ErrorKind::BrokenPipe => {
                 return Self::new(Class::Status(0), "");
             }
+            ImageCommandError::Listed(error) => return error.failure(),
+            ImageCommandError::Several(errors) => {
+                let mut failures = errors.iter().map(Self::of_images);
+                let mut first = failures.next().unwrap_or_else(|| Self::new(Class::Bug, ""));
+                first.others = failures.collect();
+                return first;
+            }
             ImageCommandError::Output(_)
             | ImageCommandError::Open { .. }
             | ImageCommandError::Image(_)

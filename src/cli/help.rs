@@ -5,6 +5,8 @@
 
 use super::Cli;
 use super::failure::{Class, Failure};
+use super::format::{Columns, ListFormat};
+use super::template::Value;
 use clap::{Command, CommandFactory as _};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -169,11 +171,22 @@ const PAGES: &[Page] = &[
     ),
     page(
         "images",
-        &[("builder images --filter reference='team/*'", "images whose name matches")],
+        &[
+            ("builder images --filter reference='team/*'", "images whose name matches"),
+            (r"builder images --format '{{.Repository}}:{{.Tag}}'", "names only"),
+        ],
         STORE,
         &[5],
     ),
-    page("inspect", &[("builder inspect app", "configuration and layers as JSON")], STORE, &[5]),
+    page(
+        "inspect",
+        &[
+            ("builder inspect app", "configuration and layers as JSON"),
+            ("builder inspect --format '{{json .Config.Env}}' app", "a part of it"),
+        ],
+        STORE,
+        &[5],
+    ),
     page(
         "diff",
         &[("builder diff app:1 app:2", "configuration, layers and files that differ")],
@@ -315,19 +328,52 @@ pub(super) struct VersionArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// Print as `json`, or by a Go template, as '{{.Version}}'
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "json")]
+    format: Option<String>,
 }
 
 /// Returns what `builder version` prints.
-pub(super) fn version(args: &VersionArgs) -> String {
+///
+/// # Errors
+///
+/// A failure of class usage for a format that cannot be used.
+pub(super) fn version(args: &VersionArgs) -> Result<String, Failure> {
     let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("BUILDER_COMMIT"));
     let platform = crate::oci::Platform::host().to_string();
-    if args.json {
-        let document =
-            serde_json::json!({ "version": version, "commit": commit, "platform": platform });
-        return format!("{document}\n");
+    match args.format.as_deref() {
+        None if !args.json => {
+            Ok(format!("builder {version}\ncommit   {commit}\nplatform {platform}\n"))
+        }
+        None | Some("json") => {
+            let document =
+                serde_json::json!({ "version": version, "commit": commit, "platform": platform });
+            Ok(format!("{document}\n"))
+        }
+        Some(format) => {
+            let texts = [version, commit, &platform].map(Value::text);
+            let names = VERSION.iter().map(|(name, _)| *name);
+            let mut row: Vec<_> = names.zip(texts).collect();
+            // Docker's client has the part of the program in front.
+            let own = Value::row(row.clone());
+            row.extend([("Client", own.clone()), ("Server", own)]);
+            let mut out = Vec::new();
+            ListFormat::parse(format, VERSION)
+                .and_then(|format| format.write(&[Value::row(row)], &mut out))
+                .map_err(|error| error.failure())?;
+            Ok(String::from_utf8_lossy(&out).into_owned())
+        }
     }
-    format!("builder {version}\ncommit   {commit}\nplatform {platform}\n")
 }
+
+/// The fields that a template of `builder version` can show.
+const VERSION: &Columns = &[
+    ("Version", "VERSION"),
+    ("Commit", "COMMIT"),
+    ("Platform", "PLATFORM"),
+    ("Client", "CLIENT"),
+    ("Server", "SERVER"),
+];
 
 /// What `builder completions` takes.
 #[derive(Debug, Clone, clap::Args)]

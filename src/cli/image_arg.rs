@@ -1,5 +1,6 @@
 //! Finding the image that an argument names, and what to say when there is none.
 
+use super::format::FormatError;
 use crate::export::ExportError;
 use crate::image::{self, ImageError};
 use crate::oci::{Reference, ReferenceError};
@@ -29,7 +30,7 @@ pub enum ImageCommandError {
     },
     /// A `--filter` that is not known.
     #[error(
-        "invalid filter `{text}`: expected dangling=true, reference=PATTERN, label=KEY[=VALUE], before=IMAGE or since=IMAGE"
+        "invalid filter `{text}`: expected dangling=true, reference=PATTERN, label=KEY[=VALUE], before=IMAGE, since=IMAGE or until=TIME"
     )]
     Filter {
         /// What was given.
@@ -97,6 +98,12 @@ pub enum ImageCommandError {
     /// The export room failed.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A `--format` that is wrong, or its output.
+    #[error(transparent)]
+    Listed(#[from] FormatError),
+    /// Several failed; what could be done was.
+    #[error("{}", .0[0])]
+    Several(Vec<ImageCommandError>),
 }
 
 fn did_you_mean(similar: &[String]) -> String {

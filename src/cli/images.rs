@@ -1,13 +1,16 @@
 //! `builder images`: what is in the store.
 
+mod tree;
+
+use super::format::{Columns, ListFormat};
 use super::image_arg::{self, ImageCommandError};
-use super::parse_args::TableFormat;
+use super::parse_args;
+use super::template::Value;
 use crate::image;
 use crate::oci::{Config, Digest, Manifest, Platform, Reference};
 use crate::store::{Store, Tagged};
 use crate::text::size::decimal;
 use jiff::Timestamp;
-use serde_json::json;
 use std::io::Write;
 
 /// List the images of the store.
@@ -22,19 +25,40 @@ pub struct ImagesArgs {
     /// Show digests
     #[arg(long)]
     pub digests: bool,
-    /// Show only images that fit: dangling=, reference=, label=, before=, since=
+    /// Show only images that fit: dangling=, reference=, label=, before=, since=, until=
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// Print as `table` or `json`
+    /// Print as `table`, as `json`, or by a Go template, as '{{.ID}}' or 'table {{.ID}}\t{{.Size}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    pub format: TableFormat,
+    pub format: String,
     /// Do not shorten ids
     #[arg(long)]
     pub no_trunc: bool,
     /// Print only ids
     #[arg(short, long)]
     pub quiet: bool,
+    /// Show the platforms of each image below it
+    #[arg(long, conflicts_with_all = ["quiet", "format", "digests"])]
+    pub tree: bool,
 }
+
+/// The fields of an image that a template can show. The last four are there for docker's sake.
+const COLUMNS: &Columns = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("Bytes", "BYTES"),
+    ("Platform", "PLATFORM"),
+    ("Labels", "LABELS"),
+    ("Containers", "CONTAINERS"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
+];
 
 /// One line of the list.
 struct Row {
@@ -57,6 +81,41 @@ impl Row {
     fn created(&self) -> Option<Timestamp> {
         self.config.as_ref()?.created()?.parse().ok()
     }
+
+    /// Returns the fields of [`COLUMNS`].
+    fn value(&self, id: String, now: Timestamp) -> Value {
+        let or_none = |text: Option<String>| Value::text(text.unwrap_or("N/A".to_owned()));
+        let labels = self.config.as_ref().map(Config::labels).unwrap_or_default();
+        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let values = [
+            Value::text(id),
+            Value::text(self.repository()),
+            Value::text(self.tag()),
+            Value::text(self.image.descriptor.digest.to_string()),
+            or_none(self.created().map(|at| since(at, now))),
+            or_none(
+                self.created().map(|at| at.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()),
+            ),
+            Value::text(decimal(self.size)),
+            Value::Int(self.size.into()),
+            or_none(self.config.as_ref().map(|config| config.platform().to_string())),
+            Value::text(labels.join(",")),
+            Value::text("N/A"),
+            Value::text("N/A"),
+            Value::text("N/A"),
+            Value::text(decimal(self.size)),
+        ];
+        Value::row(COLUMNS.iter().map(|(name, _)| *name).zip(values))
+    }
+}
+
+/// Shows an id: whole, or as much of it as people type.
+fn id(id: Option<&Digest>, is_whole: bool) -> String {
+    match id {
+        None => "<damaged>".to_owned(),
+        Some(id) if is_whole => id.to_string(),
+        Some(id) => id.to_hex()[..12].to_owned(),
+    }
 }
 
 /// Lists images; `now` is what ages are counted from.
@@ -70,6 +129,7 @@ pub fn run(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
+    let format = ListFormat::parse(&args.format, COLUMNS)?;
     let mut rows = Vec::new();
     for image in store.images()? {
         rows.push(row(store, image)?);
@@ -77,16 +137,17 @@ pub fn run(
     if let Some(wanted) = &args.repository {
         rows.retain(|row| matches_reference(row, wanted));
     }
-    for filter in &args.filter {
-        apply(filter, store, &mut rows)?;
-    }
+    filter(&args.filter, store, now, &mut rows)?;
     // The newest first, as Docker has it; then by name.
     rows.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.name.cmp(&b.name)));
-    let id_of = |row: &Row| match row.id {
-        None => "<damaged>".to_owned(),
-        Some(id) if args.no_trunc => id.to_string(),
-        Some(id) => id.to_hex()[..12].to_owned(),
-    };
+    let id_of = |row: &Row| id(row.id.as_ref(), args.no_trunc);
+    if args.tree {
+        return tree::write(&rows, store, args.no_trunc, out);
+    }
+    if !format.is_table() {
+        let values: Vec<Value> = rows.iter().map(|row| row.value(id_of(row), now)).collect();
+        return Ok(format.write(&values, out)?);
+    }
     if args.quiet {
         let mut seen = std::collections::BTreeSet::new();
         for row in &rows {
@@ -94,23 +155,6 @@ pub fn run(
             if seen.insert(id.clone()) {
                 writeln!(out, "{id}")?;
             }
-        }
-        return Ok(());
-    }
-    if args.format == TableFormat::Json {
-        for row in &rows {
-            let line = json!({
-                "Repository": row.repository(),
-                "Tag": row.tag(),
-                "ID": id_of(row),
-                "Digest": row.image.descriptor.digest,
-                "CreatedAt": row.config.as_ref().and_then(Config::created),
-                "CreatedSince": row.created().map(|at| since(at, now)),
-                "Size": decimal(row.size),
-                "Bytes": row.size,
-                "Platform": row.config.as_ref().map(|c| c.platform().to_string()),
-            });
-            writeln!(out, "{line}")?;
         }
         return Ok(());
     }
@@ -191,37 +235,50 @@ fn glob(pattern: &str, text: &str) -> bool {
     go(pattern.as_bytes(), text.as_bytes())
 }
 
-fn apply(filter: &str, store: &Store, rows: &mut Vec<Row>) -> Result<(), ImageCommandError> {
-    let bad = || ImageCommandError::Filter { text: filter.to_owned() };
-    let (key, value) = filter.split_once('=').ok_or_else(bad)?;
-    match key {
-        "dangling" => {
-            let wanted = match value {
-                "true" | "1" => true,
-                "false" | "0" => false,
-                _ => return Err(bad()),
-            };
-            rows.retain(|row| row.name.is_none() == wanted);
+/// Keeps the images that fit. Of several patterns of names one must fit, of other filters all.
+fn filter(
+    filters: &[String],
+    store: &Store,
+    now: Timestamp,
+    rows: &mut Vec<Row>,
+) -> Result<(), ImageCommandError> {
+    let mut patterns = Vec::new();
+    for filter in filters {
+        let bad = || ImageCommandError::Filter { text: filter.clone() };
+        let (key, value) = filter.split_once('=').ok_or_else(bad)?;
+        match key {
+            "dangling" => {
+                let wanted = parse_args::truth(value).map_err(|_| bad())?;
+                rows.retain(|row| row.name.is_none() == wanted);
+            }
+            "reference" => patterns.push(value),
+            "label" => {
+                let (name, wanted) = match value.split_once('=') {
+                    Some((name, wanted)) => (name, Some(wanted)),
+                    None => (value, None),
+                };
+                rows.retain(|row| {
+                    let labels = row.config.as_ref().map(Config::labels).unwrap_or_default();
+                    let label = labels.get(name);
+                    label.is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
+                });
+            }
+            "before" | "since" => {
+                let other = row(store, image_arg::image(store, value)?)?.created();
+                let is_before = key == "before";
+                rows.retain(
+                    |row| if is_before { row.created() < other } else { row.created() > other },
+                );
+            }
+            "until" => {
+                let until = parse_args::moment(value, now).map_err(|_| bad())?;
+                rows.retain(|row| row.created().is_some_and(|created| created < until));
+            }
+            _ => return Err(bad()),
         }
-        "reference" => rows.retain(|row| matches_reference(row, value)),
-        "label" => {
-            let (name, wanted) = match value.split_once('=') {
-                Some((name, wanted)) => (name, Some(wanted)),
-                None => (value, None),
-            };
-            rows.retain(|row| {
-                let labels = row.config.as_ref().map(Config::labels).unwrap_or_default();
-                labels.get(name).is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
-            });
-        }
-        "before" | "since" => {
-            let other = row(store, image_arg::image(store, value)?)?.created();
-            let is_before = key == "before";
-            rows.retain(
-                |row| if is_before { row.created() < other } else { row.created() > other },
-            );
-        }
-        _ => return Err(bad()),
+    }
+    if !patterns.is_empty() {
+        rows.retain(|row| patterns.iter().any(|pattern| matches_reference(row, pattern)));
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ pub mod doctor;
 pub mod explain;
 pub mod failure;
 mod findings;
+mod format;
 mod help;
 pub mod history;
 pub mod image_arg;
@@ -49,6 +50,7 @@ pub mod security;
 pub mod signals;
 pub mod store;
 pub mod tag;
+mod template;
 mod truth;
 
 use crate::explain::text::Colour;
@@ -538,7 +540,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
                 .map_err(|error| Failure::of(Class::Usage, &error));
         }
         Command::Version(args) => {
-            environment.print(&help::version(args));
+            environment.print(&help::version(args)?);
             return Ok(());
         }
         Command::Completions(args) => {

@@ -31,6 +31,7 @@ mod explain;
 mod export;
 mod fingerprints;
 mod foreign;
+mod formats;
 mod gc;
 mod history;
 mod ignore;

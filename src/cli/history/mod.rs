@@ -5,16 +5,16 @@ pub mod list;
 mod matching;
 pub mod usage;
 
+use crate::cli::format::{Columns, ListFormat};
 use crate::cli::image_arg::{self, ImageCommandError};
 use crate::cli::images::{since, write_table};
-use crate::cli::parse_args::TableFormat;
+use crate::cli::template::Value;
 use crate::image;
 use crate::oci::Platform;
 use crate::progress::clean_line;
 use crate::store::Store;
 use crate::text::size::decimal;
 use jiff::Timestamp;
-use serde_json::json;
 use std::io::Write;
 
 /// Show the history of an image.
@@ -22,9 +22,9 @@ use std::io::Write;
 pub struct HistoryArgs {
     /// The image
     pub image: Option<String>,
-    /// Print as `table` or `json`
+    /// Print as `table`, as `json`, or by a Go template, as '{{.CreatedBy}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    pub format: TableFormat,
+    pub format: String,
     /// Do not shorten instructions
     #[arg(long)]
     pub no_trunc: bool,
@@ -35,6 +35,16 @@ pub struct HistoryArgs {
     #[arg(short, long)]
     pub quiet: bool,
 }
+
+/// The fields of an entry that a template can show.
+const COLUMNS: &Columns = &[
+    ("ID", "IMAGE"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedBy", "CREATED BY"),
+    ("Size", "SIZE"),
+    ("Comment", "COMMENT"),
+];
 
 /// How many characters of an instruction the table shows.
 const SHOWN: usize = 45;
@@ -51,6 +61,7 @@ pub fn run(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), ImageCommandError> {
+    let format = ListFormat::parse(&args.format, COLUMNS)?;
     let found = image_arg::image(store, name)?;
     let (_, manifest, config) = image::read(store, &found.descriptor, &Platform::host())?;
     let layers = image::layers_of(store, &config.diff_ids().unwrap_or_default())?;
@@ -74,10 +85,11 @@ pub fn run(
     };
     let header = ["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned);
     let mut table = vec![header.to_vec()];
+    let mut values = Vec::new();
     for (i, (entry, bytes)) in rows.into_iter().rev().enumerate() {
         // Only the last entry is an image; the others were steps on the way.
         let image = if i == 0 { id.clone() } else { "<missing>".to_owned() };
-        if args.quiet {
+        if args.quiet && format.is_table() {
             writeln!(out, "{image}")?;
             continue;
         }
@@ -89,28 +101,31 @@ pub fn run(
         };
         let bytes = if args.human { decimal(bytes) } else { bytes.to_string() };
         let by = clean_line(entry.created_by.replace(['\n', '\t'], " ").as_bytes());
-        if args.format == TableFormat::Json {
-            let line = json!({
-                "ID": image,
-                "CreatedAt": entry.created,
-                "CreatedSince": shown,
-                "CreatedBy": entry.created_by,
-                "Size": bytes,
-                "Comment": entry.comment,
-            });
-            writeln!(out, "{line}")?;
+        // JSON has the instruction as it is.
+        if !format.is_table() {
+            let is_whole = args.no_trunc || args.format.trim() == "json";
+            let by = if is_whole { entry.created_by.clone() } else { shorten(by) };
+            let at = entry.created.clone().map_or(Value::Nil, Value::text);
+            let texts = [Value::text(image), Value::text(shown), at, Value::text(by)];
+            let texts = texts.into_iter().chain([Value::text(bytes), Value::text(entry.comment)]);
+            values.push(Value::row(COLUMNS.iter().map(|(name, _)| *name).zip(texts)));
             continue;
         }
-        let by = match by.char_indices().nth(SHOWN - 1) {
-            Some((cut, _)) if !args.no_trunc && by.chars().count() > SHOWN => {
-                format!("{}…", &by[..cut])
-            }
-            _ => by,
-        };
+        let by = if args.no_trunc { by } else { shorten(by) };
         table.push(vec![image, shown, by, bytes, clean_line(entry.comment.as_bytes())]);
     }
-    if args.format == TableFormat::Table && !args.quiet {
+    if !format.is_table() {
+        format.write(&values, out)?;
+    } else if !args.quiet {
         write_table(&table, out)?;
     }
     Ok(())
+}
+
+/// Cuts an instruction to what fits into the table.
+fn shorten(by: String) -> String {
+    match by.char_indices().nth(SHOWN - 1) {
+        Some((cut, _)) if by.chars().count() > SHOWN => format!("{}…", &by[..cut]),
+        _ => by,
+    }
 }
