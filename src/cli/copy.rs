@@ -52,7 +52,7 @@ pub struct CopyArgs {
 
 /// A place images are in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Endpoint {
+pub(super) enum Endpoint {
     Registry(Reference),
     Layout(String),
     Archive { kind: OutputKind, file: PathBuf, name: Option<String> },
@@ -60,7 +60,8 @@ enum Endpoint {
 }
 
 impl Endpoint {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    /// Reads a place by its prefix; without one it is the store.
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(Class::Usage, message);
         if let Some(name) = text.strip_prefix("docker://") {
             return Ok(Self::Registry(reference(name)?));

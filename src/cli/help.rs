@@ -81,6 +81,8 @@ const STATUSES: &[(u8, &str)] = &[
 
 const REGISTRY: &[&str] =
     &["BUILDER_ROOT", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "BUILDKIT_PROGRESS"];
+const REGISTRY_NO_PROGRESS: &[&str] =
+    &["BUILDER_ROOT", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE"];
 const STORE: &[&str] = &["BUILDER_ROOT"];
 
 const fn page(
@@ -183,9 +185,10 @@ const PAGES: &[Page] = &[
         &[
             ("builder inspect app", "configuration and layers as JSON"),
             ("builder inspect --format '{{json .Config.Env}}' app", "a part of it"),
+            ("builder inspect docker://debian:bookworm", "an image of a registry, not pulled"),
         ],
-        STORE,
-        &[5],
+        REGISTRY_NO_PROGRESS,
+        &[5, 6],
     ),
     page(
         "diff",

@@ -1,17 +1,29 @@
-//! `builder inspect`: all about an image, as JSON.
+//! `builder inspect`: all about an image, as JSON or by a template.
+//!
+//! The image is in the store, or somewhere else and is left there: of a registry only the manifest
+//! and the config are read.
 
+mod subject;
+
+use super::failure::{Class, Failure};
 use super::format::FormatError;
-use super::image_arg::{self, ImageCommandError};
-use super::images::unpacked_size;
+use super::image_arg::ImageCommandError;
 use super::template::{Escapes, Kind, Template, Value as Data};
-use crate::image;
-use crate::oci::{Manifest, Platform, Reference};
-use crate::store::Store;
+use super::{Environment, platforms};
+use crate::image::Chosen;
+use crate::oci::Platform;
 use serde_json::{Value, json};
 use std::io::Write;
+use subject::{Part, Places, Subject};
 
 /// Show details of images.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Places:
+  NAME, ID                   the store
+  docker://NAME              a registry; nothing is pulled
+  oci:DIR[:TAG]              an OCI layout
+  oci-archive:FILE[:NAME]    an OCI layout in a tar")]
 pub struct InspectArgs {
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
@@ -19,8 +31,9 @@ pub struct InspectArgs {
     /// Print as `json` on one line, or by a Go template, as '{{.Id}}'
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Print the manifest's own bytes, or with `--raw=config` the config's
-    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "manifest")]
+    /// Print the manifest's own bytes, or with `--raw=config` the config's. Of an image that has
+    /// several platforms that is the list of them, unless --platform picks one
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "manifest", value_parser = ["manifest", "config"])]
     pub raw: Option<String>,
     /// The platform, of an image that has several
     #[arg(long)]
@@ -62,61 +75,61 @@ impl Details {
 ///
 /// # Errors
 ///
-/// [`ImageCommandError`] for an unknown image or format; what is known of the other images is
+/// The failure to show, for an unknown image or format; what is known of the other images is
 /// printed.
 pub fn run(
     args: &InspectArgs,
-    store: &Store,
+    environment: &Environment,
     out: &mut dyn Write,
-) -> Result<(), ImageCommandError> {
-    let format = Details::parse(args.format.as_deref())?;
-    let platform = super::import::platform(&args.platform)?;
+) -> Result<(), Failure> {
+    let images = |error: ImageCommandError| Failure::of_images(&error);
+    let format = Details::parse(args.format.as_deref()).map_err(images)?;
+    let platform = platforms::parse(&args.platform).map_err(|e| Failure::of(Class::Usage, &e))?;
+    let places = Places::new(environment);
     if let Some(raw) = &args.raw {
+        let part = if raw == "config" { Part::Config } else { Part::Manifest };
         for text in &args.images {
-            let found = image_arg::image(store, text)?;
-            let (descriptor, manifest) = image::manifest(store, &found.descriptor, &platform)?;
-            let digest = match raw.as_str() {
-                "manifest" => descriptor.digest,
-                "config" => manifest.config.digest,
-                _ => {
-                    return Err(ImageCommandError::Format {
-                        text: raw.clone(),
-                        expected: "manifest or config",
-                    });
-                }
-            };
-            out.write_all(&store.read_blob(&digest)?)?;
+            let bytes = places.raw(text, part, platform.as_ref())?;
+            out.write_all(&bytes).map_err(|error| Failure::output(&error))?;
         }
         return Ok(());
     }
-    let (mut all, mut errors) = (Vec::new(), Vec::new());
+    let (mut all, mut failures) = (Vec::new(), Vec::new());
     for text in &args.images {
-        match details(store, text, &platform) {
-            Ok(details) => all.push(details),
-            Err(error) => errors.push(error),
+        match places.subject(text, platform.as_ref()) {
+            Ok(subject) => all.push(details(&subject)),
+            Err(failure) if failure.class == Class::Interrupted => return Err(failure),
+            Err(failure) => failures.push(failure),
         }
     }
+    show(&format, &all, out).map_err(|error| error.failure())?;
+    let mut failures = failures.into_iter();
+    match failures.next() {
+        None => Ok(()),
+        Some(mut first) => {
+            first.others = failures.collect();
+            Err(first)
+        }
+    }
+}
+
+fn show(format: &Details, all: &[Value], out: &mut dyn Write) -> Result<(), FormatError> {
     match format {
         Details::Json { is_indented } => {
             let written = match is_indented {
-                true => serde_json::to_writer_pretty(&mut *out, &all),
-                false => serde_json::to_writer(&mut *out, &all),
+                true => serde_json::to_writer_pretty(&mut *out, all),
+                false => serde_json::to_writer(&mut *out, all),
             };
             written.map_err(std::io::Error::from)?;
             writeln!(out)?;
         }
         Details::Lines(template) => {
-            for details in &all {
-                let text = template.render(&value("", details)).map_err(FormatError::from)?;
-                writeln!(out, "{text}")?;
+            for details in all {
+                writeln!(out, "{}", template.render(&value("", details))?)?;
             }
         }
     }
-    match errors.len() {
-        0 => Ok(()),
-        1 => Err(errors.remove(0)),
-        _ => Err(ImageCommandError::Several(errors)),
-    }
+    Ok(())
 }
 
 /// Returns what a template sees of a field of the details. Fields that Go's types have are there
@@ -132,6 +145,7 @@ fn value(name: &str, json: &Value) -> Data {
             ("DockerVersion", text()),
             ("OsVersion", text()),
             ("Parent", text()),
+            ("Platforms", list.clone()),
             ("Variant", text()),
         ],
         "Config" => vec![
@@ -186,34 +200,42 @@ fn value(name: &str, json: &Value) -> Data {
 }
 
 /// Returns what `docker image inspect` shows, as far as it has a meaning here.
-fn details(store: &Store, text: &str, platform: &Platform) -> Result<Value, ImageCommandError> {
-    let found = image_arg::image(store, text)?;
-    let (descriptor, manifest, config): (_, Manifest, _) =
-        image::read(store, &found.descriptor, platform)?;
-    let names: Vec<Reference> = store
-        .images()?
-        .into_iter()
-        .filter(|image| image.descriptor.digest == found.descriptor.digest)
-        .filter_map(|image| Reference::parse(&image.name?).ok())
-        .collect();
-    let tags: Vec<_> = names.iter().map(Reference::familiar).collect();
-    let mut digests: Vec<_> = names
-        .iter()
-        .map(|name| format!("{}@{}", name.familiar_name(), descriptor.digest))
-        .collect();
-    digests.dedup();
+fn details(subject: &Subject) -> Value {
+    let mut value = match &subject.image {
+        Some(image) => of_image(subject, image),
+        None => json!({
+            "RepoTags": subject.tags,
+            "RepoDigests": subject.digests,
+            "Descriptor": subject.top,
+        }),
+    };
+    if let Some(listed) = &subject.platforms {
+        value["Platforms"] = listed
+            .iter()
+            .map(|image| {
+                json!({
+                    "Platform": image.platform.as_ref().and_then(Platform::of_json).map(|p| p.to_string()),
+                    "Digest": image.digest,
+                    "MediaType": image.media_type,
+                })
+            })
+            .collect();
+    }
+    value
+}
+
+fn of_image(subject: &Subject, (descriptor, manifest, config): &Chosen) -> Value {
     let platform = config.platform();
-    let size = unpacked_size(store, &manifest, &config)?;
     let json = config.as_json();
     let mut value = json!({
         "Id": manifest.config.digest,
-        "RepoTags": tags,
-        "RepoDigests": digests,
+        "RepoTags": subject.tags,
+        "RepoDigests": subject.digests,
         "Created": config.created(),
         "Author": config.author(),
         "Architecture": platform.architecture,
         "Os": platform.os,
-        "Size": size,
+        "Size": subject.size,
         "RootFS": {
             "Type": "layers",
             "Layers": config.diff_ids().unwrap_or_default(),
@@ -229,5 +251,5 @@ fn details(store: &Store, text: &str, platform: &Platform) -> Result<Value, Imag
     if !platform.variant.is_empty() {
         value["Variant"] = json!(platform.variant);
     }
-    Ok(value)
+    value
 }

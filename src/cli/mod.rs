@@ -556,7 +556,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Mounts(command) => return cache_mounts::run(command, environment, out),
         Command::Store(args) => return store::run(args, &environment.store()?, cancel, out),
         Command::Images(args) => images::run(args, &environment.store()?, now, out),
-        Command::Inspect(args) => inspect::run(args, &environment.store()?, out),
+        Command::Inspect(args) => return inspect::run(args, environment, out),
         Command::History(HistoryCommand { builds: Some(builds), .. }) => {
             let (colour, store) = (environment.stdout_colour(), environment.store()?);
             let done = match builds.is_raw() {

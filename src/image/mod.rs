@@ -35,7 +35,7 @@ pub use fetch::{Closure, Selector, fetch, survey};
 pub use import::{ImportOptions, import_rootfs};
 pub use layout::{LayoutRef, LayoutSource, load_layout};
 pub use push::push;
-pub use receive::{BlobSource, document, receive};
+pub use receive::{BlobSource, Chosen, choose, document, receive};
 pub use remote::{
     ACCEPT, NoProgress, Offline, PullProgress, RegistrySource, Remembered, ResolvedRef, look_up,
     pull, remembered,

@@ -95,11 +95,16 @@ pub fn receive(
     Ok(Image { config, layers, manifest: Some(descriptor) })
 }
 
-pub(super) type Chosen = (Descriptor, Manifest, Config);
+/// A manifest with what it describes: its descriptor, itself, the config.
+pub type Chosen = (Descriptor, Manifest, Config);
 
-/// Follows indexes to the one manifest wanted. `must_fit` is the platform to compare with where
-/// only the config says it.
-pub(super) fn choose(
+/// Follows indexes to the one manifest wanted, and reads its config; layers are not looked at.
+///
+/// # Errors
+///
+/// [`ImageError::NoPlatform`] with those that an index lists; others where a document is missing,
+/// damaged, or not of an image.
+pub fn choose(
     store: &Store,
     source: &dyn BlobSource,
     descriptor: &Descriptor,

@@ -120,3 +120,22 @@ fn the_history_of_an_image_takes_templates() {
     assert!(list("table {{.Size}}\\t{{.CreatedBy}}").starts_with("SIZE      CREATED BY\n"));
     assert!(list("json").lines().all(|line| line.starts_with("{\"Comment\"")));
 }
+
+#[test]
+fn layouts_and_archives_are_inspected_where_they_are() {
+    let kit = stocked();
+    let id = kit.builder(["inspect", "-f", "{{.Id}}", "app:1"]).ok().stdout();
+    let (layout, archive) = (kit.out("layout"), kit.out("image.tar"));
+    for place in
+        [format!("oci:{}:1", layout.display()), format!("oci-archive:{}", archive.display())]
+    {
+        kit.builder(["copy", "-q", "app:1", &place]).ok();
+        let other = Kit::new();
+        let shown = other.builder(["inspect", "-f", "{{.Id}}\n{{.Config.User}}", &place]).ok();
+        assert_eq!(shown.stdout(), format!("{id}7\n"), "{place}");
+        assert_eq!(other.builder(["images", "-q"]).ok().stdout(), "", "nothing is kept");
+    }
+    let outcome = kit.builder(["inspect", "oci:/nowhere"]).run();
+    assert!(matches!(outcome.status, Some(5 | 6)), "{:?}", outcome.status);
+    kit.builder(["inspect", "docker-archive:x.tar"]).fails(2).says(&["builder load -i x.tar"]);
+}

@@ -280,6 +280,41 @@ fn an_index_gives_the_platform_that_is_wanted() {
 }
 
 #[test]
+fn an_image_of_a_registry_is_inspected_without_a_pull() {
+    let Some((registry, kit)) = is_there(Kind::Plain) else { return };
+    let amd = image_for("amd64", &[(rootfs(), Packing::Gzip), (file("amd", 10), Packing::Gzip)]);
+    let arm = image_for("arm64", &[(file("arm", 20), Packing::Gzip)]);
+    for made in [&amd, &arm] {
+        made.put(registry.host(), "multi", &fixture::digest(&made.manifest));
+    }
+    let index = fixture::index(&[(&arm, "arm64"), (&amd, "amd64")]);
+    fixture::put_manifest(registry.host(), "multi", "1", OCI_INDEX, &index);
+    let proxy = proxy::before(registry.host(), |_, _| Do::Carry);
+    let name = format!("docker://{}/multi:1", proxy.host());
+    let show = |words: &[&str]| kit.builder(["inspect", &name]).args(words).ok();
+    let format =
+        "{{.Architecture}} {{range .Platforms}}{{.Platform}} {{end}}{{len .RootFS.Layers}}";
+    let arm_shown = show(&["--platform=linux/arm64", "--format", format]).stdout();
+    assert_eq!(arm_shown, "arm64 linux/arm64 linux/amd64 1\n");
+    let digests = show(&["-f", "{{index .RepoDigests 0}}", "--platform=linux/amd64"]).stdout();
+    let digest = fixture::digest(&index);
+    assert_eq!(digests, format!("{}/multi@{digest}\n", proxy.host()));
+    assert_eq!(show(&["--raw"]).bytes(), index, "without a platform the list is shown");
+    let of_arm = show(&["--raw", "--platform=linux/arm64"]);
+    assert_eq!(fixture::digest(of_arm.bytes()), fixture::digest(&arm.manifest));
+    let config = show(&["--raw=config", "--platform=linux/arm64"]).stdout();
+    assert!(config.contains("\"architecture\":\"arm64\""), "{config}");
+    for number in 0..2 {
+        let layer = amd.layer(number);
+        assert!(!proxy.seen().iter().any(|request| request.contains(&layer)), "no layer is read");
+    }
+    assert!(!kit.store().exists(), "the store is not even made");
+    let outcome = kit.builder(["inspect", "--platform=linux/s390x", &name]).fails(6);
+    outcome.says(&["no image for linux/s390x", "linux/arm64"]);
+    kit.builder(["inspect", &format!("docker://{}/gone:1", proxy.host())]).fails(6);
+}
+
+#[test]
 fn a_registry_is_asked_where_the_store_has_another_platform_only() {
     let Some((registry, kit)) = is_there(Kind::Plain) else { return };
     let host = registry.host();
