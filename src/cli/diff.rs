@@ -45,7 +45,7 @@ pub fn run(args: &DiffArgs, environment: &Environment, out: &mut dyn Write) -> R
         let platform = super::import::platform(&args.platform)?;
         let a = load(&store, &args.a, &platform, environment)?;
         let b = load(&store, &args.b, &platform, environment)?;
-        Ok(image::compare(&a, &b, &environment.cancel)?)
+        Ok(image::compare(&store, &a, &b, &environment.cancel)?)
     };
     let found = compare().map_err(|error| Failure::of_images(&error))?;
     let written = match args.format.as_str() {

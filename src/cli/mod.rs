@@ -35,7 +35,9 @@ pub mod limits;
 mod list_targets;
 pub mod load;
 pub mod login;
+mod needs;
 pub mod parse_args;
+mod place;
 pub mod platforms;
 pub mod plugin;
 pub mod prune;
@@ -55,8 +57,9 @@ mod truth;
 
 use crate::explain::text::Colour;
 use crate::job::{DiskPolicy, housekeeping};
+use crate::layer::owner;
 use crate::progress::Progress;
-use crate::sandbox::Standing;
+use crate::sandbox::{EnterError, Standing};
 use crate::show::{self, Guard};
 use crate::store::{Store, StoreError};
 use crate::sys::cancel::Cancel;
@@ -189,6 +192,10 @@ pub struct Environment {
     is_root: bool,
     /// What we are root of.
     pub standing: Standing,
+    /// Why we are root of no namespace.
+    pub refused: Option<EnterError>,
+    /// Whether this command may touch the files of layers.
+    touches_layers: bool,
     /// The time at which we were started.
     pub started: Timestamp,
     begun: Instant,
@@ -207,6 +214,8 @@ impl Environment {
             docker_config: None,
             is_root: rustix::process::geteuid().is_root(),
             standing: Standing::Machine,
+            refused: None,
+            touches_layers: false,
             started: Timestamp::now(),
             begun: Instant::now(),
             cancel: Cancel::new(),
@@ -241,6 +250,7 @@ impl Environment {
     pub fn store(&self) -> Result<Store, Failure> {
         let store = Store::open(&self.store_root()?).map_err(|error| unusable(&error))?;
         store.stop_waiting_with(&self.cancel);
+        self.agree_on_form(&store)?;
         Ok(store)
     }
 
@@ -254,10 +264,18 @@ impl Environment {
         if let Some(store) =
             Store::open_to_look(&self.store_root()?).map_err(|error| unusable(&error))?
         {
+            self.agree_on_form(&store)?;
             return Ok(LookedAt { store, _empty: None });
         }
         let (store, dir) = throwaway_store()?;
         Ok(LookedAt { store, _empty: Some(dir) })
+    }
+
+    fn agree_on_form(&self, store: &Store) -> Result<(), Failure> {
+        match self.touches_layers {
+            true => store.agree_on_form(owner::form()).map_err(|error| unusable(&error)),
+            false => Ok(()),
+        }
     }
 
     fn store_root(&self) -> Result<PathBuf, Failure> {
@@ -423,32 +441,19 @@ pub fn main() -> ExitCode {
     // Before anything starts a thread. As root of nothing, files could have no owner but the user.
     let is_root = rustix::process::geteuid().is_root();
     signals::Signals::hold();
-    let standing = match cli.command {
-        Command::Dev { .. }
-        | Command::Version(_)
-        | Command::Completions(_)
-        | Command::Man(_)
-        | Command::Plugin(_) => Ok(Standing::Machine),
-        _ => crate::sandbox::enter(),
+    let touches_layers = needs::touches_layers(&cli.command);
+    let (standing, refused) = match touches_layers {
+        true => crate::sandbox::enter(),
+        false => (Standing::Machine, None),
     };
     let mut environment = Environment::new(cli.root);
     environment.is_root = is_root;
+    environment.standing = standing;
+    environment.refused = refused;
+    environment.touches_layers = touches_layers;
     environment.docker_config = call.docker_config.and_then(|dir| dir.into_string().ok());
     for flag in &call.engine_flags {
         environment.warn(&format!("docker's {flag} is not used: builds need no engine"));
-    }
-    match standing {
-        Ok(standing) => environment.standing = standing,
-        Err(error) => {
-            let failure = Failure::of(Class::Environment, &error)
-                .with_hint(
-                    "allow user namespaces: sysctl kernel.unprivileged_userns_clone, \
-                     kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces",
-                )
-                .with_hint("in a container: start it with --security-opt seccomp=unconfined");
-            let _ = io::stderr().write_all(failure.render(environment.is_coloured).as_bytes());
-            return failure.code();
-        }
     }
     #[cfg(debug_assertions)]
     if let Some(plan) = environment.variable("BUILDER_FAULT") {

@@ -2,7 +2,10 @@
 
 use super::failure::{Class, Failure, cannot};
 use super::limits::LimitArgs;
-use crate::sandbox::{self, DEFAULT_SHM_SIZE, IdMap, SandboxOptions, SandboxPolicy, Seccomp};
+use super::{Environment, place};
+use crate::sandbox::{
+    self, Confinement, DEFAULT_SHM_SIZE, IdMap, SandboxOptions, SandboxPolicy, Seccomp, WantedRung,
+};
 use crate::store::{Store, StorePart};
 use crate::sys::foreign;
 use clap::{Args, ValueEnum};
@@ -21,6 +24,20 @@ pub enum Userns {
     Host,
 }
 
+/// How strongly commands are confined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Wanted {
+    /// The strongest way that this place allows
+    #[default]
+    Auto,
+    /// Namespaces of their own
+    Namespaces,
+    /// A root directory of their own, where namespaces are refused
+    Chroot,
+    /// Every path resolved for them, where nothing else is allowed
+    Emulated,
+}
+
 /// Confinement, with Docker's names.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Security")]
@@ -28,6 +45,10 @@ pub struct SecurityArgs {
     /// Whose user ids commands have on this machine
     #[arg(long, value_name = "MODE", value_enum, default_value_t, env = "BUILDER_USERNS")]
     pub userns: Userns,
+    /// How strongly commands are confined: auto takes the strongest way that this place allows,
+    /// namespaces never anything less
+    #[arg(long, value_name = "RUNG", value_enum, default_value_t, env = "BUILDER_CONFINEMENT")]
+    pub confinement: Wanted,
     /// First of the ids that users 0 to 65535 of commands have, where root builds [default: that of
     /// builder or root in /etc/subuid, or 1879048192]
     #[arg(
@@ -59,11 +80,49 @@ pub struct SecurityArgs {
 
 impl SecurityArgs {
     /// Returns the settings of all sandboxes of this command.
-    pub(super) fn sandbox(&self, store: &Store) -> SandboxOptions {
+    ///
+    /// # Errors
+    ///
+    /// As [`confinement`](Self::confinement).
+    pub(super) fn sandbox(
+        &self,
+        store: &Store,
+        environment: &Environment,
+    ) -> Result<SandboxOptions, Failure> {
         let mut options = SandboxOptions::new(store.place(StorePart::Locks));
         options.idmap = self.idmap();
+        options.confinement = self.confinement(environment)?;
         options.network.reaches_link_local = self.allow_link_local;
-        options
+        Ok(options)
+    }
+
+    /// Returns how strongly commands are confined.
+    ///
+    /// # Errors
+    ///
+    /// A usage failure for what this program does not have.
+    pub(super) fn confinement(&self, environment: &Environment) -> Result<Confinement, Failure> {
+        let wanted = match self.confinement {
+            Wanted::Auto => WantedRung::Auto,
+            Wanted::Namespaces => WantedRung::Namespaces,
+            Wanted::Chroot | Wanted::Emulated => {
+                let name = match self.confinement {
+                    Wanted::Chroot => "chroot",
+                    _ => "emulated",
+                };
+                return Err(Failure::new(
+                    Class::Usage,
+                    format!(
+                        "--confinement={name} is not in this version of builder: commands run in \
+                         namespaces, or not at all"
+                    ),
+                )
+                .with_hint("see what this place allows: builder doctor"));
+            }
+        };
+        let refused = environment.refused.clone();
+        let fix = refused.as_ref().map(|error| place::next_rung(error, environment));
+        Ok(Confinement { wanted, refused, fix: fix.unwrap_or_default() })
     }
 
     /// Returns how the ids of commands map to this machine's; `None` for the builder's own.

@@ -13,6 +13,7 @@ use super::ContextError;
 use super::wildcard::Wildcard;
 use crate::copy::{EntryKind, FileTime, Stamp};
 use crate::dockerfile::ignore::{Inherited, Matcher};
+use crate::layer::owner;
 use crate::sys::cancel::Cancel;
 use crate::sys::{rooted, threads};
 use rayon::prelude::*;
@@ -190,14 +191,14 @@ pub(super) fn read_capability(
     path: &[u8],
 ) -> std::io::Result<Option<Box<[u8]>>> {
     let file = rooted::open_beneath(dir, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    capability(|value| rustix::fs::fgetxattr(file, c"security.capability", value))
+    capability(|value| rustix::fs::fgetxattr(file, owner::capability_attribute(), value))
 }
 
 /// Reads `security.capability` of a name in an open directory, which takes one call; a link is not
 /// followed.
 fn capability_at(dir: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<Option<Box<[u8]>>> {
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
-    match capability(|value| rustix::fs::lgetxattr(&*path, c"security.capability", value)) {
+    match capability(|value| rustix::fs::lgetxattr(&*path, owner::capability_attribute(), value)) {
         // Without /proc, or where the name is too long behind that prefix.
         Err(_) => read_capability(dir, name),
         found => found,
@@ -398,7 +399,7 @@ impl Walk<'_> {
                 None => return Ok(None),
             },
         };
-        crate::layer::owner::amend(dir.as_fd(), name, &mut stat);
+        owner::amend(dir.as_fd(), name, &mut stat);
         let mut entry = found(name, &stat);
         entry.is_taken = is_taken;
         entry.is_left_out = is_left_out;

@@ -1,6 +1,7 @@
 //! Where a copy goes: destination paths, links in them, and the directories made on the way.
 
 use super::{CopyError, FileTime, Owner, absolute};
+use crate::layer::owner;
 use crate::sys::rooted;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -31,8 +32,8 @@ pub(super) fn times(mtime: FileTime) -> Timestamps {
 }
 
 /// Changes the owner of a name, not of what it links to.
-pub(super) fn chown(dir: BorrowedFd<'_>, name: &[u8], owner: Owner) -> rustix::io::Result<()> {
-    crate::layer::owner::set(dir, name, owner.uid, owner.gid)
+pub(super) fn chown(dir: BorrowedFd<'_>, name: &[u8], wanted: Owner) -> rustix::io::Result<()> {
+    owner::set(dir, name, wanted.uid, wanted.gid)
 }
 
 /// A path as a destination has it.
@@ -126,15 +127,15 @@ impl Directories<'_> {
     fn make(&self, path: &[u8]) -> rustix::io::Result<()> {
         let (dir, name) = open_parent(self.root, path)?;
         let dir = dir.as_ref().map_or(self.root, AsFd::as_fd);
-        rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(self.mode))?;
+        let made = owner::mode_to_make(FileType::Directory, self.mode);
+        rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(made))?;
         if let Some(owner) = self.owner {
             chown(dir, name, owner)?;
         }
-        if self.mode & umask() != 0 {
+        if self.mode & umask() != 0 || made != self.mode {
             // Below a set-group-ID directory mkdir(2) has passed that bit on.
             let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let mode = Mode::from_raw_mode(self.mode | stat.st_mode & 0o2000);
-            rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
+            owner::set_mode(dir, name, self.mode | stat.st_mode & 0o2000)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::{
     SelectedEntry, Selection, absolute,
 };
 use crate::dockerfile::chmod::ChmodSpec;
-use crate::layer::{self, LayerError};
+use crate::layer::{self, LayerError, owner};
 use crate::sys::cancel::Cancel;
 use crate::sys::{rooted, threads};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -37,8 +37,8 @@ pub fn copy_into(
         writer: Writer {
             request,
             cancel,
-            euid: rustix::process::geteuid().as_raw(),
-            egid: rustix::process::getegid().as_raw(),
+            euid: owner::of_new_files().0,
+            egid: owner::of_new_files().1,
         },
         worker: Worker::new(),
         directories: Directories {
@@ -394,7 +394,8 @@ impl Engine<'_> {
         entry: &SelectedEntry,
     ) -> Result<bool, CopyError> {
         let failed = |doing| move |e: Errno| CopyError::io(doing, path, e);
-        let is_new = match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(entry.mode & 0o777)) {
+        let made = owner::mode_to_make(FileType::Directory, entry.mode & 0o777);
+        let is_new = match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(made)) {
             Ok(()) => true,
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -413,8 +414,7 @@ impl Engine<'_> {
                 .map_err(failed("set the owner of"))?;
             mode = self.writer.mode_of(mode, true);
         }
-        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty())
-            .map_err(failed("set the mode of"))?;
+        owner::set_mode(dir, name, mode).map_err(failed("set the mode of"))?;
         Ok(is_new)
     }
 
@@ -428,7 +428,7 @@ impl Engine<'_> {
         source_name: &[u8],
         name: &[u8],
     ) -> Result<(), CopyError> {
-        let owner = self.writer.owner_of(entry, tree);
+        let wanted = self.writer.owner_of(entry, tree);
         let dir = level.target.as_fd();
         if entry.kind == EntryKind::File {
             let worker = &mut self.worker;
@@ -463,11 +463,10 @@ impl Engine<'_> {
             }
             result => result.map_err(failed("create"))?,
         }
-        chown(dir, name, owner).map_err(failed("set the owner of"))?;
+        chown(dir, name, wanted).map_err(failed("set the owner of"))?;
         if entry.kind != EntryKind::Symlink {
-            let mode = Mode::from_raw_mode(self.writer.mode_of(entry.mode, false));
-            rustix::fs::chmodat(dir, name, mode, AtFlags::empty())
-                .map_err(failed("set the mode of"))?;
+            let mode = self.writer.mode_of(entry.mode, false);
+            owner::set_mode(dir, name, mode).map_err(failed("set the mode of"))?;
         }
         rustix::fs::utimensat(dir, name, &times(entry.mtime()), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed("set the time of"))

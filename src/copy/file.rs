@@ -1,11 +1,12 @@
 //! Writing single files: content, owner, mode, capability, time.
 
-use super::data::{Copier, DataError};
 use super::dest::{times, umask};
 use super::engine::{Level, Tree, is_dir, join};
 use super::{CopyError, CopyRequest, CopyStats, FileTime, Owner, Picked, SelectedEntry, absolute};
+use crate::layer::owner;
 use crate::sys::cancel::Cancel;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use crate::sys::copier::{Copier, DataError};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -119,7 +120,7 @@ impl Writer<'_> {
     pub(super) fn finish_file(
         &self,
         file: &File,
-        owner: Owner,
+        wanted: Owner,
         mode: u32,
         group: Option<u32>,
         capability: Option<&[u8]>,
@@ -127,18 +128,15 @@ impl Writer<'_> {
         path: &[u8],
     ) -> Result<(), CopyError> {
         let failed = |doing| move |e: Errno| CopyError::io(doing, path, e);
-        if owner.uid != self.euid || owner.gid != group.unwrap_or(self.egid) {
-            crate::layer::owner::set_open(file, owner.uid, owner.gid)
-                .map_err(failed("set the owner of"))?;
+        if wanted.uid != self.euid || wanted.gid != group.unwrap_or(self.egid) {
+            owner::set_open(file, wanted.uid, wanted.gid).map_err(failed("set the owner of"))?;
         }
-        if mode & (umask() | 0o7000) != 0 {
-            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
-                .map_err(failed("set the mode of"))?;
+        let is_made_so = owner::mode_to_make(FileType::RegularFile, mode) == mode;
+        if mode & (umask() | 0o7000) != 0 || !is_made_so {
+            owner::set_mode_open(file, mode).map_err(failed("set the mode of"))?;
         }
         if let Some(value) = capability {
-            let flags = rustix::fs::XattrFlags::empty();
-            rustix::fs::fsetxattr(file, c"security.capability", value, flags)
-                .map_err(failed("set the capabilities of"))?;
+            owner::set_capability(file, value).map_err(failed("set the capabilities of"))?;
         }
         if let Some(mtime) = mtime {
             rustix::fs::futimens(file, &times(mtime)).map_err(failed("set the time of"))?;
@@ -149,14 +147,19 @@ impl Writer<'_> {
 
 /// Returns the group that the kernel gives to new files in a directory, if not the process's own.
 pub(super) fn group_in(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Option<u32>, CopyError> {
-    let stat = rustix::fs::fstat(dir).map_err(|e| CopyError::io("look at", path, e))?;
+    let mut stat = rustix::fs::fstat(dir).map_err(|e| CopyError::io("look at", path, e))?;
+    if owner::is_without_rights() {
+        // Whatever group the kernel gives, nothing is written down until it is asked for.
+        stat.st_gid = 0;
+    }
     Ok((stat.st_mode & 0o2000 != 0).then_some(stat.st_gid))
 }
 
 /// Creates a file that is not there yet.
 fn open_new(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> rustix::io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o777)).map(File::from)
+    let mode = owner::mode_to_make(FileType::RegularFile, mode & 0o777);
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode)).map(File::from)
 }
 
 /// Creates a file in the place of whatever is there, unless that is a directory.

@@ -10,7 +10,6 @@
 //!
 //! Source: BuildKit's behaviour, as the conformance cases record it.
 
-mod data;
 mod dest;
 mod engine;
 mod file;

@@ -179,7 +179,7 @@ fn make(
         return Err(ExportError::Cancelled);
     }
     let stored = current(context, layer)?;
-    let files = snapshot::view(&stored.directories())?;
+    let files = snapshot::view(&stored.directories(), store)?;
     let mut meta = stored.meta;
     let encoding = options.compression;
     let part = format!("making {} of layer {}", encoding.label(), &layer.layer.id.to_hex()[..12]);

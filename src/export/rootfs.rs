@@ -18,10 +18,10 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-fn mounted(image: &Image) -> Result<Mounted, ExportError> {
+fn mounted(context: &Context<'_>, image: &Image) -> Result<Mounted, ExportError> {
     let lowers: Vec<PathBuf> =
         image.layers.iter().flat_map(|layer| layer.layer.directories()).collect();
-    let options = MountOptions { read_only: true, ..MountOptions::detect() };
+    let options = MountOptions { read_only: true, ..MountOptions::in_store(context.store) };
     Ok(snapshot::mount(&lowers, None, &options)?)
 }
 
@@ -33,7 +33,7 @@ pub(super) fn write_tar(
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    let mount = mounted(image)?;
+    let mount = mounted(context, image)?;
     let mut out = io::BufWriter::with_capacity(256 << 10, out);
     let options = TarOptions { times, ..TarOptions::detect() };
     layer::write_tar(mount.root(), &mut out, &options, context.cancel)
@@ -63,7 +63,7 @@ pub(super) fn write_local(
 ) -> Result<(), ExportError> {
     fs::create_dir_all(dir).map_err(|e| ExportError::io("create", dir, e))?;
     let root: OwnedFd = File::open(dir).map_err(|e| ExportError::io("open", dir, e))?.into();
-    let mount = mounted(image)?;
+    let mount = mounted(context, image)?;
     let mut local = Local {
         dir,
         cancel: context.cancel,

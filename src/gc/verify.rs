@@ -294,7 +294,7 @@ fn layer_trouble(store: &Store, path: &Path, cancel: &Cancel) -> Option<String> 
         Ok(None) => return Some("its facts cannot be read".to_owned()),
         Err(error) => return Some(chain(&error)),
     };
-    let files = match snapshot::view(&layer.directories()) {
+    let files = match snapshot::view(&layer.directories(), store) {
         Ok(files) => files,
         Err(error) => return Some(format!("its files cannot be read: {}", chain(&error))),
     };

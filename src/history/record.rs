@@ -23,6 +23,9 @@ pub struct About {
     pub target: String,
     /// Its platform, as `linux/amd64`.
     pub platform: String,
+    /// What confined its commands, as `--confinement` names it; `None` for a build without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confinement: Option<String>,
     /// The names the image is to have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,

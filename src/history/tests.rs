@@ -16,6 +16,7 @@ fn about(started_ms: i64, target: &str) -> About {
         dockerfile: "Dockerfile".into(),
         target: target.into(),
         platform: "linux/amd64".into(),
+        confinement: Some("namespaces".into()),
         tags: vec!["app:latest".into()],
         ..About::default()
     }
@@ -321,6 +322,7 @@ fn a_build_in_a_new_directory_is_compared_with_its_namesakes_then_with_equal_ste
     let (_dir, history) = kit();
     let in_job = |at: i64, job: &str, tag: &str| About {
         context: format!("/jobs/{job}"),
+        confinement: None,
         tags: vec![tag.to_owned()],
         ..about(at, "final")
     };

@@ -8,6 +8,7 @@ use super::{Image, ImageError};
 use crate::layer::{LayerEntry, LayerEntryKind, LayerError, Walk, XattrSpace};
 use crate::oci::Digest;
 use crate::snapshot::{self, MountOptions, Mounted};
+use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use crate::sys::rooted::open_beneath;
 use rustix::fs::OFlags;
@@ -79,7 +80,12 @@ impl Differences {
 /// # Errors
 ///
 /// [`ImageError`] where files cannot be read.
-pub fn compare(a: &Image, b: &Image, cancel: &Cancel) -> Result<Differences, ImageError> {
+pub fn compare(
+    store: &Store,
+    a: &Image,
+    b: &Image,
+    cancel: &Cancel,
+) -> Result<Differences, ImageError> {
     let ids = |image: &Image| image.config.diff_ids().unwrap_or_default();
     let (ids_a, ids_b) = (ids(a), ids(b));
     let mut found = Differences { layers: layers(&ids_a, &ids_b), ..Differences::default() };
@@ -87,7 +93,7 @@ pub fn compare(a: &Image, b: &Image, cancel: &Cancel) -> Result<Differences, Ima
     let directories =
         |image: &Image| image.layers.iter().map(|layer| layer.layer.id).collect::<Vec<_>>();
     if directories(a) != directories(b) {
-        found.files = files(a, b, cancel)?;
+        found.files = files(store, a, b, cancel)?;
     }
     Ok(found)
 }
@@ -163,13 +169,13 @@ fn attributes(entry: &LayerEntry<'_>) -> Attributes {
     all
 }
 
-fn mounted(image: &Image) -> Result<Option<Mounted>, ImageError> {
+fn mounted(store: &Store, image: &Image) -> Result<Option<Mounted>, ImageError> {
     if image.layers.is_empty() {
         return Ok(None);
     }
     let lowers: Vec<PathBuf> =
         image.layers.iter().flat_map(|layer| layer.layer.directories()).collect();
-    let options = MountOptions { read_only: true, ..MountOptions::detect() };
+    let options = MountOptions { read_only: true, ..MountOptions::in_store(store) };
     Ok(Some(snapshot::mount(&lowers, None, &options)?))
 }
 
@@ -182,8 +188,13 @@ fn walk(
     Ok(Walk::new(XattrSpace::detect(), cancel).run(image.root(), visit)?)
 }
 
-fn files(a: &Image, b: &Image, cancel: &Cancel) -> Result<Vec<FileDifference>, ImageError> {
-    let (mount_a, mount_b) = (mounted(a)?, mounted(b)?);
+fn files(
+    store: &Store,
+    a: &Image,
+    b: &Image,
+    cancel: &Cancel,
+) -> Result<Vec<FileDifference>, ImageError> {
+    let (mount_a, mount_b) = (mounted(store, a)?, mounted(store, b)?);
     let mut left: BTreeMap<Vec<u8>, Attributes> = BTreeMap::new();
     walk(mount_a.as_ref(), cancel, |entry, _| {
         left.insert(entry.path.to_vec(), attributes(entry));

@@ -104,6 +104,9 @@ fn build_plan(
     let id = build.to_string();
     let recorder = Recorder::new(log, plan, &images.images);
     let sandbox = sandbox(loaded, store, caller, progress)?;
+    if let Some(rung) = steps.confinement.rung().filter(|_| plan.runs_commands()) {
+        progress.confined(rung.name(), rung.describe());
+    }
     // A failure stops the other steps, and not what follows it.
     let steps_cancel = caller.cancel().child();
     let job = loaded.job(

@@ -193,7 +193,8 @@ pub fn hint_of_owner(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-/// Returns what to do where the sandbox's user namespace does not map an id.
+/// Returns what to do where the sandbox's user namespace does not map an id, or where no sandbox can
+/// be made.
 pub fn hint_of_id(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -202,6 +203,9 @@ pub fn hint_of_id(error: &(dyn Error + 'static)) -> Option<String> {
                 true => "give commands every id of the machine: --userns=host".to_owned(),
                 false => "add ids to /etc/subuid and /etc/subgid".to_owned(),
             });
+        }
+        if let Some(SandboxError::NoConfinement { fix, .. }) = cause.downcast_ref() {
+            return Some(fix.clone());
         }
         next = cause.source();
     }

@@ -149,12 +149,14 @@ impl Loaded<'_> {
     }
 
     pub(super) fn about(&self, plan: &Plan, caller: &dyn Caller) -> About {
+        let rung = self.request.steps.confinement.rung().filter(|_| plan.runs_commands());
         About {
             started_ms: caller.started().as_millisecond(),
             context: self.inputs.context_name.clone(),
             dockerfile: self.inputs.dockerfile_name.clone(),
             target: self.request.source.target.clone().unwrap_or_else(|| plan.target.stage.clone()),
             platform: plan.target.platform.to_string(),
+            confinement: rung.map(|rung| rung.name().to_owned()),
             tags: self.request.delivery.tags.iter().map(Reference::to_string).collect(),
             name: self.build_name(),
             repository: self.git.repository.clone(),
@@ -179,6 +181,7 @@ impl Loaded<'_> {
         let mut options = SandboxOptions::new(store.place(StorePart::Locks));
         options.idmap.clone_from(&steps.idmap);
         options.network = steps.network.clone();
+        options.confinement = steps.confinement.clone();
         if let Some(program) = &steps.program {
             options.program.clone_from(program);
         }

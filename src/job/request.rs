@@ -12,7 +12,7 @@ use crate::export::{CacheFrom, CacheTo, OutputKind, OutputSpec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Mount, NoCache};
 use crate::policy::Policies;
-use crate::sandbox::{self, Agent, IdMap, NetworkMode, NetworkOptions, SandboxPolicy};
+use crate::sandbox::{self, Agent, Confinement, IdMap, NetworkMode, NetworkOptions, SandboxPolicy};
 use crate::solve::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -153,6 +153,8 @@ pub struct StepSpec {
     pub policy: SandboxPolicy,
     /// How ids inside map to the host's; `None` for commands that have the builder's own.
     pub idmap: Option<IdMap>,
+    /// How strongly commands are confined.
+    pub confinement: Confinement,
     /// What a private network lets through.
     pub network: NetworkOptions,
     /// What steps may ask for: `network.host`, `security.insecure`.
@@ -185,6 +187,7 @@ impl Default for StepSpec {
         Self {
             policy,
             idmap: Some(sandbox::choose_map(None)),
+            confinement: Confinement::default(),
             network: NetworkOptions::default(),
             allow: BTreeSet::new(),
             volumes: Vec::new(),

@@ -134,7 +134,7 @@ fn finds(
         let step = steps.iter().copied().find(|&step| {
             solved.steps[step].layer.as_ref().is_some_and(|made| made.id == layer.id)
         });
-        let files = snapshot::view(&layer.directories())
+        let files = snapshot::view(&layer.directories(), job.store)
             .map_err(|error| Failure::of(Class::Environment, &error))?;
         let leaks = guard.layer(files.root(), job.cancel).map_err(|error| match error {
             ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),

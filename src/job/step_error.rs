@@ -256,6 +256,10 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
         Cause::Sandbox(SandboxError::Spec { .. }) => {
             (Class::Step, format!("{name}: {}", failure::chain(cause)), Vec::new())
         }
+        Cause::Sandbox(error @ SandboxError::NoConfinement { .. }) => {
+            let hints = hint_of_id(error).into_iter().collect();
+            (Class::Environment, format!("{name}: {}", failure::chain(cause)), hints)
+        }
         Cause::Sandbox(error @ SandboxError::UnmappedId { .. }) => {
             let hints = hint_of_id(error).into_iter().collect();
             (Class::Step, format!("{name}: {}", failure::chain(cause)), hints)

@@ -21,8 +21,8 @@ use crate::sys::cancel::Cancel;
 use crate::sys::remove::remove_tree;
 use crate::text::path::clean_bytes_below;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, chmodat,
-    fchmod, fsetxattr, ftruncate, futimens, mkdirat, mknodat, openat, seek, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, ftruncate, futimens,
+    mkdirat, mknodat, openat, seek, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::ffi::CString;
@@ -134,7 +134,7 @@ impl<'a> Applier<'a> {
         let fail = |doing| move |e: Errno| LayerError::io(doing, b"", e);
         let (uid, gid) = owner.unwrap_or((member.uid, member.gid));
         owner::set_open(self.root, uid, gid).map_err(fail("change the owner of"))?;
-        fchmod(self.root, Mode::from(member.mode)).map_err(fail("change the mode of"))?;
+        owner::set_mode_open(self.root, member.mode).map_err(fail("change the mode of"))?;
         self.root_time = Some(self.time_of(member));
         Ok(())
     }
@@ -313,7 +313,6 @@ impl<'a> Applier<'a> {
             Target::Tree { owner: Some(owner) } => owner,
             _ => (member.uid, member.gid),
         };
-        let mode = Mode::from(member.mode);
         let time = self.time_of(member);
         let device = |kind, major, minor| {
             mknodat(parent, name, kind, Mode::from(0o600), rustix::fs::makedev(major, minor))
@@ -355,7 +354,7 @@ impl<'a> Applier<'a> {
                 }
                 chown_fd(&file, uid, gid).map_err(fail("change the owner of"))?;
                 self.capability(&file, member).map_err(fail("set the capabilities of"))?;
-                fchmod(&file, mode).map_err(fail("change the mode of"))?;
+                owner::set_mode_open(&file, member.mode).map_err(fail("change the mode of"))?;
                 let times = Timestamps { last_access: time, last_modification: time };
                 return futimens(&file, &times).map_err(fail("set the time of"));
             }
@@ -369,7 +368,7 @@ impl<'a> Applier<'a> {
                     Err(e) => return Err(fail("make")(e)),
                 };
                 chown_fd(&dir, uid, gid).map_err(fail("change the owner of"))?;
-                fchmod(&dir, mode).map_err(fail("change the mode of"))?;
+                owner::set_mode_open(&dir, member.mode).map_err(fail("change the mode of"))?;
                 let number = self.nodes.number(self.way.node(), name);
                 *self.nodes.at(number) = nodes::Node { time: Some(time), is_implied: false };
                 return Ok(());
@@ -415,7 +414,7 @@ impl<'a> Applier<'a> {
         owner::set(parent, name, uid, gid).map_err(fail("change the owner of"))?;
         if member.kind != MemberKind::Symlink {
             // It was made just now, and by us: no link can be followed.
-            chmodat(parent, name, mode, AtFlags::empty()).map_err(fail("change the mode of"))?;
+            owner::set_mode(parent, name, member.mode).map_err(fail("change the mode of"))?;
         }
         set_times(parent, name, time).map_err(fail("set the time of"))
     }
@@ -438,7 +437,7 @@ impl<'a> Applier<'a> {
 
     fn capability(&mut self, file: &OwnedFd, member: &Member) -> Result<(), Errno> {
         let Some(value) = &member.capability else { return Ok(()) };
-        match fsetxattr(file, CAPABILITY, value, XattrFlags::empty()) {
+        match owner::set_capability(file, value) {
             Err(Errno::NOTSUP | Errno::PERM) => {
                 self.applied.refused += 1;
                 Ok(())
@@ -454,7 +453,6 @@ enum MakeError {
     Other(LayerError),
 }
 
-const CAPABILITY: &str = "security.capability";
 const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 
 fn is_there(dir: BorrowedFd<'_>, name: &[u8]) -> bool {

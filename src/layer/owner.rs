@@ -1,29 +1,47 @@
-//! Owners of files where the kernel gives this process one id.
+//! Owners, modes and capabilities of files where the kernel does not let this process set them.
 //!
-//! A user without subordinate ids is root of a namespace in which no other id exists, so every file
-//! is root's. What a step or an image asked for is written into an attribute of the file, and a
-//! process that reads a layer reads it there. It travels with the file through renames, hard links,
-//! overlay's copies and `cp -a`, and never into a tar.
+//! What a step or an image asked for is written into attributes of the file, and a process that
+//! reads a layer reads it there. It travels with the file through renames and hard links, and never
+//! into a tar. There are three kinds of places:
+//!
+//! | where | what is written down |
+//! |---|---|
+//! | root, of the machine, a container or a user namespace | nothing: this is chown(2), chmod(2) and setxattr(2) |
+//! | a user namespace with one id, in which every file is root's | owners |
+//! | a user who can make no namespace, or root without capabilities | owners, modes that the user could not open, capabilities |
 //!
 //! | what | attribute | value |
 //! |---|---|---|
-//! | regular file, directory | `user.builder.owner` | `UID:GID` |
-//! | link, pipe, socket | `security.capability` | a capability whose permitted set is the user, whose inheritable one is the group |
+//! | owner of a regular file or directory | `user.builder.owner` | `UID:GID` |
+//! | owner of a link, pipe, socket in a namespace | `security.capability` | a capability whose permitted set is the user, whose inheritable one is the group |
+//! | the same without one | `user.builder.links` of the directory | see the module `links` |
+//! | mode | `user.builder.mode` | octal |
+//! | capabilities | `user.builder.capability` | those of `security.capability` |
 //!
 //! The kernel lets users put attributes of their own on files and directories alone. On the rest it
-//! takes file capabilities, which nothing there uses: only what is executed has them.
-//!
-//! Everywhere else this is chown(2) and nothing more.
+//! takes file capabilities of a namespace's root, which nothing there uses: only what is executed
+//! has them.
 
-use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid, XattrFlags};
+mod links;
+
+use super::XattrSpace;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Of regular files and directories.
 const ATTRIBUTE: &str = "user.builder.owner";
 
-/// Of all else.
+/// The mode of a file whose own lets us do less.
+const MODE: &str = "user.builder.mode";
+
+/// What a file may do, where the kernel does not take that from us.
+const WRITTEN_CAPABILITY: &str = "user.builder.capability";
+
+/// Of all else; what a file may do.
 const CAPABILITY: &str = "security.capability";
 
 /// First word of a capability, its revision: two sets of 64 bits follow, low halves first.
@@ -35,9 +53,46 @@ static IS_SINGLE: LazyLock<bool> = LazyLock::new(|| {
     map.lines().count() == 1 && map.split_ascii_whitespace().nth(2) == Some("1")
 });
 
+/// Whether this process has none of root's rights over files: see [`go_without_rights`].
+static IS_WITHOUT_RIGHTS: AtomicBool = AtomicBool::new(false);
+
+/// Looks whether this process may set owners, modes and capabilities of any file, and writes them
+/// down from now on if it may not. To be called before the first layer is touched, by a process that
+/// can become root of no namespace. Says whether they are written down.
+pub fn go_without_rights() -> bool {
+    let wanted = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    let has = rustix::thread::capabilities(None)
+        .is_ok_and(|capabilities| capabilities.permitted.contains(wanted));
+    IS_WITHOUT_RIGHTS.store(!has, Ordering::Relaxed);
+    !has
+}
+
 /// Says whether owners are written down rather than set.
 pub fn is_recorded() -> bool {
-    *IS_SINGLE
+    is_without_rights() || *IS_SINGLE
+}
+
+/// Says whether modes and capabilities are written down too: the kernel gives us none of root's
+/// rights.
+pub fn is_without_rights() -> bool {
+    IS_WITHOUT_RIGHTS.load(Ordering::Relaxed)
+}
+
+/// Returns a name for the form in which this process writes layers: another form would be misread.
+pub fn form() -> &'static str {
+    match (is_without_rights(), XattrSpace::detect()) {
+        (true, _) => "by a user without capabilities",
+        (false, XattrSpace::Trusted) => "by root with CAP_SYS_ADMIN",
+        (false, XattrSpace::User) => "by root without CAP_SYS_ADMIN, or in a user namespace",
+    }
+}
+
+/// Returns whose the files are that this process makes, as layers have it.
+pub fn of_new_files() -> (u32, u32) {
+    match is_without_rights() {
+        true => (0, 0),
+        false => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+    }
 }
 
 /// An id of chown(2) that leaves what a file has.
@@ -53,6 +108,10 @@ pub fn set(dir: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), E
         return rustix::fs::chownat(dir, name, user(uid), group(gid), AtFlags::SYMLINK_NOFOLLOW);
     }
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if is_without_rights() && !has_attributes(kind(&stat)) {
+        let had = || links::read(dir, name);
+        return links::write(dir, name, merged((uid, gid), had));
+    }
     let path = entry(dir, name);
     let had =
         || find(kind(&stat), |name, value| rustix::fs::lgetxattr(path.as_slice(), name, value));
@@ -81,12 +140,99 @@ pub fn set_open(file: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
     }
 }
 
-/// Puts the owner that was asked for into what stat(2) said of a name.
-pub fn amend(dir: BorrowedFd<'_>, name: &[u8], stat: &mut Stat) {
-    if is_recorded() {
-        let path = entry(dir, name);
-        put(stat, |name, value| rustix::fs::lgetxattr(path.as_slice(), name, value));
+/// Returns the mode with which a file is made, so that it can be written and described: the mode
+/// itself, and where a user makes it, the user's own rights.
+pub fn mode_to_make(kind: FileType, mode: u32) -> u32 {
+    if !is_without_rights() {
+        return mode;
     }
+    match kind {
+        FileType::Directory => mode | 0o700,
+        FileType::RegularFile => mode | 0o600,
+        _ => mode,
+    }
+}
+
+/// Gives a name, which is not a link, its mode.
+///
+/// # Errors
+///
+/// What chmod(2) says.
+pub fn set_mode(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
+    let chmod = |mode| rustix::fs::chmodat(dir, name, Mode::from(mode), AtFlags::empty());
+    if !is_without_rights() {
+        return chmod(mode);
+    }
+    let kind = kind(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
+    let (made, path) = (mode_to_make(kind, mode), entry(dir, name));
+    chmod(made)?;
+    match made == mode {
+        true if has_attributes(kind) => gone(rustix::fs::lremovexattr(path.as_slice(), MODE)),
+        true => Ok(()),
+        false => {
+            let value = format!("{mode:o}");
+            rustix::fs::lsetxattr(path.as_slice(), MODE, value.as_bytes(), XattrFlags::empty())
+        }
+    }
+}
+
+/// Gives an open file its mode.
+///
+/// # Errors
+///
+/// What chmod(2) says.
+pub fn set_mode_open(file: impl AsFd, mode: u32) -> Result<(), Errno> {
+    if !is_without_rights() {
+        return rustix::fs::fchmod(file, Mode::from(mode));
+    }
+    let made = mode_to_make(kind(&rustix::fs::fstat(&file)?), mode);
+    rustix::fs::fchmod(&file, Mode::from(made))?;
+    match made == mode {
+        true => gone(rustix::fs::fremovexattr(file, MODE)),
+        false => {
+            let value = format!("{mode:o}");
+            rustix::fs::fsetxattr(file, MODE, value.as_bytes(), XattrFlags::empty())
+        }
+    }
+}
+
+/// Returns the attribute that has the capabilities of regular files.
+pub fn capability_attribute() -> &'static str {
+    if is_without_rights() { WRITTEN_CAPABILITY } else { CAPABILITY }
+}
+
+/// Gives an open file capabilities.
+///
+/// # Errors
+///
+/// What setxattr(2) says.
+pub fn set_capability(file: impl AsFd, value: &[u8]) -> Result<(), Errno> {
+    rustix::fs::fsetxattr(file, capability_attribute(), value, XattrFlags::empty())
+}
+
+/// Reads the capabilities of an open file: how many bytes they have, none for a file without.
+///
+/// # Errors
+///
+/// What getxattr(2) says.
+pub fn capability(file: impl AsFd, value: &mut [u8]) -> Result<usize, Errno> {
+    match rustix::fs::fgetxattr(file, capability_attribute(), value) {
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(0),
+        result => result,
+    }
+}
+
+/// Puts the owner and the mode that were asked for into what stat(2) said of a name.
+pub fn amend(dir: BorrowedFd<'_>, name: &[u8], stat: &mut Stat) {
+    if !is_recorded() {
+        return;
+    }
+    if is_without_rights() && !has_attributes(kind(stat)) {
+        (stat.st_uid, stat.st_gid) = links::read(dir, name).unwrap_or_default();
+        return;
+    }
+    let path = entry(dir, name);
+    put(stat, |name, value| rustix::fs::lgetxattr(path.as_slice(), name, value));
 }
 
 /// The same of an open file.
@@ -130,7 +276,19 @@ fn merged((uid, gid): (u32, u32), had: impl FnOnce() -> Option<(u32, u32)>) -> (
     (if uid == UNCHANGED { had.0 } else { uid }, if gid == UNCHANGED { had.1 } else { gid })
 }
 
-fn put(stat: &mut Stat, get: impl FnOnce(&str, &mut [u8]) -> Result<usize, Errno>) {
+fn put(stat: &mut Stat, get: impl Fn(&str, &mut [u8]) -> Result<usize, Errno>) {
+    if is_without_rights() {
+        (stat.st_uid, stat.st_gid) = (0, 0);
+        if has_attributes(kind(stat)) {
+            let mut value = [0; 8];
+            let written = get(MODE, &mut value).ok().and_then(|length| {
+                u32::from_str_radix(std::str::from_utf8(&value[..length]).ok()?, 8).ok()
+            });
+            if let Some(mode) = written {
+                stat.st_mode = stat.st_mode & !0o7777 | mode & 0o7777;
+            }
+        }
+    }
     if let Some((uid, gid)) = find(kind(stat), get) {
         (stat.st_uid, stat.st_gid) = (uid, gid);
     }
@@ -138,7 +296,7 @@ fn put(stat: &mut Stat, get: impl FnOnce(&str, &mut [u8]) -> Result<usize, Errno
 
 fn find(
     kind: FileType,
-    get: impl FnOnce(&str, &mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&str, &mut [u8]) -> Result<usize, Errno>,
 ) -> Option<(u32, u32)> {
     let mut value = [0; 32];
     if has_attributes(kind) {

@@ -12,7 +12,7 @@ use super::whiteout::{DirectoryMark, directory_mark, is_whiteout_at};
 use super::{LayerError, OPAQUE_MARKER, WHITEOUT_PREFIX};
 use super::{XattrSpace, owner};
 use crate::sys::cancel::Cancel;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fgetxattr, fstat, openat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -414,11 +414,8 @@ impl<'c> Walk<'c> {
         let mut capability = [0u8; 64];
         let mut capability_length = 0;
         if let Some(fd) = &opened {
-            match fgetxattr(fd, "security.capability", &mut capability) {
-                Ok(length) => capability_length = length,
-                Err(Errno::NODATA | Errno::NOTSUP) => {}
-                Err(e) => return Err(fail("read the capabilities of", e)),
-            }
+            capability_length = owner::capability(fd, &mut capability)
+                .map_err(|e| fail("read the capabilities of", e))?;
         }
 
         let mut hard_link = None;

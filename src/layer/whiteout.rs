@@ -108,7 +108,8 @@ pub(crate) fn make_whiteout(
         return Ok(Whiteout::Device);
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = openat(dir, name, flags, Mode::RUSR)?;
+    // Only what its owner may write takes an attribute from a user.
+    let file = openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
     fsetxattr(&file, xattrs.whiteout(), b"y", XattrFlags::empty())?;
     announce_whiteout_files(dir, xattrs)?;
     Ok(Whiteout::File)

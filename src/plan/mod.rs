@@ -51,6 +51,11 @@ pub use step::{
 };
 
 impl Plan {
+    /// Says whether any of the steps is a command.
+    pub fn runs_commands(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.op, Op::Run(_)))
+    }
+
     /// Mounts these in every RUN, beneath the mounts of its own.
     pub fn mount_everywhere(&mut self, mounts: &[Mount]) {
         for step in &mut self.steps {

@@ -51,6 +51,13 @@ pub enum Event {
         /// One line.
         text: String,
     },
+    /// What confines the commands of the build.
+    Confined {
+        /// The rung's name, as `--confinement` takes it.
+        rung: String,
+        /// How commands run there.
+        text: String,
+    },
     /// How many steps there will be.
     Expected {
         /// Instructions of the Dockerfile that are to be cached or run.

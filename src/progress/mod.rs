@@ -376,6 +376,11 @@ impl Progress {
         self.emit(Event::Notice { vertex: Some(vertex), text: text.into() });
     }
 
+    /// Says what confines the build's commands.
+    pub fn confined(&self, rung: &str, text: &str) {
+        self.emit(Event::Confined { rung: rung.to_owned(), text: text.to_owned() });
+    }
+
     /// Says how many steps there will be.
     pub fn expect(&self, steps: usize) {
         self.emit(Event::Expected { steps });
@@ -446,6 +451,7 @@ impl EmitterState {
             | Event::Status { .. }
             | Event::Warning(_)
             | Event::Notice { .. }
+            | Event::Confined { .. }
             | Event::Expected { .. }
             | Event::Made { .. } => {}
         }

@@ -312,6 +312,9 @@ impl Renderer for Plain {
                     None => self.outside(&line),
                 }
             }
+            Event::Confined { rung, text } => {
+                self.outside(&format!("#0 commands run {text}: --confinement={rung}"));
+            }
             Event::Expected { .. } => {}
             Event::Made { text } => self.made.push(clean_line(text.as_bytes())),
         }

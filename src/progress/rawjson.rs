@@ -179,7 +179,7 @@ impl Renderer for RawJson {
             Event::Notice { vertex, text } => self.notice(at, vertex, &text),
             // BuildKit's clients count vertexes themselves, and find what was made among the
             // statuses.
-            Event::Expected { .. } | Event::Made { .. } => {}
+            Event::Confined { .. } | Event::Expected { .. } | Event::Made { .. } => {}
         }
     }
 

@@ -289,6 +289,7 @@ impl Renderer for Tty {
                 let line = format!("WARN: {}{text}", step.unwrap_or_default());
                 self.finished.push(self.paint.yellow(&line));
             }
+            Event::Confined { text, .. } => self.finished.push(format!("commands run {text}")),
             Event::Expected { steps } => self.expected = Some(steps),
             Event::Made { text } => self.made.push(clean_line(text.as_bytes())),
         }

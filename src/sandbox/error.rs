@@ -52,6 +52,14 @@ pub enum SandboxError {
         /// /etc/subuid and /etc/subgid that the builder's user has.
         is_chosen: bool,
     },
+    /// No command can be confined here.
+    #[error("commands cannot be confined here: {reason}")]
+    NoConfinement {
+        /// What the place refuses.
+        reason: String,
+        /// What to change.
+        fix: String,
+    },
     /// The helper process that starts sandboxes cannot be started or is gone.
     #[error("the sandbox helper `{}` is gone", program.display())]
     Spawner {

@@ -74,6 +74,18 @@ impl IdMap {
         Self { uids: same(uid_map), gids: same(gid_map) }
     }
 
+    /// As [`one_to_one`](Self::one_to_one), of a namespace that can be known from the machine's own:
+    /// where that has all ids, the last is left out.
+    pub(super) fn within(uid_map: &str, gid_map: &str) -> Self {
+        let mut map = Self::one_to_one(uid_map, gid_map);
+        for extents in [&mut map.uids, &mut map.gids] {
+            if let [Extent { inside: 0, count: count @ u32::MAX, .. }] = extents.as_mut_slice() {
+                *count -= 1;
+            }
+        }
+        map
+    }
+
     /// Returns the ids of the machine that the sandbox's user 0 and group 0 have.
     pub fn root(&self) -> (u32, u32) {
         (self.uid(0).unwrap_or(0), self.gid(0).unwrap_or(0))

@@ -142,8 +142,16 @@ fn prepare(
             ) => {}
         result => result.doing(|| "joining a new keyring")?,
     }
-    rustix::system::sethostname(spec.policy.hostname.as_bytes())
-        .doing(|| "setting the host name")?;
+    let mut notices = Vec::new();
+    match rustix::system::sethostname(spec.policy.hostname.as_bytes()) {
+        // The filter of a container around us: Podman's own has it for CAP_SYS_ADMIN only.
+        Err(Errno::PERM | Errno::NOSYS) => notices.push(format!(
+            "a container around the builder does not let a host name be set; commands see its own \
+             instead of {}",
+            spec.policy.hostname
+        )),
+        result => result.doing(|| "setting the host name")?,
+    }
     for limit in &spec.policy.ulimits {
         set_ulimit(limit)?;
     }
@@ -157,7 +165,8 @@ fn prepare(
     let tree = mounts::build(request, &mut fds, map)?;
     let stdio = stdio(request, &fds, &tree.null, tree.terminal.as_ref())?;
     let terminal = tree.terminal.is_some();
-    report(control, tree.stubs, tree.notices, tree.agents, tree.terminal)?;
+    notices.extend(tree.notices);
+    report(control, tree.stubs, notices, tree.agents, tree.terminal)?;
     let userns = request.userns.as_ref().map(|(index, _)| fds.take(*index)).transpose()?;
     // From here on paths of the image are resolved: with nothing open that could lead out of it.
     drop((fds, tree.null));

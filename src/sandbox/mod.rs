@@ -19,6 +19,7 @@ mod agent;
 mod caps;
 mod client;
 mod command;
+mod confinement;
 mod descriptors;
 mod enter;
 mod error;
@@ -49,6 +50,7 @@ mod users;
 mod workdir;
 
 pub use agent::{Agent, KeyError, Keyring, connect as connect_to_agent};
+pub use confinement::{Confinement, Rung, WantedRung};
 pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;
 pub use idmap::{Extent, IdMap};

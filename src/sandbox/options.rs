@@ -1,5 +1,6 @@
 //! What a build's sandboxes have in common, and what of the host they take over.
 
+use super::confinement::Confinement;
 use super::idmap::IdMap;
 use super::network::NetworkOptions;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ pub struct SandboxOptions {
     pub leases: PathBuf,
     /// How ids inside map to the host's; `None` for a command that has the builder's own.
     pub idmap: Option<IdMap>,
+    /// How strongly commands are confined.
+    pub confinement: Confinement,
     /// Text of the host's `/etc/resolv.conf`.
     pub resolv_conf: String,
     /// What the private network lets through.
@@ -26,6 +29,7 @@ impl SandboxOptions {
             program: "/proc/self/exe".into(),
             leases,
             idmap: None,
+            confinement: Confinement::default(),
             resolv_conf: host_resolv_conf(),
             network: NetworkOptions::default(),
         }

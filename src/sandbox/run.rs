@@ -12,6 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tracing::debug;
 
 use super::client::Client;
+use super::confinement::Rung;
 use super::idmap::IdMap;
 use super::ids::Ids;
 use super::network::{self, Private, Servers};
@@ -161,6 +162,19 @@ impl Sandbox {
         number
     }
 
+    /// Returns what confines commands here.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::NoConfinement`] where nothing can.
+    pub fn rung(&self) -> Result<Rung, SandboxError> {
+        let confinement = &self.options.confinement;
+        confinement.rung().ok_or_else(|| SandboxError::NoConfinement {
+            reason: confinement.reason(),
+            fix: confinement.fix.clone(),
+        })
+    }
+
     /// Returns the user namespace of commands and how it maps, for mounts to be mapped the same
     /// way; `None` where a command has the ids of the builder: with [`Security::Insecure`], where
     /// that was asked for, and where the machine cannot map, which is a notice.
@@ -258,6 +272,7 @@ impl Sandbox {
         if cancel.is_cancelled() {
             return Err(SandboxError::Cancelled);
         }
+        self.rung()?;
         let begun = Instant::now();
         let group = Arc::new(self.cgroups().create(&spec.policy.limits)?);
         debug!(limits = ?spec.policy.limits, "made a control group");

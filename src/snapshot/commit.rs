@@ -16,12 +16,14 @@
 
 use super::{SnapshotError, XattrSpace};
 use crate::layer::owner;
-use crate::layer::whiteout::{DirectoryMark, directory_mark, is_whiteout};
+use crate::layer::whiteout::{
+    DirectoryMark, Whiteout, announce_whiteout_files, directory_mark, is_whiteout, make_whiteout,
+};
 use crate::layer::{Found, LayerError, Scan, ScanOptions, Stack, StackDir, scan};
 use crate::sys::cancel::{Cancel, Stoppable};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, fgetxattr, fremovexattr,
-    fstat, futimens, mknodat, open, openat, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, fremovexattr, fstat,
+    futimens, open, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
@@ -77,9 +79,18 @@ pub fn clean(
         cancel,
         buffer,
         path: Vec::new(),
+        has_whiteout_files: false,
         cleaned: Cleaned::default(),
     };
+    let top = root.try_clone().map_err(|source| SnapshotError::Io {
+        doing: "open",
+        path: fs.to_owned(),
+        source,
+    })?;
     let has_entries = cleaner.run(root, entries)?;
+    if cleaner.has_whiteout_files {
+        announce_whiteout_files(top.as_fd(), xattrs).map_err(|e| LayerError::io("mark", b"", e))?;
+    }
     cleaner.cleaned.is_empty = !has_entries;
     Ok(cleaner.cleaned)
 }
@@ -107,6 +118,8 @@ struct Cleaner<'a> {
     buffer: Vec<MaybeUninit<u8>>,
     /// Of the directory being worked on.
     path: Vec<u8>,
+    /// Whether it made whiteouts that are files.
+    has_whiteout_files: bool,
     cleaned: Cleaned,
 }
 
@@ -290,9 +303,9 @@ impl Cleaner<'_> {
         for name in self.stack.list(below)?.keys() {
             match statat(fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {
-                    let char = FileType::CharacterDevice;
-                    mknodat(fd, name.as_slice(), char, Mode::empty(), 0)
+                    let made = make_whiteout(fd.as_fd(), name, self.xattrs)
                         .map_err(|e| fail("white out a file of", e))?;
+                    self.has_whiteout_files |= made == Whiteout::File;
                     is_touched = true;
                 }
                 Err(e) => return Err(fail("read", e).into()),
@@ -389,11 +402,7 @@ fn time(stat: &Stat) -> Timespec {
 
 fn capability(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
     let mut value = [0u8; 64];
-    match fgetxattr(fd, "security.capability", &mut value) {
-        Ok(length) => Ok(value[..length].to_vec()),
-        Err(Errno::NODATA | Errno::NOTSUP) => Ok(Vec::new()),
-        Err(e) => Err(e),
-    }
+    owner::capability(fd, &mut value).map(|length| value[..length].to_vec())
 }
 
 fn same_content(a: std::fs::File, b: std::fs::File, cancel: &Cancel) -> io::Result<bool> {

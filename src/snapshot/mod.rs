@@ -11,7 +11,8 @@
 //! - A layer is self-contained: no overlay feature that refers from one layer to another
 //!   (`redirect_dir`, `metacopy`, `index`) is ever on.
 //! - A step writes into a directory of the store, or, where overlay cannot use that, into memory
-//!   ([`Scratch`]).
+//!   ([`Scratch`]). Where nothing can be mounted it writes into a tree that is laid out ([`laid`]),
+//!   and what it changed is copied out of that: the layer is the same.
 //! - Layers are never written through a lower. An upper may be read as a lower of the next step
 //!   once it is clean.
 //!
@@ -20,12 +21,15 @@
 //! Tars, hashes and compression live in `layer`; who runs in a tree lives in `sandbox`.
 
 mod commit;
+mod laid;
 mod mount;
 mod scratch;
 
 pub use crate::layer::XattrSpace;
 pub use commit::{Cleaned, clean, commit};
+pub use laid::LaidTrees;
 pub use mount::{
-    IdMapping, LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, View, can_map, mount, view,
+    Finished, IdMapping, LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, View, can_map,
+    can_mount, mount, view,
 };
 pub use scratch::Scratch;

@@ -9,9 +9,13 @@
 //! Source: Documentation/filesystems/overlayfs.rst; fsopen(2), fsconfig(2), fsmount(2).
 
 use super::XattrSpace;
+use super::laid::{Laid, LaidTrees};
 use crate::layer::LayerError;
+use crate::store::Store;
+use crate::sys::cancel::Cancel;
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::sys::process::FsIds;
+use crate::text::chain;
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -24,6 +28,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use tracing::debug;
 
 /// The most lowers the kernel takes (`OVL_MAX_STACK`).
@@ -118,6 +123,10 @@ pub struct MountOptions<'a> {
     /// How the ids of all layers, the upper too, are seen. Needs [`XattrSpace::Trusted`] and a
     /// kernel with id-mapped overlay layers (5.19).
     pub idmap: Option<IdMapping<'a>>,
+    /// Where the tree is laid out if nothing can be mounted here; `None` makes that an error.
+    pub store: Option<&'a Store>,
+    /// Trees that are laid out, from which one may be taken.
+    pub trees: Option<&'a LaidTrees>,
 }
 
 /// A mapping of ids between the disk and a mount.
@@ -131,10 +140,16 @@ pub struct IdMapping<'a> {
     pub gid: u32,
 }
 
-impl MountOptions<'_> {
+impl<'a> MountOptions<'a> {
     /// Returns what this process can use: writable, ids as they are on disk.
     pub fn detect() -> Self {
-        Self { xattrs: XattrSpace::detect(), read_only: false, idmap: None }
+        let xattrs = XattrSpace::detect();
+        Self { xattrs, read_only: false, idmap: None, store: None, trees: None }
+    }
+
+    /// As [`detect`](Self::detect), for a tree that may be laid out in a store.
+    pub fn in_store(store: &'a Store) -> Self {
+        Self { store: Some(store), ..Self::detect() }
     }
 }
 
@@ -157,12 +172,13 @@ impl View {
     }
 }
 
-/// Opens a layer, given by [its directories](crate::store::Layer::directories), for reading.
+/// Opens a layer of a store, given by [its directories](crate::store::Layer::directories), for
+/// reading.
 ///
 /// # Errors
 ///
 /// [`SnapshotError`].
-pub fn view(directories: &[PathBuf]) -> Result<View, SnapshotError> {
+pub fn view(directories: &[PathBuf], store: &Store) -> Result<View, SnapshotError> {
     if let [directory] = directories {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = open(directory, flags, Mode::empty());
@@ -172,36 +188,94 @@ pub fn view(directories: &[PathBuf]) -> Result<View, SnapshotError> {
             source: e.into(),
         });
     }
-    let options = MountOptions { read_only: true, ..MountOptions::detect() };
+    let options = MountOptions { read_only: true, ..MountOptions::in_store(store) };
     mount(directories, None, &options).map(View::Mounted)
 }
 
 /// A mounted tree without a mount point. Dropping it unmounts, unless it was moved into a mount
-/// namespace or a process has files of it open.
+/// namespace or a process has files of it open. Where nothing can be mounted, a tree that is laid
+/// out: dropping it removes that.
 #[derive(Debug)]
 pub struct Mounted {
-    fd: OwnedFd,
+    tree: MountedTree,
+}
+
+#[derive(Debug)]
+enum MountedTree {
+    Mount(OwnedFd),
+    Laid { tree: Box<Laid>, upper: Option<PathBuf> },
+}
+
+/// A tree that was laid out, with what a step wrote in it.
+#[derive(Debug)]
+pub struct Finished(Option<Box<Laid>>);
+
+impl Finished {
+    /// Keeps the tree, which `lowers` show now, for the next step on them.
+    pub fn keep(self, trees: &LaidTrees, lowers: &[PathBuf]) {
+        if let Some(tree) = self.0 {
+            trees.keep(*tree, lowers);
+        }
+    }
 }
 
 impl Mounted {
-    /// Returns the tree's root, good for `openat2`, `move_mount` and `fchdir`.
+    /// Returns the tree's root, good for `openat2` and `fchdir`, and of a mount for `move_mount`.
     pub fn root(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match &self.tree {
+            MountedTree::Mount(fd) => fd.as_fd(),
+            MountedTree::Laid { tree, .. } => tree.root(),
+        }
     }
 
-    /// Gives up the descriptor, which holds the mount.
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
+    /// Ends the work in a tree: all that was written is in the upper directory afterwards, as
+    /// [`clean`](super::clean) takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`], where a tree was laid out.
+    pub fn finish(self, cancel: &Cancel) -> Result<Finished, SnapshotError> {
+        match self.tree {
+            MountedTree::Laid { mut tree, upper: Some(upper) } => {
+                tree.collect(&upper, cancel)?;
+                Ok(Finished(Some(tree)))
+            }
+            MountedTree::Laid { .. } | MountedTree::Mount(_) => Ok(Finished(None)),
+        }
+    }
+
+    fn of_mount(fd: OwnedFd) -> Self {
+        Self { tree: MountedTree::Mount(fd) }
     }
 }
 
 impl AsFd for Mounted {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.root()
     }
 }
 
-/// Mounts `lowers`, the bottom first, and above them `upper`.
+/// Says whether this process can mount overlays: tried once, with two empty directories.
+pub fn can_mount() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let can = mount_attached(&[], None, &MountOptions::detect())
+            .and_then(|empty| overlay_of_nothing(&empty));
+        if let Err(error) = &can {
+            debug!(error = %chain(error), "nothing can be mounted here");
+        }
+        can.is_ok()
+    })
+}
+
+/// Mounts an overlay of an empty directory and one more.
+fn overlay_of_nothing(empty: &Mounted) -> Result<(), SnapshotError> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", empty.root().as_raw_fd()));
+    mount_attached(&[path], None, &MountOptions::detect()).map(drop)
+}
+
+/// Mounts `lowers`, the bottom first, and above them `upper`. Where nothing can be mounted, their
+/// tree is laid out in [`MountOptions::store`].
 ///
 /// A directory may be given several times: only its topmost place counts, since there it covers all
 /// that it would do further down. Without an upper the tree is read-only. No lowers and no upper
@@ -216,6 +290,33 @@ impl AsFd for Mounted {
 ///
 /// [`SnapshotError`] with the layer that is missing or refused.
 pub fn mount(
+    lowers: &[PathBuf],
+    upper: Option<&Upper<'_>>,
+    options: &MountOptions<'_>,
+) -> Result<Mounted, SnapshotError> {
+    let error = match mount_attached(lowers, upper, options) {
+        Ok(mounted) => return Ok(mounted),
+        Err(error) => error,
+    };
+    let Some(store) = options.store.filter(|_| options.idmap.is_none() && !can_mount()) else {
+        return Err(error);
+    };
+    lay_out(lowers, upper, store, options.trees)
+}
+
+/// Lays the tree out, whatever can be mounted.
+pub(super) fn lay_out(
+    lowers: &[PathBuf],
+    upper: Option<&Upper<'_>>,
+    store: &Store,
+    trees: Option<&LaidTrees>,
+) -> Result<Mounted, SnapshotError> {
+    let tree = Box::new(Laid::new(lowers, store, trees, upper.is_some())?);
+    let upper = upper.map(|upper| upper.fs.to_owned());
+    Ok(Mounted { tree: MountedTree::Laid { tree, upper } })
+}
+
+fn mount_attached(
     lowers: &[PathBuf],
     upper: Option<&Upper<'_>>,
     options: &MountOptions<'_>,
@@ -269,7 +370,8 @@ fn is_read_only(mounted: &Mounted) -> bool {
 /// Why not: a kernel before 5.19, or a filesystem that knows no id-mapped mounts.
 pub fn can_map(directory: &Path, mapping: IdMapping<'_>) -> Result<(), SnapshotError> {
     let xattrs = XattrSpace::Trusted;
-    let options = MountOptions { xattrs, read_only: true, idmap: Some(mapping) };
+    let options =
+        MountOptions { xattrs, read_only: true, idmap: Some(mapping), store: None, trees: None };
     mount(&[directory.to_owned()], None, &options).map(drop)
 }
 
@@ -316,7 +418,7 @@ fn act_as_root_of(options: &MountOptions<'_>) -> io::Result<Option<FsIds>> {
 
 /// An empty read-only tree of its own.
 fn empty_dir() -> io::Result<Mounted> {
-    Ok(Mounted { fd: empty_fs(MountAttrFlags::MOUNT_ATTR_RDONLY)? })
+    Ok(Mounted::of_mount(empty_fs(MountAttrFlags::MOUNT_ATTR_RDONLY)?))
 }
 
 fn empty_fs(attributes: MountAttrFlags) -> io::Result<OwnedFd> {
@@ -390,13 +492,14 @@ fn mount_new(
         }
     }
     if missing_lowers(layers, upper) {
-        let dir = empty_dir().map_err(|e| failed(layers, "make an empty directory", e))?;
-        add_dir(&fs, "lowerdir+", dir.root()).map_err(|e| {
+        let dir = empty_fs(MountAttrFlags::MOUNT_ATTR_RDONLY)
+            .map_err(|e| failed(layers, "make an empty directory", e))?;
+        add_dir(&fs, "lowerdir+", &dir).map_err(|e| {
             let doing =
                 if lacks_lowerdir_plus(e) { NO_LOWERDIR_PLUS } else { "add an empty lower" };
             with_log(doing, e)
         })?;
-        held.push(dir.into_fd());
+        held.push(dir);
     }
 
     if let Some(upper) = upper {
@@ -427,7 +530,7 @@ fn mount_new(
         if options.read_only { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
     let fd = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(|e| with_log("mount it", e))?;
-    Ok(Mounted { fd })
+    Ok(Mounted::of_mount(fd))
 }
 
 /// Opens upper and work below one mapped clone of their common parent, which comes first.
@@ -543,7 +646,8 @@ fn mount_old_way(
         dirs.push(dir);
     }
     if missing_lowers(layers, upper) {
-        let dir = empty_dir().map_err(|e| fail("make an empty directory", e))?.into_fd();
+        let dir = empty_fs(MountAttrFlags::MOUNT_ATTR_RDONLY)
+            .map_err(|e| fail("make an empty directory", e))?;
         names.push(dir.as_raw_fd().to_string());
         dirs.push(dir);
     }
@@ -584,7 +688,7 @@ fn mount_old_way(
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let fd = open_tree(CWD, "/proc", flags).map_err(|e| fail("clone the mount", e.into()))?;
     let _ = unmount("/proc", UnmountFlags::DETACH);
-    Ok(Mounted { fd })
+    Ok(Mounted::of_mount(fd))
 }
 
 /// Where a thread with a mount namespace of its own attaches mapped layers.

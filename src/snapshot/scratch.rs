@@ -5,7 +5,7 @@
 //! into memory, and what is left of it at its end is written into the store as a layer from
 //! elsewhere would be.
 
-use super::{SnapshotError, Upper};
+use super::{SnapshotError, Upper, can_mount};
 use crate::layer::{LayerError, TarOptions, UnpackOptions, XattrSpace, unpack_layer, write_tar};
 use crate::sys::cancel::Cancel;
 use rustix::fs::{CWD, Mode, OFlags, openat, statfs};
@@ -46,7 +46,9 @@ impl Scratch {
     pub fn new(dir: &Path) -> Result<Self, SnapshotError> {
         let layer = dir.join("fs");
         let memory = match statfs(dir).map_err(|e| fail("look at", dir, e.into()))?.f_type {
-            OVERLAY_MAGIC => Some(memory().map_err(|e| fail("make a file system for", dir, e))?),
+            OVERLAY_MAGIC if can_mount() => {
+                Some(memory().map_err(|e| fail("make a file system for", dir, e))?)
+            }
             _ => None,
         };
         let place = match &memory {

@@ -12,7 +12,7 @@ use super::{Cause, Failed, Job, SolveError};
 use crate::cache::TreeEntry;
 use crate::layer::{LayerEntryKind, LayerError, Walk, XattrSpace};
 use crate::snapshot;
-use crate::store::{self, Layer};
+use crate::store::{self, Layer, Store};
 use crate::sys::cancel::Cancel;
 use std::fs::File;
 use std::io::Read as _;
@@ -88,16 +88,23 @@ fn again(
     let audited = if scan.content == known.meta.content {
         Audited::Same
     } else {
-        let known = entries(&known.directories(), job.cancel)?;
-        Audited::Differs { known, now: entries(&made.lower.directories(), job.cancel)? }
+        let known = entries(job.workshop, &known.directories(), job.cancel)?;
+        Audited::Differs {
+            known,
+            now: entries(job.workshop, &made.lower.directories(), job.cancel)?,
+        }
     };
     let _ = store::remove_tree(&made.work);
     Ok(audited)
 }
 
 /// Lists what a layer has.
-fn entries(directories: &[PathBuf], cancel: &Cancel) -> Result<Vec<TreeEntry>, Cause> {
-    let files = snapshot::view(directories)?;
+fn entries(
+    store: &Store,
+    directories: &[PathBuf],
+    cancel: &Cancel,
+) -> Result<Vec<TreeEntry>, Cause> {
+    let files = snapshot::view(directories, store)?;
     let mut found = Vec::new();
     Walk::new(XattrSpace::detect(), cancel).run(files.root(), |entry, file| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -7,7 +7,7 @@ use crate::layer::{self, LayerError, Meter, Scan, ScanOptions};
 use crate::oci::Digest;
 use crate::progress::Tally;
 use crate::snapshot;
-use crate::store::{DeltaBase, LISTING, LayerMeta};
+use crate::store::{DeltaBase, LISTING, LayerMeta, Store};
 use crate::sys::cancel::Cancel;
 use crate::sys::writeback::Flowing;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -93,7 +93,7 @@ fn scan_made(
         meter: Meter::new(move |bytes| counting.add(bytes, || bytes_in(&measured))),
         ..ScanOptions::detect(wanted.wants_tar)
     };
-    let files = snapshot::view(&directories)?;
+    let files = snapshot::view(&directories, job.workshop)?;
     let mut tar = tar.map(NewTar::begin).transpose()?;
     let out = tar.as_mut().map(|tar| tar as &mut dyn Write);
     let mut scan = layer::scan_into(files.root(), &options, out, cancel).map_err(of_output)?;
@@ -143,8 +143,13 @@ impl NewTar {
 }
 
 /// Hashes files with their tar.
-pub(super) fn scan(directories: &[PathBuf], meter: Meter, cancel: &Cancel) -> Result<Scan, Cause> {
-    let files = snapshot::view(directories)?;
+pub(super) fn scan(
+    store: &Store,
+    directories: &[PathBuf],
+    meter: Meter,
+    cancel: &Cancel,
+) -> Result<Scan, Cause> {
+    let files = snapshot::view(directories, store)?;
     let options = ScanOptions { meter, ..ScanOptions::detect(true) };
     Ok(layer::scan(files.root(), &options, cancel)?)
 }

@@ -77,15 +77,16 @@ pub(super) fn execute_over(
     let begun = Instant::now();
     let work = job.store.session()?.new_work()?;
     let scratch = Scratch::new(&work)?;
-    if scratch.is_in_memory() {
+    if scratch.is_in_memory() || !snapshot::can_mount() {
+        store::remove_tree(&work).map_err(|e| io("remove", &work, e))?;
         return Ok(None);
     }
     let from = time_of(scratch.upper().work)?;
     let mut below = if copy.is_link { Stack::default() } else { stack.clone() };
     let lowers = below.paths();
-    let before = below.mount(None)?;
+    let before = below.mount(job.workshop)?;
     below.0.push(LowerDir::finished(&delta.layer));
-    let mounted = below.mount(Some(&scratch.upper()))?;
+    let mounted = below.mount_for(context.shared, job.workshop, Some(&scratch.upper()), None)?;
     let stats = copies::perform(job, copy, &delta.chosen, mounted.root(), Some(before.root()))?;
     drop(mounted);
     // What equals the files below the copy is in no layer; to hide the older version takes another.
@@ -142,11 +143,15 @@ fn execute_and_keep(
         _ => stack,
     };
     let ids = match &step.op {
-        Op::Run(run) => job.sandbox.ids(security_of(job, run)?)?,
+        Op::Run(run) => {
+            job.sandbox.rung()?;
+            job.sandbox.ids(security_of(job, run)?)?
+        }
         Op::Copy(_) | Op::Workdir(_) => None,
     };
     pass_notices_on(job, vertex);
-    let mounted = below.mount_for(Some(&scratch.upper()), ids.as_deref())?;
+    let mounted =
+        below.mount_for(context.shared, job.workshop, Some(&scratch.upper()), ids.as_deref())?;
     let root = mounted.root();
 
     let mut usage = None;
@@ -173,7 +178,7 @@ fn execute_and_keep(
             Ok(used) => usage = Some(used),
             Err(cause) => {
                 if matches!(cause, Cause::Exit { .. }) && job.options.keeps_failed {
-                    drop(mounted);
+                    mounted.finish(job.cancel)?;
                     let (index, trees) = (context.index, context.trees.clone());
                     let failed = FailedStep::new(index, work, scratch, below.clone(), trees);
                     *failed_step = Some(Box::new(failed));
@@ -182,10 +187,13 @@ fn execute_and_keep(
             }
         },
     }
-    drop(mounted);
+    let finished = mounted.finish(job.cancel)?;
     let cleaned =
         snapshot::clean(scratch.written(), &below.paths(), XattrSpace::detect(), job.cancel)?;
     let lower = LowerDir::held(&scratch.into_layer(job.cancel)?, cleaned.is_empty)?;
+    let mut above = below.clone();
+    above.0.push(lower.clone());
+    finished.keep(&context.shared.laid, &above.paths());
     let made = match &step.op {
         Op::Run(_) => None,
         Op::Copy(_) | Op::Workdir(_) => {

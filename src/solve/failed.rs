@@ -64,8 +64,13 @@ impl FailedStep {
         // The overlay of the command is gone; its directory of work serves once only.
         self.scratch.renew()?;
         let ids = job.sandbox.ids(exec::security_of(job, run)?)?;
-        let mounted = self.below.mount_for(Some(&self.scratch.upper()), ids.as_deref())?;
         let shared = Shared::after_build();
+        let mounted = self.below.mount_for(
+            &shared,
+            job.store,
+            Some(&self.scratch.upper()),
+            ids.as_deref(),
+        )?;
         let trees = self.trees.clone();
         let context = StepContext { job, shared: &shared, index: self.step, trees };
         let (mut spec, prepared) = exec::prepare(&context, run, ids.as_deref())?;
@@ -87,7 +92,7 @@ impl FailedStep {
         let below = self.below.paths();
         snapshot::clean(self.scratch.written(), &below, XattrSpace::detect(), &cancel)?;
         let fs = self.scratch.into_layer(&cancel)?;
-        let scan = digest::scan(&[fs], Meter::default(), &cancel)?;
+        let scan = digest::scan(job.store, &[fs], Meter::default(), &cancel)?;
         let mut layers = vec![job.store.add_layer(&self.work, &scan.meta())?];
         let mut files = job.plan.steps[self.step].parent;
         while let Files::Step(StepId(index)) = files {

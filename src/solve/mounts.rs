@@ -208,12 +208,12 @@ fn bind(
         Tree::Files(_) => (context.stack(tree), source.to_owned()),
     };
     let mounted = if is_read_only {
-        stack.mount_for(None, ids)?
+        stack.mount_for(context.shared, context.job.store, None, ids)?
     } else {
         // What is written is thrown away with the session.
         let work = context.job.store.session()?.new_work()?;
         let scratch = Scratch::new(&work)?;
-        stack.mount_for(Some(&scratch.upper()), ids)?
+        stack.mount_for(context.shared, context.job.store, Some(&scratch.upper()), ids)?
     };
     Ok((mounted, subpath))
 }

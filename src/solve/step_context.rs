@@ -9,6 +9,7 @@ use super::{Cause, Job};
 use crate::context::Source;
 use crate::oci::Digest;
 use crate::plan::{Step, Tree};
+use crate::snapshot::LaidTrees;
 use crate::store::ChainId;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -24,6 +25,8 @@ pub(super) struct Shared {
     pub(super) trees: Trees,
     /// The mask for secrets in output, once a command has run.
     pub(super) mask: Mutex<Option<mask::Kept>>,
+    /// Trees for the steps to come, where nothing can be mounted.
+    pub(super) laid: LaidTrees,
     /// Whether the user was notified that there is no private network.
     has_reported_network: AtomicBool,
 }

@@ -1,12 +1,13 @@
 //! Stacks of layers, and the trees that copies and mounts read.
 
+use super::step_context::Shared;
 use super::{Cause, Job};
 use crate::context::Source;
 use crate::image::ImageLayer;
 use crate::plan::{Files, Tree};
 use crate::sandbox::Ids;
 use crate::snapshot::{self, MountOptions, Mounted, Upper};
-use crate::store::{ChainId, Layer, StorePart};
+use crate::store::{ChainId, Layer, Store, StorePart};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -72,19 +73,21 @@ impl Stack {
         self.0.iter().filter(|lower| !lower.is_empty).flat_map(LowerDir::directories).collect()
     }
 
-    /// Mounts the stack as the builder sees it, writable where `upper` is given.
-    pub(super) fn mount(&self, upper: Option<&Upper<'_>>) -> Result<Mounted, Cause> {
-        self.mount_for(upper, None)
+    /// Mounts the stack as the builder sees it, for reading.
+    pub(super) fn mount(&self, store: &Store) -> Result<Mounted, Cause> {
+        Ok(snapshot::mount(&self.paths(), None, &MountOptions::in_store(store))?)
     }
 
-    /// Mounts the stack as a command with these ids is to see it.
+    /// Mounts the stack as a command with these ids is to see it, writable where `upper` is given.
     pub(super) fn mount_for(
         &self,
+        shared: &Shared,
+        store: &Store,
         upper: Option<&Upper<'_>>,
         ids: Option<&Ids>,
     ) -> Result<Mounted, Cause> {
-        let idmap = ids.and_then(Ids::mapping);
-        let options = MountOptions { idmap, ..MountOptions::detect() };
+        let (idmap, trees) = (ids.and_then(Ids::mapping), Some(&shared.laid));
+        let options = MountOptions { idmap, trees, ..MountOptions::in_store(store) };
         Ok(snapshot::mount(&self.paths(), upper, &options)?)
     }
 }
@@ -117,7 +120,7 @@ impl Trees {
         if let Some(source) = open.get(&files) {
             return Ok(source.clone());
         }
-        let mounted = stack.mount(None)?;
+        let mounted = stack.mount(job.workshop)?;
         let index = chain.map(|chain| {
             job.store.place(StorePart::Fingerprints).join(format!("chain-{}", chain.to_hex()))
         });

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! version                     format and number of this store
+//! form                        how layers mark deletions and note owners: [`Store::agree_on_form`]
 //! oci-layout  index.json      image names; each entry is one tagged manifest
 //! blobs/sha256/<hex>          manifests, configs, compressed and uncompressed layers
 //! blocks/<encoding>/<hex>     where the blocks of a compressed layer are in its blob
@@ -120,6 +121,18 @@ pub enum StoreError {
         path: PathBuf,
         /// Its format number.
         found: u32,
+    },
+    /// Layers of the store are in a form that this process would misread.
+    #[error(
+        "the store {} has layers made {found}, which would be misread {wanted}", path.display()
+    )]
+    OtherForm {
+        /// The store.
+        path: PathBuf,
+        /// Where they were made.
+        found: String,
+        /// Where this process is.
+        wanted: &'static str,
     },
     /// Another user could put anything into the store.
     #[error("the store {} cannot be trusted: {what}", path.display())]
@@ -240,6 +253,26 @@ impl Store {
             Err(e) => return Err(e).context("read", &version),
         }
         Ok(Some(Self::at(root, false)))
+    }
+
+    /// Notes in which form this process writes layers, or refuses a store whose layers have another:
+    /// deletions in them would be taken for nothing, and owners for root.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OtherForm`].
+    pub fn agree_on_form(&self, wanted: &'static str) -> Result<(), StoreError> {
+        let part = StorePart::LayerForm.path();
+        match self.read_file(part)? {
+            Some(found) if found == wanted.as_bytes() => Ok(()),
+            Some(found) => Err(StoreError::OtherForm {
+                path: self.root().to_owned(),
+                found: String::from_utf8_lossy(&found).into_owned(),
+                wanted,
+            }),
+            None if self.inner.is_user => self.write_file(part, wanted.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     fn at(root: PathBuf, is_user: bool) -> Self {

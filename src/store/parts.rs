@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub enum StorePart {
     /// The store's own format.
     Version,
+    /// How layers say what overlay and owners need.
+    LayerForm,
     /// What makes it an OCI image layout.
     OciLayout,
     /// Names of images.
@@ -75,8 +77,9 @@ pub enum GcClass {
 
 impl StorePart {
     /// All parts, in the order of the documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Version,
+        Self::LayerForm,
         Self::OciLayout,
         Self::Index,
         Self::Blobs,
@@ -103,6 +106,7 @@ impl StorePart {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Version => "version",
+            Self::LayerForm => "form",
             Self::OciLayout => "oci-layout",
             Self::Index => "index.json",
             Self::Blobs => "blobs/sha256",
@@ -139,6 +143,7 @@ impl StorePart {
     pub const fn purpose(self) -> &'static str {
         match self {
             Self::Version => "format and number of the store",
+            Self::LayerForm => "how layers mark deletions and note owners",
             Self::OciLayout => "makes the store an OCI image layout",
             Self::Index => "names of images, and the manifests that they name",
             Self::Blobs => "manifests, configs, packed layers",
@@ -165,9 +170,12 @@ impl StorePart {
     /// Returns when garbage collection removes what is there.
     pub const fn class(self) -> GcClass {
         match self {
-            Self::Version | Self::OciLayout | Self::Index | Self::Usage | Self::Locks => {
-                GcClass::Kept
-            }
+            Self::Version
+            | Self::LayerForm
+            | Self::OciLayout
+            | Self::Index
+            | Self::Usage
+            | Self::Locks => GcClass::Kept,
             Self::Tmp => GcClass::Session,
             Self::Blobs | Self::Layers | Self::Damaged => GcClass::Result,
             Self::Mounts | Self::Downloads => GcClass::OnRequest,

@@ -224,10 +224,10 @@ pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
                     continue;
                 }
                 settle(root, &dir, entry.file_name().to_string_lossy().starts_with(&boot))?;
-                remove(&dir)?;
+                remove_or_leave(&dir)?;
             }
             // Killed before it had a lock, so nothing of it was visible; or about to be gone.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => remove(&dir)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => remove_or_leave(&dir)?,
             Err(e) => return Err(e).context("open", &lock_path),
         }
     }
@@ -239,6 +239,18 @@ fn remove(dir: &Path) -> Result<(), StoreError> {
     match super::remove_tree(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context("remove", dir),
         _ => Ok(()),
+    }
+}
+
+/// As [`remove`], of a directory with files of users whom only a user namespace knows: outside it
+/// they are left to the next process that is inside.
+fn remove_or_leave(dir: &Path) -> Result<(), StoreError> {
+    match remove(dir) {
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            debug!(session = %dir.display(), "is left to a process that may remove it");
+            Ok(())
+        }
+        result => result,
     }
 }
 

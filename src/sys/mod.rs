@@ -1,6 +1,7 @@
 //! System calls the libraries lack; the only unsafe code.
 
 pub mod cancel;
+pub mod copier;
 pub mod fault;
 pub mod foreign;
 pub mod mount;

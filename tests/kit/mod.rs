@@ -16,6 +16,7 @@ pub mod base;
 pub mod host;
 pub mod narrow;
 mod outcome;
+pub mod pod;
 pub mod running;
 pub mod users;
 pub mod wait;
@@ -160,6 +161,21 @@ impl Kit {
         Run { command, input: None, archive: None, user: self.user.clone() }
     }
 
+    /// Who runs the program, where that is not root.
+    pub fn user(&self) -> Option<&users::User> {
+        self.user.as_ref()
+    }
+
+    /// Starts to describe a run of another program, in the environment of `builder`.
+    pub fn command(&self, program: &str) -> Run {
+        let mut run = self.builder([""; 0]);
+        let mut command = Command::new(program);
+        command.env_clear().stdin(Stdio::null()).current_dir(self.dir.path());
+        command.envs(run.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        run.command = command;
+        run
+    }
+
     /// Starts to describe `builder build` of the context, with JSON progress and `fixture/base` at hand.
     pub fn build(&self) -> Run {
         self.build_of(&self.path(""))
@@ -213,6 +229,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// The program that it runs.
+    pub fn program(&self) -> PathBuf {
+        self.command.get_program().into()
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);

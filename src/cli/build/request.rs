@@ -176,6 +176,7 @@ fn steps_of(
     Ok(StepSpec {
         policy,
         idmap: args.security.idmap(),
+        confinement: args.security.confinement(environment)?,
         network: NetworkOptions {
             ports: Vec::new(),
             reaches_host_loopback: args.network.reaches_host_loopback,

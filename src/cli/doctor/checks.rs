@@ -1,11 +1,13 @@
 //! The checks of `builder doctor`, each of one part of the machine.
 
-use super::{Check, Health, emulators, place};
+use super::{Check, Health, emulators};
 use crate::cgroup::{Cgroups, Limits};
 use crate::cli::Environment;
-use crate::cli::failure;
 use crate::cli::security::SecurityArgs;
-use crate::sandbox::{Control, Ids, Inputs, OsBytes, RunSpec, Sandbox, Security, Standing, Stdio};
+use crate::cli::{failure, place};
+use crate::sandbox::{
+    Control, Ids, Inputs, OsBytes, RunSpec, Rung, Sandbox, Security, Standing, Stdio,
+};
 use crate::snapshot::{self, MountOptions, Scratch};
 use crate::store::{Store, StorePart};
 use rustix::fs::statvfs;
@@ -123,15 +125,42 @@ fn clones_files(store: &Store) -> bool {
 
 /// What can be seen only by trying: overlays, ids, control groups, networks, and a whole sandbox.
 fn inside(store: &Store, environment: &Environment) -> Vec<Check> {
-    let sandbox = Sandbox::new(SecurityArgs::default().sandbox(store));
+    let mut checks = vec![confinement(environment), overlay(store)];
+    let options = match SecurityArgs::default().sandbox(store, environment) {
+        Ok(options) if environment.standing.has_namespaces() => options,
+        Ok(_) | Err(_) => {
+            checks.push(control_groups(store));
+            return checks;
+        }
+    };
+    let sandbox = Sandbox::new(options);
     let standing = environment.standing;
-    let mut checks = vec![overlay(store), ids(&sandbox, standing), control_groups(store)];
+    checks.extend([ids(&sandbox, standing), control_groups(store)]);
     checks.push(network(&sandbox));
     checks.push(whole(store, &sandbox, environment));
     checks.push(emulators::check(|program| {
         run_in_sandbox(store, &sandbox, environment, Some(program))
     }));
     checks
+}
+
+/// Which rung of the ladder commands get here.
+fn confinement(environment: &Environment) -> Check {
+    match &environment.refused {
+        None => Check::new(
+            "confinement",
+            Health::Ok,
+            Rung::Namespaces.name(),
+            "RUN steps get namespaces of their own: the strongest confinement there is",
+        ),
+        Some(error) => Check::new(
+            "confinement",
+            Health::Degraded,
+            format!("none: {error}"),
+            "RUN steps cannot run here; builds of all other instructions work, and give the same images",
+        )
+        .fixed_by(place::next_rung(error, environment)),
+    }
 }
 
 fn overlay(store: &Store) -> Check {
@@ -144,16 +173,17 @@ fn overlay(store: &Store) -> Check {
     };
     match mount() {
         Ok(_) => Check::new("overlay", Health::Ok, "mounted", "layers are shared, never copied"),
+        Err(error) if !snapshot::can_mount() => {
+            let means = match clones_files(store) {
+                true => "layers are laid out in the store, as clones",
+                false => "layers are laid out in the store, which takes a copy for each stage",
+            };
+            Check::new("overlay", Health::Degraded, error, means)
+        }
         Err(error) => {
             let means = "steps have no file system to run in";
-            let check = Check::new("overlay", Health::Missing, error, means);
-            let has_overlay = fs::read_to_string("/proc/filesystems")
-                .is_ok_and(|text| text.lines().any(|line| line.ends_with("\toverlay")));
-            match has_overlay {
-                // Something forbids the mount: loading the module again changes nothing.
-                true => check.fixed_by("builder --root DIR … on ext4, xfs or btrfs"),
-                false => check.fixed_by(place::as_root_of_the_machine("modprobe overlay")),
-            }
+            Check::new("overlay", Health::Missing, error, means)
+                .fixed_by("builder --root DIR … on ext4, xfs or btrfs")
         }
     }
 }
@@ -300,7 +330,7 @@ fn run_in_sandbox(
     }
     let ids = sandbox.ids(Security::Default).map_err(|e| failure::chain(&e))?;
     let idmap = ids.as_deref().and_then(Ids::mapping);
-    let options = MountOptions { idmap, ..MountOptions::detect() };
+    let options = MountOptions { idmap, ..MountOptions::in_store(store) };
     let root =
         snapshot::mount(&[], Some(&scratch.upper()), &options).map_err(|e| failure::chain(&e))?;
     let spec = RunSpec::new(vec![OsBytes::from("/program")]);
@@ -332,6 +362,10 @@ fn subordinate_ids(environment: &Environment) -> Check {
             Health::Degraded,
             "owners of files are written down; other users of RUN steps are names, and may do what root may",
         ),
+        Standing::Container => (Health::Ok, "files have the owners that they are given"),
+        Standing::User => {
+            (Health::Degraded, "owners, modes and capabilities of files are written down")
+        }
     };
     Check::new("subuids", state, found, means).fixed_by(place::more_ids())
 }

@@ -10,7 +10,6 @@
 
 mod checks;
 mod emulators;
-mod place;
 
 use super::Environment;
 use super::failure::{Class, Failure};

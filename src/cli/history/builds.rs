@@ -165,6 +165,7 @@ fn list(args: &BuildsArgs, store: &Store, out: &mut dyn Write) -> Result<(), Exp
                     "dockerfile": build.about.dockerfile,
                     "target": build.about.target,
                     "platform": build.about.platform,
+                    "confinement": build.about.confinement,
                     "tags": build.about.tags,
                     "image": build.image,
                     "steps": build.steps.len(),
@@ -312,6 +313,9 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
     }
     row("target", &clean(&about.target))?;
     row("platform", &clean(&about.platform))?;
+    if let Some(rung) = &about.confinement {
+        row("confinement", &clean(rung))?;
+    }
     for tag in &about.tags {
         row("tag", &clean(tag))?;
     }
@@ -410,6 +414,7 @@ mod tests {
             dockerfile: "Dockerfile".into(),
             target: "build".into(),
             platform: "linux/amd64".into(),
+            confinement: Some("namespaces".into()),
             tags: vec!["app".into()],
             ..About::default()
         };

@@ -223,7 +223,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let mut spec = request::spec(args, image, environment)?;
     spec.mounts.extend(mounts);
     let keeper = keeper(args, image)?;
-    let mut options = args.security.sandbox(&store);
+    let mut options = args.security.sandbox(&store, environment)?;
     options.network.reaches_host_loopback = args.network.reaches_host_loopback;
     options.network.ports = ports::choose(&args.publish)?;
     let is_any = args.publish.iter().flat_map(Published::is_any);
@@ -234,6 +234,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     }
     let publishes = !options.network.ports.is_empty();
     let sandbox = Arc::new(Sandbox::new(options));
+    sandbox.rung().map_err(|error| Failure::of(Class::Environment, &error))?;
     environment.signals.freeze_with_us(&sandbox);
     for notice in limits::check(&sandbox, &spec.policy.limits)? {
         environment.warn(&notice);
@@ -372,7 +373,7 @@ fn root(
     let ids = sandbox.ids(Security::Default).map_err(|error| failed(&error))?;
     warn_of_weaknesses(sandbox, environment);
     let idmap = ids.as_deref().and_then(Ids::mapping);
-    let options = MountOptions { idmap, ..MountOptions::detect() };
+    let options = MountOptions { idmap, ..MountOptions::in_store(store) };
     let root = snapshot::mount(&lowers, Some(&scratch.upper()), &options)
         .map_err(|error| failed(&error))?;
     Ok((root, scratch))

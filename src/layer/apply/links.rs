@@ -9,9 +9,7 @@ use crate::layer::untar::Member;
 use crate::layer::whiteout::is_whiteout_at;
 use crate::layer::{LayerError, owner};
 use crate::text::path::clean_bytes_below;
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, chmodat, linkat, openat, statat, symlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, linkat, openat, statat, symlinkat};
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 
@@ -91,7 +89,7 @@ impl Applier<'_> {
             if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
                 self.restore_capability(parent, name, member, path)?;
             }
-            chmodat(parent, name, Mode::from(member.mode), AtFlags::empty()).map_err(fail)?;
+            owner::set_mode(parent, name, member.mode).map_err(fail)?;
             set_times(parent, name, time).map_err(fail)?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::layer::stack::{Found, Stack, StackDir};
 use crate::layer::whiteout::{is_whiteout_at, make_opaque};
 use crate::layer::{LayerError, owner};
 use crate::sys::rooted::{open_beneath, resolve_in_root};
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, fchmod, mkdirat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, mkdirat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -229,14 +229,14 @@ fn describe(
     let fail = |e: Errno| LayerError::io("set the attributes of", path, e);
     let Some((mode, uid, gid, time)) = attributes else {
         let stat = rustix::fs::fstat(dir).map_err(fail)?;
-        let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        if (stat.st_uid, stat.st_gid) != ours {
+        let ours = owner::of_new_files();
+        if !owner::is_without_rights() && (stat.st_uid, stat.st_gid) != ours {
             chown_fd(dir, ours.0, ours.1).map_err(fail)?;
         }
-        fchmod(dir, Mode::from(0o755 | stat.st_mode & 0o2000)).map_err(fail)?;
+        owner::set_mode_open(dir, 0o755 | stat.st_mode & 0o2000).map_err(fail)?;
         return Ok(None);
     };
     chown_fd(dir, uid, gid).map_err(fail)?;
-    fchmod(dir, Mode::from(mode)).map_err(fail)?;
+    owner::set_mode_open(dir, mode).map_err(fail)?;
     Ok(Some(time))
 }

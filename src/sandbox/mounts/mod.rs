@@ -206,12 +206,26 @@ pub(super) fn build(
         mount_setattr(root, &change).doing(|| "making the root read-only")?;
     }
     building.own_root()?;
-    let Building { stubs, agents, notices, own, .. } = building;
+    let Building { stubs, agents, mut notices, own, .. } = building;
 
     let old = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening the old root")?;
     rustix::process::fchdir(root).doing(|| "entering the root")?;
-    rustix::process::pivot_root(".", ".").doing(|| "changing the root")?;
+    match rustix::process::pivot_root(".", ".") {
+        // The filter of a container around us. Who could unmount the new root must not be left here.
+        Err(Errno::PERM | Errno::NOSYS)
+            if map.is_some() || super::init::capabilities(spec)? & super::caps::SYS_ADMIN == 0 =>
+        {
+            stay_covered(root)?;
+            notices.push(
+                "a container around the builder does not let the root be changed by pivot_root; \
+                 the builder's root stays mounted beneath that of commands, out of their reach"
+                    .to_owned(),
+            );
+            return Ok(Tree { stubs: stubs.into_list(), agents, notices, terminal, null, own });
+        }
+        result => result.doing(|| "changing the root")?,
+    }
     // The old root now lies on the new one, and the stage on it: from the old root, the name `.`
     // means the topmost of the two that is left.
     rustix::process::fchdir(&old).doing(|| "entering the old root")?;
@@ -219,6 +233,25 @@ pub(super) fn build(
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the old root")?;
     rustix::process::chdir("/").doing(|| "entering the new root")?;
     Ok(Tree { stubs: stubs.into_list(), agents, notices, terminal, null, own })
+}
+
+/// Enters the new root where it lies: on the stage, which lies on the old root, all of them at `/`.
+///
+/// A process that leaves a directory below it by `..` comes to `/`, and so to what is mounted there last,
+/// which is the new root. What is beneath could only be reached by unmounting that: a command has
+/// no capability for it, or is in a namespace in which all these mounts are locked.
+fn stay_covered(root: BorrowedFd<'_>) -> Result<(), Fault> {
+    rustix::process::fchdir(root).doing(|| "entering the root")?;
+    // What was mounted on `/` last is moved to where it is already: a check that it is a mount of
+    // this namespace, and on top.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    match move_mount(root, "", CWD, "/", flags) {
+        // It lies there.
+        Ok(()) | Err(Errno::LOOP | Errno::INVAL) => {}
+        Err(error) => return Err(error).doing(|| "moving the root file system"),
+    }
+    rustix::process::chroot(".").doing(|| "changing the root")?;
+    rustix::process::chdir("/").doing(|| "entering the new root")
 }
 
 struct Building<'a> {

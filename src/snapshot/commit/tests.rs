@@ -1,6 +1,8 @@
 use super::*;
-use crate::snapshot::{MountOptions, Mounted, Upper, mount};
-use rustix::fs::{CWD, ResolveFlags, XattrFlags, openat2, utimensat};
+use crate::snapshot::mount::lay_out;
+use crate::snapshot::{LaidTrees, MountOptions, Mounted, Upper, mount};
+use crate::store::Store;
+use rustix::fs::{CWD, ResolveFlags, XattrFlags, mknodat, openat2, utimensat};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -35,17 +37,32 @@ impl Kit {
 
     /// Runs `step` in a mount over the layers, and returns what is left of its upper: paths, those
     /// of directories with a `/`, those of whiteouts with a `-` in front.
-    fn step(&self, step: impl FnOnce(&Root)) -> Vec<String> {
+    ///
+    /// A tree that is laid out gives the same, as where nothing can be mounted.
+    fn step(&self, step: impl Fn(&Root)) -> Vec<String> {
+        let mounted = self.step_in(&step, |upper| {
+            mount(&self.lowers, Some(upper), &MountOptions::detect()).unwrap()
+        });
+        let store = Store::open(&self.dir.path().join("store")).unwrap();
+        let laid =
+            self.step_in(&step, |upper| lay_out(&self.lowers, Some(upper), &store, None).unwrap());
+        assert_eq!(laid, mounted, "laid out and mounted");
+        laid
+    }
+
+    fn step_in(
+        &self,
+        step: &impl Fn(&Root),
+        mount: impl FnOnce(&Upper<'_>) -> Mounted,
+    ) -> Vec<String> {
         let (upper, work) = (self.upper(), self.dir.path().join("work"));
         for path in [&upper, &work] {
             let _ = fs::remove_dir_all(path);
             fs::create_dir(path).unwrap();
         }
-        let options = MountOptions { xattrs: XattrSpace::Trusted, read_only: false, idmap: None };
-        let mounted =
-            mount(&self.lowers, Some(&Upper { fs: &upper, work: &work }), &options).unwrap();
+        let mounted = mount(&Upper { fs: &upper, work: &work });
         step(&Root(&mounted));
-        drop(mounted);
+        mounted.finish(&Cancel::new()).unwrap();
         let cleaned = clean(&upper, &self.lowers, XattrSpace::Trusted, &Cancel::new()).unwrap();
         let left = self.left();
         assert_eq!(cleaned.is_empty, left.is_empty());
@@ -289,4 +306,44 @@ fn privileged_a_whiteout_of_nothing_is_taken_out() {
     mknodat(CWD, kit.upper().join("f"), char, Mode::empty(), 0).unwrap();
     clean(&kit.upper(), &kit.lowers, XattrSpace::Trusted, &Cancel::new()).unwrap();
     assert_eq!(kit.left(), ["-f"]);
+}
+
+#[test]
+fn a_laid_out_tree_is_worked_on_in_by_the_next_step() {
+    let kit = Kit::new();
+    let store = Store::open(&kit.dir.path().join("store")).unwrap();
+    let (trees, cancel) = (LaidTrees::default(), Cancel::new());
+    let mut lowers = kit.lowers.clone();
+    let inode = |root: &Root| root.open("f", OFlags::RDONLY).metadata().unwrap().ino();
+    let mut step = |name: &str, work: &dyn Fn(&Root)| {
+        let (fs, scratch) = (kit.dir.path().join(name), kit.dir.path().join("work"));
+        fs::create_dir(&fs).unwrap();
+        let upper = Upper { fs: &fs, work: &scratch };
+        let mounted = lay_out(&lowers, Some(&upper), &store, Some(&trees)).unwrap();
+        let before = inode(&Root(&mounted));
+        work(&Root(&mounted));
+        let finished = mounted.finish(&cancel).unwrap();
+        clean(&fs, &lowers, XattrSpace::detect(), &cancel).unwrap();
+        lowers.push(fs.clone());
+        finished.keep(&trees, &lowers);
+        let mut names: Vec<_> = fs::read_dir(&fs)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        (before, names)
+    };
+    let (first, names) = step("one", &|root| root.write("new", "x"));
+    assert_eq!(names, ["new"]);
+    // In the same tree: only what this step writes is in its layer.
+    let (second, names) = step("two", &|root| root.write("newer", "y"));
+    assert_eq!((second, names), (first, vec!["newer".to_owned()]));
+    // A directory that was renamed keeps the change times of what is in it.
+    let (third, names) = step("three", &|root| {
+        rustix::fs::renameat(root.0.root(), "d/e", root.0.root(), "moved").unwrap();
+        root.write("new", "z");
+    });
+    assert_eq!((third, names), (first, ["d", "moved", "new"].map(str::to_owned).to_vec()));
+    assert_eq!(fs::read(kit.dir.path().join("three/moved/i")).unwrap(), b"4");
+    assert_eq!(fs::read(kit.dir.path().join("three/new")).unwrap(), b"z");
 }

@@ -35,7 +35,7 @@ impl Kit {
 }
 
 fn options() -> MountOptions<'static> {
-    MountOptions { xattrs: XattrSpace::Trusted, read_only: false, idmap: None }
+    MountOptions::detect()
 }
 
 fn at(mounted: &Mounted, path: &str, flags: OFlags) -> io::Result<File> {

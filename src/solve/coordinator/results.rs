@@ -199,7 +199,8 @@ pub(in crate::solve) fn add_tar_facts(
                         let tally = Arc::new(Tally::of_long_work(job.progress, name, total));
                         let counting = Arc::clone(&tally);
                         let meter = Meter::new(move |bytes| counting.add(bytes, || None));
-                        layer.meta.tar = digest::scan(&layer.directories(), meter, cancel)?.tar;
+                        layer.meta.tar =
+                            digest::scan(job.store, &layer.directories(), meter, cancel)?.tar;
                         tally.finish(None);
                         job.store.update_layer(&layer.meta)?;
                     }

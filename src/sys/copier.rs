@@ -14,28 +14,36 @@ const STEP: usize = 16 << 20;
 
 /// Why a content was not copied.
 #[derive(Debug)]
-pub(super) enum DataError {
+pub enum DataError {
+    /// The source could not be read.
     Read(io::Error),
+    /// The target could not be written.
     Write(io::Error),
+    /// It was interrupted.
     Cancelled,
 }
 
 /// Copies contents; remembers which ways the file systems at hand do not have.
-#[derive(Debug)]
-pub(super) struct Copier {
+#[derive(Debug, Default)]
+pub struct Copier {
     buffer: Vec<u8>,
     lacks_clone: bool,
     lacks_range: bool,
 }
 
 impl Copier {
-    pub(super) fn new() -> Self {
-        Self { buffer: Vec::new(), lacks_clone: false, lacks_range: false }
+    /// Makes one that knows nothing yet.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Copies all of `from` into the empty file `to`. `size` and `allocated` are what a stat said,
     /// in bytes. Returns the bytes copied.
-    pub(super) fn copy(
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`].
+    pub fn copy(
         &mut self,
         from: &mut File,
         to: &mut File,

@@ -1,0 +1,70 @@
+//! How strongly commands are confined: the rungs of a ladder, which rung a place allows, and which
+//! one was asked for.
+//!
+//! | rung | what confines a command |
+//! |---|---|
+//! | namespaces | user, mount, pid, network, ipc, uts and cgroup namespaces, capabilities, a filter of system calls |
+//!
+//! A lower rung is taken only where the place refuses the ones above it, never because it is
+//! cheaper; what refuses them is in [`Confinement::refused`].
+
+use super::EnterError;
+
+/// Which rung was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WantedRung {
+    /// The strongest that the place allows.
+    #[default]
+    Auto,
+    /// Namespaces, and never less.
+    Namespaces,
+}
+
+/// What confines commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// Namespaces of their own.
+    Namespaces,
+}
+
+impl Rung {
+    /// Returns its name, as `--confinement` takes it and records have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+        }
+    }
+
+    /// Says how a command runs there, in a few words for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Namespaces => "in namespaces of their own",
+        }
+    }
+}
+
+/// What is known of a place when a build begins.
+#[derive(Debug, Clone, Default)]
+pub struct Confinement {
+    /// Which rung was asked for.
+    pub wanted: WantedRung,
+    /// Why namespaces cannot be had.
+    pub refused: Option<EnterError>,
+    /// What to change so that they can be had.
+    pub fix: String,
+}
+
+impl Confinement {
+    /// Returns the rung that commands get; `None` where there is none for them.
+    pub fn rung(&self) -> Option<Rung> {
+        match self.refused {
+            None => Some(Rung::Namespaces),
+            Some(_) => None,
+        }
+    }
+
+    /// Returns why there is no rung.
+    pub(super) fn reason(&self) -> String {
+        self.refused.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+}
