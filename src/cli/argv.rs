@@ -80,6 +80,14 @@ impl Call {
         let mut words: Vec<OsString> = words.into_iter().collect();
         let (mut docker_config, mut engine_flags) = (None, Vec::new());
         let program = words.first().and_then(|word| Path::new(word).file_name());
+        // The name that kaniko's program has.
+        if program.is_some_and(|name| name == "executor") {
+            let is_of_ours = words.get(1).is_some_and(|word| word == "version");
+            if !is_of_ours {
+                words.insert(1, "kaniko".into());
+            }
+            return Self { line: Line::Command(words), docker_config, engine_flags };
+        }
         if let Some(plugin) =
             program.and_then(OsStr::to_str).and_then(|p| p.strip_prefix("docker-"))
         {
@@ -188,6 +196,8 @@ mod tests {
             assert_eq!(command(typed), ours, "{typed}");
         }
         assert!(matches!(read("builder buildx create --use").line, Line::Nothing(_)));
+        assert_eq!(command("/kaniko/executor -d x"), "/kaniko/executor kaniko -d x");
+        assert_eq!(command("executor version"), "executor version");
     }
 
     #[test]

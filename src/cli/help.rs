@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// The commands by what they are about, in the order of the help. Each command is in one group.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Building", &["build", "check", "explain", "history"]),
+    ("Building", &["build", "check", "explain", "history", "kaniko"]),
     (
         "Images",
         &[
@@ -247,6 +247,18 @@ const PAGES: &[Page] = &[
         ],
         &["DOCKER_CONFIG"],
         &[5],
+    ),
+    page(
+        "kaniko",
+        &[
+            (
+                "builder kaniko --context dir:///src --destination registry.example/app:1",
+                "and push",
+            ),
+            ("builder kaniko -c . --no-push --tar-path app.tar", "into an archive"),
+        ],
+        &["BUILDER_ROOT", "DOCKER_CONFIG", "SSL_CERT_FILE"],
+        &[3, 4, 5, 6],
     ),
     page("version", &[], &[], &[]),
     page(

@@ -31,6 +31,7 @@ pub mod image_arg;
 pub mod images;
 pub mod import;
 pub mod inspect;
+pub mod kaniko;
 pub mod limits;
 mod list_targets;
 pub mod load;
@@ -154,6 +155,8 @@ enum Command {
     /// Let docker's client build with this program
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Build as kaniko's executor does, with its flags
+    Kaniko(Box<kaniko::KanikoArgs>),
     /// Show the version, the commit and the platform of this program
     Version(help::VersionArgs),
     /// Print completions for a shell
@@ -188,6 +191,8 @@ pub struct Environment {
     root: Option<PathBuf>,
     /// Directory of docker's configuration, as given to docker's client.
     docker_config: Option<String>,
+    /// Text of a `registries.toml` that the command line makes; it goes before the files.
+    registries: String,
     /// Whether root started us.
     is_root: bool,
     /// What we are root of.
@@ -212,6 +217,7 @@ impl Environment {
         Self {
             root: root.filter(|root| !root.is_empty()).map(PathBuf::from),
             docker_config: None,
+            registries: String::new(),
             is_root: rustix::process::geteuid().is_root(),
             standing: Standing::Machine,
             refused: None,
@@ -222,6 +228,16 @@ impl Environment {
             signals: signals::Signals::default(),
             is_coloured: io::stderr().is_terminal() && !is_colour_refused(),
         }
+    }
+
+    /// Takes what a command line says of files that are otherwise found.
+    fn heed(&mut self, command: &Command) -> Result<(), Failure> {
+        let Command::Kaniko(args) = command else { return Ok(()) };
+        self.registries = args.registries()?;
+        if self.variable("DOCKER_CONFIG").is_none_or(|dir| dir.is_empty()) {
+            self.docker_config = args.docker_config();
+        }
+        Ok(())
     }
 
     /// Reads an environment variable; one that is not UTF-8 counts as unset.
@@ -460,7 +476,9 @@ pub fn main() -> ExitCode {
         assert!(crate::sys::fault::arm(&plan), "BUILDER_FAULT={plan} is not a plan");
     }
     environment.signals.watch(&environment.cancel, matches!(cli.command, Command::Run(_)));
-    let result = debug::start(cli.debug, &environment)
+    let result = environment
+        .heed(&cli.command)
+        .and_then(|()| debug::start(cli.debug, &environment))
         .and_then(|()| set_threads(&environment))
         .and_then(|()| run_command(&cli.command, &environment));
     match result {
@@ -534,6 +552,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Diff(args) => return diff::run(args, environment, out),
         Command::Explain(command) => return explain::run(command, environment),
         Command::Run(args) => return run::run(args, environment),
+        Command::Kaniko(args) => return kaniko::run(args, environment),
         Command::Pull(args) => return pull::run(args, environment),
         Command::Push(args) => return push::run(args, environment),
         Command::Copy(args) => return copy::run(args, environment),

@@ -105,7 +105,14 @@ pub(super) fn explained(mut error: clap::Error, words: &[OsString]) -> clap::Err
             let typed = text(&error, ContextKind::InvalidArg).unwrap_or_default();
             let flag = typed.split('=').next().unwrap_or_default();
             let reason = FLAGS.iter().find(|(name, _)| is_of_build && *name == flag);
-            if let Some((_, reason)) = reason {
+            let is_kanikos = is_of_build
+                && ["--destination", "--context", "--dockerfile", "--no-push"].contains(&flag);
+            if is_kanikos {
+                error.remove(ContextKind::SuggestedArg);
+                let command = "that is a flag of kaniko's: builder kaniko --context dir://. --destination NAME";
+                let command = vec![StyledStr::from(command)];
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(command));
+            } else if let Some((_, reason)) = reason {
                 error.remove(ContextKind::SuggestedArg);
                 let reason = StyledStr::from(*reason);
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![reason]));
@@ -156,6 +163,7 @@ mod tests {
             ("x build --quite a", "'--quiet'"),
             ("x build --authfile=a b", "REGISTRY_AUTH_FILE"),
             ("x build --creds a:b c", "builder login"),
+            ("x build --destination a c", "builder kaniko"),
             ("x ps", "leaves none behind"),
             ("x psuh", "'push'"),
         ] {

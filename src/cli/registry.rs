@@ -44,6 +44,9 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
             Err(e) => return Err(cannot("read", &path, &e)),
         }
     }
+    settings
+        .add(&environment.registries, Path::new("the command line"))
+        .map_err(|error| Failure::new(Class::Usage, error.to_string()))?;
     add_containers(&mut settings, environment)?;
     Ok(settings)
 }

@@ -19,6 +19,7 @@ mod server;
 mod copy;
 mod faults;
 mod git;
+mod kaniko;
 mod login;
 mod pull;
 mod push;
