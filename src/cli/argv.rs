@@ -44,14 +44,13 @@ const GROUPS: &[(&str, &[&str], &str)] = &[
     ("buildx", &["du"], "df"),
     ("buildx", &["history"], "history"),
     ("buildx", &["prune"], "prune"),
-    ("buildx", &["version"], "version"),
     ("system", &["df"], "df"),
     ("system", &["prune"], "prune"),
     ("container", &["run"], "run"),
 ];
 
 /// Commands of buildx that manage its builders. Pipelines call them before they build.
-const BUILDERS: &[&str] = &["create", "inspect", "install", "rm", "stop", "uninstall", "use"];
+const BUILDERS: &[&str] = &["create", "install", "rm", "stop", "uninstall", "use"];
 
 /// What a command line is.
 #[derive(Debug, PartialEq, Eq)]

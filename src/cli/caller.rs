@@ -35,10 +35,7 @@ impl Caller for Environment {
     }
 
     fn client(&self, verifies_tls: bool, progress: &Progress) -> Result<Client, Failure> {
-        match verifies_tls {
-            true => registry::client(self, progress),
-            false => registry::unverified_client(self, progress),
-        }
+        registry::client(self, verifies_tls, progress)
     }
 
     fn warn(&self, text: &str) {

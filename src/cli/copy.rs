@@ -48,6 +48,9 @@ pub struct CopyArgs {
     /// Print nothing but the digest
     #[arg(short, long)]
     pub quiet: bool,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub tls: registry::TlsArgs,
 }
 
 /// A place images are in.
@@ -110,7 +113,7 @@ pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);
     let progress = Progress::new(mode, output, environment.started);
-    let client = registry::client(environment, &progress)?;
+    let client = registry::client(environment, args.tls.verifies, &progress)?;
     let pushes = Pushes { client, store: &store, progress: &progress, cancel: &environment.cancel };
     let vertex = Vertex::internal(format!("[internal] copy {} {}", args.source, args.destination));
     let shown = vertex.digest;

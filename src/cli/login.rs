@@ -27,6 +27,9 @@ pub struct LoginArgs {
     /// Read the password from standard input
     #[arg(long)]
     pub password_stdin: bool,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub tls: registry::TlsArgs,
 }
 
 /// Log out of a registry.
@@ -68,7 +71,8 @@ pub fn login(args: &LoginArgs, environment: &Environment) -> Result<(), Failure>
     let progress =
         Progress::new(Mode::Plain, Output::stderr(environment.is_coloured), environment.started);
     let credentials = Credentials::new(&user, &password);
-    let client = registry::client_with(environment, &host, credentials, &progress)?;
+    let client =
+        registry::client_with(environment, &host, credentials, args.tls.verifies, &progress)?;
     let result = client.log_in(&host).map_err(failure_of_registry);
     progress.finish();
     result.map_err(|mut failure| {

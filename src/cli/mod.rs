@@ -12,6 +12,7 @@
 
 mod argv;
 pub mod build;
+pub mod buildx;
 pub mod cache_mounts;
 mod caller;
 pub mod check;
@@ -151,6 +152,7 @@ enum Command {
     #[command(subcommand)]
     Store(store::StoreCommand),
     /// Say what this machine offers, what follows for builds, and how to fix what is missing
+    #[command(alias = "info")]
     Doctor(doctor::DoctorArgs),
     /// Let docker's client build with this program
     #[command(subcommand)]
@@ -163,6 +165,9 @@ enum Command {
     Completions(help::CompletionsArgs),
     /// Write the man pages
     Man(help::ManArgs),
+    /// Answer what pipelines ask of buildx
+    #[command(hide = true, subcommand)]
+    Buildx(buildx::BuildxCommand),
     /// Answers of the parsers, for tests
     #[command(hide = true)]
     Dev {
@@ -231,7 +236,7 @@ impl Environment {
     }
 
     /// Takes what a command line says of files that are otherwise found.
-    fn heed(&mut self, command: &Command) -> Result<(), Failure> {
+    fn take_from(&mut self, command: &Command) -> Result<(), Failure> {
         let Command::Kaniko(args) = command else { return Ok(()) };
         self.registries = args.registries()?;
         if self.variable("DOCKER_CONFIG").is_none_or(|dir| dir.is_empty()) {
@@ -477,7 +482,7 @@ pub fn main() -> ExitCode {
     }
     environment.signals.watch(&environment.cancel, matches!(cli.command, Command::Run(_)));
     let result = environment
-        .heed(&cli.command)
+        .take_from(&cli.command)
         .and_then(|()| debug::start(cli.debug, &environment))
         .and_then(|()| set_threads(&environment))
         .and_then(|()| run_command(&cli.command, &environment));
@@ -553,6 +558,7 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Explain(command) => return explain::run(command, environment),
         Command::Run(args) => return run::run(args, environment),
         Command::Kaniko(args) => return kaniko::run(args, environment),
+        Command::Buildx(command) => return buildx::run(command, environment),
         Command::Pull(args) => return pull::run(args, environment),
         Command::Push(args) => return push::run(args, environment),
         Command::Copy(args) => return copy::run(args, environment),

@@ -6,7 +6,8 @@ use super::Command;
 /// user keeps them; all others run as they are started.
 pub(super) fn touches_layers(command: &Command) -> bool {
     match command {
-        Command::Completions(_)
+        Command::Buildx(_)
+        | Command::Completions(_)
         | Command::Dev { .. }
         | Command::History(_)
         | Command::Images(_)
@@ -25,6 +26,7 @@ pub(super) fn touches_layers(command: &Command) -> bool {
         | Command::Doctor(_)
         | Command::Explain(_)
         | Command::Import(_)
+        | Command::Kaniko(_)
         | Command::Load(_)
         | Command::Mounts(_)
         | Command::Prune(_)

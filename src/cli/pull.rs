@@ -24,6 +24,9 @@ pub struct PullArgs {
     /// Print nothing but names
     #[arg(short, long)]
     pub quiet: bool,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub tls: registry::TlsArgs,
 }
 
 /// Pulls images; prints the full name of each with its digest.
@@ -38,7 +41,7 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);
     let progress = Progress::new(mode, output, environment.started);
-    let client = registry::client(environment, &progress)?;
+    let client = registry::client(environment, args.tls.verifies, &progress)?;
     let mut images = args.images.clone();
     for image in &mut images {
         if let Some(long) = client.long_name(image).map_err(transfers::failure_of_registry)? {

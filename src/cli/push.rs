@@ -28,6 +28,9 @@ pub struct PushArgs {
     /// Print nothing but names
     #[arg(short, long)]
     pub quiet: bool,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub tls: registry::TlsArgs,
 }
 
 /// Pushes an image, or all of a repository; prints the full name of each with its digest.
@@ -43,7 +46,7 @@ pub fn run(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);
     let progress = Progress::new(mode, output, environment.started);
-    let client = registry::client(environment, &progress)?;
+    let client = registry::client(environment, args.tls.verifies, &progress)?;
     let pushes = Pushes { client, store: &store, progress: &progress, cancel: &environment.cancel };
     let mut pushed = Vec::new();
     let result = images.iter().try_for_each(|(name, descriptor)| {

@@ -132,10 +132,14 @@ pub(super) fn explained(mut error: clap::Error, words: &[OsString]) -> clap::Err
                               there are none here, and `builder run` leaves none behind";
                 let reason = vec![StyledStr::from(reason)];
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(reason));
-            } else if let Some(near) = text(&error, ContextKind::SuggestedSubcommand)
-                && did_you_mean(&typed, [near.as_str()]).is_none()
+            } else if let Some(ContextValue::Strings(names)) =
+                error.remove(ContextKind::SuggestedSubcommand)
+                // For tests and pipelines.
+                && let names = names.iter().map(String::as_str).filter(|name| *name != "buildx")
+                && let Some(near) = did_you_mean(&typed, names)
             {
-                error.remove(ContextKind::SuggestedSubcommand);
+                let near = ContextValue::Strings(vec![near.to_owned()]);
+                error.insert(ContextKind::SuggestedSubcommand, near);
             }
         }
         _ => {}
@@ -166,6 +170,7 @@ mod tests {
             ("x build --destination a c", "builder kaniko"),
             ("x ps", "leaves none behind"),
             ("x psuh", "'push'"),
+            ("x buidl", "'build'"),
         ] {
             let answer = answer(line);
             assert!(answer.contains("tip:") && answer.contains(part), "{line}: {answer}");

@@ -4,6 +4,7 @@
 
 use super::Environment;
 use super::failure::{Class, Failure, cannot};
+use super::parse_args;
 use crate::progress::Progress;
 use crate::registry::{
     Client, Credentials, Keychain, Notify, Proxies, Roots, Settings, SettingsError,
@@ -154,23 +155,28 @@ pub(super) fn keychain(environment: &Environment) -> Keychain {
     }
 }
 
-/// Makes a client that reports retries to `progress`.
-pub(super) fn client(environment: &Environment, progress: &Progress) -> Result<Client, Failure> {
-    Ok(Client::new(
-        settings(environment)?,
-        keychain(environment),
-        &environment.cancel,
-        notify(progress),
-    ))
+/// Whether registries must prove who they are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TlsArgs {
+    /// Check certificates of registries; false takes any, and plain HTTP
+    #[arg(long = "tls-verify", value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "true", hide_default_value = true, default_missing_value = "true", value_parser = parse_args::truth)]
+    pub verifies: bool,
 }
 
-/// As [`client`], for one that takes any certificate, and plain HTTP where TLS is not spoken.
-pub(super) fn unverified_client(
+/// Makes a client that reports retries to `progress`. Without `verifies_tls` it takes any
+/// certificate, and plain HTTP where TLS is not spoken.
+pub(super) fn client(
     environment: &Environment,
+    verifies_tls: bool,
     progress: &Progress,
 ) -> Result<Client, Failure> {
-    let settings = settings(environment)?.unverified();
+    let settings = settings_with(environment, verifies_tls)?;
     Ok(Client::new(settings, keychain(environment), &environment.cancel, notify(progress)))
+}
+
+fn settings_with(environment: &Environment, verifies_tls: bool) -> Result<Settings, Failure> {
+    let settings = settings(environment)?;
+    Ok(if verifies_tls { settings } else { settings.unverified() })
 }
 
 /// As [`client`], with credentials of its own for one host.
@@ -178,9 +184,10 @@ pub(super) fn client_with(
     environment: &Environment,
     host: &str,
     credentials: Credentials,
+    verifies_tls: bool,
     progress: &Progress,
 ) -> Result<Client, Failure> {
-    let settings = settings(environment)?;
+    let settings = settings_with(environment, verifies_tls)?;
     let (cancel, notify) = (&environment.cancel, notify(progress));
     Ok(Client::with_credentials(settings, host, credentials, cancel, notify))
 }

@@ -78,6 +78,13 @@ fn build_push_action_of_github() {
         ],
     );
     is_made(&kit, "me/app:1");
+    // What docker/actions-toolkit reads.
+    let version = call(&kit, "buildx version").ok().stdout();
+    assert!(version.starts_with("buildx v0."), "{version}");
+    let instance = call(&kit, "buildx inspect builder-64e").ok().stdout();
+    assert!(instance.starts_with("Name:          builder-64e\nDriver:"), "{instance}");
+    assert_eq!(call(&kit, "buildx ls --format {{.Name}}").ok().stdout(), "default\n");
+    call(&kit, "info").ok();
     let id = std::fs::read_to_string(kit.beside("iid")).unwrap();
     is_made(&kit, id.trim());
     let metadata = std::fs::read(kit.beside("metadata.json")).unwrap();

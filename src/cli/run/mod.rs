@@ -130,6 +130,9 @@ pub struct RunArgs {
     /// Platform of the image, as linux/arm64
     #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
     pub platform: Vec<String>,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub tls: registry::TlsArgs,
     /// Limits
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -196,7 +199,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let progress = Progress::new(progress::Mode::Auto, output, environment.started);
     let mut images = Images::new(&store, &contexts, &environment.cancel);
     if args.pull != PullPolicy::Never {
-        let client = registry::client(environment, &progress)?;
+        let client = registry::client(environment, args.tls.verifies, &progress)?;
         let is_forced = args.pull == PullPolicy::Always;
         images = images.or_pulled(Pulls { client, progress: &progress, is_forced });
     }
