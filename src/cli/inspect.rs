@@ -9,7 +9,7 @@ use super::failure::{Class, Failure};
 use super::format::FormatError;
 use super::image_arg::ImageCommandError;
 use super::template::{Escapes, Kind, Template, Value as Data};
-use super::{Environment, platforms};
+use super::{Environment, platforms, registry};
 use crate::image::Chosen;
 use crate::oci::Platform;
 use serde_json::{Value, json};
@@ -44,6 +44,9 @@ pub struct InspectArgs {
     /// Show sizes, which are always shown
     #[arg(short, long, hide = true)]
     pub size: bool,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub tls: registry::TlsArgs,
 }
 
 /// How details are printed.
@@ -85,7 +88,7 @@ pub fn run(
     let images = |error: ImageCommandError| Failure::of_images(&error);
     let format = Details::parse(args.format.as_deref()).map_err(images)?;
     let platform = platforms::parse(&args.platform).map_err(|e| Failure::of(Class::Usage, &e))?;
-    let places = Places::new(environment);
+    let places = Places::new(environment, args.tls.verifies);
     if let Some(raw) = &args.raw {
         let part = if raw == "config" { Part::Config } else { Part::Manifest };
         for text in &args.images {

@@ -50,6 +50,7 @@ pub(super) struct Subject {
 /// Where images are, each opened when it is needed first.
 pub(super) struct Places<'e> {
     environment: &'e Environment,
+    verifies_tls: bool,
     own: OnceCell<Store>,
     scratch: OnceCell<(Store, tempfile::TempDir)>,
 }
@@ -66,8 +67,8 @@ struct Found<'s> {
 }
 
 impl<'e> Places<'e> {
-    pub(super) fn new(environment: &'e Environment) -> Self {
-        Self { environment, own: OnceCell::new(), scratch: OnceCell::new() }
+    pub(super) fn new(environment: &'e Environment, verifies_tls: bool) -> Self {
+        Self { environment, verifies_tls, own: OnceCell::new(), scratch: OnceCell::new() }
     }
 
     fn own(&self) -> Result<&Store, Failure> {
@@ -100,7 +101,8 @@ impl<'e> Places<'e> {
         match endpoint {
             Endpoint::Registry(name) => {
                 let store = self.scratch()?;
-                let client = registry::client(self.environment, &Progress::quiet())?;
+                let client =
+                    registry::client(self.environment, self.verifies_tls, &Progress::quiet())?;
                 let remote = client.remote_of(&name).map_err(failure_of_registry)?;
                 let named = image::look_up(store, &remote, &name, Offline::Fail).map_err(failed)?;
                 let source = Box::new(RegistrySource { remote, watch: &NoProgress });
