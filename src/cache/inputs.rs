@@ -88,6 +88,17 @@ impl Inputs {
         Self(self.0.iter().filter(stays).cloned().collect())
     }
 
+    /// Calls `change` with the name and each text of every value; listings stay.
+    pub fn change_texts(&mut self, mut change: impl FnMut(&str, &mut String)) {
+        for Input { name, value } in &mut self.0 {
+            match value {
+                Value::Text(text) => change(name, text),
+                Value::List(words) => words.iter_mut().for_each(|word| change(name, word)),
+                Value::Tree(_) => {}
+            }
+        }
+    }
+
     /// Finds the first input of that name.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|input| input.name == name).map(|input| &input.value)

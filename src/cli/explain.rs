@@ -4,11 +4,13 @@ use super::build::{
     ConductArgs, NameArgs, NeighbourArgs, OutputArgs, SourceArgs, StepArgs, Unused, request,
 };
 use super::failure::{Class, Failure};
+use super::format::FormatError;
 use super::{Environment, throwaway_store};
 use crate::cache::CacheError;
 use crate::explain::report::Report;
 use crate::explain::text::{self, Colour};
 use crate::explain::{builds, html};
+use crate::export::ExportError;
 use crate::history::HistoryError;
 use crate::job::{self, Prediction};
 use crate::store::Store;
@@ -95,6 +97,20 @@ pub enum ExplainError {
         /// What is wrong with it.
         why: String,
     },
+    /// The build made no such document, or it is gone.
+    #[error("build {build} has {what}")]
+    NoAttachment {
+        /// The build.
+        build: String,
+        /// What it has not.
+        what: String,
+    },
+    /// A format is not one, or cannot be applied.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// The working directory is in no git repository.
     #[error("the working directory is not in a git repository")]
     NoRepository,
@@ -117,16 +133,19 @@ impl ExplainError {
             | Self::NoSuchStep { .. }
             | Self::AmbiguousStep { .. }
             | Self::Filter { .. }
+            | Self::NoAttachment { .. }
             | Self::NoRepository => true,
             Self::History(error) => matches!(
                 error,
                 HistoryError::NoBuilds
                     | HistoryError::NoSuchBuild { .. }
                     | HistoryError::Running { .. }
+                    | HistoryError::Archive { .. }
+                    | HistoryError::NewerArchive { .. }
                     | HistoryError::Ambiguous { .. }
                     | HistoryError::NoLog { .. }
             ),
-            Self::Cache(_) | Self::Write(_) => false,
+            Self::Cache(_) | Self::Export(_) | Self::Format(_) | Self::Write(_) => false,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::explain::ExplainError;
 use super::image_arg::ImageCommandError;
+use crate::history::HistoryError;
 use crate::image::ImageError;
 pub use crate::job::failure::{Class, Excerpt, Failure, cannot, chain, excerpt_at};
 use crate::show;
@@ -92,6 +93,24 @@ impl Failure {
             ExplainError::Write(io) if io.kind() == io::ErrorKind::BrokenPipe => {
                 Self::new(Class::Status(0), "")
             }
+            ExplainError::History(HistoryError::Write { source })
+                if source.kind() == io::ErrorKind::BrokenPipe =>
+            {
+                Self::new(Class::Status(0), "")
+            }
+            ExplainError::History(HistoryError::Cancelled) => {
+                Self::new(Class::Interrupted, "interrupted")
+            }
+            ExplainError::History(HistoryError::Archive { .. }) => Self::of(Class::Usage, error)
+                .with_hint("make one: builder history export -o builds.tar.gz BUILD"),
+            ExplainError::History(HistoryError::NewerArchive { .. }) => {
+                Self::of(Class::Usage, error).with_hint(
+                    "import it with the version of builder that wrote it, or a newer one",
+                )
+            }
+            ExplainError::Format(error) => error.failure(),
+            ExplainError::NoAttachment { .. } => Self::of(Class::Usage, error)
+                .with_hint("see what is kept of a build: builder history inspect BUILD"),
             ExplainError::Filter { .. } => Self::of(Class::Usage, error)
                 .with_hint("see the builds: builder history ls --no-trunc"),
             ExplainError::NoRepository => Self::of(Class::Usage, error)

@@ -157,6 +157,7 @@ const PAGES: &[Page] = &[
             ("builder history app", "the steps that made an image"),
             ("builder history builds", "the builds that were made"),
             ("builder history ls --filter status=error", "those that failed"),
+            ("builder history export -o builds.tar.gz --all", "for another machine"),
             ("builder history --usage", "time and memory of each step of the last build"),
         ],
         STORE,

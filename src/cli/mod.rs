@@ -71,6 +71,7 @@ use crate::sys::threads;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use failure::{Class, Failure};
+use history::HistoryVerb;
 use jiff::Timestamp;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write};
@@ -181,7 +182,7 @@ enum Command {
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct HistoryCommand {
     #[command(subcommand)]
-    builds: Option<history::builds::BuildsCommand>,
+    verb: Option<HistoryVerb>,
     /// Show what the steps of a build used, the last one's without a name
     #[arg(long, value_name = "BUILD", num_args = 0..=1, default_missing_value = "last")]
     usage: Option<String>,
@@ -587,7 +588,10 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Store(args) => return store::run(args, &environment.store()?, cancel, out),
         Command::Images(args) => images::run(args, &environment.store()?, now, out),
         Command::Inspect(args) => return inspect::run(args, environment, out),
-        Command::History(HistoryCommand { builds: Some(builds), .. }) => {
+        Command::History(HistoryCommand { verb: Some(HistoryVerb::Transfer(command)), .. }) => {
+            return history::transfer::run(command, environment);
+        }
+        Command::History(HistoryCommand { verb: Some(HistoryVerb::Builds(builds)), .. }) => {
             let (colour, store) = (environment.stdout_colour(), environment.store()?);
             let done = match builds.is_raw() {
                 true => history::builds::run(builds, &store, now, colour, &mut io::stdout()),

@@ -3,7 +3,7 @@
 use super::listing::{Listings, Unwritten};
 use super::report::{self, Report, Verdict};
 use crate::cache::{Cache, TreeEntry, TreeId};
-use crate::history::{BuildRecord, History, HistoryError};
+use crate::history::{BuildId, BuildRecord, History, HistoryError};
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -55,10 +55,37 @@ fn against_history(
     listings: &dyn Listings,
 ) -> Result<Report, HistoryError> {
     let (basis, before) = history.comparable(build, EARLIER, report::nearness_of)?;
+    let listings = &of_builds(history, build, &before, listings);
     let mut report = report::explain(build, &before, listings);
     report.basis = report.compared_with.as_ref().map(|_| basis);
     add_output(history, build, &mut report);
     Ok(report)
+}
+
+/// Listings of the store, and those that came with imported builds.
+struct OfBuilds<'a> {
+    kept: &'a dyn Listings,
+    history: &'a History,
+    imported: Vec<BuildId>,
+}
+
+impl Listings for OfBuilds<'_> {
+    fn listing(&self, tree: &TreeId) -> Option<Vec<TreeEntry>> {
+        let mut imported = self.imported.iter();
+        let came = imported.find_map(|id| self.history.imported_listing(*id, tree));
+        came.or_else(|| self.kept.listing(tree))
+    }
+}
+
+fn of_builds<'a>(
+    history: &'a History,
+    build: &BuildRecord,
+    before: &[BuildRecord],
+    kept: &'a dyn Listings,
+) -> OfBuilds<'a> {
+    let builds = std::iter::once(build).chain(before);
+    let imported = builds.filter(|build| build.is_imported).map(|build| build.id).collect();
+    OfBuilds { kept, history, imported }
 }
 
 /// Adds the last lines that failed steps wrote, if they are kept.
@@ -97,7 +124,9 @@ fn last_lines(mut log: impl Read) -> Vec<String> {
 pub fn compared(store: &Store, old: &str, new: &str) -> Result<Report, HistoryError> {
     let history = History::new(store);
     let (old, new) = (history.load(old)?, history.load(new)?);
-    let mut report = report::explain(&new, &[old], &Cache::new(store.clone()));
+    let (cache, before) = (Cache::new(store.clone()), [old]);
+    let listings = of_builds(&history, &new, &before, &cache);
+    let mut report = report::explain(&new, &before, &listings);
     add_output(&history, &new, &mut report);
     Ok(report)
 }

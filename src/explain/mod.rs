@@ -35,6 +35,7 @@ pub mod report;
 mod report_tests;
 #[cfg(test)]
 mod sentences_tests;
+pub mod spans;
 pub mod suggest;
 #[cfg(test)]
 mod testing;

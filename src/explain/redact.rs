@@ -5,6 +5,9 @@
 
 pub use crate::show::{HIDDEN, addresses};
 
+use crate::history::{BuildRecord, Outcome};
+use std::borrow::Cow;
+
 /// Parts of a variable's name, between underscores, that make its value a secret.
 const SECRET_PARTS: &[&str] = &[
     "APIKEY",
@@ -37,6 +40,39 @@ pub fn is_secret(name: &str) -> bool {
     }
     let has = |parts: &[&str]| name.split(['_', '-', '.']).any(|part| parts.contains(&part));
     has(SECRET_PARTS) && !has(PUBLIC_PARTS)
+}
+
+/// Takes secrets out of a build's record, so that it can leave the machine: values of variables
+/// whose names say so, and passwords in addresses.
+pub fn record(build: &mut BuildRecord) {
+    let hide = |text: &mut String| {
+        if let Cow::Owned(hidden) = addresses(text) {
+            *text = hidden;
+        }
+    };
+    let about = &mut build.about;
+    for text in [&mut about.context, &mut about.dockerfile, &mut about.name, &mut about.repository]
+    {
+        hide(text);
+    }
+    if let Outcome::Failed { message } = &mut build.outcome {
+        hide(message);
+    }
+    build.notes.iter_mut().for_each(hide);
+    for step in &mut build.steps {
+        hide(&mut step.name);
+        hide(&mut step.instruction);
+        step.inputs.change_texts(|name, text| match is_hidden_input(name) {
+            true => HIDDEN.clone_into(text),
+            false => hide(text),
+        });
+    }
+}
+
+/// Says whether an input of a step is a variable whose value is not to be shown.
+pub fn is_hidden_input(name: &str) -> bool {
+    let variable = name.split_once(' ').filter(|(kind, _)| matches!(*kind, "arg" | "env"));
+    variable.is_some_and(|(_, variable)| is_secret(variable))
 }
 
 #[cfg(test)]

@@ -148,6 +148,20 @@ pub(super) fn beside<T>(
     }
 }
 
+/// Writes a file by `write`; what is at `path` stays until all of it is there.
+///
+/// # Errors
+///
+/// What `write` says; [`ExportError`] where the file cannot be made.
+pub fn write_by<E: From<ExportError>>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut dest = DestFile::create(path)?;
+    write(dest.file())?;
+    Ok(dest.finish()?)
+}
+
 /// Writes a small file at once: all of it, or nothing.
 ///
 /// # Errors

@@ -48,7 +48,7 @@ use dest::DestFile;
 
 pub use annotation::{Annotation, AnnotationError, AnnotationTarget};
 pub use cache::{CACHE_TAG, CacheFrom, CacheMode, CacheSpecError, CacheTo, export_cache};
-pub use dest::write_whole;
+pub use dest::{write_by, write_whole};
 pub use directory::LayoutDirectory;
 pub use metadata::metadata;
 pub use spec::{

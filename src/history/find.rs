@@ -69,7 +69,7 @@ impl History {
     /// [`HistoryError::Running`] for one that runs, [`HistoryError::NoSuchBuild`] for one that is
     /// gone, and [`HistoryError::Io`].
     pub fn remove(&self, id: BuildId, now_ms: i64) -> Result<(), HistoryError> {
-        if self.is_live(id, now_ms)? {
+        if self.is_live(id, now_ms)? && self.directory(id).exists() {
             return Err(HistoryError::Running { id });
         }
         match self.remove_directory(id)? {

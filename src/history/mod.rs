@@ -4,22 +4,25 @@
 //! builds/<id>/build.jsonl     a finished build: its head, then one line a step
 //! builds/<id>/running.jsonl   the same of a build that runs, locked while its process lives
 //! builds/<id>/logs/<number>   what a step wrote, a zstd stream
+//! builds/<id>/trees/<hash>    of an imported build: listings of the files that its steps read
 //! ```
 //!
 //! An id is the time of the build's start, so names sort by time and age is known without opening
 //! anything; the head is a line of its own, so lists read one block a build.
 
+mod bundle;
 mod find;
 mod log;
 mod record;
 
+pub use bundle::Imported;
 pub use find::{Cleared, LAST, REF_PREFIX};
 pub use log::{BuildLog, LogReader, StepLog};
 pub use record::{
     About, BuildRecord, Finish, Miss, Origin, Outcome, StepOutcome, StepRecord, derived_name,
 };
 
-use crate::store::{Store, StorePart};
+use crate::store::{Store, StoreError, StorePart};
 use log::{FINISHED, LOGS, RUNNING};
 use record::{Head, RECORD_VERSION};
 use serde::{Deserialize, Serialize};
@@ -37,6 +40,9 @@ pub const KEEP_BUILDS: usize = 200;
 
 /// Digits of an id: milliseconds since 1970 in hexadecimal reach this width until the year 2527.
 const ID_DIGITS: usize = 11;
+
+/// The directory of listings, of builds that were imported and in archives.
+const TREES: &str = "trees";
 
 /// How many of the newest builds are searched for ones to compare with.
 const SEARCHED: usize = 50;
@@ -82,6 +88,38 @@ pub enum HistoryError {
         /// The build.
         id: BuildId,
     },
+    /// An archive of builds is not one, or is damaged.
+    #[error("this is not an archive of builds: {what}")]
+    Archive {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// An archive of builds was written by a newer program.
+    #[error("the archive has format {found}, newer than this program's {known}")]
+    NewerArchive {
+        /// Its format.
+        found: u32,
+        /// The newest format that is known.
+        known: u32,
+    },
+    /// An archive cannot be read.
+    #[error("cannot read the archive")]
+    ReadArchive {
+        /// What the system or the decompressor said.
+        source: io::Error,
+    },
+    /// An archive cannot be written.
+    #[error("cannot write the archive")]
+    Write {
+        /// Why the kernel refused.
+        source: io::Error,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The user interrupted it.
+    #[error("cancelled")]
+    Cancelled,
     /// The build's record cannot be read.
     #[error("the record of build {id} is damaged")]
     Damaged {

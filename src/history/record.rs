@@ -154,6 +154,21 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// The first line of a build that has ended.
+    pub(super) fn of(build: &BuildRecord) -> Self {
+        Self {
+            version: RECORD_VERSION,
+            id: build.id,
+            about: build.about.clone(),
+            finished_ms: build.finished_ms,
+            outcome: build.outcome.clone(),
+            image: build.image,
+            manifest: build.manifest,
+            is_imported: build.is_imported,
+            notes: build.notes.clone(),
+        }
+    }
+
     pub(super) fn into_record(self, steps: Vec<StepRecord>) -> BuildRecord {
         let Self { id, about, finished_ms, outcome, image, manifest, is_imported, notes, .. } =
             self;

@@ -46,6 +46,11 @@ fn builds_are_listed_by_name_and_state_and_every_verb_takes_the_name() {
     let line = &listed(&kit, &["--filter", "name=nightly"])[0];
     assert_eq!((&line["status"], &line["total_steps"]), (&"Completed".into(), &1.into()));
     assert_eq!((&line["completed_steps"], &line["cached_steps"]), (&1.into(), &0.into()));
+    let line_of = |format: &str| {
+        kit.builder(["history", "ls", "--format", format, "--filter", "status=error"]).ok().stdout()
+    };
+    assert_eq!(line_of("{{.Name}}: {{.Status}}"), "context: Error\n");
+    kit.builder(["history", "ls", "--format", "{{.Nope}}"]).fails(2).says(&["Ref, Name, Status"]);
     let table = kit.builder(["history", "ls"]).ok().stdout();
     assert!(table.starts_with("BUILD ID"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
@@ -160,4 +165,88 @@ fn the_time_of_the_image_is_that_of_an_archive_and_a_directory_has_none() {
         .env("SOURCE_DATE_EPOCH", "soon")
         .fails(2)
         .says(&["invalid SOURCE_DATE_EPOCH: soon"]);
+}
+
+/// Two stores, of which the first has two builds with a change between them; and an archive of both.
+fn exported() -> (Kit, Kit, std::path::PathBuf) {
+    let (here, there) = (Kit::new(), Kit::new());
+    here.file("a", "1")
+        .dockerfile("FROM fixture/base\nARG NPM_TOKEN\nCOPY a /a\nRUN echo said $(cat /a)\n");
+    let build = |name: &str| here.build().env("BUILDKIT_BUILD_NAME", name);
+    build("first").arg("--build-arg=NPM_TOKEN=hunter2").ok();
+    here.file("a", "22");
+    build("second").arg("--build-arg=NPM_TOKEN=hunter2").ok();
+    let archive = here.out("builds.tar.gz");
+    here.builder(["history", "export", "--all", "-o", archive.to_str().unwrap()]).ok();
+    (here, there, archive)
+}
+
+#[test]
+fn builds_are_explained_on_another_machine() {
+    let (here, there, archive) = exported();
+    let bytes = std::fs::read(&archive).unwrap();
+    let again = here.builder(["history", "export", "second", "first"]).ok().bytes().to_vec();
+    assert!(bytes == again, "the same builds give the same bytes");
+    let path = archive.to_str().unwrap();
+    let ids = there.builder(["history", "import", "-f", path]).ok().stdout();
+    assert_eq!(ids.lines().count(), 2);
+    assert_eq!(names(&there, &[]), ["second", "first"]);
+    let said = |words: &[&str]| there.builder(words).ok().stdout();
+    assert!(said(&["history", "logs", "second"]).contains("said 22"));
+    let shown = said(&["history", "inspect", "first"]);
+    assert!(shown.contains("imported") && shown.contains("arg NPM_TOKEN: ***"), "{shown}");
+    let why = said(&["explain"]);
+    assert!(why.contains("a: content (1 → 2 bytes)"), "{why}");
+    assert_eq!(why, here.builder(["explain"]).ok().stdout());
+    // Known by now, from standard input too.
+    let known = there.builder(["history", "import"]).input(bytes.clone()).ok().stdout();
+    assert!(known.lines().all(|line| line.ends_with("is here already")), "{known}");
+    // A build of this machine is not explained by one of another.
+    there.file("a", "1").dockerfile("FROM fixture/base\nCOPY a /a\n");
+    there.build().ok();
+    assert!(!said(&["explain"]).contains("compared with"));
+    let text =
+        String::from_utf8_lossy(&host::tool(&["tar", "-xzOf", path]).into_bytes()).into_owned();
+    assert!(!text.contains("hunter2"));
+    let refused = there.builder(["history", "import"]).input("no archive").fails(2);
+    refused.says(&["this is not an archive of builds", "builder history export -o"]);
+    there.builder(["history", "import", "none.tar.gz"]).fails(2).says(&["none.tar.gz"]);
+    there.builder(["history", "export", "none"]).fails(2).says(&["no build \"none\""]);
+}
+
+#[test]
+fn a_build_has_a_trace_a_page_and_documents() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nRUN echo a > /a\nRUN echo b > /b\n");
+    kit.build().arg("-t=app").ok();
+    let trace = kit.builder(["history", "trace"]).ok().json();
+    let spans = trace["data"][0]["spans"].as_array().unwrap();
+    let named: Vec<_> = spans.iter().map(|span| span["operationName"].as_str().unwrap()).collect();
+    assert_eq!(named, ["build context", "[2/3] RUN echo a > /a", "[3/3] RUN echo b > /b"]);
+    assert_eq!(spans[2]["references"][1]["spanID"], spans[1]["spanID"]);
+    let otlp = kit.builder(["history", "trace", "last", "--format", "otlp"]).ok().json();
+    let of_otlp = &otlp["resourceSpans"][0]["scopeSpans"][0]["spans"];
+    assert_eq!(
+        (&of_otlp[1]["spanId"], &of_otlp[1]["traceId"]),
+        (&spans[1]["spanID"], &spans[1]["traceID"])
+    );
+    let both = kit.builder(["history", "trace", "--compare", "last"]).ok().json();
+    assert_eq!(both["data"].as_array().unwrap().len(), 2);
+    // The page is where it is said to be; no browser is started without a terminal.
+    let page = kit.builder(["history", "open"]).env("BROWSER", "false").ok().stdout();
+    let text = std::fs::read_to_string(page.trim_end()).unwrap();
+    assert!(text.contains("<!DOCTYPE html>") && text.contains("RUN echo b"));
+    let named = kit.out("page.html");
+    let open = kit.builder(["history", "open", "-o", named.to_str().unwrap(), "app"]);
+    open.fails(2).says(&["no build \"app\""]);
+    kit.builder(["history", "open", "-o", named.to_str().unwrap(), "context"]).ok();
+    assert_eq!(std::fs::read_to_string(named).unwrap(), text);
+    let document =
+        |kind: &str| kit.builder(["history", "inspect", "attachment", "last", "--type", kind]);
+    let manifest = document("manifest").ok().json();
+    assert_eq!(document("image").ok().json()["os"], "linux");
+    let digest = manifest["config"]["digest"].as_str().unwrap();
+    let config = kit.builder(["history", "inspect", "attachment", "last", digest]).ok().json();
+    assert_eq!(config["os"], "linux");
+    document("provenance").fails(2).says(&["no attestation: none are made yet"]);
 }

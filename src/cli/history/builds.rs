@@ -1,6 +1,6 @@
 //! `builder history builds|logs|inspect|usage|compare`: what the history keeps of builds.
 
-use super::{list, usage};
+use super::{attachment, list, usage};
 use crate::cache::Value;
 use crate::cli::explain::{self, ExplainError, Format};
 use crate::explain::report::seconds;
@@ -66,7 +66,10 @@ pub struct LogsArgs {
 
 /// What `builder history inspect` takes.
 #[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct InspectArgs {
+    #[command(subcommand)]
+    command: Option<attachment::InspectCommand>,
     /// The build: its id or the beginning of it, its name, `last`, or ^1 for the one before it
     #[arg(default_value = "last")]
     pub build: String,
@@ -279,6 +282,9 @@ fn find_step<'a>(build: &'a BuildRecord, text: &str) -> Result<&'a StepRecord, E
 }
 
 fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(), ExplainError> {
+    if let Some(attachment::InspectCommand::Attachment(args)) = &args.command {
+        return attachment::run(args, store, out);
+    }
     let build = History::new(store).load(&args.build)?;
     if args.format == ListFormat::Json {
         let document = json!({
@@ -329,6 +335,9 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
     }
     if let Some(image) = &build.image {
         row("image", &image.to_string())?;
+    }
+    if let Some(manifest) = &build.manifest {
+        row("manifest", &manifest.to_string())?;
     }
     for note in &build.notes {
         row("note", &clean(note))?;
@@ -382,10 +391,7 @@ fn shown_step(step: &StepRecord) -> serde_json::Value {
 }
 
 fn shown_value(name: &str, value: &Value) -> String {
-    if let Some((_, variable)) =
-        name.split_once(' ').filter(|(kind, _)| matches!(*kind, "arg" | "env"))
-        && redact::is_secret(variable)
-    {
+    if redact::is_hidden_input(name) {
         return redact::HIDDEN.to_owned();
     }
     let text = match value {
@@ -400,7 +406,7 @@ fn shown_value(name: &str, value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::cache::{Cost, Inputs};
-    use crate::history::{About, Finish, Origin};
+    use crate::history::{About, Finish, HistoryError, Origin};
 
     const START: i64 = 1_790_000_000_000;
 
@@ -493,7 +499,7 @@ mod tests {
     fn inspecting_shows_inputs_but_no_secret() {
         let (_dir, store) = kit();
         for format in [ListFormat::Text, ListFormat::Json] {
-            let args = InspectArgs { build: "1a0c45".into(), format };
+            let args = InspectArgs { command: None, build: "1a0c45".into(), format };
             let text = output(&store, &BuildsCommand::Inspect(args)).unwrap();
             assert!(text.contains("arg V") && text.contains("NPM_TOKEN"), "{text}");
             assert!(!text.contains("hunter2"), "{text}");
@@ -504,7 +510,7 @@ mod tests {
     fn an_empty_history_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s")).unwrap();
-        assert!(matches!(log_of(&store, None), Err(ExplainError::NoBuilds)));
+        assert!(matches!(log_of(&store, None), Err(ExplainError::History(HistoryError::NoBuilds))));
         assert!(matches!(explain::past(&store, None), Err(ExplainError::NoBuilds)));
     }
 

@@ -5,8 +5,9 @@
 use super::builds::as_name;
 use super::matching::Filter;
 use crate::cli::explain::ExplainError;
+use crate::cli::format::{Columns, ListFormat};
 use crate::cli::images::{since, write_table};
-use crate::cli::parse_args::TableFormat;
+use crate::cli::template::Value as Field;
 use crate::context::WorkTree;
 use crate::history::{BuildRecord, History, Outcome, REF_PREFIX, StepOutcome};
 use crate::store::Store;
@@ -19,6 +20,19 @@ use std::path::Path;
 /// shown, as buildx does it.
 const NAME_SHOWN: usize = 22;
 
+/// The fields of a build that a template can show, as buildx has them; there is no link to open.
+const COLUMNS: &Columns = &[
+    ("Ref", "BUILD ID"),
+    ("Name", "NAME"),
+    ("Status", "STATUS"),
+    ("CreatedAt", "CREATED AT"),
+    ("Duration", "DURATION"),
+    ("Link", ""),
+];
+
+/// How many of the fields the table shows.
+const SHOWN: usize = 5;
+
 /// What `builder history ls` takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LsArgs {
@@ -26,9 +40,9 @@ pub struct LsArgs {
     /// or duration with <, <=, > or >=, as duration>30s
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// How to show them
+    /// Print as `table`, as `json`, or by a Go template, as '{{.Name}} {{.Status}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    pub format: TableFormat,
+    pub format: String,
     /// Only builds of the git repository around the working directory
     #[arg(long)]
     pub local: bool,
@@ -71,25 +85,32 @@ pub fn list(
         true => Some(WorkTree::around(Path::new(".")).ok_or(ExplainError::NoRepository)?),
         false => None,
     };
+    let format = ListFormat::parse(&args.format, COLUMNS)?;
+    let is_json = args.format.trim() == "json";
     let history = History::new(store);
-    let mut table =
-        vec![["BUILD ID", "NAME", "STATUS", "CREATED AT", "DURATION"].map(str::to_owned).to_vec()];
+    let titles = COLUMNS.iter().map(|(_, title)| (*title).to_owned()).take(SHOWN);
+    let (mut table, mut rows) = (vec![titles.collect::<Vec<_>>()], Vec::new());
     for head in history.list()? {
         let is_local = place.as_ref().is_none_or(|tree| is_of(&head, tree));
         if !is_local || !filters.iter().all(|filter| filter.fits(&head)) {
             continue;
         }
-        match args.format {
-            TableFormat::Json => {
-                // An id whose record cannot be read is not a build to list.
-                let Ok(build) = history.read(head.id) else { continue };
-                writeln!(out, "{}", line(&build))?;
-            }
-            TableFormat::Table => table.push(row(&head, now, args.no_trunc)),
+        if is_json {
+            // An id whose record cannot be read is not a build to list.
+            let Ok(build) = history.read(head.id) else { continue };
+            writeln!(out, "{}", line(&build))?;
+            continue;
         }
+        let is_whole = args.no_trunc || !format.is_table();
+        let cells = row(&head, now, is_whole);
+        let fields = cells.iter().map(|cell| Field::text(cell.as_str())).chain([Field::text("")]);
+        rows.push(Field::row(COLUMNS.iter().map(|(name, _)| *name).zip(fields)));
+        table.push(cells);
     }
-    if args.format == TableFormat::Table {
+    if format.is_table() {
         write_table(&table, out)?;
+    } else if !is_json {
+        format.write(&rows, out)?;
     }
     Ok(())
 }

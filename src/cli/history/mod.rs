@@ -1,8 +1,10 @@
 //! `builder history`: which instructions an image was made by.
 
+pub mod attachment;
 pub mod builds;
 pub mod list;
 mod matching;
+pub mod transfer;
 pub mod usage;
 
 use crate::cli::format::{Columns, ListFormat};
@@ -16,6 +18,17 @@ use crate::store::Store;
 use crate::text::size::decimal;
 use jiff::Timestamp;
 use std::io::Write;
+
+/// A command of the history of builds.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum HistoryVerb {
+    /// Those that need only the store.
+    #[command(flatten)]
+    Builds(builds::BuildsCommand),
+    /// Those that take builds out of the store or into it.
+    #[command(flatten)]
+    Transfer(transfer::TransferCommand),
+}
 
 /// Show the history of an image.
 #[derive(Debug, Clone, clap::Args)]
