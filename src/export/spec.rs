@@ -24,6 +24,10 @@ pub struct OutputSpec {
     pub is_split: bool,
     /// Whether, and how, an image goes to the registries of its names.
     pub push: Push,
+    /// Whether the store keeps the image under its names.
+    pub is_stored: bool,
+    /// The name, before `@` and its digest, of an image that has no other.
+    pub dangling_name: Option<Reference>,
     /// Annotations; of two for the same place, the last one counts.
     pub annotations: Vec<Annotation>,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970; filled in by the command line. Trees get it as
@@ -220,6 +224,8 @@ impl OutputSpec {
             },
             form: Form::Tar,
             push: Push::default(),
+            is_stored: true,
+            dangling_name: None,
             is_split: false,
             annotations: Vec::new(),
             epoch: None,
@@ -319,8 +325,15 @@ impl OutputSpec {
             "oci-mediatypes" if is_image => {
                 self.layers.oci_media_types = Some(flag(key, value)?);
             }
-            // Images of the store are always unpacked and kept: these change nothing.
-            "unpack" | "store" | "dangling-name-prefix" if self.kind == OutputKind::Image => {}
+            // Images of the store are unpacked when a command needs their files.
+            "unpack" if self.kind == OutputKind::Image => drop(flag(key, value)?),
+            "store" if self.kind == OutputKind::Image => self.is_stored = flag(key, value)?,
+            "dangling-name-prefix" if self.kind == OutputKind::Image => {
+                let name = value.parse::<Reference>().ok();
+                let name = name.filter(|name| name.tag().is_none() && name.digest().is_none());
+                let name = name.ok_or_else(|| bad_value(key, value, "a name without a tag"))?;
+                self.dangling_name = Some(name);
+            }
             "push" if self.kind == OutputKind::Image => self.push.is_wanted = flag(key, value)?,
             "push-by-digest" if self.kind == OutputKind::Image => {
                 self.push.by_digest = flag(key, value)?;

@@ -122,10 +122,11 @@ fn made(
                 (names, _) => format!("pushed {}", names.join(", ")),
             });
             let name_hint = if names.is_empty() { "; give it a name with -t" } else { "" };
-            [Some(format!("{image} in the store {root}{name_hint}")), pushed]
-                .into_iter()
-                .flatten()
-                .collect()
+            let stored = match spec.is_stored {
+                true => format!("{image} in the store {root}{name_hint}"),
+                false => format!("{image}, not kept in the store"),
+            };
+            [Some(stored), pushed].into_iter().flatten().collect()
         }
     }
 }
@@ -185,15 +186,18 @@ fn outputs(
         let mut names = delivery.tags.clone();
         names.extend(spec.names.iter().cloned());
         let mut stdout = caller.stdout();
-        let in_store = if spec.push.by_digest { &[][..] } else { &names[..] };
+        let is_kept = spec.is_stored && !spec.push.by_digest;
+        let in_store = if is_kept { &names[..] } else { &[][..] };
         let one = export::export(context, image, in_store, spec, &mut stdout)?;
         if let Some(packed) = &one
             && spec.kind == OutputKind::Image
         {
-            if spec.push.has_canonical_name {
-                let digest = packed.manifest.digest;
-                let names = names.iter().map(|name| name.with_digest(digest));
-                export::tag(context.store, packed, &names.collect::<Vec<_>>())?;
+            let canonical = if spec.push.has_canonical_name { &names[..] } else { &[][..] };
+            let dangling = spec.dangling_name.as_ref().filter(|_| names.is_empty());
+            let digest = packed.manifest.digest;
+            let with_digest = canonical.iter().chain(dangling).map(|name| name.with_digest(digest));
+            if spec.is_stored {
+                export::tag(context.store, packed, &with_digest.collect::<Vec<_>>())?;
             }
             if spec.push.is_wanted {
                 parcels.push(Parcel { packed: packed.clone(), names, push: spec.push });

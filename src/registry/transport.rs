@@ -347,6 +347,12 @@ impl Transport {
             ureq::Error::Io(e) if is_certificate(&e) || is_unknown_name(&e) => {
                 connection(e.to_string()).into()
             }
+            // Nothing listens on this machine: waiting would not change that.
+            ureq::Error::Io(e)
+                if e.kind() == io::ErrorKind::ConnectionRefused && is_loopback(host) =>
+            {
+                connection(e.to_string()).into()
+            }
             ureq::Error::Io(e) => Failed::Passing(e.to_string()),
             ureq::Error::Timeout(_) => Failed::Passing("it does not answer in time".to_owned()),
             ureq::Error::ConnectionFailed => Failed::Passing("no connection".to_owned()),

@@ -128,6 +128,22 @@ fn an_image_without_a_name_is_kept_and_found_by_its_id() {
 }
 
 #[test]
+fn an_output_says_whether_and_how_the_store_names_an_image() {
+    let kit = kit();
+    let names = || kit.builder(["images", "--digests"]).ok().stdout();
+    line(&kit, "build -o type=image,name=kept .").ok();
+    line(&kit, "build -o type=image,name=gone,store=false .").ok().says(&["not kept"]);
+    line(&kit, "build -o type=image,dangling-name-prefix=prefix .").ok();
+    line(&kit, "build -o type=image,name=named,dangling-name-prefix=other .").ok();
+    let names = names();
+    assert!(names.contains("kept ") && names.contains("named "), "{names}");
+    assert!(!names.contains("gone ") && !names.contains("other "), "{names}");
+    assert!(names.lines().any(|l| l.starts_with("prefix ") && l.contains("sha256:")), "{names}");
+    line(&kit, "build -o type=image,dangling-name-prefix=a:b .").fails(2).says(&["without a tag"]);
+    line(&kit, "build -o type=image,store=perhaps .").fails(2);
+}
+
+#[test]
 fn archives_go_to_stdout_and_dockerfiles_are_found_under_their_names() {
     let kit = kit();
     for output in ["build -o type=tar .", "build -o - .", "build -o type=oci ."] {

@@ -269,3 +269,12 @@ fn commands_that_messages_name_have_the_flags_that_they_name() {
     }
     assert!(tried.len() > 10, "{tried:?}");
 }
+
+#[test]
+fn a_registry_of_this_machine_that_is_down_is_not_waited_for() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM 127.0.0.1:1/image:1\n");
+    let outcome = kit.build().fails(6);
+    outcome.says(&["Connection refused"]);
+    assert!(!outcome.text().contains("trying again"), "{}", outcome.text());
+}
