@@ -30,7 +30,6 @@ const FLAGS: &[(&str, &str)] = &[
     ("--group-add", "the groups of a user come from the image's /etc/group"),
     ("--hooks-dir", "there are no OCI hooks"),
     ("--identity-label", "no such label is written"),
-    ("--ignorefile", "name the file as the Dockerfile with .dockerignore behind it"),
     ("--ipc", OWN_NAMESPACE),
     ("--logfile", "redirect stderr: builder build . 2> FILE"),
     ("--manifest", "one platform is built at a time: --tag names the image"),

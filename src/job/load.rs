@@ -3,9 +3,10 @@
 use super::failure::{Class, Failure};
 use super::git::{self, Git};
 use super::policies;
+use super::recipe;
 use super::request::BuildRequest;
 use super::resolve::{Images, NamedContext};
-use super::sources::{self, Checkouts, Inputs};
+use super::sources::{self, Checkouts, Context, Inputs};
 use super::{Caller, OnError, check, housekeeping, shared_cache};
 use crate::context;
 use crate::dockerfile::lint::{self, Finding};
@@ -65,7 +66,16 @@ pub fn load<'r>(
         sets_commit_time: source.epoch.is_some() || source.has_epoch_of_context,
     };
     let access = &source.access;
-    let inputs = sources::read(&context, file.as_deref(), checkouts, access, store, caller)?;
+    let mut inputs = sources::read(&context, file.as_deref(), checkouts, access, store, caller)?;
+    if let Some(path) = &source.ignore_file {
+        let Context::Directory { ignore, .. } = &mut inputs.context else {
+            return Err(Failure::new(
+                Class::Usage,
+                "--ignorefile is for a context that is a directory of this machine",
+            ));
+        };
+        *ignore = Some(recipe::ignore_at(path)?);
+    }
     if let Some(name) = inputs.policy.as_deref().filter(|_| !source.ignores_rego) {
         return Err(policies::not_evaluated(name));
     }

@@ -7,6 +7,8 @@
 //! | directory, `-f -` | standard input | the context's `.dockerignore` |
 //! | archive, repository | inside, as above | none: BuildKit applies one to local directories only |
 //!
+//! Where there is no `.dockerignore`, podman's `.containerignore` counts.
+//!
 //! So nothing in a context can make the build read, or quote in an error message, a file outside
 //! it.
 
@@ -25,6 +27,9 @@ use std::path::{Path, PathBuf};
 
 /// The largest Dockerfile or ignore file, in bytes.
 pub(super) const DOCKERFILE_MAX: u64 = 16 << 20;
+
+/// Names of ignore files, and what they end in beside a Dockerfile: docker's goes before podman's.
+const IGNORE_FILES: [&str; 2] = [".dockerignore", ".containerignore"];
 
 /// What was read.
 pub(super) struct Recipe {
@@ -65,18 +70,25 @@ pub(super) fn of_directory(
             .map_err(|e| unread(cannot("read", &place, &e)))?;
         let name = place.display().to_string();
         let policy = policy_at(CWD, &place);
-        let own = with_suffix(&place, ".dockerignore");
-        let ignore = match foreign::read_at(&own, DOCKERFILE_MAX) {
-            Ok(text) => Some(parse(&own, &own, &text)?),
-            Err(e) if is_absent(&e) => context_ignore(root.as_fd(), dir)?,
-            Err(e) => return Err(cannot("read", &own, &e)),
-        };
+        let mut ignore = None;
+        for end in IGNORE_FILES {
+            let own = with_suffix(&place, end);
+            match foreign::read_at(&own, DOCKERFILE_MAX) {
+                Ok(text) => ignore = Some(parse(&own, &own, &text)?),
+                Err(e) if is_absent(&e) => continue,
+                Err(e) => return Err(cannot("read", &own, &e)),
+            }
+            break;
+        }
+        if ignore.is_none() {
+            ignore = context_ignore(root.as_fd(), dir)?;
+        }
         return Ok(Recipe { name, bytes, ignore, policy });
     };
     let bytes = read_inside(root.as_fd(), &inside, &dir.join(&inside))?;
     let name = inside.display().to_string();
-    let own = with_suffix(&inside, ".dockerignore");
-    let ignore = match ignore_file(root.as_fd(), &own, &dir.join(&own))? {
+    let own = IGNORE_FILES.map(|end| with_suffix(&inside, end));
+    let ignore = match first_ignore_file(root.as_fd(), &own, dir)? {
         Some(matcher) => Some(matcher),
         None => context_ignore(root.as_fd(), dir)?,
     };
@@ -122,8 +134,27 @@ pub(super) fn ignore_of(dir: &Path) -> Result<Option<Matcher>, Failure> {
 }
 
 fn context_ignore(root: BorrowedFd<'_>, dir: &Path) -> Result<Option<Matcher>, Failure> {
-    const NAME: &str = ".dockerignore";
-    ignore_file(root, Path::new(NAME), &dir.join(NAME))
+    first_ignore_file(root, &IGNORE_FILES.map(PathBuf::from), dir)
+}
+
+/// Reads the first of these ignore files that is there.
+fn first_ignore_file(
+    root: BorrowedFd<'_>,
+    paths: &[PathBuf],
+    dir: &Path,
+) -> Result<Option<Matcher>, Failure> {
+    for path in paths {
+        if let Some(matcher) = ignore_file(root, path, &dir.join(path))? {
+            return Ok(Some(matcher));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the ignore file that the user named.
+pub(super) fn ignore_at(path: &Path) -> Result<Matcher, Failure> {
+    let text = foreign::read_at(path, DOCKERFILE_MAX).map_err(|e| cannot("read", path, &e))?;
+    parse(path, path, &text)
 }
 
 /// Reads the Dockerfile at `path` inside a context; `shown` is how a message names it.

@@ -63,6 +63,8 @@ pub struct SourceSpec {
     pub context: String,
     /// The Dockerfile: a path, an address, or `-` for standard input. `None` for the context's own.
     pub dockerfile: Option<String>,
+    /// The ignore file, in place of the context's and the Dockerfile's.
+    pub ignore_file: Option<PathBuf>,
     /// Values of ARG.
     pub build_args: BTreeMap<String, String>,
     /// Further contexts and images by the names under which they are looked up: see

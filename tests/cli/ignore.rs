@@ -65,3 +65,29 @@ fn ignored_source_is_missing_and_the_error_quotes_the_line() {
     kit.dockerfile("FROM scratch\nCOPY notes.md /\n");
     kit.build().fails(3).says(&["notes.md", "Dockerfile:2:6", ".dockerignore", "*.md"]);
 }
+
+#[test]
+fn podman_s_file_and_one_that_is_named_hide_files_too() {
+    let kit = Kit::new();
+    kit.file("a", "a")
+        .file("b", "b")
+        .file("c", "c")
+        .file("Dockerfile", "FROM scratch\nCOPY . /c/\n");
+    let arrived = |flags: &[&str]| {
+        let image = kit.build().args(flags).image();
+        let files = image.list("c").into_iter().filter(|name| matches!(*name, "a" | "b" | "c"));
+        files.map(str::to_owned).collect::<Vec<_>>()
+    };
+    kit.file(".containerignore", "a\n");
+    assert_eq!(arrived(&[]), ["b", "c"]);
+    kit.file("Dockerfile.containerignore", "b\n");
+    assert_eq!(arrived(&[]), ["a", "c"], "that of the Dockerfile goes first");
+    kit.file(".dockerignore", "c\n");
+    assert_eq!(arrived(&[]), ["a", "c"]);
+    std::fs::remove_file(kit.path("Dockerfile.containerignore")).unwrap();
+    assert_eq!(arrived(&[]), ["a", "b"], "docker's goes before podman's");
+    let named = kit.beside("named");
+    std::fs::write(&named, "a\nb\n").unwrap();
+    assert_eq!(arrived(&["--ignorefile", named.to_str().unwrap()]), ["c"]);
+    kit.build().args(["--ignorefile", "missing"]).fails(2).says(&["cannot read missing"]);
+}

@@ -81,6 +81,9 @@ pub struct SourceArgs {
     /// Dockerfile [default: PATH/Dockerfile]; - for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
+    /// Ignore file, in place of .dockerignore
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub ignorefile: Option<PathBuf>,
     /// Stage to build
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,

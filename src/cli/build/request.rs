@@ -101,6 +101,7 @@ fn source_of(
     let (secrets, access) = given::secrets(&args.secret, environment)?;
     let source = SourceSpec {
         dockerfile: args.file.clone(),
+        ignore_file: args.ignorefile.clone(),
         contexts: args.build_context.iter().map(named).collect(),
         target: args.target.clone(),
         platform: platform.map_err(|e| usage(failure::chain(&e)))?,
