@@ -10,7 +10,7 @@ use builder::dockerfile::parse;
 use builder::layer::{extract_archive, read_archive};
 use builder::oci::{Config, Digest, Platform};
 use builder::plan::{NoCache, Plan, PlanRequest, Resolved, Resolver, plan};
-use builder::progress::{LogLimits, Mode, Outcome, Output, Progress, Stream, Vertex};
+use builder::progress::{LogLimits, Looks, Mode, Outcome, Output, Progress, Stream, Vertex};
 use builder::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -56,7 +56,12 @@ impl Write for Nowhere {
 
 /// A step prints so many mebibytes of short lines.
 fn print(mode: Mode, limits: LogLimits, mebibytes: usize) {
-    let output = Output { writer: Box::new(Nowhere), size: None, is_coloured: false };
+    let output = Output {
+        writer: Box::new(Nowhere),
+        size: None,
+        is_coloured: false,
+        looks: Looks::default(),
+    };
     let progress = Progress::new(mode, output, jiff::Timestamp::UNIX_EPOCH).with_log_limits(limits);
     let vertex = Vertex::step(Digest::of(b"step"), Vec::new(), "[1/1] RUN yes");
     let digest = vertex.digest;

@@ -14,6 +14,7 @@
 use super::ast::{Directive, DirectiveName, Escape, Span, Word};
 use super::errors::{Error, ErrorKind};
 use super::join::{Joiner, Line, trim_start};
+use super::parse::Frontend;
 
 /// What the head of a file says.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ pub(super) struct Head {
 /// # Errors
 ///
 /// A directive given twice, an escape character that is none, another frontend.
-pub(super) fn read(source: &[u8]) -> Result<Head, Error> {
+pub(super) fn read(source: &[u8], frontend: Frontend) -> Result<Head, Error> {
     let mut head = Head::default();
     head.directives = scan(&mut Joiner::new(source, Escape::default()), "#")?;
     head.lines = head.directives.len() as u32;
@@ -57,6 +58,7 @@ pub(super) fn read(source: &[u8]) -> Result<Head, Error> {
         scan(&mut joiner, "//").unwrap_or_default()
     };
     match head.directives.iter().find(is_syntax) {
+        _ if frontend == Frontend::Given => {}
         Some(directive) => check_frontend(directive)?,
         None => other().iter().filter(is_syntax).try_for_each(check_frontend)?,
     }
@@ -168,7 +170,7 @@ mod tests {
     #[track_caller]
     fn check(cases: &[(&str, Want<'_>)]) {
         for (source, want) in cases {
-            match (read(source.as_bytes()), want) {
+            match (read(source.as_bytes(), Frontend::OfFile), want) {
                 (Ok(head), Ok((escape, directives))) => {
                     let got: Vec<_> =
                         head.directives.iter().map(|d| (d.name, d.value.as_str())).collect();

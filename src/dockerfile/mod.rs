@@ -24,7 +24,7 @@ pub mod parse;
 pub mod print;
 
 pub use directives::is_dockerfile_frontend;
-pub use parse::{parse, parse_instruction};
+pub use parse::{Frontend, parse, parse_for, parse_instruction};
 
 /// A file's text for an excerpt: bytes that are not UTF-8 are one character of
 /// one byte each, so that spans of the file are spans of the text.

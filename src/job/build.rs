@@ -66,7 +66,8 @@ pub fn build(
             false => progress.notice(warning.as_str()),
         }
     }
-    let result = plan.and_then(|plan| build_plan(loaded, store, caller, progress, &plan, &images));
+    let result = plan
+        .and_then(|plan| build_plan(loaded, store, caller, progress, &plan, &images, &findings));
     check::warn(&findings, loaded, progress);
     result
 }
@@ -78,6 +79,7 @@ fn build_plan(
     progress: &Progress,
     plan: &Plan,
     images: &Images<'_>,
+    findings: &[Finding],
 ) -> Result<Built, Failure> {
     let BuildRequest { source, steps, delivery, .. } = loaded.request;
     for name in &plan.unused_args {
@@ -124,7 +126,7 @@ fn build_plan(
         Err(failed) => return Err(unsolved(loaded, &job, *failed, &recorder, caller)),
     };
     let delivered = guarded(loaded, &job, &solved, build, &recorder)
-        .and_then(|()| deliver(loaded.request, caller, &job, &solved))
+        .and_then(|()| deliver(loaded, caller, &job, &solved, findings))
         .and_then(|packed| shared_cache::write(&delivery.caches, &job, &solved).map(|()| packed));
     let packed = match delivered {
         Ok(packed) => packed,

@@ -154,25 +154,38 @@ impl Resolver for Known<'_> {
     }
 }
 
+/// The vertex of reading the Dockerfile, which findings are about.
+fn definition(loaded: &Loaded<'_>) -> Vertex {
+    let name = &loaded.inputs.dockerfile_name;
+    Vertex::internal(format!("[internal] load build definition from {name}"))
+}
+
+/// Returns findings as progress and metadata files have them.
+pub(super) fn warnings(findings: &[Finding], loaded: &Loaded<'_>) -> Vec<Warning> {
+    let (name, text) = (&loaded.inputs.dockerfile_name, loaded.text());
+    let digest = definition(loaded).digest;
+    let warning = |finding: &Finding| Warning {
+        vertex: Some(digest),
+        level: LEVEL,
+        short: finding.short(),
+        detail: vec![finding.rule.description.to_owned()],
+        url: finding.rule.url(),
+        source: Some(Source { filename: name.clone(), text: text.clone() }),
+        lines: (finding.lines.first..=finding.lines.last).map(|line| (line, line)).collect(),
+    };
+    findings.iter().map(warning).collect()
+}
+
 /// Shows findings as warnings of a build, under the vertex that BuildKit shows them under.
 pub(super) fn warn(findings: &[Finding], loaded: &Loaded<'_>, progress: &Progress) {
     if findings.is_empty() {
         return;
     }
-    let (name, text) = (&loaded.inputs.dockerfile_name, loaded.text());
-    let vertex = Vertex::internal(format!("[internal] load build definition from {name}"));
+    let vertex = definition(loaded);
     let digest = vertex.digest;
     progress.started(vertex);
-    for finding in findings.iter().take(WARNINGS_MAX) {
-        progress.emit(Event::Warning(Warning {
-            vertex: Some(digest),
-            level: LEVEL,
-            short: finding.short(),
-            detail: vec![finding.rule.description.to_owned()],
-            url: finding.rule.url(),
-            source: Some(Source { filename: name.clone(), text: text.clone() }),
-            lines: (finding.lines.first..=finding.lines.last).map(|line| (line, line)).collect(),
-        }));
+    for warning in warnings(&findings[..findings.len().min(WARNINGS_MAX)], loaded) {
+        progress.emit(Event::Warning(warning));
     }
     progress.done(digest, progress::Outcome::Ran);
     if let Some(more) = findings.len().checked_sub(WARNINGS_MAX).filter(|more| *more > 0) {

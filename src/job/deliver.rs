@@ -1,14 +1,17 @@
 //! Delivery of a built image: outputs, registries, the files that name it.
 
 use super::Caller;
+use super::check;
 use super::failure::{Class, Failure};
-use super::request::{BuildRequest, DeliverySpec};
+use super::load::Loaded;
+use super::request::DeliverySpec;
 use super::transfers::{self, Pushes};
+use crate::dockerfile::lint::Finding;
 use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Push};
 use crate::image::{self, Image, Selector, StoreSource};
 use crate::oci::{DEFAULT_TAG, Reference, canonical_json};
 use crate::plan::Plan;
-use crate::progress::Vertex;
+use crate::progress::{Vertex, Warning};
 use crate::registry::Client;
 use crate::solve::{self, Job};
 
@@ -33,11 +36,13 @@ pub fn check_push(spec: &OutputSpec, tags: &[Reference]) -> Result<(), String> {
 
 /// Puts the image where it was asked for; returns it as the first output packed it.
 pub(super) fn deliver(
-    request: &BuildRequest,
+    loaded: &Loaded<'_>,
     caller: &dyn Caller,
     job: &Job<'_>,
     solved: &solve::Solved,
+    findings: &[Finding],
 ) -> Result<Option<Packed>, Failure> {
+    let request = loaded.request;
     if !job.options.wants_image {
         return Ok(None);
     }
@@ -59,10 +64,12 @@ pub(super) fn deliver(
         })
         .and_then(|(packed, parcels)| {
             send(&parcels, &context, || caller.client(request.verifies_tls, job.progress))?;
-            Ok(packed)
+            // What was pushed is what others can ask for by its digest.
+            let pushed = parcels.into_iter().next().map(|parcel| parcel.packed);
+            Ok((pushed.or_else(|| packed.clone()), packed))
         });
     transfers::ended(job.progress, shown, &result);
-    let packed = result?;
+    let (facts, packed) = result?;
     for spec in delivery.all_outputs() {
         for line in made(spec, packed.as_ref(), delivery, job) {
             job.progress.made(line);
@@ -76,9 +83,14 @@ pub(super) fn deliver(
                 names.push(name.clone());
             }
         }
-        let mut metadata = export::metadata(packed.as_ref(), &names);
+        let mut metadata = export::metadata(facts.as_ref(), &names);
         // As buildx has it: builder, node, build.
         metadata["buildx.build.ref"] = format!("builder/builder/{}", job.build).into();
+        if delivery.metadata_has_warnings && !findings.is_empty() {
+            let warnings = check::warnings(findings, loaded);
+            let warnings = warnings.iter().map(Warning::to_json);
+            metadata["buildx.build.warnings"] = warnings.collect::<Vec<_>>().into();
+        }
         metadata["builder.usage"] = usage(job.plan, &solved.steps);
         let mut text = canonical_json(&metadata);
         text.push(b'\n');

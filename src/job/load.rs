@@ -10,7 +10,7 @@ use super::sources::{self, Checkouts, Context, Inputs};
 use super::{Caller, OnError, check, housekeeping, shared_cache};
 use crate::context;
 use crate::dockerfile::lint::{self, Finding};
-use crate::dockerfile::{self, ast::Dockerfile};
+use crate::dockerfile::{self, Frontend, ast::Dockerfile};
 use crate::export::PackOptions;
 use crate::history::{About, derived_name};
 use crate::image::Image;
@@ -79,7 +79,11 @@ pub fn load<'r>(
     if let Some(name) = inputs.policy.as_deref().filter(|_| !source.ignores_rego) {
         return Err(policies::not_evaluated(name));
     }
-    let dockerfile = dockerfile::parse(&inputs.dockerfile).map_err(|errors| {
+    let frontend = match source.build_args.contains_key("BUILDKIT_SYNTAX") {
+        true => Frontend::Given,
+        false => Frontend::OfFile,
+    };
+    let dockerfile = dockerfile::parse_for(&inputs.dockerfile, frontend).map_err(|errors| {
         let text = dockerfile::as_shown(&inputs.dockerfile);
         Failure::of_dockerfile(&errors, &inputs.dockerfile_name, &text)
     })?;

@@ -237,6 +237,8 @@ pub struct DeliverySpec {
     pub id_file: Option<PathBuf>,
     /// File to write facts about the build to, as JSON.
     pub metadata_file: Option<PathBuf>,
+    /// Whether that file has the warnings about the Dockerfile.
+    pub metadata_has_warnings: bool,
     /// Whether the image is exported even if a secret's value is found in it.
     pub allows_secrets: bool,
     /// Whether the image's id is all that is shown: then it is made without a name too, and a
@@ -253,6 +255,7 @@ impl Default for DeliverySpec {
             caches: Vec::new(),
             id_file: None,
             metadata_file: None,
+            metadata_has_warnings: false,
             allows_secrets: false,
             shows_only_id: false,
         }

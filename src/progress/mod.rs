@@ -25,6 +25,7 @@ mod clean;
 mod event;
 mod limit;
 mod pace;
+mod palette;
 mod plain;
 mod rawjson;
 mod tail;
@@ -47,6 +48,7 @@ pub use clean::clean_line;
 pub use event::{Event, Outcome, Source, Stream, Vertex, Warning};
 pub use limit::LogLimits;
 use limit::Shown;
+pub use palette::Looks;
 use tail::Tail;
 pub use tally::Tally;
 
@@ -119,6 +121,8 @@ pub struct Output {
     pub size: Option<TerminalSize>,
     /// Whether the tty renderer may use colours.
     pub is_coloured: bool,
+    /// Which colours, and how much of a step's output is shown.
+    pub looks: Looks,
 }
 
 impl fmt::Debug for Output {
@@ -133,12 +137,12 @@ impl Output {
         let stderr = std::io::stderr();
         let size: Option<TerminalSize> =
             stderr.is_terminal().then(|| Box::new(stderr_size) as TerminalSize);
-        Self { writer: Box::new(stderr), size, is_coloured }
+        Self { writer: Box::new(stderr), size, is_coloured, looks: Looks::default() }
     }
 
     /// Returns a sink that is not a terminal.
     pub fn to(writer: impl Write + Send + 'static) -> Self {
-        Self { writer: Box::new(writer), size: None, is_coloured: false }
+        Self { writer: Box::new(writer), size: None, is_coloured: false, looks: Looks::default() }
     }
 }
 
@@ -270,7 +274,7 @@ impl Progress {
     /// line that wants to refuse that can ask `output.size` first.
     pub fn new(mode: Mode, output: Output, started: Timestamp) -> Self {
         let clock = Clock { started, instant: Instant::now() };
-        let Output { writer, size, is_coloured } = output;
+        let Output { writer, size, is_coloured, looks } = output;
         let lane = match (mode, size) {
             (Mode::Quiet, _) => Lane::Quiet,
             (Mode::RawJson, _) => Lane::Idle(Box::new(rawjson::RawJson::new(writer))),
@@ -279,7 +283,8 @@ impl Progress {
                 Lane::Idle(Box::new(plain::Plain::new(writer)))
             }
             (Mode::Auto | Mode::Tty, Some(size)) => {
-                Lane::Idle(Box::new(tty::Tty::new(writer, size, is_coloured, started)))
+                let tty = tty::Tty::new(writer, size, is_coloured, started);
+                Lane::Idle(Box::new(tty.with_looks(looks)))
             }
             (Mode::Auto | Mode::Tty | Mode::Plain, _) => {
                 Lane::Idle(Box::new(plain::Plain::new(writer)))

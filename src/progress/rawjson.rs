@@ -72,23 +72,30 @@ impl RawJson {
     }
 
     fn warning(&mut self, warning: &Warning) {
+        self.line("warnings", &warning.to_json());
+    }
+}
+
+impl Warning {
+    /// Returns the warning as BuildKit's clients have it.
+    pub fn to_json(&self) -> Value {
         let mut value = json!({
-            "level": warning.level,
-            "short": STANDARD.encode(warning.short.as_bytes()),
+            "level": self.level,
+            "short": STANDARD.encode(self.short.as_bytes()),
         });
         let fields = value.as_object_mut().expect("made as an object above");
-        if let Some(vertex) = &warning.vertex {
+        if let Some(vertex) = &self.vertex {
             fields.insert("vertex".to_owned(), json!(vertex));
         }
-        if !warning.detail.is_empty() {
+        if !self.detail.is_empty() {
             let detail: Vec<_> =
-                warning.detail.iter().map(|d| STANDARD.encode(d.as_bytes())).collect();
+                self.detail.iter().map(|d| STANDARD.encode(d.as_bytes())).collect();
             fields.insert("detail".to_owned(), json!(detail));
         }
-        if let Some(url) = &warning.url {
+        if let Some(url) = &self.url {
             fields.insert("url".to_owned(), json!(url));
         }
-        if let Some(source) = &warning.source {
+        if let Some(source) = &self.source {
             let info = json!({
                 "filename": source.filename,
                 "data": STANDARD.encode(source.text.as_bytes()),
@@ -96,15 +103,15 @@ impl RawJson {
             });
             fields.insert("sourceInfo".to_owned(), info);
         }
-        if !warning.lines.is_empty() {
-            let ranges: Vec<Value> = warning
+        if !self.lines.is_empty() {
+            let ranges: Vec<Value> = self
                 .lines
                 .iter()
                 .map(|(first, last)| json!({"start": {"line": first}, "end": {"line": last}}))
                 .collect();
             fields.insert("range".to_owned(), Value::Array(ranges));
         }
-        self.line("warnings", &value);
+        value
     }
 }
 

@@ -226,6 +226,7 @@ fn a_tty_build_that_is_over_at_once_is_never_drawn() {
         writer: Box::new(out.clone()),
         size: Some(Box::new(|| (24, 40))),
         is_coloured: false,
+        looks: Looks::default(),
     };
     let progress = Progress::new(Mode::Auto, output, at(0.0));
     progress.cached(Vertex::internal("[internal] load build context"));
@@ -374,6 +375,30 @@ fn a_closed_pipe_does_not_disturb_the_build() {
 }
 
 #[test]
+fn a_tty_has_the_colours_and_the_lines_that_are_asked_for() {
+    let out = Shared::default();
+    let size: TerminalSize = Box::new(|| (40, 60));
+    let mut looks = Looks::default();
+    assert_eq!(looks.set_colours("run=cyan:warning=0,0,0"), Vec::<String>::new());
+    looks.set_log_lines("9").unwrap();
+    let mut tty = tty::Tty::new(Box::new(out.clone()), size, true, at(0.0)).with_looks(looks);
+    let (a, b) = (step("[1/2] RUN a"), step("[2/2] RUN b"));
+    tty.take(at(0.0), Event::VertexStarted(a.clone()));
+    let done = Event::VertexDone { vertex: a.digest, outcome: Outcome::Cached };
+    tty.take(at(0.1), done);
+    tty.take(at(0.1), Event::Notice { vertex: None, text: "look".into() });
+    tty.take(at(0.1), Event::VertexStarted(b.clone()));
+    for i in 0..20 {
+        tty.take(at(0.2), log(&b, &format!("line {i}\n")));
+    }
+    tty.flush(at(1.0));
+    let text = out.text();
+    assert!(text.contains("\x1b[36m=> CACHED"), "{text:?}");
+    assert!(text.contains("\x1b[38;5;16mWARN: look"), "{text:?}");
+    assert!(!text.contains("line 10") && text.contains("line 11"), "{text:?}");
+}
+
+#[test]
 fn a_tty_shows_what_a_step_overwrites_and_names_the_step_of_a_notice() {
     let out = Shared::default();
     let size: TerminalSize = Box::new(|| (12, 80));
@@ -464,6 +489,7 @@ fn flood(mode: Mode, limits: LogLimits, line: usize) -> (usize, u64) {
         writer: Box::new(out.clone()),
         size: is_tty.then(|| Box::new(|| (24_u16, 80_u16)) as TerminalSize),
         is_coloured: false,
+        looks: Looks::default(),
     };
     let progress = Progress::new(mode, output, at(0.0)).with_log_limits(limits);
     std::thread::scope(|scope| {

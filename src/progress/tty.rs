@@ -6,7 +6,9 @@
 
 use super::clean::{clean_line, fit, width};
 use super::pace::{Pace, short};
-use super::{Counts, Event, Outcome, Quietly, Renderer, TerminalSize, Vertex, Warning, seconds};
+use super::{
+    Counts, Event, Looks, Outcome, Quietly, Renderer, TerminalSize, Vertex, Warning, seconds,
+};
 use crate::oci::Digest;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use jiff::Timestamp;
@@ -21,9 +23,6 @@ pub(super) const FIRST_DRAW: f64 = 0.12;
 
 /// Time between two drawings of the window.
 const REDRAW: Duration = Duration::from_millis(100);
-
-/// The most lines of its log shown below a running step.
-const LOG_LINES: usize = 6;
 
 /// The most bytes of an unfinished line that are kept.
 const PARTIAL_MAX: usize = 4 << 10;
@@ -56,24 +55,29 @@ struct Running {
 }
 
 /// Colours, or none.
-#[derive(Clone, Copy)]
-struct Paint(bool);
+struct Paint {
+    is_coloured: bool,
+    looks: Looks,
+}
 
 impl Paint {
-    fn with(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    fn with(&self, code: &str, text: &str) -> String {
+        if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
-    fn dim(self, text: &str) -> String {
+    fn dim(&self, text: &str) -> String {
         self.with("2", text)
     }
-    fn red(self, text: &str) -> String {
-        self.with("31", text)
+    fn error(&self, text: &str) -> String {
+        self.with(&self.looks.error, text)
     }
-    fn blue(self, text: &str) -> String {
-        self.with("34", text)
+    fn run(&self, text: &str) -> String {
+        self.with(&self.looks.run, text)
     }
-    fn yellow(self, text: &str) -> String {
-        self.with("33", text)
+    fn cancel(&self, text: &str) -> String {
+        self.with(&self.looks.cancel, text)
+    }
+    fn warning(&self, text: &str) -> String {
+        self.with(&self.looks.warning, text)
     }
 }
 
@@ -89,7 +93,7 @@ impl Tty {
             screen: Screen { inner: Arc::new(Mutex::new(inner)), size: Arc::from(size) },
             bar: None,
             drawn: Timestamp::MIN,
-            paint: Paint(is_coloured),
+            paint: Paint { is_coloured, looks: Looks::default() },
             started,
             running: Vec::new(),
             finished: Vec::new(),
@@ -97,6 +101,12 @@ impl Tty {
             expected: None,
             made: Vec::new(),
         }
+    }
+
+    /// Sets how it looks.
+    pub(super) fn with_looks(mut self, looks: Looks) -> Self {
+        self.paint.looks = looks;
+        self
     }
 
     fn find(&mut self, digest: &Digest) -> Option<&mut Running> {
@@ -124,14 +134,14 @@ impl Tty {
         let columns = self.columns();
         let line = match outcome {
             Outcome::Cached => {
-                self.paint.blue(&row("=> CACHED ", &running.vertex.name, "", columns))
+                self.paint.run(&row("=> CACHED ", &running.vertex.name, "", columns))
             }
             Outcome::Ran => row("=> ", &running.vertex.name, &took, columns),
             Outcome::Failed(_) => {
-                self.paint.red(&row("=> ERROR ", &running.vertex.name, &took, columns))
+                self.paint.error(&row("=> ERROR ", &running.vertex.name, &took, columns))
             }
             Outcome::Cancelled => {
-                self.paint.yellow(&row("=> CANCELED ", &running.vertex.name, &took, columns))
+                self.paint.cancel(&row("=> CANCELED ", &running.vertex.name, &took, columns))
             }
         };
         self.finished.push(line);
@@ -139,7 +149,7 @@ impl Tty {
 
     fn warning(&mut self, warning: &Warning) {
         let text = format!("WARN: {}", clean_line(warning.short.as_bytes()));
-        self.finished.push(self.paint.yellow(&text));
+        self.finished.push(self.paint.warning(&text));
     }
 
     fn columns(&self) -> usize {
@@ -154,7 +164,7 @@ impl Tty {
         let shown = self.running.len().min(height.div_ceil(2));
         let hidden = self.running.len() - shown;
         let spare = height.saturating_sub(shown + usize::from(hidden > 0));
-        let per_step = (spare / shown.max(1)).min(LOG_LINES);
+        let per_step = (spare / shown.max(1)).min(self.paint.looks.log_lines);
         let done = self.counts.steps();
         // Steps that a failure left out may be missing, never too many.
         let done = match (self.expected, self.running.iter().any(|running| running.vertex.is_step))
@@ -216,14 +226,14 @@ fn row(head: &str, name: &str, time: &str, columns: usize) -> String {
 }
 
 impl Running {
-    fn log(&mut self, data: &[u8]) {
+    fn log(&mut self, data: &[u8], log_lines: usize) {
         // Only what can still be seen is looked at: a step may print gigabytes.
         let from = data
             .iter()
             .enumerate()
             .rev()
             .filter(|(_, b)| **b == b'\n')
-            .nth(LOG_LINES)
+            .nth(log_lines)
             .map_or(0, |(i, _)| i + 1);
         if from > 0 {
             self.partial.clear();
@@ -242,7 +252,7 @@ impl Running {
                 }
             }
         }
-        let surplus = self.lines.len().saturating_sub(LOG_LINES);
+        let surplus = self.lines.len().saturating_sub(log_lines);
         self.lines.drain(..surplus);
     }
 }
@@ -259,8 +269,9 @@ impl Renderer for Tty {
             }),
             Event::VertexDone { vertex, outcome } => self.done(at, &vertex, &outcome),
             Event::Log { vertex, data, .. } => {
+                let log_lines = self.paint.looks.log_lines;
                 if let Some(running) = self.find(&vertex) {
-                    running.log(&data);
+                    running.log(&data, log_lines);
                 }
             }
             Event::Status { vertex, id, current, total, is_done } => {
@@ -287,7 +298,7 @@ impl Renderer for Tty {
                 });
                 let text = clean_line(text.as_bytes());
                 let line = format!("WARN: {}{text}", step.unwrap_or_default());
-                self.finished.push(self.paint.yellow(&line));
+                self.finished.push(self.paint.warning(&line));
             }
             Event::Confined { text, .. } => self.finished.push(format!("commands run {text}")),
             Event::Expected { steps } => self.expected = Some(steps),

@@ -63,4 +63,5 @@ mod shared_cache;
 mod ssh;
 mod stdio;
 mod tools;
+mod variables;
 mod walk;

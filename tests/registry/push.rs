@@ -143,6 +143,22 @@ fn an_image_that_was_pulled_is_pushed_byte_for_byte() {
 }
 
 #[test]
+fn the_metadata_file_has_the_digest_of_what_was_pushed() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let kit = Kit::new();
+    kit.dockerfile(DOCKERFILE);
+    let (metadata, name) = (kit.out("metadata.json"), format!("{}/app:1", registry.host()));
+    let archive = format!("-otype=docker,dest={}", kit.out("image.tar").display());
+    let run = kit.build().args([&archive, "-otype=registry", "-t", &name, "--metadata-file"]);
+    run.arg(&metadata).ok();
+    let metadata: Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
+    let digest = metadata["containerimage.digest"].as_str().unwrap();
+    assert_eq!(status_of(&registry, "app", digest), 200);
+    assert_eq!(metadata["containerimage.descriptor"]["digest"], digest);
+    assert_eq!(metadata["image.name"], name);
+}
+
+#[test]
 fn push_by_digest_sets_no_tag() {
     let Some(registry) = Registry::start(Kind::Plain) else { return };
     let kit = Kit::new();

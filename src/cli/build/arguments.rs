@@ -2,7 +2,7 @@
 //!
 //! | argument | what it does |
 //! |---|---|
-//! | `BUILDKIT_SYNTAX` | which frontend reads the file; only Dockerfile's is known |
+//! | `BUILDKIT_SYNTAX` | which frontend reads the file, whatever its `# syntax=` says; only Dockerfile's is known |
 //! | `BUILDKIT_CONTEXT_KEEP_GIT_DIR` | keeps `.git` of a context that is a git repository |
 //! | `BUILDKIT_SANDBOX_HOSTNAME` | the host name in RUN steps |
 //! | `BUILDKIT_CACHE_MOUNT_NS` | sets the cache mounts of builds apart; planning reads it |
@@ -20,6 +20,9 @@ use crate::cli::registry::docker_config;
 use crate::dockerfile;
 use crate::sys::foreign::Given;
 use std::collections::BTreeMap;
+
+/// The frontend that is part of the program, as BuildKit names its own.
+const BUILT_IN: &str = "dockerfile.v0";
 
 /// Largest configuration of docker's that is read, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -71,6 +74,7 @@ impl BuildArguments {
             }
         }
         if let Some(image) = all.get("BUILDKIT_SYNTAX")
+            && image != BUILT_IN
             && !dockerfile::is_dockerfile_frontend(image)
         {
             let message = format!(

@@ -21,7 +21,7 @@ use super::failure::{Class, Failure};
 use super::{Environment, check, list_targets};
 use crate::export::Dest;
 use crate::job;
-use crate::progress::{LogLimits, Mode, Output, Progress};
+use crate::progress::{LogLimits, Looks, Mode, Output, Progress};
 use crate::text::size;
 
 /// Runs `builder build`.
@@ -49,9 +49,10 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
     let _rooms: Vec<_> = dests.collect();
     let conduct = &command.conduct;
     let mode = if conduct.quiet { Mode::Quiet } else { conduct.progress };
+    let mut output = Output::stderr(environment.is_coloured);
+    output.looks = looks(environment, &mut notices);
     let progress =
-        Progress::new(mode, Output::stderr(environment.is_coloured), environment.started)
-            .with_log_limits(log_limits(environment)?);
+        Progress::new(mode, output, environment.started).with_log_limits(log_limits(environment)?);
     for text in notices {
         progress.notice(text);
     }
@@ -68,6 +69,23 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
         environment.print(&format!("{digest}\n"));
     }
     Ok(())
+}
+
+/// Reads how the terminal progress looks, by BuildKit's names. What cannot be read is reported, and
+/// counts as not set.
+fn looks(environment: &Environment, notices: &mut Vec<String>) -> Looks {
+    let mut looks = Looks::default();
+    let variable = |name: &str| environment.variable(name).filter(|text| !text.is_empty());
+    if let Some(text) = variable("BUILDKIT_COLORS") {
+        let wrong = looks.set_colours(&text);
+        notices.extend(wrong.iter().map(|why| format!("BUILDKIT_COLORS: {why}")));
+    }
+    if let Some(text) = variable("BUILDKIT_TTY_LOG_LINES")
+        && let Err(why) = looks.set_log_lines(&text)
+    {
+        notices.push(format!("BUILDKIT_TTY_LOG_LINES: {why}"));
+    }
+    looks
 }
 
 /// Reads how much of a step's output is shown, by BuildKit's names.

@@ -37,7 +37,8 @@ pub(super) fn of_build(
     notices.extend(output.attestations.notice()?);
     let on_error = command.conduct.on_error.checked()?;
     let (mut source, hostname) = source_of(&command.path, source, environment)?;
-    let delivery = delivery(command, output, source.epoch, notices)?;
+    let delivery = delivery(command, output, source.epoch, environment, notices)?;
+    notices.extend(provenance_notice(output, environment));
     source.pull = neighbours.pull().unwrap_or(command.conduct.pull);
     let mut steps = steps_of(steps, hostname, environment, notices)?;
     steps.on_error = on_error;
@@ -123,14 +124,32 @@ fn source_of(
     Ok((source, hostname))
 }
 
+/// Reads a variable that is a truth value.
+fn truth_of(environment: &Environment, name: &str, default: bool) -> Result<bool, Failure> {
+    match environment.variable(name).as_deref() {
+        None | Some("") => Ok(default),
+        Some(text) => parse_args::truth(text).map_err(|error| usage(format!("{name}: {error}"))),
+    }
+}
+
+/// Returns the notice that the metadata file has no provenance, where it was asked for explicitly.
+fn provenance_notice(args: &OutputArgs, environment: &Environment) -> Option<String> {
+    const NAME: &str = "BUILDX_METADATA_PROVENANCE";
+    args.metadata_file.as_ref()?;
+    let mode = environment.variable(NAME).filter(|mode| !mode.is_empty())?;
+    let is_refused = mode == "disabled" || parse_args::truth(&mode) == Ok(false);
+    (!is_refused).then(|| {
+        format!("{NAME}={mode}: the metadata file has no provenance, since none is made yet")
+    })
+}
+
 /// Reads what is taken from the git repository around the context, by buildx's names.
 fn git_facts(environment: &Environment) -> Result<GitFacts, Failure> {
     let defaults = GitFacts::default();
     let read = |name: &str, default: bool| match environment.variable(name).as_deref() {
-        None | Some("") => Ok(default),
         // All labels, when there were fewer ones by default.
         Some("full") if name == "BUILDX_GIT_LABELS" => Ok(true),
-        Some(text) => parse_args::truth(text).map_err(|error| usage(format!("{name}: {error}"))),
+        _ => truth_of(environment, name, default),
     };
     Ok(GitFacts {
         sets_labels: read("BUILDX_GIT_LABELS", defaults.sets_labels)?,
@@ -215,6 +234,7 @@ fn delivery(
     command: &BuildCommand,
     args: &OutputArgs,
     epoch: Option<i64>,
+    environment: &Environment,
     notices: &mut Vec<String>,
 ) -> Result<DeliverySpec, Failure> {
     let tags = names(&command.names.tag)?;
@@ -264,6 +284,7 @@ fn delivery(
         caches: shared_cache::to(&args.cache_to, notices)?,
         id_file: args.iidfile.clone(),
         metadata_file: args.metadata_file.clone(),
+        metadata_has_warnings: truth_of(environment, "BUILDX_METADATA_WARNINGS", false)?,
         allows_secrets: args.allow_secret_in_image,
         shows_only_id: command.conduct.quiet,
     })

@@ -61,15 +61,28 @@ pub struct Syntax {
     pub errors: Vec<Error>,
 }
 
+/// What chooses the frontend of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frontend {
+    /// Its `# syntax=`, where it has one.
+    OfFile,
+    /// Something else, so that its `# syntax=` is a comment: `BUILDKIT_SYNTAX`.
+    Given,
+}
+
 /// Reads the lines of a file.
 pub fn syntax(source: &[u8]) -> Syntax {
+    syntax_for(source, Frontend::OfFile)
+}
+
+fn syntax_for(source: &[u8], frontend: Frontend) -> Syntax {
     let mut syntax = Syntax::default();
     if source.len() > SOURCE_MAX {
         let message = format!("dockerfile greater than max allowed size of {SOURCE_MAX}");
         syntax.errors.push(Error::new(ErrorKind::Limit, message, Span::default(), 0));
         return syntax;
     }
-    let head = match directives::read(source) {
+    let head = match directives::read(source, frontend) {
         Ok(head) => head,
         Err(error) => {
             syntax.errors.push(error);
@@ -206,7 +219,16 @@ fn outside(instruction: &Instruction) -> Error {
 /// Everything that is wrong with it on its own, in source order, [`ERRORS_MAX`]
 /// at most; never empty.
 pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Error>> {
-    let mut syntax = syntax(source);
+    parse_for(source, Frontend::OfFile)
+}
+
+/// As [`parse`], of a file whose `# syntax=` may not be what chooses the frontend.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_for(source: &[u8], frontend: Frontend) -> Result<Dockerfile, Vec<Error>> {
+    let mut syntax = syntax_for(source, frontend);
     let mut errors = std::mem::take(&mut syntax.errors);
     let had_errors = !errors.is_empty();
     let (file, more) = assemble(Syntax { errors: errors.clone(), ..syntax });
