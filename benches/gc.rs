@@ -8,7 +8,7 @@
 )]
 
 use builder::cache::{Cache, Cost, Inputs, Output};
-use builder::gc::{Includes, Inventory, Policy, select};
+use builder::gc::{Includes, Inventory, Only, Policy, select};
 use builder::store::{ChainId, ContentId, LayerId, LayerMeta, Store};
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
@@ -37,6 +37,7 @@ fn main() {
     let begun = Instant::now();
     let policy = Policy {
         includes: Includes::Everything,
+        only: Only::ALL,
         unused_since: None,
         keep_bytes: Some(inventory.cache_bytes() / 2),
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33),

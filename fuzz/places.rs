@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use builder::cache::{Cache, Import, Record};
 use builder::cache_mounts::{found_mounts, import_mount};
-use builder::gc::{Includes, Inventory, Policy, select, verify};
+use builder::gc::{Includes, Inventory, Only, Policy, select, verify};
 use builder::history::History;
 use builder::image::{
     LayoutArchive, LayoutRef, LayoutSource, Selector, fetch, load_archive, load_layout,
@@ -123,6 +123,7 @@ fn use_store(store: &Store, files: &[(String, Vec<u8>)]) {
     if let Ok(inventory) = Inventory::of(store) {
         let policy = Policy {
             includes: Includes::Everything,
+            only: Only::ALL,
             unused_since: None,
             keep_bytes: Some(0),
             now: SystemTime::UNIX_EPOCH,

@@ -1,11 +1,13 @@
 //! `builder df`: what the store holds, and what could go.
 
 use super::failure::Failure;
+use super::format::{Columns, ListFormat};
 use super::images::{since, write_table};
-use super::parse_args::{self, TableFormat};
-use super::prune;
+use super::store_filter::StoreFilter;
+use super::template::Value as Field;
+use super::{parse_args, prune};
 use crate::explain::text::clean;
-use crate::gc::{Includes, Inventory, Item, ItemKind, Policy, Reach, Removals, select};
+use crate::gc::{Includes, Inventory, Item, ItemKind, Only, Policy, Reach, Removals, select};
 use crate::oci::Reference;
 use crate::store::{LayerId, Store};
 use crate::text::size::decimal;
@@ -20,15 +22,30 @@ pub struct DfArgs {
     /// List every thing, not only sums
     #[arg(short, long)]
     pub verbose: bool,
-    /// Print as `table` or `json`
+    /// Only what fits: type=KIND, id=ID, until=AGE (not used for that long)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Print as `table`, as `json`, or each type by a Go template, as '{{.Type}} {{.Size}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
-    pub format: TableFormat,
+    pub format: String,
 }
+
+/// The fields of a type of things that a template can show, as `docker system df` has them.
+const COLUMNS: &Columns = &[
+    ("Type", "TYPE"),
+    ("TotalCount", "TOTAL"),
+    ("Active", "ACTIVE"),
+    ("Size", "SIZE"),
+    ("Reclaimable", "RECLAIMABLE"),
+];
+
+/// Columns of a terminal that the table fits in.
+const WIDTH: usize = 80;
 
 /// The classes of things, as people think of them.
 const CLASSES: &[(&str, &str, &[ItemKind])] = &[
     ("layers", "Layers", &[ItemKind::Layer]),
-    ("blobs", "Packed layers and documents", &[ItemKind::Blob]),
+    ("blobs", "Packed layers", &[ItemKind::Blob]),
     (
         "records",
         "Step records",
@@ -49,6 +66,8 @@ struct Sum {
     shared: u64,
     prune: u64,
     prune_all: u64,
+    /// How many named images lead to.
+    active: u64,
 }
 
 /// Shows what is in the store.
@@ -62,10 +81,13 @@ pub fn run(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let inventory = Inventory::of(store).map_err(|error| prune::failure(&error))?;
+    let format = ListFormat::parse(&args.format, COLUMNS).map_err(|error| error.failure())?;
+    let filter = StoreFilter::parse(&args.filter, now)?;
+    let mut inventory = Inventory::of(store).map_err(|error| prune::failure(&error))?;
     let planned = |includes| {
         let policy = Policy {
             includes,
+            only: Only::ALL,
             unused_since: None,
             keep_bytes: None,
             now: parse_args::system_time(now),
@@ -73,26 +95,56 @@ pub fn run(
         select(&inventory, &policy)
     };
     let plans = [planned(Includes::Results), planned(Includes::Everything)];
-    let sums = sums(&inventory, &plans);
-    let written = match args.format {
-        TableFormat::Json => json(args, &inventory, &sums, out),
-        TableFormat::Table => table(args, &inventory, &sums, now, out),
-    };
-    written.map_err(|error| Failure::output(&error))
+    let since = filter.unused_since.map(parse_args::system_time);
+    let is_meant =
+        |item: &Item| filter.only.fits(item) && since.is_none_or(|since| item.last_used < since);
+    let sums = sums(&inventory, &plans, is_meant);
+    if !args.filter.is_empty() {
+        inventory.items.retain(is_meant);
+        // An image is more than the things that were chosen.
+        inventory.images.clear();
+    }
+    if args.format.trim() == "json" {
+        return json(args, &inventory, &sums, out).map_err(|error| Failure::output(&error));
+    }
+    if !format.is_table() {
+        let rows: Vec<_> =
+            CLASSES.iter().zip(&sums).map(|((_, name, _), sum)| fields(name, sum)).collect();
+        return format.write(&rows, out).map_err(|error| error.failure());
+    }
+    table(args, &inventory, &sums, now, out).map_err(|error| Failure::output(&error))
 }
 
-fn sums(inventory: &Inventory, plans: &[Removals; 2]) -> Vec<Sum> {
+/// A type of things as `docker system df` shows it.
+fn fields(name: &str, sum: &Sum) -> Field {
+    let share = (sum.prune_all * 100).checked_div(sum.bytes).unwrap_or(0);
+    let texts = [
+        name.to_owned(),
+        sum.count.to_string(),
+        sum.active.to_string(),
+        decimal(sum.bytes),
+        format!("{} ({share}%)", decimal(sum.prune_all)),
+    ];
+    let texts = texts.iter().map(|text| Field::text(text.as_str()));
+    Field::row(COLUMNS.iter().map(|(name, _)| *name).zip(texts))
+}
+
+fn sums(
+    inventory: &Inventory,
+    plans: &[Removals; 2],
+    is_meant: impl Fn(&Item) -> bool,
+) -> Vec<Sum> {
     let sets =
         plans.each_ref().map(|select| select.victims.iter().copied().collect::<BTreeSet<_>>());
     let mut sums = vec![Sum::default(); CLASSES.len()];
-    for (index, item) in inventory.items.iter().enumerate() {
+    for (index, item) in inventory.items.iter().enumerate().filter(|(_, item)| is_meant(item)) {
         let class = CLASSES.iter().position(|(_, _, kinds)| kinds.contains(&item.kind));
         let sum = &mut sums[class.expect("every kind is in a class")];
         // A step is one record; notes and listings belong to it.
-        sum.count += u64::from(!matches!(
-            item.kind,
-            ItemKind::Pointer | ItemKind::Listing | ItemKind::Remote
-        ));
+        let is_thing =
+            !matches!(item.kind, ItemKind::Pointer | ItemKind::Listing | ItemKind::Remote);
+        sum.count += u64::from(is_thing);
+        sum.active += u64::from(is_thing && item.reach == Reach::Image);
         sum.bytes += item.bytes;
         sum.shared += if item.reach == Reach::Image { item.bytes } else { 0 };
         sum.prune += if sets[0].contains(&index) { item.bytes } else { 0 };
@@ -108,6 +160,7 @@ fn total(sums: &[Sum]) -> Sum {
         shared: a.shared + b.shared,
         prune: a.prune + b.prune,
         prune_all: a.prune_all + b.prune_all,
+        active: a.active + b.active,
     })
 }
 
@@ -128,11 +181,26 @@ fn table(
     let total = total(sums);
     if !inventory.images.is_empty() {
         let mut rows = vec![["IMAGE", "SIZE", "SHARED", "UNIQUE"].map(str::to_owned).to_vec()];
-        rows.extend(inventory.images.iter().map(|image| {
+        let sizes = inventory
+            .images
+            .iter()
+            .map(|image| [image.bytes, image.shared, image.bytes - image.shared].map(decimal));
+        let sizes: Vec<[String; 3]> = sizes.collect();
+        // Three columns with a gap before each, and what is left for names.
+        let widest = |column: usize| {
+            sizes
+                .iter()
+                .map(|row| row[column].len())
+                .max()
+                .unwrap_or(0)
+                .max(rows[0][column + 1].len())
+        };
+        let room = WIDTH - (0..3).map(|column| widest(column) + 3).sum::<usize>();
+        for (image, sizes) in inventory.images.iter().zip(sizes.clone()) {
             let names: Vec<_> = image.names.iter().map(|name| familiar(name)).collect();
-            let unique = image.bytes - image.shared;
-            vec![names.join(", "), decimal(image.bytes), decimal(image.shared), decimal(unique)]
-        }));
+            let names = if args.verbose { names.join(", ") } else { in_width(&names, room) };
+            rows.push([names].into_iter().chain(sizes).collect());
+        }
         writeln!(out)?;
         write_table(&rows, out)?;
     }
@@ -161,6 +229,27 @@ fn table(
         write_table(&rows, out)?;
     }
     Ok(())
+}
+
+/// The names of an image in one line: all of them, or the first and how many more there are; of a
+/// name that is too long its end, which has the tag.
+fn in_width(names: &[String], width: usize) -> String {
+    let all = names.join(", ");
+    if all.chars().count() <= width {
+        return all;
+    }
+    let more = match names.len() {
+        0 | 1 => String::new(),
+        many => format!(" +{}", many - 1),
+    };
+    let first = names.first().map_or("", String::as_str);
+    let room = width.saturating_sub(more.len());
+    let length = first.chars().count();
+    let shown: String = match length > room {
+        true => std::iter::once('…').chain(first.chars().skip(length + 1 - room)).collect(),
+        false => first.to_owned(),
+    };
+    format!("{shown}{more}")
 }
 
 /// A name as people type it.
@@ -249,7 +338,12 @@ fn label<'a>(item: &'a Item, labels: &BTreeMap<LayerId, &'a str>) -> Option<&'a 
 }
 
 fn class_of(item: &Item) -> &'static str {
-    match item.kind {
+    word_of(item.kind)
+}
+
+/// The word for a kind of things, as `--filter type=` takes it.
+pub(super) fn word_of(kind: ItemKind) -> &'static str {
+    match kind {
         ItemKind::Layer => "layer",
         ItemKind::Blob => "blob",
         ItemKind::Record | ItemKind::Pointer | ItemKind::Listing | ItemKind::Remote => "record",
@@ -270,5 +364,22 @@ fn shorten(text: &str, width: usize) -> String {
     match text.chars().count() > width {
         true => text.chars().take(width - 1).chain(['…']).collect(),
         false => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_take_one_line() {
+        let of = |names: &[&str], width| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            in_width(&names, width)
+        };
+        assert_eq!(of(&["a:1", "b:2"], 8), "a:1, b:2");
+        assert_eq!(of(&["a:1", "b:2", "c:3"], 8), "a:1 +2");
+        assert_eq!(of(&["r.example/team/app:1.0"], 10), "…m/app:1.0");
+        assert_eq!(of(&["r.example/team/app:1.0", "x"], 10), "…pp:1.0 +1");
     }
 }

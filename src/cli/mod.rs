@@ -53,6 +53,7 @@ pub mod save;
 pub mod security;
 pub mod signals;
 pub mod store;
+mod store_filter;
 pub mod tag;
 mod template;
 mod truth;

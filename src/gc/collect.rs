@@ -6,6 +6,7 @@ use super::selection::{Policy, Removals, select};
 use crate::store::{self, CollectResult, LayerId, Store};
 use crate::sys::cancel::Cancel;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use tracing::debug;
 
 /// Maximum number of selections, when images are named while collection runs.
@@ -18,6 +19,8 @@ pub struct Collected {
     pub removed: BTreeMap<ItemKind, (u64, u64)>,
     /// How many were left because a process uses them.
     pub held: u64,
+    /// Each thing that was removed, with its bytes.
+    pub things: Vec<(ItemKind, PathBuf, u64)>,
 }
 
 impl Collected {
@@ -92,6 +95,7 @@ fn remove(
                 let (count, bytes) = collected.removed.entry(item.kind).or_default();
                 *count += 1;
                 *bytes += item.bytes;
+                collected.things.push((item.kind, item.path.clone(), item.bytes));
             }
             CollectResult::Leased => {
                 needed.extend(item.links.under);
@@ -112,6 +116,7 @@ fn may_be_named(item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::only::Only;
     use super::super::selection::Includes;
     use super::*;
     use crate::oci::{Descriptor, Digest};
@@ -123,7 +128,13 @@ mod tests {
     fn policy() -> Policy {
         // Tests have no clock: everything was used before the end of time.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
-        Policy { includes: Includes::Results, unused_since: None, keep_bytes: None, now }
+        Policy {
+            includes: Includes::Results,
+            only: Only::ALL,
+            unused_since: None,
+            keep_bytes: None,
+            now,
+        }
     }
 
     fn add_layer(store: &Store, n: u8) -> LayerId {

@@ -24,11 +24,13 @@
 
 mod collect;
 mod inventory;
+mod only;
 mod selection;
 mod verify;
 
 pub use collect::{Collected, collect};
 pub use inventory::{ImageUse, Inventory, Item, ItemKind, Reach};
+pub use only::Only;
 pub use selection::{EVIDENCE_AGE, Includes, Policy, Removals, select};
 pub use verify::{Finding, VerifyReport, verify};
 

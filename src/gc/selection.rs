@@ -1,6 +1,7 @@
 //! Selection of what is removed: a pure function of an inventory and a policy.
 
 use super::inventory::{Inventory, Item, ItemKind, Reach};
+use super::only::Only;
 use crate::store::{GcClass, LayerId};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -18,10 +19,12 @@ pub enum Includes {
 }
 
 /// What is to be removed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Policy {
     /// What may be removed at all.
     pub includes: Includes,
+    /// Only these of it, and what has lost its meaning without them.
+    pub only: Only,
     /// Only what has not been used since.
     pub unused_since: Option<SystemTime>,
     /// Only as much as is needed to get down to so many bytes of cache.
@@ -52,11 +55,15 @@ pub fn select(inventory: &Inventory, policy: &Policy) -> Removals {
     let items = &inventory.items;
     let mut is_victim = vec![false; items.len()];
     let is_old = |item: &Item| policy.unused_since.is_none_or(|since| item.last_used < since);
+    let is_meant = |item: &Item| policy.only.fits(item);
 
     let mut order: Vec<usize> = (0..items.len())
         .filter(|&index| {
             let item = &items[index];
-            item.reach == Reach::Cache && is_included(item.kind, policy.includes) && is_old(item)
+            item.reach == Reach::Cache
+                && is_included(item.kind, policy.includes)
+                && is_old(item)
+                && is_meant(item)
         })
         .collect();
     // Of what one build used, the steps it ended with are given up last: they stand for the others.
@@ -94,8 +101,9 @@ pub fn select(inventory: &Inventory, policy: &Policy) -> Removals {
         && policy.unused_since.is_none()
         && policy.keep_bytes.is_none();
     let is_stale = |item: &Item| {
-        is_everything
-            || policy.now.duration_since(item.last_used).is_ok_and(|age| age > EVIDENCE_AGE)
+        is_meant(item)
+            && (is_everything
+                || policy.now.duration_since(item.last_used).is_ok_and(|age| age > EVIDENCE_AGE))
     };
     let mut listed: BTreeSet<[u8; 32]> = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
@@ -211,6 +219,7 @@ mod tests {
 
     const BASE: Policy = Policy {
         includes: Includes::Results,
+        only: Only::ALL,
         unused_since: None,
         keep_bytes: None,
         now: SystemTime::UNIX_EPOCH,
@@ -236,6 +245,15 @@ mod tests {
             "record-old",
         ];
         goes(Policy { includes: Includes::Everything, now: at(31), ..BASE }, &all);
+    }
+
+    #[test]
+    fn only_what_is_meant_goes_with_what_leads_to_it() {
+        let of = |only: Only| Policy { includes: Includes::Everything, only, now: at(31), ..BASE };
+        goes(of(Only { kinds: Some(vec![ItemKind::Mount]), id: None }), &["mount"]);
+        let old = Only { kinds: None, id: Some("ol".into()) };
+        goes(of(old), &["old", "packed-old", "chain-old"]);
+        goes(of(Only { kinds: Some(Vec::new()), id: None }), &[]);
     }
 
     #[test]
@@ -278,9 +296,9 @@ mod tests {
     fn the_least_recently_used_goes_until_the_rest_fits() {
         // 259 bytes of cache; the mount is the oldest and brings it down to 189.
         let everything = Policy { includes: Includes::Everything, now: at(31), ..BASE };
-        goes(Policy { keep_bytes: Some(189), ..everything }, &["mount"]);
+        goes(Policy { keep_bytes: Some(189), ..everything.clone() }, &["mount"]);
         let further = ["mount", "old", "packed-old", "chain-old"];
-        goes(Policy { keep_bytes: Some(188), ..everything }, &further);
+        goes(Policy { keep_bytes: Some(188), ..everything.clone() }, &further);
         goes(Policy { keep_bytes: Some(1000), ..everything }, &[]);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::Caller;
 use super::request::DiskPolicy;
-use crate::gc::{GcError, Includes, Inventory, Policy, collect};
+use crate::gc::{GcError, Includes, Inventory, Only, Policy, collect};
 use crate::history::{History, KEEP_BUILDS};
 use crate::store::{Store, StorePart};
 use crate::sys::cancel::Cancel;
@@ -127,6 +127,7 @@ fn tidy(
     if let Some(keep) = bounds.keep(bytes) {
         let policy = Policy {
             includes: Includes::Everything,
+            only: Only::ALL,
             unused_since: None,
             keep_bytes: Some(keep),
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),

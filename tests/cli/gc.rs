@@ -99,6 +99,46 @@ fn prune_keeps_named_images_and_a_dry_run_keeps_all() {
 }
 
 #[test]
+fn prune_takes_one_type_or_one_thing_and_names_it() {
+    let kit = kit();
+    kit.build().ok();
+    let freed = |words: &[&str]| kit.builder(["prune"].iter().chain(words)).ok().stdout();
+    let shown = freed(&["--filter", "type=exec.cachemount", "--verbose"]);
+    assert!(shown.contains("mounts/") && shown.contains("1 cache mount"), "{shown}");
+    let left = df(&kit);
+    assert_eq!((&left["mounts"]["count"], &left["layers"]["count"]), (&0.into(), &4.into()));
+    assert_eq!(freed(&["--filter", "type=frontend"]), "Freed: 0B\n");
+    assert_eq!(freed(&["--min-free-space", "1"]), "Freed: 0B\n", "enough is free");
+    assert_eq!(freed(&["--max-used-space", "1g"]), "Freed: 0B\n");
+    let items = kit.builder(["df", "-v", "--format=json", "--filter=type=layer"]).ok().json();
+    let items = items["items"].as_array().unwrap();
+    assert_eq!(items.len(), 4);
+    let id = items[0]["path"].as_str().unwrap().strip_prefix("layers/").unwrap();
+    freed(&["--filter", &format!("id={}", &id[..12])]);
+    assert!(!kit.store().join("layers").join(id).exists());
+    freed(&["--max-used-space", "0", "--reserved-space", "1g"]);
+    assert!(df(&kit)["layers"]["count"].as_u64() > Some(0), "what is reserved stays");
+    freed(&["--max-used-space", "0"]);
+    assert_eq!(df(&kit)["layers"]["count"], 0);
+}
+
+#[test]
+fn df_has_one_line_for_an_image_on_a_terminal_of_80_columns() {
+    let kit = kit();
+    let long = format!("registry.example:5000/a/{}app:1.0", "long/".repeat(20));
+    kit.build().args(["-t", &long, "-t", "again", "-t", "other"]).ok();
+    let text = kit.builder(["df"]).ok().stdout();
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.contains(" +2 "), "{text}");
+    assert!(kit.builder(["df", "--verbose"]).ok().stdout().contains(&long));
+    let line = kit.builder(["df", "--format", "{{.Type}}={{.TotalCount}}"]).ok().stdout();
+    assert!(line.contains("Layers=4\n"), "{line}");
+    kit.builder(["df", "--format", "{{.Nope}}"]).fails(2).says(&["Type, TotalCount"]);
+    let one = kit.builder(["df", "--filter", "type=layer"]).ok().stdout();
+    assert!(!one.contains("again"), "{one}");
+}
+
+#[test]
 fn prune_of_everything_takes_mounts_and_leaves_a_store_that_works() {
     let kit = kit();
     let right = kit.build().image();
@@ -121,8 +161,15 @@ fn prune_goes_by_last_use() {
     assert_eq!(kept, "Freed: 0B\n");
     kit.builder(["prune", "--keep-storage", "0"]).ok();
     assert_eq!(df(&kit)["layers"]["count"], 0);
-    for wrong in ["until=soon", "until", "label=x", "until=-1h"] {
+    for wrong in ["until=soon", "until", "label=x", "until=-1h", "inuse=true"] {
         kit.builder(["prune", "--filter", wrong]).fails(2).says(&[wrong, "until=24h"]);
+    }
+    for (wrong, part) in [
+        ("type=thing", "the types are layer, blob"),
+        ("dangling=false", "builder rmi NAME"),
+        ("label=x", "builder images -q --filter label="),
+    ] {
+        kit.builder(["prune", "--filter", wrong]).fails(2).says(&[part]);
     }
     kit.builder(["prune", "--keep-storage", "many"]).exits(2);
 }
