@@ -206,6 +206,8 @@ pub struct Environment {
     pub standing: Standing,
     /// Why we are root of no namespace.
     pub refused: Option<EnterError>,
+    /// The version of Landlock where commands can be confined by chroot, else why they cannot.
+    pub chroot: Option<Result<u32, String>>,
     /// Whether this command may touch the files of layers.
     touches_layers: bool,
     /// The time at which we were started.
@@ -228,6 +230,7 @@ impl Environment {
             is_root: rustix::process::geteuid().is_root(),
             standing: Standing::Machine,
             refused: None,
+            chroot: None,
             touches_layers: false,
             started: Timestamp::now(),
             begun: Instant::now(),
@@ -472,6 +475,10 @@ pub fn main() -> ExitCode {
     let mut environment = Environment::new(cli.root);
     environment.is_root = is_root;
     environment.standing = standing;
+    environment.chroot = match standing {
+        Standing::Container => Some(crate::sandbox::probe_chroot()),
+        _ => None,
+    };
     environment.refused = refused;
     environment.touches_layers = touches_layers;
     environment.docker_config = call.docker_config.and_then(|dir| dir.into_string().ok());

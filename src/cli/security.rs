@@ -105,24 +105,28 @@ impl SecurityArgs {
         let wanted = match self.confinement {
             Wanted::Auto => WantedRung::Auto,
             Wanted::Namespaces => WantedRung::Namespaces,
-            Wanted::Chroot | Wanted::Emulated => {
-                let name = match self.confinement {
-                    Wanted::Chroot => "chroot",
-                    _ => "emulated",
-                };
+            Wanted::Chroot if environment.refused.is_some() => WantedRung::Chroot,
+            Wanted::Chroot => {
                 return Err(Failure::new(
                     Class::Usage,
-                    format!(
-                        "--confinement={name} is not in this version of builder: commands run in \
-                         namespaces, or not at all"
-                    ),
+                    "--confinement=chroot is for places without namespaces: this one has them, which \
+                     confine more",
+                )
+                .with_hint("leave the flag out: --confinement=auto takes the strongest way"));
+            }
+            Wanted::Emulated => {
+                return Err(Failure::new(
+                    Class::Usage,
+                    "--confinement=emulated is not in this version of builder: commands run in \
+                     namespaces or by chroot, or not at all",
                 )
                 .with_hint("see what this place allows: builder doctor"));
             }
         };
+        let chroot = environment.chroot.clone();
         let refused = environment.refused.clone();
         let fix = refused.as_ref().map(|error| place::next_rung(error, environment));
-        Ok(Confinement { wanted, refused, fix: fix.unwrap_or_default() })
+        Ok(Confinement { wanted, refused, chroot, fix: fix.unwrap_or_default() })
     }
 
     /// Returns how the ids of commands map to this machine's; `None` for the builder's own.

@@ -55,6 +55,9 @@ pub(super) const DEFAULT: u64 = 0xa804_25fb;
 /// The one that lets mount.
 pub(super) const SYS_ADMIN: u64 = 1 << 21;
 
+/// The one that lets change the root directory.
+pub(super) const SYS_CHROOT: u64 = 1 << 18;
+
 /// The one that lets make devices.
 pub(super) const MKNOD: u64 = 1 << 27;
 

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 
 use super::caps;
+use super::chroot;
 use super::fault::{Doing, Fault};
 use super::init::{Filters, capabilities};
 use super::protocol::{self, InitMessage, RunRequest};
@@ -24,6 +25,7 @@ use super::seccomp::Program;
 use super::supervisor::Task;
 use super::users::Identity;
 use crate::layer::owner;
+use crate::sys::landlock::Domain;
 use crate::sys::notify::load_filter_with_listener;
 use crate::sys::process;
 use crate::sys::rooted::open_in_root;
@@ -38,6 +40,8 @@ pub(super) struct Command<'a> {
     keep: u64,
     confinement: Option<&'a Program>,
     supervisor: Option<&'a Program>,
+    /// What files it reaches, where it has no namespaces.
+    domain: Option<&'a Domain>,
     /// Device numbers of the file systems that were made for this step.
     own: Vec<u64>,
 }
@@ -98,7 +102,8 @@ impl<'a> Command<'a> {
             (program, verdict)
         });
         let programs = programs.collect();
-        let keep = capabilities(spec)?;
+        let withheld = if request.chroot.is_some() { chroot::WITHHELD } else { 0 };
+        let keep = capabilities(spec)? & !withheld;
         let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
         let supervisor = filters.supervisor.filter(|_| task.is_some_and(|task| task.serves(keep)));
         Ok(Self {
@@ -109,8 +114,14 @@ impl<'a> Command<'a> {
             keep,
             confinement: filters.confinement,
             supervisor,
+            domain: None,
             own,
         })
+    }
+
+    /// Confines the command to a domain, and lets it gain no privileges.
+    pub(super) fn in_domain(self, domain: &'a Domain) -> Self {
+        Self { domain: Some(domain), ..self }
     }
 
     /// Becomes the command. Returns the status to end with when it cannot.
@@ -211,6 +222,10 @@ impl<'a> Command<'a> {
         rustix::process::umask(Mode::from_raw_mode(0o022));
 
         caps::bound(self.keep).doing(|| "limiting capabilities")?;
+        if let Some(domain) = self.domain {
+            rustix::thread::set_no_new_privs(true).doing(|| "giving up gaining privileges")?;
+            domain.enter().doing(|| "entering a Landlock domain")?;
+        }
         // Before the ids change, while CAP_SYS_ADMIN is held: the other way to be allowed, to give
         // up gaining privileges for good, breaks sudo and su inside.
         if let Some(filter) = self.supervisor {

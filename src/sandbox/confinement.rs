@@ -4,6 +4,7 @@
 //! | rung | what confines a command |
 //! |---|---|
 //! | namespaces | user, mount, pid, network, ipc, uts and cgroup namespaces, capabilities, a filter of system calls |
+//! | chroot | a root directory of its own, a Landlock domain, capabilities, no new privileges, the filter |
 //!
 //! A lower rung is taken only where the place refuses the ones above it, never because it is
 //! cheaper; what refuses them is in [`Confinement::refused`].
@@ -18,6 +19,8 @@ pub enum WantedRung {
     Auto,
     /// Namespaces, and never less.
     Namespaces,
+    /// A root directory, and never less.
+    Chroot,
 }
 
 /// What confines commands.
@@ -25,6 +28,8 @@ pub enum WantedRung {
 pub enum Rung {
     /// Namespaces of their own.
     Namespaces,
+    /// A root directory of their own, with this version of Landlock.
+    Chroot(u32),
 }
 
 impl Rung {
@@ -32,6 +37,7 @@ impl Rung {
     pub fn name(self) -> &'static str {
         match self {
             Self::Namespaces => "namespaces",
+            Self::Chroot(_) => "chroot",
         }
     }
 
@@ -39,6 +45,7 @@ impl Rung {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Namespaces => "in namespaces of their own",
+            Self::Chroot(_) => "in a root directory of their own",
         }
     }
 }
@@ -50,6 +57,8 @@ pub struct Confinement {
     pub wanted: WantedRung,
     /// Why namespaces cannot be had.
     pub refused: Option<EnterError>,
+    /// The version of Landlock, where commands can be confined by chroot; else why not.
+    pub chroot: Option<Result<u32, String>>,
     /// What to change so that they can be had.
     pub fix: String,
 }
@@ -59,12 +68,20 @@ impl Confinement {
     pub fn rung(&self) -> Option<Rung> {
         match self.refused {
             None => Some(Rung::Namespaces),
-            Some(_) => None,
+            Some(_) if self.wanted == WantedRung::Namespaces => None,
+            Some(_) => match self.chroot {
+                Some(Ok(version)) => Some(Rung::Chroot(version)),
+                Some(Err(_)) | None => None,
+            },
         }
     }
 
     /// Returns why there is no rung.
     pub(super) fn reason(&self) -> String {
-        self.refused.as_ref().map(ToString::to_string).unwrap_or_default()
+        let namespaces = self.refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        match &self.chroot {
+            Some(Err(reason)) => format!("{namespaces}; {reason}"),
+            Some(Ok(_)) | None => namespaces,
+        }
     }
 }

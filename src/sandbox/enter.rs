@@ -113,7 +113,7 @@ fn enter_or_fail() -> Result<Standing, EnterError> {
     }
     let proof = SingleThreaded::prove()?;
     if is_whole {
-        proof.unshare(libc::CLONE_NEWNS).map_err(made)?;
+        proof.unshare(libc::CLONE_NEWNS).map_err(|error| made(&error))?;
         return Ok(standing());
     }
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -130,7 +130,7 @@ fn enter_or_fail() -> Result<Standing, EnterError> {
             if ids::owns_machine() {
                 return Ok(Standing::Machine);
             }
-            proof.unshare(libc::CLONE_NEWNS).map_err(made)?;
+            proof.unshare(libc::CLONE_NEWNS).map_err(|error| made(&error))?;
             return Ok(standing());
         }
         other => other?,
@@ -159,7 +159,7 @@ fn enter_or_fail() -> Result<Standing, EnterError> {
     let mut is_mapped = [0];
     done.read_exact(&mut is_mapped).ok();
     wait_for(child.pid);
-    unshared.map_err(made)?;
+    unshared.map_err(|error| made(&error))?;
     if is_mapped != [1] {
         // A range may have been mapped for one of the two.
         map_own(uid, gid).ok();
@@ -170,7 +170,7 @@ fn enter_or_fail() -> Result<Standing, EnterError> {
     Ok(standing())
 }
 
-fn made(error: io::Error) -> EnterError {
+fn made(error: &io::Error) -> EnterError {
     EnterError::Made { errno: error.raw_os_error().unwrap_or(libc::EPERM) }
 }
 

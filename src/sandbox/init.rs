@@ -238,7 +238,7 @@ fn prepare(
 
 /// Reports that the tree stands, and hands over what the builder serves: sockets of agents, then
 /// the master side of the terminal.
-fn report(
+pub(super) fn report(
     control: BorrowedFd<'_>,
     stubs: Vec<Stub>,
     notices: Vec<String>,
@@ -300,7 +300,7 @@ fn supervise(running: &Running, control: &OwnedFd) {
 }
 
 /// Waits for all that has ended (`all`: until no child is left); returns the status of `main`.
-fn reap(main: i32, used: &mut ChildUsage, all: bool) -> Option<i32> {
+pub(super) fn reap(main: i32, used: &mut ChildUsage, all: bool) -> Option<i32> {
     let mut status = None;
     loop {
         match process::wait_any(all) {
@@ -365,12 +365,12 @@ fn image_text(path: &str) -> String {
 /// More of `/etc/passwd` or `/etc/group` than this is not read.
 const USERS_MAX: u64 = 8 << 20;
 
-fn identity(user: &str) -> Result<Identity, Fault> {
+pub(super) fn identity(user: &str) -> Result<Identity, Fault> {
     let (passwd, group) = (image_text("/etc/passwd"), image_text("/etc/group"));
     users::look_up(user, &passwd, &group).map_err(Fault::Refused)
 }
 
-fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
+pub(super) fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
     let Some(number) = super::limits::rlimit(&limit.name) else {
         return Err(Fault::Refused(format!("unknown ulimit {}", limit.name)));
     };
@@ -384,7 +384,7 @@ fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
 }
 
 /// Returns the command's input, output and error output.
-fn stdio(
+pub(super) fn stdio(
     request: &RunRequest,
     fds: &Descriptors,
     null: &OwnedFd,
@@ -409,7 +409,7 @@ fn stdio(
 
 /// Gives a pipe or the terminal to the command's user. Both were made for the command; of the null
 /// device nothing is changed.
-fn own_pipe(fd: BorrowedFd<'_>, uid: u32, gid: u32) {
+pub(super) fn own_pipe(fd: BorrowedFd<'_>, uid: u32, gid: u32) {
     use rustix::fs::{FileType, Gid, Uid};
     let Ok(stat) = rustix::fs::fstat(fd) else { return };
     match FileType::from_raw_mode(stat.st_mode) {

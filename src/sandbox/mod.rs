@@ -17,6 +17,7 @@
 
 mod agent;
 mod caps;
+mod chroot;
 mod client;
 mod command;
 mod confinement;
@@ -50,6 +51,7 @@ mod users;
 mod workdir;
 
 pub use agent::{Agent, KeyError, Keyring, connect as connect_to_agent};
+pub use chroot::probe_chroot;
 pub use confinement::{Confinement, Rung, WantedRung};
 pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;

@@ -59,6 +59,11 @@ pub(super) struct RunRequest {
     pub sources: Vec<SourceFd>,
     /// Input and output.
     pub stdio: StdioFds,
+    /// The version of Landlock with which the command is confined to the root, a directory, where no
+    /// namespaces are made.
+    pub chroot: Option<u32>,
+    /// Listening sockets of agents, which are in the root already.
+    pub listeners: Vec<usize>,
     /// Network namespace to join.
     pub netns: Option<usize>,
     /// User namespace to join, and how it maps.

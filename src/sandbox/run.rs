@@ -11,6 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use tracing::debug;
 
+use super::chroot::{self, Placed};
 use super::client::Client;
 use super::confinement::Rung;
 use super::idmap::IdMap;
@@ -23,11 +24,12 @@ use super::policy::{NetworkMode, Ulimit};
 use super::protocol::{self, RunRequest, SourceFd, SpawnRequest, StdioFds};
 use super::relay::{self, Copy, StreamKind};
 use super::session::{Ended, Session, Streams};
-use super::spec::{Exit, Oom, RunSpec, Security, Stream, Usage};
+use super::spec::{Exit, MountKind, Oom, RunSpec, Security, Stream, Usage};
 use super::{Inputs, SandboxError, Source, Stdio, error, mounts};
 use crate::cgroup::{Cgroup, Cgroups, Limits, Substitute};
 use crate::snapshot::IdMapping;
 use crate::sys::cancel::Cancel;
+use crate::sys::landlock;
 use crate::sys::mount::{MountAttributes, mount_setattr};
 
 /// Runs the commands of one build. Everything it needs is started when first needed, and dies with
@@ -175,6 +177,10 @@ impl Sandbox {
         })
     }
 
+    fn has_namespaces(&self) -> bool {
+        self.options.confinement.rung() == Some(Rung::Namespaces)
+    }
+
     /// Returns the user namespace of commands and how it maps, for mounts to be mapped the same
     /// way; `None` where a command has the ids of the builder: with [`Security::Insecure`], where
     /// that was asked for, and where the machine cannot map, which is a notice.
@@ -184,7 +190,9 @@ impl Sandbox {
     /// When the spawner cannot be started.
     pub fn ids(&self, security: Security) -> Result<Option<Arc<Ids>>, SandboxError> {
         match &self.options.idmap {
-            Some(map) if security == Security::Default => self.mapped_ids(map),
+            Some(map) if security == Security::Default && self.has_namespaces() => {
+                self.mapped_ids(map)
+            }
             _ => Ok(None),
         }
     }
@@ -230,6 +238,10 @@ impl Sandbox {
     /// [`SandboxError::Network`] where no helper works, each time: the caller falls back to
     /// [`NetworkMode::Host`] and says so.
     pub fn start_network(&self) -> Result<(), SandboxError> {
+        if !self.has_namespaces() {
+            let reason = "no network namespace can be made here".to_owned();
+            return Err(SandboxError::Network { reason });
+        }
         let started = self.networks.prepare(self.ids(Security::Default)?.as_deref());
         self.note_lacks();
         started
@@ -272,15 +284,30 @@ impl Sandbox {
         if cancel.is_cancelled() {
             return Err(SandboxError::Cancelled);
         }
-        self.rung()?;
+        let rung = self.rung()?;
+        if matches!(rung, Rung::Chroot(_)) {
+            chroot::check(spec, &inputs.stdio)?;
+        }
         let begun = Instant::now();
         let group = Arc::new(self.cgroups().create(&spec.policy.limits)?);
         debug!(limits = ?spec.policy.limits, "made a control group");
         let (ours, theirs) =
             protocol::pair().map_err(|error| SandboxError::io("cannot make a socket", error))?;
         let mut plan = Gathered::new(theirs);
-        let network = self.private(spec)?;
-        let request = self.plan(spec, inputs, &group, network.as_ref(), &mut plan)?;
+        let network = match rung {
+            Rung::Namespaces => self.private(spec)?,
+            Rung::Chroot(_) => None,
+        };
+        let (request, placed) = match rung {
+            Rung::Namespaces => {
+                (self.plan(spec, inputs, &group, network.as_ref(), &mut plan)?, None)
+            }
+            Rung::Chroot(version) => {
+                let (request, placed) =
+                    self.plan_in_tree(spec, inputs, &group, version, &mut plan, cancel)?;
+                (request, Some(placed))
+            }
+        };
         // Before anything of it runs, so that no moment escapes a freeze.
         let number = self.enlist(&group);
         if let Err(error) =
@@ -290,9 +317,14 @@ impl Sandbox {
             return Err(error);
         }
         debug!("ordered a sandbox");
-        self.order_netns()?;
+        if placed.is_none() {
+            self.order_netns()?;
+        }
         let streams = plan.finish();
         let mut session = Session::new(ours, streams);
+        if placed.is_some() {
+            session.keep();
+        }
         let outcome = session.follow(spec, inputs, cancel, control, output);
         lock(&self.running).groups.remove(&number);
         if outcome.is_err() || session.exited.is_none() {
@@ -305,6 +337,9 @@ impl Sandbox {
         session.drain(output);
         let delivered = session.finish_relays(cancel, control);
         mounts::remove_stubs(inputs.root, &session.stubs);
+        if let Some(placed) = placed {
+            placed.take_out()?;
+        }
         for notice in session.notices {
             lock(&self.notices).add(notice);
         }
@@ -406,17 +441,10 @@ impl Sandbox {
             cgroup1.push(plan.add(file.into()));
         }
         let cgroup2 = group.v2_fd().map(copy).transpose()?.map(|fd| plan.add(fd));
-        let mut spec = spec.clone();
-        for substitute in group.substitutes() {
-            // What the user says of the same resource counts.
-            if !spec.policy.ulimits.iter().any(|limit| limit.name == substitute.rlimit()) {
-                let value = Some(substitute.value());
-                let name = substitute.rlimit().to_owned();
-                spec.policy.ulimits.push(Ulimit { name, soft: value, hard: value });
-            }
-        }
         Ok(RunRequest {
             root,
+            chroot: None,
+            listeners: Vec::new(),
             sources,
             stdio,
             netns,
@@ -427,8 +455,75 @@ impl Sandbox {
             cgroup1,
             hosts: network::hosts(&spec.policy, &self.options.network),
             resolv_conf: network::resolv_conf(&self.options.resolv_conf, servers),
-            spec,
+            spec: with_substitutes(spec, group),
         })
+    }
+
+    /// Puts what a command is to see into its tree, and opens what the request refers to.
+    fn plan_in_tree(
+        &self,
+        spec: &RunSpec,
+        inputs: &Inputs<'_>,
+        group: &Cgroup,
+        version: u32,
+        plan: &mut Gathered,
+        cancel: &Cancel,
+    ) -> Result<(RunRequest, Placed), SandboxError> {
+        const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+        let is_in_memory =
+            rustix::fs::fstatfs(inputs.root).is_ok_and(|found| found.f_type == TMPFS);
+        if is_in_memory {
+            // A store through a mapping of memory leaves no change time there.
+            return Err(SandboxError::NoConfinement {
+                reason: "the store is in memory, where not every change of a file shows".to_owned(),
+                fix: "name a store on a disk: builder --root DIR …".to_owned(),
+            });
+        }
+        lock(&self.notices).add(chroot::NOTICE.to_owned());
+        if spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Secret { .. })) {
+            lock(&self.notices).add(
+                "a secret is a file on the disk of the store while its command runs".to_owned(),
+            );
+        }
+        if version < landlock::SCOPED_FROM {
+            lock(&self.notices).add(
+                "before Linux 6.12 commands can send signals to the other processes of the container"
+                    .to_owned(),
+            );
+        }
+        let copy = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|error| SandboxError::io("cannot copy a descriptor", error))
+        };
+        let hosts = network::hosts(&spec.policy, &self.options.network);
+        let resolv_conf = network::resolv_conf(&self.options.resolv_conf, Servers::Host);
+        let texts = (hosts.as_str(), resolv_conf.as_str());
+        let (placed, sockets) = Placed::new(inputs.root, spec, &inputs.sources, texts, cancel)?;
+        let root = plan.add(copy(inputs.root)?);
+        let listeners = sockets.into_iter().map(|socket| plan.add(socket)).collect();
+        let stdio = plan.stdio(&inputs.stdio)?;
+        let mut cgroup1 = Vec::new();
+        for file in group.v1_procs()? {
+            cgroup1.push(plan.add(file.into()));
+        }
+        let cgroup2 = group.v2_fd().map(copy).transpose()?.map(|fd| plan.add(fd));
+        let request = RunRequest {
+            root,
+            chroot: Some(version),
+            listeners,
+            sources: Vec::new(),
+            stdio,
+            netns: None,
+            userns: None,
+            cgroup2,
+            cgroup2_only: false,
+            cgroup1_shown: Vec::new(),
+            cgroup1,
+            hosts: String::new(),
+            resolv_conf: String::new(),
+            spec: with_substitutes(spec, group),
+        };
+        Ok((request, placed))
     }
 
     /// Shows a tree as the sandbox's users are to see it, where its file system can; what is
@@ -476,6 +571,20 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+/// Adds the limits of processes that stand in for those of a control group.
+fn with_substitutes(spec: &RunSpec, group: &Cgroup) -> RunSpec {
+    let mut spec = spec.clone();
+    for substitute in group.substitutes() {
+        // What the user says of the same resource counts.
+        if !spec.policy.ulimits.iter().any(|limit| limit.name == substitute.rlimit()) {
+            let value = Some(substitute.value());
+            let name = substitute.rlimit().to_owned();
+            spec.policy.ulimits.push(Ulimit { name, soft: value, hard: value });
+        }
+    }
+    spec
 }
 
 /// Descriptors gathered for a request.

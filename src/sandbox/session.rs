@@ -67,6 +67,8 @@ pub(super) struct Session {
     pub(super) failed: Option<SandboxError>,
     closed: bool,
     ready: bool,
+    /// Whether the command has a keeper in the place of an init.
+    is_kept: bool,
 }
 
 impl Session {
@@ -89,7 +91,13 @@ impl Session {
             failed: None,
             closed: false,
             ready: false,
+            is_kept: false,
         }
+    }
+
+    /// Says that the command has a keeper in the place of an init.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
     }
 
     /// Serves the sandbox until its command has ended or it failed.
@@ -262,9 +270,14 @@ impl Session {
     }
 
     pub(super) fn kill(&self, group: &Cgroup) {
-        // The init's death is the death of its whole pid namespace.
+        // The init's death is the death of its whole pid namespace. A keeper has to end all that it
+        // keeps first.
+        let signal = match self.is_kept {
+            true => rustix::process::Signal::TERM,
+            false => rustix::process::Signal::KILL,
+        };
         if let Some(init) = &self.init {
-            rustix::process::pidfd_send_signal(init, rustix::process::Signal::KILL).ok();
+            rustix::process::pidfd_send_signal(init, signal).ok();
         }
         group.kill();
     }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
+use super::chroot;
 use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
 use super::init::{self, Filters};
@@ -90,6 +91,18 @@ fn answer(
                 supervisor: filters.get(&supervisor).and_then(Option::as_ref),
             };
             let cgroup = request.cgroup2.map(|index| fds[index].as_fd());
+            if request.chroot.is_some() {
+                return match proof.clone_process(0, cgroup).doing(|| "starting a process")? {
+                    Forked::Child => {
+                        close(socket);
+                        chroot::main(proof, &request, filters, fds)
+                    }
+                    Forked::Parent(child) => {
+                        started(&fds, &child);
+                        Ok(())
+                    }
+                };
+            }
             let mut flags =
                 libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
             if request.netns.is_none() && request.spec.policy.network != NetworkMode::Host {
@@ -142,6 +155,7 @@ pub(super) fn check_indices(request: &RunRequest, count: usize) -> Result<(), Fa
         .chain(request.userns.as_ref().map(|(index, _)| *index))
         .chain(request.cgroup2)
         .chain(request.cgroup1.iter().copied())
+        .chain(request.listeners.iter().copied())
         .max();
     if highest.is_some_and(|highest| highest >= count) {
         return Err(Fault::Refused("a descriptor is missing".into()));

@@ -16,9 +16,11 @@
 //!
 //! # Hard links
 //!
-//! Names of one file in a layer are names of one file in the tree. To change a file through one of
-//! them, overlay copies it and leaves the others as they were, and so do we: names that were there
-//! before become files of their own in the layer, and new names belong to the first of them.
+//! Names of one file in a layer are names of one file in the tree. Names that were there before become
+//! files of their own in the layer, and new names belong to the first of them, as with overlay. What
+//! differs: overlay changes the one name through which a file is changed, and a tree changes all.
+//! [`Laid::collect`] returns such names, for a notice. (A tree without links would take a copy for each:
+//! git alone has more than a hundred.)
 
 use super::SnapshotError;
 use crate::layer::whiteout::{Whiteout, announce_whiteout_files, make_whiteout};
@@ -26,7 +28,7 @@ use crate::layer::{LayerError, Stack, StackDir, XattrSpace, owner};
 use crate::store::{Store, remove_tree};
 use crate::sys::cancel::Cancel;
 use crate::sys::copier::{Copier, DataError};
-use crate::sys::rooted::open_beneath;
+use crate::sys::rooted::{open_beneath, open_in_root};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, linkat, mkdirat,
     mknodat, openat, statat, symlinkat, utimensat,
@@ -105,6 +107,8 @@ struct Seen {
     inode: u64,
     changed: (i64, u64),
     is_dir: bool,
+    /// Mode, owner, group, size and time: what a further name alone does not change.
+    facts: (u32, u32, u32, i64, (i64, u64)),
 }
 
 impl Laid {
@@ -172,7 +176,13 @@ impl Laid {
     }
 
     /// Copies what has changed into an empty upper directory, in overlay form.
-    pub(super) fn collect(&mut self, upper: &Path, cancel: &Cancel) -> Result<(), SnapshotError> {
+    ///
+    /// Returns two names of one file that was changed, if there is such a file.
+    pub(super) fn collect(
+        &mut self,
+        upper: &Path,
+        cancel: &Cancel,
+    ) -> Result<Option<[PathBuf; 2]>, SnapshotError> {
         let before = std::mem::take(&mut self.known);
         self.look()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -189,8 +199,17 @@ impl Laid {
         // Overlay gives each name that was there a file of its own, and new names to those.
         let (there, new): (Vec<_>, Vec<_>) = changed
             .partition(|(path, seen)| before.get(*path).is_some_and(|old| old.inode == seen.inode));
+        let mut named: BTreeMap<u64, &[u8]> = BTreeMap::new();
+        let mut shared = None;
         for (path, seen) in &there {
             collected.entry(path, seen.inode, false)?;
+            let is_other = before.get(*path).is_some_and(|old| old.facts != seen.facts);
+            if !seen.is_dir
+                && is_other
+                && let Some(first) = named.insert(seen.inode, path.as_slice())
+            {
+                shared.get_or_insert([absolute(first), absolute(path)]);
+            }
         }
         for (path, seen) in &new {
             collected.entry(path, seen.inode, true)?;
@@ -209,7 +228,8 @@ impl Laid {
                 announce_whiteout_files(into.as_fd(), xattrs).map_err(fail)?;
             }
         }
-        collected.finish()
+        collected.finish()?;
+        Ok(shared)
     }
 }
 
@@ -365,10 +385,72 @@ fn index(root: BorrowedFd<'_>) -> Result<Index, SnapshotError> {
                 todo.push(path.clone());
             }
             let changed = (stat.st_ctime, stat.st_ctime_nsec);
-            index.insert(path, Seen { inode: stat.st_ino, changed, is_dir });
+            let mtime = (stat.st_mtime, stat.st_mtime_nsec);
+            let facts = (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, mtime);
+            index.insert(path, Seen { inode: stat.st_ino, changed, is_dir, facts });
         }
     }
     Ok(index)
+}
+
+/// Copies a part of a tree, a file or a directory with all in it, to a name in a directory.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub fn copy_part(
+    from: BorrowedFd<'_>,
+    part: &[u8],
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    cancel: &Cancel,
+) -> std::io::Result<()> {
+    let source = open_in_root(from, part, OFlags::PATH | OFlags::CLOEXEC)?;
+    let mut stat = rustix::fs::fstat(&source)?;
+    let mut run = || -> Result<(), SnapshotError> {
+        let mut copier = Copier::new();
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            let file = open_in_root(from, part, OFlags::RDONLY | OFlags::NONBLOCK)
+                .map_err(|e| at("open", part, e))?;
+            owner::amend_open(&file, &mut stat);
+            return put(file, &stat, dir, name, part, &mut copier, cancel);
+        }
+        let source = open_in_root(from, part, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|e| at("open", part, e))?;
+        make_directory(dir, name, &stat, part)?;
+        let mut directories = vec![(name.to_vec(), time(&stat))];
+        for path in index(source.as_fd())?.keys() {
+            let (parent, leaf) = split(path);
+            let above = open(source.as_fd(), parent)?;
+            let mut stat = statat(&above, leaf, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| fail("read", path, e))?;
+            owner::amend(above.as_fd(), leaf, &mut stat);
+            let target = join(name, path);
+            let (parent, _) = split(&target);
+            let place = open(dir, parent)?;
+            let flags = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    make_directory(place.as_fd(), leaf, &stat, path)?;
+                    directories.push((target, time(&stat)));
+                    continue;
+                }
+                FileType::Socket => continue,
+                FileType::RegularFile => OFlags::RDONLY | OFlags::NONBLOCK,
+                _ => OFlags::PATH,
+            };
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file =
+                openat(&above, leaf, flags, Mode::empty()).map_err(|e| fail("open", path, e))?;
+            put(file, &stat, place.as_fd(), leaf, path, &mut copier, cancel)?;
+        }
+        for (path, time) in directories.iter().rev() {
+            let (parent, leaf) = split(path);
+            let above = open(dir, parent)?;
+            set_time(above.as_fd(), leaf, *time).map_err(|e| fail("set the time of", path, e))?;
+        }
+        Ok(())
+    };
+    run().map_err(|error| std::io::Error::other(crate::text::chain(&error)))
 }
 
 /// Makes a file, a link, a pipe or a device like the one that is open.
@@ -482,8 +564,11 @@ fn fail(doing: &'static str, path: &[u8], error: Errno) -> SnapshotError {
 }
 
 fn at(doing: &'static str, path: &[u8], source: std::io::Error) -> SnapshotError {
-    let path = Path::new("/").join(OsStr::from_bytes(path));
-    SnapshotError::Io { doing, path, source }
+    SnapshotError::Io { doing, path: absolute(path), source }
+}
+
+fn absolute(path: &[u8]) -> PathBuf {
+    Path::new("/").join(OsStr::from_bytes(path))
 }
 
 fn io(doing: &'static str, path: &Path, error: Errno) -> SnapshotError {

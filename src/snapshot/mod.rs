@@ -27,7 +27,7 @@ mod scratch;
 
 pub use crate::layer::XattrSpace;
 pub use commit::{Cleaned, clean, commit};
-pub use laid::LaidTrees;
+pub use laid::{LaidTrees, copy_part};
 pub use mount::{
     Finished, IdMapping, LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, View, can_map,
     can_mount, mount, view,

@@ -208,12 +208,16 @@ enum MountedTree {
 
 /// A tree that was laid out, with what a step wrote in it.
 #[derive(Debug)]
-pub struct Finished(Option<Box<Laid>>);
+pub struct Finished {
+    tree: Option<Box<Laid>>,
+    /// Two names of one file that was changed: overlay would have changed it under one of them.
+    pub shared: Option<[PathBuf; 2]>,
+}
 
 impl Finished {
     /// Keeps the tree, which `lowers` show now, for the next step on them.
     pub fn keep(self, trees: &LaidTrees, lowers: &[PathBuf]) {
-        if let Some(tree) = self.0 {
+        if let Some(tree) = self.tree {
             trees.keep(*tree, lowers);
         }
     }
@@ -237,10 +241,12 @@ impl Mounted {
     pub fn finish(self, cancel: &Cancel) -> Result<Finished, SnapshotError> {
         match self.tree {
             MountedTree::Laid { mut tree, upper: Some(upper) } => {
-                tree.collect(&upper, cancel)?;
-                Ok(Finished(Some(tree)))
+                let shared = tree.collect(&upper, cancel)?;
+                Ok(Finished { tree: Some(tree), shared })
             }
-            MountedTree::Laid { .. } | MountedTree::Mount(_) => Ok(Finished(None)),
+            MountedTree::Laid { .. } | MountedTree::Mount(_) => {
+                Ok(Finished { tree: None, shared: None })
+            }
         }
     }
 

@@ -188,6 +188,15 @@ fn execute_and_keep(
         },
     }
     let finished = mounted.finish(job.cancel)?;
+    if let Some([first, second]) = &finished.shared {
+        let text = format!(
+            "{} and {} are one file, which was changed: in namespaces only the name that the command \
+             used would have changed",
+            first.display(),
+            second.display()
+        );
+        job.progress.notice_of(vertex, text);
+    }
     let cleaned =
         snapshot::clean(scratch.written(), &below.paths(), XattrSpace::detect(), job.cancel)?;
     let lower = LowerDir::held(&scratch.into_layer(job.cancel)?, cleaned.is_empty)?;

@@ -7,7 +7,7 @@ use crate::context::{SelectOptions, Source as FileSource};
 use crate::copy::{self as engine, CopyRequest, CopySource, Selection};
 use crate::layer::owner;
 use crate::plan::{Mount, MountKind, Tree};
-use crate::sandbox::{self, Ids, MountSpec, Source};
+use crate::sandbox::{self, Ids, MountSpec, Rung, Source};
 use crate::snapshot::{Mounted, Scratch};
 use crate::sys::rooted::open_in_root;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec, Timestamps, openat};
@@ -130,6 +130,12 @@ pub(super) fn prepare(
                 prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
             }
             MountKind::Host { source, is_read_only } => {
+                if job.sandbox.rung()? != Rung::Namespaces {
+                    let message = "a directory of this machine takes namespaces to be shown to \
+                                   commands, which this place does not allow";
+                    let error = sandbox::SandboxError::Spec { message: message.to_owned() };
+                    return Err(error.into());
+                }
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
                 let opened = openat(CWD, source.as_str(), flags, Mode::empty())
                     .map_err(|e| io("open", source, e.into()))?;

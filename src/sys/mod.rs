@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod copier;
 pub mod fault;
 pub mod foreign;
+pub mod landlock;
 pub mod mount;
 pub mod notify;
 pub mod process;

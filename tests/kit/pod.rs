@@ -186,7 +186,9 @@ impl Pod {
             bind(super::base::layout().to_str().expect("UTF-8"), "ro"),
             bind(kit.to_str().expect("UTF-8"), "rw"),
         ];
-        mounts.extend(Path::new("/etc/ssl").is_dir().then(|| bind("/etc/ssl", "ro")));
+        for path in ["/etc/ssl", "/etc/resolv.conf", "/etc/hosts"] {
+            mounts.extend(Path::new(path).exists().then(|| bind(path, "ro")));
+        }
         json!({
             "ociVersion": "1.0.2",
             "process": {
@@ -234,7 +236,7 @@ impl Run {
             make_dir(&dir.join(name));
         }
         fs::copy(super::base::BUSYBOX, lower.join("bin/busybox")).expect("copy busybox");
-        for applet in ["sh", "ls", "cat", "stat", "id", "mkdir", "rm"] {
+        for applet in ["sh", "ls", "cat", "stat", "id", "mkdir", "rm", "grep", "chmod", "kill"] {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).expect("link");
         }
         for (target, name) in [("usr/lib", "lib"), ("usr/lib64", "lib64")] {

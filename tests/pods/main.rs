@@ -15,4 +15,5 @@ mod kit;
 mod server;
 
 mod builds;
+mod chroot;
 mod commands;

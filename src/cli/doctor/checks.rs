@@ -6,7 +6,7 @@ use crate::cli::Environment;
 use crate::cli::security::SecurityArgs;
 use crate::cli::{failure, place};
 use crate::sandbox::{
-    Control, Ids, Inputs, OsBytes, RunSpec, Rung, Sandbox, Security, Standing, Stdio,
+    Control, Ids, Inputs, NetworkMode, OsBytes, RunSpec, Rung, Sandbox, Security, Standing, Stdio,
 };
 use crate::snapshot::{self, MountOptions, Scratch};
 use crate::store::{Store, StorePart};
@@ -128,10 +128,14 @@ fn inside(store: &Store, environment: &Environment) -> Vec<Check> {
     let mut checks = vec![confinement(environment), overlay(store)];
     let options = match SecurityArgs::default().sandbox(store, environment) {
         Ok(options) if environment.standing.has_namespaces() => options,
-        Ok(_) | Err(_) => {
+        Ok(options) => {
             checks.push(control_groups(store));
+            if options.confinement.rung().is_some() {
+                checks.push(whole(store, &Sandbox::new(options), environment));
+            }
             return checks;
         }
+        Err(_) => return checks,
     };
     let sandbox = Sandbox::new(options);
     let standing = environment.standing;
@@ -153,6 +157,13 @@ fn confinement(environment: &Environment) -> Check {
             Rung::Namespaces.name(),
             "RUN steps get namespaces of their own: the strongest confinement there is",
         ),
+        Some(error) if matches!(environment.chroot, Some(Ok(_))) => Check::new(
+            "confinement",
+            Health::Degraded,
+            format!("chroot and Landlock; {error}"),
+            "RUN steps get a root directory of their own: /proc and /sys are empty there, and the network is the container's",
+        )
+        .fixed_by(place::next_rung(error, environment)),
         Some(error) => Check::new(
             "confinement",
             Health::Degraded,
@@ -333,7 +344,10 @@ fn run_in_sandbox(
     let options = MountOptions { idmap, ..MountOptions::in_store(store) };
     let root =
         snapshot::mount(&[], Some(&scratch.upper()), &options).map_err(|e| failure::chain(&e))?;
-    let spec = RunSpec::new(vec![OsBytes::from("/program")]);
+    let mut spec = RunSpec::new(vec![OsBytes::from("/program")]);
+    if sandbox.rung().is_ok_and(|rung| rung != Rung::Namespaces) {
+        spec.policy.network = NetworkMode::Host;
+    }
     let inputs = Inputs { root: root.root(), sources: Vec::new(), stdio: Stdio::Capture };
     let cancel = &environment.cancel;
     sandbox

@@ -31,8 +31,8 @@ use crate::oci::Platform;
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
 use crate::sandbox::{
-    Control, Exit, Ids, Inputs, NetworkMode, RunSpec, Sandbox, SandboxError, Security, Source,
-    Stdio,
+    Control, Exit, Ids, Inputs, NetworkMode, RunSpec, Rung, Sandbox, SandboxError, Security,
+    Source, Stdio,
 };
 use crate::snapshot::{self, MountOptions, Mounted, Scratch};
 use crate::store::Store;
@@ -237,7 +237,11 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     }
     let publishes = !options.network.ports.is_empty();
     let sandbox = Arc::new(Sandbox::new(options));
-    sandbox.rung().map_err(|error| Failure::of(Class::Environment, &error))?;
+    let rung = sandbox.rung().map_err(|error| Failure::of(Class::Environment, &error))?;
+    if rung != Rung::Namespaces && !opened.is_empty() {
+        let message = "volumes take namespaces, which this place does not allow";
+        return Err(Failure::new(Class::Environment, message));
+    }
     environment.signals.freeze_with_us(&sandbox);
     for notice in limits::check(&sandbox, &spec.policy.limits)? {
         environment.warn(&notice);

@@ -13,7 +13,7 @@ use super::super::fault::{Doing, Fault};
 use super::{Building, NOTHING_SPECIAL, attach, clone, make};
 
 /// Name, major and minor number.
-const NODES: [(&str, u32, u32); 6] = [
+pub(in super::super) const NODES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -22,7 +22,7 @@ const NODES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
-const LINKS: [(&str, &str); 5] = [
+pub(in super::super) const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),

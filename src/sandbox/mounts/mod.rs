@@ -45,6 +45,7 @@ use super::spec::Security;
 use crate::layer::owner;
 use crate::sys::mount::{MountAttributes, make_private, mount_setattr};
 
+pub(super) use dev::{LINKS, NODES};
 pub(super) use stub::remove as remove_stubs;
 
 /// What came of building.

@@ -1,0 +1,318 @@
+//! The second rung: a command in a root directory of its own, where no namespace can be made.
+//!
+//! The tree is laid out in a directory ([`snapshot`](crate::snapshot)); what a command sees besides is
+//! put into it and taken out again ([`placed`]). The *keeper*, a fork of the spawner, changes its root
+//! to the tree, starts the command and stays above all that it starts. What stands between the command
+//! and the container:
+//!
+//! | | |
+//! |---|---|
+//! | root directory | chroot(2), without `CAP_SYS_CHROOT` in it, so that there is no second one to leave by |
+//! | files outside | a Landlock domain that has the tree alone: a descriptor or a link that led out would open nothing |
+//! | other processes | the same domain: no ptrace, and from Linux 6.12 no signal and no abstract socket beyond it |
+//! | privileges | Docker's capabilities, less those that make devices or change the root; `no_new_privs` |
+//! | system calls | the filter of the first rung |
+//! | what is left at the end | the keeper is the subreaper of all of it, and kills until nothing is left |
+//!
+//! `/proc` and `/sys` are empty. The network is the container's.
+
+mod placed;
+
+pub(super) use placed::Placed;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{DumpableBehavior, set_child_subreaper};
+
+use super::caps;
+use super::command::Command;
+use super::descriptors::Descriptors;
+use super::fault::{Doing, Fault};
+use super::init::{self, Filters};
+use super::policy::NetworkMode;
+use super::protocol::{self, InitMessage, Order, RunRequest};
+use super::spec::{RunSpec, Security};
+use super::workdir;
+use super::{SandboxError, Stdio};
+use crate::sys::landlock::Domain;
+use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
+
+/// What a user is to know, once.
+pub(super) const NOTICE: &str = "commands run in a root directory of their own, not in namespaces: \
+    /proc and /sys are empty, sudo and set-user-id programs gain nothing, and the network is the \
+    container's";
+
+/// Refuses what takes a namespace.
+pub(super) fn check(spec: &RunSpec, stdio: &Stdio<'_>) -> Result<(), SandboxError> {
+    let lacks = if spec.policy.network == NetworkMode::None {
+        "--network=none"
+    } else if matches!(stdio, Stdio::Terminal { .. }) {
+        "a terminal"
+    } else if spec.readonly_root {
+        "--read-only"
+    } else if spec.security == Security::Insecure {
+        "--security=insecure"
+    } else {
+        return Ok(());
+    };
+    let message = format!("{lacks} takes namespaces, which this place does not allow");
+    Err(SandboxError::Spec { message })
+}
+
+/// What no command gets here: a root to change, devices to make.
+pub(super) const WITHHELD: u64 = caps::SYS_CHROOT | caps::MKNOD;
+
+/// Says whether this process, which has one thread, could confine commands so, after trying in a
+/// process that goes: the version of Landlock.
+///
+/// # Errors
+///
+/// What is refused.
+pub fn probe_chroot() -> Result<u32, String> {
+    let proof = SingleThreaded::prove().map_err(|error| error.to_string())?;
+    let Some(version) = crate::sys::landlock::version() else {
+        return Err("the kernel has no Landlock".to_owned());
+    };
+    let tried = || -> std::io::Result<bool> {
+        match proof.clone_process(0, None)? {
+            Forked::Child => {
+                let run = || -> std::io::Result<()> {
+                    make_device()?;
+                    let root = rustix::fs::open("/", OFlags::PATH, Mode::empty())?;
+                    let domain = Domain::new(version)?;
+                    domain.allow(root.as_fd())?;
+                    rustix::process::chroot("/")?;
+                    rustix::thread::set_no_new_privs(true)?;
+                    Ok(domain.enter()?)
+                };
+                process::exit_now(i32::from(run().is_err()));
+            }
+            Forked::Parent(child) => {
+                let pid = rustix::process::Pid::from_raw(child.pid);
+                let status = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())?;
+                Ok(status.is_some_and(|(_, status)| status.exit_status() == Some(0)))
+            }
+        }
+    };
+    match tried() {
+        Ok(true) => Ok(version),
+        Ok(false) => Err("mknod, chroot or Landlock is refused".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Makes a null device where files are made for a moment, and removes it.
+fn make_device() -> std::io::Result<()> {
+    use rustix::fs::{CWD, FileType, makedev, mknodat, unlink};
+    let mut last = rustix::io::Errno::NOENT;
+    for dir in ["/tmp", "/var/tmp", "/dev/shm", "/dev"] {
+        let path = format!("{dir}/.builder-probe-{}", std::process::id());
+        let mode = Mode::from_raw_mode(0o600);
+        match mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(1, 3)) {
+            Ok(()) => return Ok(unlink(&path)?),
+            Err(error) => last = error,
+        }
+    }
+    Err(last.into())
+}
+
+/// Lives as the keeper of a command. Never returns.
+pub(super) fn main(
+    proof: SingleThreaded,
+    request: &RunRequest,
+    filters: Filters<'_>,
+    fds: Vec<OwnedFd>,
+) -> ! {
+    let mut fds = fds;
+    let status = match fds[0].try_clone() {
+        Ok(control) => match prepare(proof, request, filters, Descriptors::new(fds), &control) {
+            Ok(running) => {
+                supervise(&running, &control);
+                0
+            }
+            Err(fault) => {
+                protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
+                1
+            }
+        },
+        Err(error) => {
+            let fault = Fault::Refused(format!("no descriptors left: {error}"));
+            let control = fds.swap_remove(0);
+            protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
+            1
+        }
+    };
+    process::exit_now(status)
+}
+
+struct Running {
+    pid: i32,
+    signals: SignalFd,
+    /// `/proc` of the container, where the keeper's children are listed.
+    proc: OwnedFd,
+}
+
+/// Gets a signal, which it can answer, when the spawner is gone.
+fn die_with_parent() -> Result<(), Fault> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .doing(|| "tying the sandbox to the builder")?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .doing(|| "closing the keeper to tracing")
+}
+
+fn prepare(
+    proof: SingleThreaded,
+    request: &RunRequest,
+    filters: Filters<'_>,
+    mut fds: Descriptors,
+    control: &OwnedFd,
+) -> Result<Running, Fault> {
+    let spec = &request.spec;
+    let version = request.chroot.ok_or_else(|| Fault::Refused("no version of Landlock".into()))?;
+    process::reset_signals();
+    let mut handled = SigSet::all();
+    for fatal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE] {
+        handled.remove(fatal);
+    }
+    // Before the first of them can come.
+    handled.thread_block().doing(|| "blocking signals")?;
+    die_with_parent()?;
+    let myself = rustix::process::getpid();
+    set_child_subreaper(Some(myself)).doing(|| "becoming the reaper of the command")?;
+    rustix::process::umask(Mode::empty());
+    for &index in &request.cgroup1 {
+        rustix::io::write(fds.take(index)?, b"0").doing(|| "joining a control group")?;
+    }
+    if let Some(index) = request.cgroup2 {
+        fds.close(index);
+    }
+    process::join_new_keyring().ok();
+    for limit in &spec.policy.ulimits {
+        init::set_ulimit(limit)?;
+    }
+
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening /dev/null")?;
+    let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening /proc")?;
+    let root = fds.take(request.root)?;
+    let domain = Domain::new(version)
+        .and_then(|domain| domain.allow(root.as_fd()).map(|()| domain))
+        .doing(|| "making a Landlock domain")?;
+    rustix::process::fchdir(&root).doing(|| "entering the root")?;
+    rustix::process::chroot(".").doing(|| "changing the root")?;
+    rustix::process::chdir("/").doing(|| "entering the new root")?;
+    let stdio = init::stdio(request, &fds, &null, None)?;
+    let mut agents = Vec::new();
+    for &index in &request.listeners {
+        agents.push(fds.take(index)?);
+    }
+    init::report(control.as_fd(), Vec::new(), Vec::new(), agents, None)?;
+    drop((fds, null, root));
+    // From here on paths of the image are resolved. There is no procfs in the tree, so that no path
+    // leads to what is open.
+    let kept = [control.as_fd(), proc.as_fd(), domain.as_fd()];
+    let open: Vec<BorrowedFd<'_>> = stdio.iter().map(AsFd::as_fd).chain(kept).collect();
+    process::close_others(proof, &open).doing(|| "closing descriptors")?;
+
+    let identity = init::identity(&spec.user)?;
+    for fd in &stdio {
+        init::own_pipe(fd.as_fd(), identity.uid, identity.gid);
+    }
+    workdir::enter(&spec.cwd, &identity)?;
+    let command = Command::new(request, &identity, filters, Vec::new())?.in_domain(&domain);
+    let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .doing(|| "watching signals")?;
+    let forked = proof.clone_process(0, None).doing(|| "starting the command's process")?;
+    let Forked::Parent(child) = forked else {
+        // Whatever becomes of the keeper.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
+        let status = command.execute(control.as_fd(), &stdio, false);
+        process::exit_now(status);
+    };
+    drop((stdio, child.pidfd));
+    caps::bound(KILL).doing(|| "giving up capabilities")?;
+    caps::hold(KILL).doing(|| "giving up capabilities")?;
+    Ok(Running { pid: child.pid, signals, proc })
+}
+
+/// The one capability the keeper needs: commands change their user.
+const KILL: u64 = 1 << 5;
+
+/// Waits until the command has ended, ends all that it left, and reports how.
+fn supervise(running: &Running, control: &OwnedFd) {
+    let mut used = ChildUsage::default();
+    let mut status = None;
+    let mut is_abandoned = false;
+    while status.is_none() && !is_abandoned {
+        let mut watched =
+            [PollFd::new(&running.signals, PollFlags::IN), PollFd::new(control, PollFlags::IN)];
+        if rustix::event::poll(&mut watched, None).is_err() {
+            continue;
+        }
+        let (signalled, ordered) =
+            (!watched[0].revents().is_empty(), !watched[1].revents().is_empty());
+        if ordered {
+            match protocol::receive::<Order>(control.as_fd()) {
+                Ok(Some((Order::Signal(signal), _))) => {
+                    process::send_signal(running.pid, signal).ok();
+                }
+                Ok(None) | Err(_) => is_abandoned = true,
+            }
+        }
+        if signalled {
+            while let Ok(Some(signal)) = running.signals.read_signal() {
+                is_abandoned |= signal.ssi_signo == Signal::SIGTERM as u32;
+            }
+            status = init::reap(running.pid, &mut used, false);
+        }
+    }
+    end_all(running, &mut used, &mut status);
+    let report = InitMessage::Exited {
+        status: status.unwrap_or(255),
+        user_us: used.user_us,
+        system_us: used.system_us,
+        max_rss: used.max_rss,
+        io_read: used.io_read,
+        io_written: used.io_written,
+    };
+    protocol::send(control.as_fd(), &report, &[]).ok();
+}
+
+/// Kills all children, and theirs, which become ours, until there is none.
+fn end_all(running: &Running, used: &mut ChildUsage, status: &mut Option<i32>) {
+    let name = format!("self/task/{}/children", rustix::thread::gettid().as_raw_nonzero());
+    loop {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(&running.proc, name.as_str(), flags, Mode::empty())
+        else {
+            return;
+        };
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut std::fs::File::from(file), &mut text).ok();
+        let children: Vec<i32> =
+            text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        if children.is_empty() {
+            return;
+        }
+        for child in children {
+            process::send_signal(child, libc::SIGKILL).ok();
+        }
+        // One at least, then what else has ended.
+        if let Ok(Some(ended)) = process::wait_any(true) {
+            used.max_rss = used.max_rss.max(ended.usage.max_rss);
+            used.user_us += ended.usage.user_us;
+            used.system_us += ended.usage.system_us;
+            if ended.pid == running.pid {
+                *status = Some(ended.status);
+            }
+        }
+        if let Some(found) = init::reap(running.pid, used, false) {
+            *status = Some(found);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What a command sees besides the files of the image, put into its tree and taken out again.
+//!
+//! Nothing can be mounted, so that a directory or a file of ours takes the place of what the tree has
+//! there, which waits in a directory beside the tree. Afterwards both go back, and the directory
+//! around them gets the time that it had, or that the command gave it: a layer shows no trace.
+
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, UTIME_OMIT, makedev,
+    mkdirat, mknodat, openat, renameat, statat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use super::super::fault::{Doing, Fault};
+use super::super::mounts::{LINKS, NODES, depth};
+use super::super::spec::{MountKind, RunSpec};
+use super::super::{SandboxError, Source};
+use crate::snapshot;
+use crate::store::remove_tree;
+use crate::sys::cancel::Cancel;
+use crate::sys::remove::remove_tree as remove_tree_at;
+use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
+
+/// Directories in which a machine shows itself: an image has them empty.
+const OWN: [&str; 3] = ["dev", "proc", "sys"];
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Things of ours in a tree. Dropping it takes them out.
+#[derive(Debug)]
+pub(in super::super) struct Placed {
+    root: OwnedFd,
+    /// Where what they replace waits.
+    stash: PathBuf,
+    aside: OwnedFd,
+    put: Vec<Put>,
+}
+
+/// One thing that was put.
+#[derive(Debug)]
+struct Put {
+    parent: OwnedFd,
+    name: Vec<u8>,
+    /// The name of what it replaces, in the stash.
+    replaced: Option<String>,
+    /// The directory that what is in it goes back to.
+    back: Option<OwnedFd>,
+    /// A mount point that goes only if nothing is in it.
+    is_stub: bool,
+    /// Times of the directory around it, before and right after.
+    times: (Timespec, Timespec),
+}
+
+impl Placed {
+    /// Puts all that a command is to see into the tree. Returns with it the sockets of its agents.
+    pub(in super::super) fn new(
+        root: BorrowedFd<'_>,
+        spec: &RunSpec,
+        sources: &[Source<'_>],
+        (hosts, resolv_conf): (&str, &str),
+        cancel: &Cancel,
+    ) -> Result<(Self, Vec<OwnedFd>), SandboxError> {
+        let copy = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|error| SandboxError::io("cannot copy a descriptor", error))
+        };
+        let stash = beside(root)
+            .map_err(|error| SandboxError::io("cannot find the directory of the tree", error))?;
+        std::fs::create_dir(&stash)
+            .map_err(|error| SandboxError::io(format!("cannot make {}", stash.display()), error))?;
+        let aside = openat(CWD, &stash, DIR, Mode::empty())
+            .map_err(|error| SandboxError::io("cannot open what was just made", error))?;
+        let mut placed = Self { root: copy(root)?, stash, aside, put: Vec::new() };
+        let agents = placed.all(spec, sources, hosts, resolv_conf, cancel).map_err(of_fault)?;
+        Ok((placed, agents))
+    }
+
+    fn all(
+        &mut self,
+        spec: &RunSpec,
+        sources: &[Source<'_>],
+        hosts: &str,
+        resolv_conf: &str,
+        cancel: &Cancel,
+    ) -> Result<Vec<OwnedFd>, Fault> {
+        for name in OWN {
+            self.own(name)?;
+        }
+        self.devices().doing(|| "making the devices of /dev")?;
+        let null = openat(&self.root, "dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        null.doing(|| "opening a device in the store, which may not be mounted with nodev")?;
+        self.file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
+        self.file("/etc/resolv.conf", resolv_conf.as_bytes(), 0o644, (0, 0))?;
+        let mut agents = Vec::new();
+        let mut mounts: Vec<_> = spec.mounts.iter().collect();
+        mounts.sort_by_key(|mount| depth(&mount.target));
+        for mount in mounts {
+            let target = mount.target.as_str();
+            let doing = || format!("putting what is to be at {target} there");
+            match &mount.kind {
+                MountKind::Writable => {}
+                MountKind::Tmpfs { mode, .. } => {
+                    let there = self.mode_at(target);
+                    let mode = mode.or(there).unwrap_or(0o1777);
+                    self.directory(target, mode, (0, 0))?;
+                }
+                MountKind::Bind { source, subpath, readonly } => match sources.get(*source) {
+                    Some(Source::Tree(from)) if !*readonly => {
+                        let from = part(*from, subpath).doing(doing)?;
+                        self.moved(target, from)?;
+                    }
+                    Some(Source::Tree(from) | Source::Detached(from)) => {
+                        self.copied(target, *from, subpath, cancel)?;
+                    }
+                    _ => return Err(Fault::Refused("a descriptor is missing".into())),
+                },
+                MountKind::Secret { source, mode, uid, gid } => {
+                    let Some(Source::File(from)) = sources.get(*source) else {
+                        return Err(Fault::Refused("a descriptor is missing".into()));
+                    };
+                    let from = from.try_clone_to_owned().doing(doing)?;
+                    let mut bytes = Vec::new();
+                    io::Read::read_to_end(&mut std::fs::File::from(from), &mut bytes)
+                        .doing(doing)?;
+                    self.file(target, &bytes, *mode, (*uid, *gid))?;
+                }
+                MountKind::Ssh { mode, uid, gid, .. } => {
+                    agents.push(self.socket(target, *mode, (*uid, *gid))?);
+                }
+            }
+        }
+        Ok(agents)
+    }
+
+    /// Replaces a directory of the machine's by an empty one; where the image has none, an empty one
+    /// stays in the layer, as with mounts.
+    fn own(&mut self, name: &str) -> Result<(), Fault> {
+        match statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => {
+                mkdirat(&self.root, name, Mode::from(0o755)).doing(|| format!("making /{name}"))?;
+            }
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {}
+            Ok(_) => {
+                return Err(Fault::Refused(format!(
+                    "/{name} of the image is a link or a file: a command can run only where it is a directory"
+                )));
+            }
+            Err(error) => return Err(error).doing(|| format!("looking at /{name}")),
+        }
+        self.directory(&format!("/{name}"), 0o755, (0, 0))
+    }
+
+    fn devices(&self) -> io::Result<()> {
+        let dev = openat(&self.root, "dev", DIR, Mode::empty())?;
+        for (name, major, minor) in NODES {
+            let mode = Mode::from(0o666);
+            mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor))?;
+            rustix::fs::chmodat(&dev, name, mode, AtFlags::empty())?;
+        }
+        for (name, target) in LINKS {
+            symlinkat(target, &dev, name)?;
+        }
+        for (name, mode) in [("pts", 0o755), ("shm", 0o1777)] {
+            mkdirat(&dev, name, Mode::from(mode))?;
+            rustix::fs::chmodat(&dev, name, Mode::from(mode), AtFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    fn mode_at(&self, path: &str) -> Option<u32> {
+        let place = open_in_root(self.root.as_fd(), path.as_bytes(), OFlags::PATH).ok()?;
+        let stat = rustix::fs::fstat(place).ok()?;
+        FileType::from_raw_mode(stat.st_mode).is_dir().then_some(stat.st_mode & 0o7777)
+    }
+
+    /// Makes room at a path; what is missing of it is made. `make` is given the directory and the
+    /// name.
+    fn put(
+        &mut self,
+        path: &str,
+        back: Option<OwnedFd>,
+        make: impl FnOnce(BorrowedFd<'_>, &[u8]) -> io::Result<()>,
+    ) -> Result<(), Fault> {
+        let run = |placed: &mut Self| -> io::Result<()> {
+            let resolved = resolve_in_root(placed.root.as_fd(), path.as_bytes())?;
+            let parts: Vec<&[u8]> = resolved.path.split(|&byte| byte == b'/').collect();
+            let Some((name, above)) = parts.split_last().filter(|(name, _)| !name.is_empty())
+            else {
+                return Err(Errno::BUSY.into());
+            };
+            let existing = parts.len().saturating_sub(resolved.missing);
+            for count in existing + 1..parts.len() {
+                placed.stub(&parts[..count].join(&b'/'))?;
+            }
+            let parent = open_beneath(placed.root.as_fd(), &above.join(&b'/'), DIR)?;
+            let before = time(&rustix::fs::fstat(&parent)?);
+            let replaced = match resolved.missing {
+                0 => {
+                    let number = placed.put.len().to_string();
+                    renameat(&parent, *name, &placed.aside, number.as_str())?;
+                    Some(number)
+                }
+                _ => None,
+            };
+            let made = make(parent.as_fd(), name);
+            set_time(&parent, before)?;
+            placed.put.push(Put {
+                parent,
+                name: name.to_vec(),
+                replaced,
+                back,
+                is_stub: false,
+                times: (before, before),
+            });
+            made
+        };
+        run(self).doing(|| format!("putting what is to be at {path} there"))
+    }
+
+    /// Makes a directory that leads to a place.
+    fn stub(&mut self, path: &[u8]) -> io::Result<()> {
+        let cut = path.iter().rposition(|&byte| byte == b'/');
+        let (above, name) = cut.map_or((&b""[..], path), |cut| (&path[..cut], &path[cut + 1..]));
+        let parent = open_beneath(self.root.as_fd(), above, DIR)?;
+        let before = time(&rustix::fs::fstat(&parent)?);
+        mkdirat(&parent, name, Mode::from(0o755))?;
+        let after = time(&rustix::fs::fstat(&parent)?);
+        let name = name.to_vec();
+        let times = (before, after);
+        self.put.push(Put { parent, name, replaced: None, back: None, is_stub: true, times });
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &str, mode: u32, owner: (u32, u32)) -> Result<(), Fault> {
+        self.put(path, None, |dir, name| make_dir(dir, name, mode, owner))
+    }
+
+    fn file(
+        &mut self,
+        path: &str,
+        bytes: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), Fault> {
+        self.put(path, None, |dir, name| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(dir, name, flags | OFlags::NOFOLLOW, Mode::from(0o600))?;
+            let mut file = std::fs::File::from(file);
+            file.write_all(bytes)?;
+            std::os::unix::fs::fchown(&file, Some(owner.0), Some(owner.1))?;
+            Ok(rustix::fs::fchmod(&file, Mode::from(mode))?)
+        })
+    }
+
+    fn socket(&mut self, path: &str, mode: u32, owner: (u32, u32)) -> Result<OwnedFd, Fault> {
+        let mut listening = None;
+        self.put(path, None, |dir, name| {
+            use std::os::fd::AsRawFd as _;
+            let name = String::from_utf8_lossy(name);
+            let place = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+            let listener = UnixListener::bind(&place)?;
+            std::os::unix::fs::lchown(&place, Some(owner.0), Some(owner.1))?;
+            rustix::fs::chmodat(dir, name.as_ref(), Mode::from(mode), AtFlags::empty())?;
+            listening = Some(listener.into());
+            Ok(())
+        })?;
+        listening.ok_or_else(|| Fault::Refused("no socket was made".into()))
+    }
+
+    /// Moves what is in a directory of the store to the target, and back at the end.
+    fn moved(&mut self, path: &str, from: OwnedFd) -> Result<(), Fault> {
+        let stat = rustix::fs::fstat(&from).doing(|| format!("looking at what is for {path}"))?;
+        let source = from.try_clone().doing(|| "copying a descriptor")?;
+        let (mode, owner) = (stat.st_mode & 0o7777, (stat.st_uid, stat.st_gid));
+        self.put(path, Some(from), |dir, name| {
+            make_dir(dir, name, mode, owner)?;
+            let place = openat(dir, name, DIR, Mode::empty())?;
+            move_all(source.as_fd(), place.as_fd())
+        })
+    }
+
+    fn copied(
+        &mut self,
+        path: &str,
+        from: BorrowedFd<'_>,
+        subpath: &str,
+        cancel: &Cancel,
+    ) -> Result<(), Fault> {
+        let from = from.try_clone_to_owned().doing(|| "copying a descriptor")?;
+        let subpath = or_all(subpath).as_bytes().to_vec();
+        self.put(path, None, |dir, name| {
+            snapshot::copy_part(from.as_fd(), &subpath, dir, name, cancel)
+        })
+    }
+
+    /// Takes all out again, the last first.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that could not be taken out: the tree is to be given up then.
+    pub(in super::super) fn take_out(mut self) -> Result<(), SandboxError> {
+        self.undo()
+            .map_err(|error| SandboxError::io("cannot take out what a command was given", error))
+    }
+
+    fn undo(&mut self) -> io::Result<()> {
+        while let Some(put) = self.put.pop() {
+            let now = time(&rustix::fs::fstat(&put.parent)?);
+            if put.is_stub {
+                match unlinkat(&put.parent, put.name.as_slice(), AtFlags::REMOVEDIR) {
+                    // What is in it stays in the layer.
+                    Err(Errno::NOTEMPTY | Errno::NOENT | Errno::NOTDIR) => continue,
+                    result => result?,
+                }
+                let (before, after) = put.times;
+                set_time(&put.parent, if same(now, after) { before } else { now })?;
+                continue;
+            }
+            if let Some(back) = &put.back {
+                match openat(
+                    &put.parent,
+                    put.name.as_slice(),
+                    DIR | OFlags::NOFOLLOW,
+                    Mode::empty(),
+                ) {
+                    Ok(place) => move_all(place.as_fd(), back.as_fd())?,
+                    // The command has removed it.
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let name = std::ffi::CString::new(put.name.as_slice())?;
+            match remove_tree_at(put.parent.as_fd(), &name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            if let Some(number) = &put.replaced {
+                match renameat(&self.aside, number.as_str(), &put.parent, put.name.as_slice()) {
+                    // The directory around it is gone.
+                    Err(Errno::NOENT) => {}
+                    result => result?,
+                }
+            }
+            set_time(&put.parent, now)?;
+        }
+        remove_tree(&self.stash)
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        let _ = self.undo();
+    }
+}
+
+/// Returns a path beside a tree, at which nothing is.
+fn beside(root: BorrowedFd<'_>) -> io::Result<PathBuf> {
+    use std::os::fd::AsRawFd as _;
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd()))?;
+    let dir = path.parent().ok_or(Errno::INVAL)?;
+    Ok(dir.join("aside"))
+}
+
+fn part(from: BorrowedFd<'_>, subpath: &str) -> io::Result<OwnedFd> {
+    open_in_root(from, or_all(subpath).as_bytes(), DIR)
+}
+
+/// Returns the path of a part of a source, of all of it where none is named.
+fn or_all(subpath: &str) -> &str {
+    if subpath.is_empty() { "." } else { subpath }
+}
+
+fn of_fault(fault: Fault) -> SandboxError {
+    match fault {
+        Fault::Failed { doing, errno } => SandboxError::Setup { doing, errno },
+        Fault::Refused(message) => SandboxError::Spec { message },
+        Fault::UnmappedId { of, id, is_chosen } => SandboxError::UnmappedId { of, id, is_chosen },
+    }
+}
+
+fn make_dir(dir: BorrowedFd<'_>, name: &[u8], mode: u32, owner: (u32, u32)) -> io::Result<()> {
+    use rustix::fs::{Gid, Uid};
+    mkdirat(dir, name, Mode::from(0o700))?;
+    let made = openat(dir, name, DIR | OFlags::NOFOLLOW, Mode::empty())?;
+    rustix::fs::fchown(&made, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+    Ok(rustix::fs::fchmod(&made, Mode::from(mode))?)
+}
+
+/// Moves all entries of a directory into another of the same file system, over what is there.
+fn move_all(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    let mut buffer = vec![std::mem::MaybeUninit::uninit(); 16 * 1024];
+    let listing = openat(from, ".", DIR, Mode::empty())?;
+    let mut names = Vec::new();
+    let mut entries = RawDir::new(&listing, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let name = entry?.file_name().to_owned();
+        if name.as_c_str() != c"." && name.as_c_str() != c".." {
+            names.push(name);
+        }
+    }
+    for name in names {
+        match renameat(from, &name, to, &name) {
+            // Another build has put one there in the meantime; the last one counts.
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR | Errno::NOTDIR) => {
+                remove_tree_at(to, &name)?;
+                renameat(from, &name, to, &name)?;
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn time(stat: &Stat) -> Timespec {
+    Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as i64 }
+}
+
+fn same(a: Timespec, b: Timespec) -> bool {
+    (a.tv_sec, a.tv_nsec) == (b.tv_sec, b.tv_nsec)
+}
+
+fn set_time(dir: &OwnedFd, time: Timespec) -> io::Result<()> {
+    let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let times = Timestamps { last_access, last_modification: time };
+    Ok(utimensat(dir, ".", &times, AtFlags::empty())?)
+}

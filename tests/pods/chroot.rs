@@ -1,0 +1,159 @@
+//! The second rung: commands in a root directory of their own, where root of a container can make no
+//! namespace.
+
+use crate::kit::pod::Pod;
+use crate::kit::{Archive, Kit, Run, host};
+use std::fs;
+
+/// What commands leave behind, in all the forms that a layer has, with all kinds of mounts.
+const DOCKERFILE: &str = "\
+FROM fixture/base AS one
+RUN mkdir -p /d/sub /gone/deep && echo 1 > /d/f && echo 2 > /d/sub/g && mkfifo /d/pipe
+RUN chown -R app:app /d && chmod 4711 /d/f && ln /d/f /d/hard && ln -s f /d/link && touch -d @1500000000 /d/sub/g
+RUN rm -r /gone /d/sub && mkdir /d/sub && echo new > /d/sub/h && mv /d/hard /d/moved && chmod 0700 /home
+RUN mv /d/sub /d/renamed && mkdir /d/sub && ln /d/moved /again && cp /d/renamed/h /d/copy
+USER app
+WORKDIR /home/app/w
+RUN id -u > uid && echo $HOME >> uid && echo x > /dev/null && cat /etc/hosts > /dev/null && test ! -w /etc
+FROM fixture/base
+COPY --from=one /d /d
+COPY --from=one /home/app /home/app
+RUN --mount=type=cache,target=/cache/deep --mount=type=tmpfs,target=/t --mount=type=bind,from=one,source=/d,target=/b \\
+    cp -a /b/f /t/ && cp -a /t/f /kept && echo x >> /cache/deep/x && wc -l < /cache/deep/x
+RUN --mount=type=secret,id=s,target=/run/s,mode=0440 --mount=type=bind,source=f,target=/made/here/f \\
+    grep -q hidden /run/s && grep -q 1 /made/here/f && touch /etc/motd
+RUN <<EOF
+#!/bin/sh
+rm /d/pipe && test ! -e /run/s && test ! -e /made && test ! -e /cache
+EOF
+COPY f /bin/env
+RUN test -s /bin/env && touch /last
+";
+
+fn kit() -> Kit {
+    let kit = Kit::new();
+    kit.file("f", "1").file("secret", "hidden\n").dockerfile(DOCKERFILE);
+    kit
+}
+
+fn build(kit: &Kit) -> Run {
+    let secret = kit.path("secret");
+    let secret = secret.exists().then(|| format!("--secret=id=s,src={}", secret.display()));
+    kit.build().env("SOURCE_DATE_EPOCH", "1600000000").args(secret)
+}
+
+fn digest(kit: &Kit, lay: impl FnOnce(Run) -> Run) -> String {
+    let archive = kit.out("image.tar");
+    let output = format!("-otype=oci,dest={},rewrite-timestamp=true", archive.display());
+    lay(build(kit).arg(output)).ok();
+    Archive::open(&archive).digest
+}
+
+#[test]
+fn commands_in_a_root_directory_make_the_same_image() {
+    if !Pod::can_run() {
+        return;
+    }
+    let (plain, pod) = (kit(), kit());
+    let refused = build(&plain).arg("--confinement=chroot").fails(2);
+    refused.says(&["--confinement=chroot is for places without namespaces"]);
+    let wanted = digest(&plain, |run| run);
+    let got = digest(&pod, |run| run.in_pod(Pod::Docker));
+    assert_eq!(got, wanted);
+    assert_eq!(fs::read_dir(pod.store().join("tmp")).unwrap().count(), 0, "nothing is left");
+    // A change in the middle goes on from what the cache has, and the cache mount has its files.
+    let changed = DOCKERFILE.replace("cp -a /t/f /kept", "cp -a /t/f /other");
+    for kit in [&plain, &pod] {
+        kit.dockerfile(&changed);
+    }
+    let wanted = digest(&plain, |run| run);
+    assert_eq!(digest(&pod, |run| run.in_pod(Pod::Docker)), wanted);
+    pod.dockerfile(
+        "FROM fixture/base\nRUN --mount=type=cache,target=/cache/deep wc -l < /cache/deep/x\n",
+    );
+    let outcome = pod.build_showing("plain").in_pod(Pod::Docker).ok();
+    outcome.says(&["--confinement=chroot", "in a root directory of their own", " 2\n"]);
+}
+
+/// Runs a build in a container in which it is watched from outside.
+const WATCHED: &str = r#"
+set -eu
+b=$1 context=$2 base=$3
+mkdir -p /var/lib/builder && echo untouched >/witness && chmod 600 /witness
+build() { "$b" build --progress=plain --build-context "fixture/base=oci-layout://$base" "$@"; }
+runs() { for f in /proc/[0-9]*/comm; do read -r name 2>/dev/null <"$f" && [ "$name" = sleep ] && return 0; done; return 1; }
+build -f "$context/attempts" "$context"
+# Processes that a command leaves end with it.
+build -f "$context/leaves" "$context"
+if runs; then echo "a process is left"; exit 1; fi
+# So do those of a builder that is killed.
+"$b" build --progress=plain --build-context "fixture/base=oci-layout://$base" -f "$context/waits" "$context" &
+pid=$!
+until runs; do :; done
+kill -9 "$pid"
+while runs; do :; done
+[ "$(cat /witness)" = untouched ] && [ "$(stat -c %a:%u /witness)" = 600:0 ]
+if build --confinement=namespaces -f "$context/leaves" --no-cache "$context" 2>/tmp/said; then exit 1; fi
+grep -q "commands cannot be confined here: no user namespace" /tmp/said
+for flags in --network=none; do
+    if build $flags --no-cache -f "$context/leaves" "$context" 2>/tmp/said; then exit 1; fi
+    grep -q "takes namespaces" /tmp/said
+done
+"$b" doctor | grep -q "RUN steps get a root directory of their own"
+echo watched to the end
+"#;
+
+#[test]
+fn commands_reach_nothing_outside_their_root_directory() {
+    if !Pod::can_run() {
+        return;
+    }
+    let kit = kit();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/attempts.c");
+    let program = kit.path("attempt");
+    host::tool(&["cc", "-static", "-O1", "-o", program.to_str().unwrap(), source]);
+    kit.file("attempts", "FROM fixture/base\nCOPY attempt /attempt\nRUN /attempt\n");
+    let leaves = "(setsid sleep 1000 &) && sleep 1000 & sleep 1000 > /dev/null 2>&1 & true";
+    kit.file("leaves", format!("FROM fixture/base\nRUN {leaves}\n"));
+    kit.file("waits", "FROM fixture/base\nRUN (setsid sleep 1000 &); sleep 1000\n");
+    kit.dockerfile("FROM fixture/base\nRUN true\n");
+    let script = kit.out("script");
+    fs::write(&script, WATCHED).unwrap();
+    let builder = kit.builder([""; 0]).program();
+    let base = crate::kit::base::layout();
+    let run = kit.command("/bin/sh").arg(&script).arg(builder).arg(kit.path("")).arg(base);
+    let outcome = run.env("BUILDER_ROOT", "/var/lib/builder").in_pod(Pod::Docker).ok();
+    let text = outcome.text();
+    assert!(text.contains("all was tried"), "{text}");
+    assert!(!text.contains("BREACH"), "{text}");
+    assert!(outcome.stdout().contains("watched to the end"), "{}", outcome.stdout());
+}
+
+/// Packages with accounts, set-id programs, hard links and scripts that run as they are installed.
+const DEBIAN: &str = "\
+FROM debian:bookworm
+RUN apt-get update && apt-get install -y --no-install-recommends make cron && \\
+    rm -r /var/log/* /var/cache/* /var/lib/apt/lists/*
+RUN useradd -m app && su app -c 'id -un > ~/who' && \\
+    rm /etc/*- && sed -i 's/^app:!:[0-9]*/app:!:1/' /etc/shadow
+USER app
+RUN perl -e 'print \"perl\\n\"' > /home/app/perl
+";
+
+#[test]
+fn commands_of_debian_make_the_same_image_in_a_root_directory() {
+    if !Pod::can_run() || !host::has("mmdebstrap", "mmdebstrap") {
+        return;
+    }
+    let (plain, pod) = (Kit::new(), Kit::new());
+    plain.dockerfile(DEBIAN);
+    pod.dockerfile(DEBIAN);
+    plain.builder(["import"]).arg(crate::kit::base::debian()).arg("debian:bookworm").ok();
+    // The same, with the time of its import.
+    let saved = pod.beside("debian.tar");
+    plain.builder(["save", "debian:bookworm", "-o"]).arg(&saved).ok();
+    pod.builder(["load", "-i"]).arg(&saved).in_pod(Pod::Docker).ok();
+    let wanted = digest(&plain, |run| run);
+    let got = digest(&pod, |run| run.in_pod(Pod::Docker));
+    assert_eq!(got, wanted);
+}
