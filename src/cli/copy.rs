@@ -90,6 +90,25 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Checks that `policy.json` lets an image be read there. Registries are checked when they are
+    /// asked.
+    pub(super) fn check(&self, environment: &Environment) -> Result<(), Failure> {
+        match self {
+            Self::Registry(_) | Self::Store(_) => Ok(()),
+            Self::Layout(text) => {
+                let reference = LayoutRef::parse(text).map_err(|error| failure_of(&error))?;
+                registry::check_place(environment, "oci", &reference.dir)
+            }
+            Self::Archive { kind, file, .. } => {
+                let is_oci = *kind == OutputKind::Oci;
+                let transport = if is_oci { "oci-archive" } else { "docker-archive" };
+                registry::check_place(environment, transport, file)
+            }
+        }
+    }
+}
+
 /// Reads a name, whole or short.
 fn reference(text: &str) -> Result<Reference, Failure> {
     let name = text.parse::<Reference>().map_err(|e| Failure::of(Class::Usage, &e))?;
@@ -109,6 +128,7 @@ pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
             .with_hint("choose a platform: builder copy --platform linux/amd64 …"));
     }
     let wanted = platform(&args.platform)?;
+    from.check(environment)?;
     let store = environment.store()?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);

@@ -4,7 +4,7 @@ use super::failure::{Class, Failure};
 use super::registry;
 use super::{Environment, platforms};
 use crate::job::resolve::mismatch;
-use crate::job::transfers::{self, Pulls};
+use crate::job::transfers::{self, Clients, Pulls};
 use crate::oci::{Platform, Reference, media_type};
 use crate::progress::{Mode, Output, Progress};
 use std::collections::BTreeSet;
@@ -49,12 +49,13 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
         }
     }
     let names = names(&images)?;
-    let pulls = Pulls { client, progress: &progress, is_forced: true };
+    let clients = Clients::new(|| Ok(client.clone()));
+    let pulls = Pulls { clients, progress: &progress, is_forced: true };
     let mut pulled = Vec::new();
     let mut warnings = Vec::new();
     let result = names.iter().try_for_each(|name| {
         let (named, image) = pulls
-            .pull(&store, name, &platform, &environment.cancel)
+            .pull(&client, &store, name, &platform, &environment.cancel)
             .map_err(|error| transfers::failure_of(&error.0))?;
         warnings.extend(mismatch(&name.to_string(), &image, &platform));
         let mut descriptor = named.descriptor;

@@ -5,9 +5,11 @@
 use super::Environment;
 use super::failure::{Class, Failure, cannot};
 use super::parse_args;
+use crate::job::transfers::failure_of_registry;
 use crate::progress::Progress;
 use crate::registry::{
-    Client, Credentials, Keychain, Notify, Proxies, Roots, Settings, SettingsError,
+    Client, Containers, Credentials, Keychain, Notify, Proxies, RegistryError, Roots, Settings,
+    SettingsError,
 };
 use crate::sys::foreign;
 use std::path::{Path, PathBuf};
@@ -49,24 +51,45 @@ pub(super) fn settings(environment: &Environment) -> Result<Settings, Failure> {
         .add(&environment.registries, Path::new("the command line"))
         .map_err(|error| Failure::new(Class::Usage, error.to_string()))?;
     add_containers(&mut settings, environment)?;
+    add_policy(&mut settings.containers, environment)?;
     Ok(settings)
+}
+
+/// Checks that the machine's or the user's `policy.json` lets an image of a layout or archive be
+/// read. `transport` is a name of containers-policy.json(5).
+///
+/// # Errors
+///
+/// The failure to show.
+pub(super) fn check_place(
+    environment: &Environment,
+    transport: &str,
+    path: &Path,
+) -> Result<(), Failure> {
+    let mut containers = Containers::default();
+    add_policy(&mut containers, environment)?;
+    // A scope is a path without links.
+    #[expect(clippy::disallowed_methods, reason = "a path of the caller's own, from its own root")]
+    let whole = std::fs::canonicalize(path)
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.to_owned());
+    match containers.ban_of_place(transport, &whole) {
+        Some(ban) => {
+            let shown = format!("{transport}:{}", path.display());
+            Err(failure_of_registry(RegistryError::forbidden(&shown, ban)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Reads the files of podman and buildah that say which registries are used and trusted.
 fn add_containers(settings: &mut Settings, environment: &Environment) -> Result<(), Failure> {
-    let read = |path: &Path| match foreign::read_at(path, SETTINGS_MAX) {
-        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
-        Err(e) if foreign::is_out_of_reach(path, &e) => Ok(None),
-        Err(e) => Err(cannot("read", path, &e)),
-    };
+    let read = read_if_there;
     let wrong = |error: SettingsError| Failure::new(Class::Usage, error.to_string());
     let given = ["CONTAINERS_REGISTRIES_CONF", "REGISTRIES_CONFIG_PATH"]
         .into_iter()
         .find_map(|name| environment.variable(name).filter(|path| !path.is_empty()));
-    // Podman looks below the home directory, whatever XDG_CONFIG_HOME says, and so do we.
-    let own = environment.directory("HOME").map(|home| home.join(".config/containers"));
-    let etc = PathBuf::from("/etc/containers");
-    let directories: Vec<&PathBuf> = own.iter().chain([&etc]).collect();
+    let directories = containers_directories(environment);
     // The first file that is there, and then all of the directories' in the order of their names.
     let mains: Vec<PathBuf> = match &given {
         Some(path) => vec![PathBuf::from(path)],
@@ -89,14 +112,35 @@ fn add_containers(settings: &mut Settings, environment: &Environment) -> Result<
             }
         }
     }
-    for directory in directories {
+    Ok(())
+}
+
+/// Reads the first `policy.json` that is there.
+fn add_policy(containers: &mut Containers, environment: &Environment) -> Result<(), Failure> {
+    for directory in containers_directories(environment) {
         let path = directory.join("policy.json");
-        if let Some(text) = read(&path)? {
-            settings.containers.set_policy(&text, &path).map_err(wrong)?;
-            break;
+        if let Some(text) = read_if_there(&path)? {
+            return containers
+                .set_policy(&text, &path)
+                .map_err(|error| Failure::new(Class::Usage, error.to_string()));
         }
     }
     Ok(())
+}
+
+/// Where podman and buildah keep their files, the user's directory first. Podman looks below the
+/// home directory, whatever `XDG_CONFIG_HOME` says, and so do we.
+fn containers_directories(environment: &Environment) -> Vec<PathBuf> {
+    let own = environment.directory("HOME").map(|home| home.join(".config/containers"));
+    own.into_iter().chain([PathBuf::from("/etc/containers")]).collect()
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
+    match foreign::read_at(path, SETTINGS_MAX) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(e) if foreign::is_out_of_reach(path, &e) => Ok(None),
+        Err(e) => Err(cannot("read", path, &e)),
+    }
 }
 
 /// Returns what OpenSSL's variables say.

@@ -18,7 +18,7 @@ mod selection;
 
 pub use dest::make_workdir;
 pub use engine::copy_into;
-pub use owner::{Owner, lookup_owner};
+pub use owner::{Owner, lookup_owner, unknown_names};
 pub use selection::{EntryKind, FileTime, Picked, SelectedEntry, Selection, Stamp};
 
 use crate::dockerfile::chmod::{ChmodError, ChmodSpec};

@@ -81,6 +81,24 @@ pub fn lookup_owner(root: Option<BorrowedFd<'_>>, spec: &str) -> Result<Owner, C
     Ok(owner)
 }
 
+/// Returns the names of a `--chown` that the image's files do not have, each with what it is: those
+/// that count as root. What cannot be read has none.
+pub fn unknown_names(root: BorrowedFd<'_>, spec: &str) -> Vec<(&'static str, String)> {
+    let (user, group) = match spec.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (spec, None),
+    };
+    let parts = [("user", "etc/passwd", Some(user)), ("group", "etc/group", group)];
+    let unknown = parts.into_iter().filter_map(|(what, file, text)| match part(text?) {
+        Part::Id(_) => None,
+        Part::Name(name) => match find_line(root, file.as_bytes(), name) {
+            Ok(None) => Some((what, name.to_owned())),
+            _ => None,
+        },
+    });
+    unknown.collect()
+}
+
 fn number(field: Option<&String>) -> u32 {
     field.and_then(|f| f.parse().ok()).unwrap_or(0)
 }

@@ -99,6 +99,17 @@ pub enum ImageError {
         /// What there is.
         available: Vec<Platform>,
     },
+    /// A repository has no image of that tag.
+    #[error("{source}")]
+    NoTag {
+        /// What the registry answered.
+        source: RegistryError,
+        /// Tags that it has, those nearest to the one that was asked for first; none where it
+        /// lists none.
+        near: Vec<String>,
+        /// How many it lists.
+        count: usize,
+    },
     /// A blob's bytes are not those promised.
     #[error("blob {expected} of {name} is damaged: its bytes hash to {actual}")]
     WrongDigest {

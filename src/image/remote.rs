@@ -37,6 +37,9 @@ const REPORT_MIN: u64 = 256 << 10;
 /// How often the progress of a large blob is reported: a log has a line for each.
 const REPORTS: u64 = 20;
 
+/// The most tags that are named where the one that was asked for is not there.
+const NEAR_MAX: usize = 8;
+
 /// The most repositories that are remembered for a blob.
 const ORIGINS_MAX: usize = 8;
 
@@ -187,8 +190,34 @@ pub fn look_up(
                 None => Err(error.into()),
             }
         }
+        Err(source @ RegistryError::NotFound { .. }) => {
+            // That there is no such tag is known; what there is is only good to know.
+            let tags = remote.tags().unwrap_or_default();
+            let (count, near) = (tags.len(), nearest(tag, tags));
+            Err(ImageError::NoTag { source, near, count })
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns the tags that are most like `wanted`, the nearest first: those that have most of its
+/// beginning, then the shortest, then by name.
+fn nearest(wanted: &str, mut tags: Vec<String>) -> Vec<String> {
+    let is_tag = |tag: &String| {
+        let is_of_tag = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        (1..=128).contains(&tag.len()) && tag.chars().all(is_of_tag)
+    };
+    tags.retain(is_tag);
+    let common = |tag: &str| {
+        let (tag, wanted) = (tag.to_ascii_lowercase(), wanted.to_ascii_lowercase());
+        tag.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count()
+    };
+    tags.sort_by_cached_key(|tag| {
+        (usize::MAX - common(tag), tag != DEFAULT_TAG, tag.len(), tag.clone())
+    });
+    tags.dedup();
+    tags.truncate(NEAR_MAX);
+    tags
 }
 
 /// Describes the manifest of that digest, fetching it where it is not here.

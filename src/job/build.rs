@@ -6,7 +6,7 @@ use super::load::Loaded;
 use super::recorder::Recorder;
 use super::request::{BuildRequest, PullPolicy};
 use super::resolve::Images;
-use super::transfers::Pulls;
+use super::transfers::{Clients, Pulls};
 use super::{Caller, check, destination, housekeeping, limits, on_error, secrets, shared_cache};
 use crate::dockerfile::lint::Finding;
 use crate::export::OutputSpec;
@@ -50,9 +50,10 @@ pub fn build(
     destination::check(delivery)?;
     let mut images = Images::new(store, &loaded.contexts, caller.cancel()).under(&source.policies);
     if source.pull != PullPolicy::Never {
-        let client = caller.client(loaded.request.verifies_tls, progress)?;
+        let verifies_tls = loaded.request.verifies_tls;
+        let clients = Clients::new(move || caller.client(verifies_tls, progress));
         let is_forced = source.pull == PullPolicy::Always;
-        images = images.or_pulled(Pulls { client, progress, is_forced });
+        images = images.or_pulled(Pulls { clients, progress, is_forced });
     }
     let (plan, findings) = loaded.checked_plan(&mut images);
     for (name, warning) in &images.mismatches {

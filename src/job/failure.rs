@@ -51,7 +51,7 @@ pub struct Excerpt {
 }
 
 /// An error as the user sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// Its class.
     pub class: Class,

@@ -169,7 +169,7 @@ impl<'a> Images<'a> {
         let mut reference = typed.parse::<Reference>()?.or_latest();
         if let Some(pulls) = &self.pulls
             && self.local(&reference)?.is_none()
-            && let Some(long) = pulls.client.long_name(typed)?
+            && let Some(long) = pulls.clients.get()?.long_name(typed)?
         {
             reference = long.parse::<Reference>()?.or_latest();
         }
@@ -200,7 +200,8 @@ impl<'a> Images<'a> {
         match &self.pulls {
             None => Err(Box::new(NotHere { name, typed: typed.to_owned() })),
             Some(pulls) => {
-                let pulled = pulls.pull(self.store, &reference, platform, self.cancel);
+                let client = pulls.clients.get()?;
+                let pulled = pulls.pull(client, self.store, &reference, platform, self.cancel);
                 match (pulled, other) {
                     (Ok((named, image)), _) => {
                         Ok(self.add_as(name, Some(named.descriptor.digest), image))

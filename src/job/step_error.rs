@@ -6,7 +6,7 @@ use super::load::Loaded;
 use super::on_error::OnError;
 use super::resolve::NotHere;
 use super::sources::Context;
-use super::transfers::{self, PullFailed};
+use super::transfers::{self, NoClient, PullFailed};
 use crate::cgroup::CgroupError;
 use crate::context::ContextError;
 use crate::dockerfile::ast::Word;
@@ -33,6 +33,10 @@ impl Loaded<'_> {
     pub(super) fn plan_failure(&self, error: PlanError) -> Failure {
         match error {
             PlanError::Dockerfile(errors) => self.failure(&errors),
+            PlanError::Image { source, .. } if source.is::<NoClient>() => {
+                let failure = source.downcast_ref().map(|NoClient(failure)| failure.clone());
+                failure.unwrap_or_else(|| Failure::new(Class::Bug, "a client failed twice"))
+            }
             PlanError::Image { name, place, source } => {
                 let mut place = *place;
                 let stages = self.dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());

@@ -16,6 +16,7 @@ use crate::progress::{self, Event, Progress, Vertex};
 use crate::registry::{Client, RegistryError, Remote};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
+use std::cell::OnceCell;
 
 /// Shows blobs as parts of a vertex.
 #[derive(Debug)]
@@ -44,11 +45,51 @@ impl PullProgress for Shown<'_> {
     }
 }
 
+/// A client of registries that is made when it is needed first: a build whose images are here
+/// reads no settings of registries.
+pub struct Clients<'a> {
+    make: Box<dyn Fn() -> Result<Client, Failure> + 'a>,
+    made: OnceCell<Client>,
+}
+
+/// Settings of registries that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message)]
+pub struct NoClient(pub Failure);
+
+impl std::fmt::Debug for Clients<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients").field("made", &self.made).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Clients<'a> {
+    /// Takes what makes the client.
+    pub fn new(make: impl Fn() -> Result<Client, Failure> + 'a) -> Self {
+        Self { make: Box::new(make), made: OnceCell::new() }
+    }
+
+    /// Returns the client.
+    ///
+    /// # Errors
+    ///
+    /// [`NoClient`] with the failure to show.
+    pub fn get(&self) -> Result<&Client, NoClient> {
+        match self.made.get() {
+            Some(client) => Ok(client),
+            None => {
+                let client = (self.make)().map_err(NoClient)?;
+                Ok(self.made.get_or_init(|| client))
+            }
+        }
+    }
+}
+
 /// What a build needs to pull images.
 #[derive(Debug)]
 pub struct Pulls<'a> {
     /// The client.
-    pub client: Client,
+    pub clients: Clients<'a>,
     /// Shows what is fetched.
     pub progress: &'a Progress,
     /// Whether the registry is asked even for what the store has: `--pull`.
@@ -68,12 +109,13 @@ impl Pulls<'_> {
     /// [`PullFailed`].
     pub fn pull(
         &self,
+        client: &Client,
         store: &Store,
         name: &Reference,
         platform: &Platform,
         cancel: &Cancel,
     ) -> Result<(ResolvedRef, Image), PullFailed> {
-        let remote = self.client.remote_of(name).map_err(ImageError::from)?;
+        let remote = client.remote_of(name).map_err(ImageError::from)?;
         let offline = if self.is_forced { Offline::Fail } else { Offline::UseLast };
         let shown = Vertex::internal(format!("[internal] load metadata for {name}"));
         let named = self.show(shown, |_| image::look_up(store, &remote, name, offline))?;
@@ -146,6 +188,16 @@ pub fn failure_of(error: &ImageError) -> Failure {
     let failure = Failure::of(class, error);
     match error {
         ImageError::Registry(error) => with_hint(failure, error),
+        ImageError::NoTag { near, count, .. } if !near.is_empty() => {
+            let more = match count - near.len().min(*count) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            failure.with_hint(format!("tags that are there: {}{more}", near.join(", ")))
+        }
+        ImageError::NoTag { .. } => {
+            failure.with_hint("check the name and the tag: the registry lists no tags for it")
+        }
         _ => failure,
     }
 }

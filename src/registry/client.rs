@@ -18,6 +18,9 @@ use ureq::http::Method;
 /// Receives a line for each retry: what is tried again, and why.
 pub type Notify = Box<dyn Fn(&str) + Send + Sync>;
 
+/// The most tags of a repository that are listed.
+const TAGS_MAX: usize = 1000;
+
 /// How often the wish to stop is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -273,6 +276,30 @@ impl Remote {
             }
             let (doing, host) = (doing.clone(), host.authority.clone());
             Err(RegistryError::WrongDigest { doing, host, expected: *digest, actual })
+        })
+    }
+
+    /// Lists tags of the repository, as far as the first answer goes: at most [`TAGS_MAX`], in the
+    /// server's order. For hints only: it is asked once and not waited for long.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`] where the registry lists none.
+    pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
+        #[derive(serde::Deserialize)]
+        struct Listed {
+            tags: Option<Vec<String>>,
+        }
+        let what = format!("tags of {}", self.repository);
+        let doing = format!("list the {what}");
+        self.anywhere(|host, path| {
+            let base = host.base(&self.shared)?;
+            let url = format!("{base}/v2/{path}/tags/list?n={TAGS_MAX}");
+            let (bytes, _) = self.get(host, path, &url, "application/json", &what, &doing)?;
+            let listed: Option<Listed> = serde_json::from_slice(&bytes).ok();
+            let mut tags = listed.and_then(|listed| listed.tags).unwrap_or_default();
+            tags.truncate(TAGS_MAX);
+            Ok(tags)
         })
     }
 

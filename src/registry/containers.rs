@@ -192,8 +192,23 @@ impl Containers {
             let what = format!("{} is blocked", table.prefix());
             return Some(Ban { path: path.to_owned(), what });
         }
+        self.ban_in("docker", &scopes(image))
+    }
+
+    /// Returns why an image of a layout or archive must not be read; `None` where it may be.
+    /// `transport` is a name of containers-policy.json(5), `path` the absolute one of the layout or
+    /// file.
+    pub fn ban_of_place(&self, transport: &str, path: &Path) -> Option<Ban> {
+        // Archives of docker's form have no scopes but that of all.
+        let ancestors = path.ancestors().filter(|_| transport != "docker-archive");
+        let mut scopes: Vec<String> = ancestors.map(|path| path.display().to_string()).collect();
+        scopes.push(String::new());
+        self.ban_in(transport, &scopes)
+    }
+
+    fn ban_in(&self, transport: &str, scopes: &[String]) -> Option<Ban> {
         let (path, policy) = self.policy.as_ref()?;
-        let (scope, requirements) = policy.of("docker", &scopes(image));
+        let (scope, requirements) = policy.of(transport, scopes);
         let ban = |what| Some(Ban { path: path.clone(), what });
         if requirements.is_empty() {
             return ban(format!("{scope} has no requirement, which is none that can be met"));
@@ -286,7 +301,7 @@ impl Policy {
         if let Some(table) = self.transports.get(transport) {
             for scope in scopes {
                 if let Some(found) = table.get(scope) {
-                    let shown = if scope.is_empty() { "docker".to_owned() } else { scope.clone() };
+                    let shown = if scope.is_empty() { transport.to_owned() } else { scope.clone() };
                     return (shown, found);
                 }
             }

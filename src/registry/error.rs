@@ -154,7 +154,8 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    pub(super) fn forbidden(image: &str, ban: Ban) -> Self {
+    /// Makes an error of a ban.
+    pub fn forbidden(image: &str, ban: Ban) -> Self {
         Self::Forbidden { image: image.to_owned(), path: ban.path, what: ban.what }
     }
 

@@ -6,7 +6,8 @@ use super::{Cause, Job};
 use crate::cache::{Inputs, TreeId};
 use crate::context::{SelectOptions, Source};
 use crate::copy::{
-    self as engine, CopyError, CopyRequest, CopyStats, FileTime, Owner, Selection, lookup_owner,
+    self as engine, CopyError, CopyRequest, CopyStats, EntryKind, FileTime, Owner, Selection,
+    lookup_owner, unknown_names,
 };
 use crate::dockerfile::chmod::ChmodSpec;
 use crate::plan::{Copy, CopySource};
@@ -118,6 +119,62 @@ pub(super) fn perform(
         before,
     };
     Ok(engine::copy_into(root, &request, job.cancel)?)
+}
+
+/// Returns sentences on what a copy takes that is likely not meant: names that the image does not
+/// know, and files that are not files.
+pub(super) fn remarks(copy: &Copy, chosen: &[SelectedSource], root: BorrowedFd<'_>) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let spec = copy.chown.as_deref().filter(|_| !copy.is_link);
+    for (what, name) in spec.map(|spec| unknown_names(root, spec)).unwrap_or_default() {
+        remarks.push(format!(
+            "--chown={}: the image has no {what} {name:?}: the files belong to root",
+            copy.chown.as_deref().unwrap_or_default()
+        ));
+    }
+    let (mut sockets, mut pipes) = (Vec::new(), Vec::new());
+    for chosen in chosen {
+        let SelectedSource::Files { source, selection, .. } = chosen else { continue };
+        for picked in selection.picked() {
+            for entry in &selection.entries()[picked.range.clone()] {
+                let path = || {
+                    let mut path = picked.path.to_vec();
+                    if !path.is_empty() && !entry.path.is_empty() {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(&entry.path);
+                    path
+                };
+                match entry.kind {
+                    EntryKind::Fifo => pipes.push(path()),
+                    // A socket is listed as an empty file.
+                    EntryKind::File if entry.size == 0 && is_socket(source, &path()) => {
+                        sockets.push(path());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    for (found, what, result) in [
+        (sockets, "socket", "an empty file is copied in place of"),
+        (pipes, "FIFO", "the image gets a FIFO in place of"),
+    ] {
+        let Some(first) = found.first() else { continue };
+        let first = String::from_utf8_lossy(first).into_owned();
+        remarks.push(match found.len() {
+            1 => format!("{first} is a {what}: {result} it"),
+            count => format!("{first} and {} more are {what}s: {result} each", count - 1),
+        });
+    }
+    remarks
+}
+
+fn is_socket(source: &Source, path: &[u8]) -> bool {
+    let facts = rustix::fs::statat(source.root(), path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+    facts.is_ok_and(|facts| {
+        rustix::fs::FileType::from_raw_mode(facts.st_mode) == rustix::fs::FileType::Socket
+    })
 }
 
 /// The time of what a step makes by itself.

@@ -163,6 +163,9 @@ fn execute_and_keep(
         }
         Op::Copy(copy) => {
             let stats = copies::perform(job, copy, chosen, root, None)?;
+            for remark in copies::remarks(copy, chosen, root) {
+                job.progress.notice_of(vertex, remark);
+            }
             if let Some(path) = stats.changed.first() {
                 is_unsound = true;
                 job.progress.notice_of(

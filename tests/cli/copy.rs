@@ -168,3 +168,27 @@ fn unchanged_files_are_one_cached_step() {
     kit.build().ok();
     assert_eq!(kit.build().ok().steps()[0].state, State::Cached);
 }
+
+#[test]
+fn what_a_copy_takes_that_is_likely_not_meant_is_noticed_once() {
+    let kit = Kit::new();
+    kit.file("d/file", "x").file("d/empty", "");
+    let _socket = std::os::unix::net::UnixListener::bind(kit.path("d/run.sock")).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, kit.path("d/pipe"), fifo, mode, 0).unwrap();
+    kit.dockerfile("FROM fixture/base\nCOPY --chown=stranger:strangers d /d\n");
+    let shown = kit.build_showing("plain").ok();
+    let notices = [
+        "d/run.sock is a socket: an empty file is copied in place of it",
+        "d/pipe is a FIFO: the image gets a FIFO in place of it",
+        "the image has no user \"stranger\": the files belong to root",
+        "the image has no group \"strangers\": the files belong to root",
+    ];
+    for notice in notices {
+        assert_eq!(shown.text().matches(notice).count(), 1, "{notice}:\n{}", shown.text());
+    }
+    assert!(!shown.text().contains("d/empty"), "{}", shown.text());
+    let again = kit.build_showing("plain").ok();
+    assert!(!again.text().contains("is a socket"), "a cached step copies nothing");
+}

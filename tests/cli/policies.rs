@@ -1,6 +1,6 @@
 //! Rules on what a build may read from elsewhere.
 
-use crate::kit::Kit;
+use crate::kit::{Kit, write_file};
 
 fn kit() -> Kit {
     let kit = Kit::new();
@@ -119,4 +119,61 @@ fn a_replacement_that_cannot_be_read_is_an_error_of_its_own() {
     let context = kit.builder(["build", "https://127.0.0.1:9/x.tar", "--source-policy-file"]);
     let context = context.arg(&policy).fails(3);
     assert!(context.text().contains("not for contexts"), "{}", context.text());
+}
+
+#[test]
+fn policy_json_is_asked_for_layouts_and_archives() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\n").build().args(["-t", "app:1"]).ok();
+    let (layout, oci, docker) = (kit.out("layout"), kit.out("oci.tar"), kit.out("docker.tar"));
+    let places = [
+        format!("oci:{}:1", layout.display()),
+        format!("oci-archive:{}", oci.display()),
+        format!("docker-archive:{}:app:1", docker.display()),
+    ];
+    for place in &places {
+        kit.builder(["copy", "-q", "app:1", place]).ok();
+    }
+    let policy = kit.beside("home/.config/containers/policy.json");
+    let set = |transport: &str, scope: &str| {
+        let text = format!(
+            "{{\"default\": [{{\"type\": \"insecureAcceptAnything\"}}], \"transports\": \
+             {{\"{transport}\": {{\"{scope}\": [{{\"type\": \"reject\"}}]}}}}}}"
+        );
+        write_file(&policy, text.as_bytes());
+    };
+    let refused = |words: &[&str], is_refused: bool| {
+        let outcome = kit.builder(words).any();
+        let says =
+            outcome.text().contains("is forbidden by") && outcome.text().contains("policy.json");
+        assert_eq!(says, is_refused, "{words:?}: {}", outcome.text());
+    };
+    let out = kit.out("").display().to_string();
+    let out = out.trim_end_matches('/');
+    set("oci", out);
+    refused(&["copy", "-q", &places[0], "other:1"], true);
+    refused(&["copy", "-q", &places[1], "other:1"], false);
+    refused(&["inspect", &places[0]], true);
+    let context = format!("--build-context=x=oci-layout://{}:1", layout.display());
+    refused(&["build", &context, kit.path("").to_str().unwrap()], true);
+    refused(&["load", "-i", oci.to_str().unwrap()], false);
+    set("oci-archive", oci.to_str().unwrap());
+    refused(&["inspect", &places[1]], true);
+    refused(&["load", "-i", oci.to_str().unwrap()], true);
+    refused(&["load", "-i", docker.to_str().unwrap(), "-t", "x"], false);
+    set("docker-archive", "");
+    refused(&["load", "-i", docker.to_str().unwrap()], true);
+    refused(&["copy", "-q", &places[2], "other:1"], true);
+    refused(&["copy", "-q", &places[0], "other:1"], false);
+}
+
+#[test]
+fn only_a_build_that_pulls_reads_the_settings_of_registries() {
+    let kit = Kit::new();
+    write_file(&kit.beside("home/.config/containers/registries.conf"), b"[[registry]\n");
+    kit.dockerfile("FROM fixture/base\nRUN true\n").build().args(["-t", "here:1"]).ok();
+    kit.dockerfile("FROM here:1\nRUN true\n").build().ok();
+    kit.builder(["run", "here:1", "true"]).ok();
+    kit.dockerfile("FROM gone:1\n").build().fails(2).says(&["registries.conf"]);
+    kit.builder(["run", "gone:1", "true"]).fails(125).says(&["registries.conf"]);
 }

@@ -407,3 +407,17 @@ fn what_is_not_there_is_told_with_its_place() {
     kit.dockerfile(&format!("FROM {}/nothing:1\n", registry.host()));
     kit.build().fails(6).says(&["has no 127.0.0.1", "nothing:1", "Dockerfile:1"]);
 }
+
+#[test]
+fn a_tag_that_is_not_there_names_those_that_are() {
+    let Some((registry, kit)) = is_there(Kind::Plain) else { return };
+    for tag in ["1.36", "1.35", "latest", "other"] {
+        busybox().put(registry.host(), "tool", tag);
+    }
+    kit.dockerfile(&format!("FROM {}/tool:1.37\nRUN true\n", registry.host()));
+    let hint = "hint: tags that are there: 1.35, 1.36, latest, other";
+    kit.build().fails(6).says(&["tool:1.37", hint]);
+    kit.builder(["pull", &format!("{}/tool:1.37", registry.host())]).fails(6).says(&[hint]);
+    let unknown = format!("docker://{}/gone:1", registry.host());
+    kit.builder(["inspect", &unknown]).fails(6).says(&["the registry lists no tags for it"]);
+}

@@ -7,8 +7,9 @@ use super::flags::{BuildCommand, OutputArgs, SourceArgs, StepArgs};
 use super::given;
 use super::shared_cache;
 use crate::cli::failure::{self, Class, Failure};
-use crate::cli::{Environment, parse_args, platforms};
+use crate::cli::{Environment, parse_args, platforms, registry};
 use crate::export::{Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, SpecError};
+use crate::image::LayoutRef;
 use crate::job::resolve::{NamedContext, context_name};
 use crate::job::{BuildRequest, DeliverySpec, GitFacts, OnError, SourceSpec, StepSpec, check_push};
 use crate::oci::Reference;
@@ -97,6 +98,13 @@ fn source_of(
         build_name,
     } = BuildArguments::read(&args.build_arg, args.timestamp, environment)?;
     let named = |(name, value): &(String, String)| (context_name(name), NamedContext::parse(value));
+    for (_, value) in &args.build_context {
+        if let NamedContext::Layout(text) = NamedContext::parse(value)
+            && let Ok(layout) = LayoutRef::parse(&text)
+        {
+            registry::check_place(environment, "oci", &layout.dir)?;
+        }
+    }
     let parts: Vec<String> = args.platform_of_parts().into_iter().collect();
     let platform = platforms::parse(if parts.is_empty() { &args.platform } else { &parts });
     let (secrets, access) = given::secrets(&args.secret, environment)?;

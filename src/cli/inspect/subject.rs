@@ -98,6 +98,7 @@ impl<'e> Places<'e> {
                 None => Endpoint::parse(text)?,
             },
         };
+        endpoint.check(self.environment)?;
         match endpoint {
             Endpoint::Registry(name) => {
                 let store = self.scratch()?;

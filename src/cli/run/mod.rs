@@ -25,7 +25,7 @@ use super::security::SecurityArgs;
 use super::{parse_args, platforms, registry};
 use crate::image::Image;
 use crate::job::resolve::Images;
-use crate::job::transfers::{self, PullFailed, Pulls};
+use crate::job::transfers::{self, Clients, NoClient, PullFailed, Pulls};
 use crate::job::{PullPolicy, limits, step_error};
 use crate::oci::Platform;
 use crate::plan::{Resolved, Resolver as _, signal_number};
@@ -199,17 +199,19 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let progress = Progress::new(progress::Mode::Auto, output, environment.started);
     let mut images = Images::new(&store, &contexts, &environment.cancel);
     if args.pull != PullPolicy::Never {
-        let client = registry::client(environment, args.tls.verifies, &progress)?;
+        let clients =
+            Clients::new(|| registry::client(environment, args.tls.verifies, &progress));
         let is_forced = args.pull == PullPolicy::Always;
-        images = images.or_pulled(Pulls { client, progress: &progress, is_forced });
+        images = images.or_pulled(Pulls { clients, progress: &progress, is_forced });
     }
     let platform = platforms::parse(&args.platform);
     let platform = platform.map_err(|error| failed(&error))?.unwrap_or_else(Platform::host);
     let resolved = images.resolve(&args.image, &platform);
     progress.finish();
-    let resolved = resolved.map_err(|error| match error.downcast_ref() {
-        Some(PullFailed(error)) => transfers::failure_of(error),
-        None => Failure::new(Class::Usage, failure::chain(&*error)),
+    let resolved = resolved.map_err(|error| match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(PullFailed(error)), _) => transfers::failure_of(error),
+        (None, Some(NoClient(failure))) => failure.clone(),
+        (None, None) => Failure::new(Class::Usage, failure::chain(&*error)),
     });
     let resolved = resolved.map_err(|failure| failure.with_hint("list them: builder images"))?;
     let Resolved::Image { image, .. } = resolved else {
