@@ -149,7 +149,7 @@ pub(super) fn first_word(words: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(word) = words.get(at) {
         match word.to_str() {
-            Some("--root") => at += 2,
+            Some("--root" | "--config") => at += 2,
             Some(flag) if flag.starts_with('-') => at += 1,
             _ => return Some(at),
         }
@@ -185,6 +185,7 @@ mod tests {
             ("builder bud .", "builder build ."),
             ("builder --root /s image ls", "builder --root /s images"),
             ("builder --root=/s image rm x", "builder --root=/s rmi x"),
+            ("builder --config /d image ls", "builder --config /d images"),
             ("builder system df -v", "builder df -v"),
             // What a command runs, or builds, is not one of its groups.
             ("builder run x image ls", "builder run x image ls"),

@@ -30,6 +30,8 @@ pub enum Call {
     Check(Format),
     /// List the stages that `--target` takes.
     Targets(Format),
+    /// List what the build takes: arguments, secrets, agents.
+    Outline(Format),
 }
 
 impl FromStr for Call {
@@ -50,7 +52,10 @@ impl FromStr for Call {
             "build" | "" => Ok(Self::Build),
             "check" | "lint" => Ok(Self::Check(format)),
             "targets" => Ok(Self::Targets(format)),
-            _ => Err(format!("{method:?} is not a method: expected build, check or targets")),
+            "outline" => Ok(Self::Outline(format)),
+            _ => Err(format!(
+                "{method:?} is not a method: expected build, check, outline or targets"
+            )),
         }
     }
 }
@@ -187,6 +192,7 @@ mod tests {
             ("check", Some(Call::Check(Format::Text))),
             ("check,format=json", Some(Call::Check(Format::Json))),
             ("targets,format=table", Some(Call::Targets(Format::Text))),
+            ("outline,format=json", Some(Call::Outline(Format::Json))),
             ("checks", None),
             ("check,json", None),
         ] {

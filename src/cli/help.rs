@@ -22,7 +22,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Cache", &["df", "prune", "mounts", "store"]),
-    ("Machine", &["doctor", "plugin", "version", "completions", "man", "help"]),
+    ("Machine", &["config", "doctor", "plugin", "version", "completions", "man", "help"]),
 ];
 
 /// Help texts of one command.
@@ -39,6 +39,8 @@ struct Page {
 /// Environment variables, with what they set.
 const VARIABLES: &[(&str, &str)] = &[
     ("BUILDER_ROOT", "directory of the store"),
+    ("BUILDER_CONFIG", "same as --config"),
+    ("XDG_CONFIG_HOME", "directory of the user's builder/config.toml"),
     ("BUILDER_THREADS", "number of threads that read, hash and compress"),
     ("BUILDER_LOG", "what to log: a level, or ROOM=LEVEL,… (see --debug)"),
     ("BUILDER_LOG_FILE", "file that the log is appended to, instead of stderr"),
@@ -246,6 +248,15 @@ const PAGES: &[Page] = &[
     ),
     page("mounts", &[("builder mounts export dir", "cache mounts to an OCI layout")], STORE, &[5]),
     page("store", &[("builder store verify --repair", "check and repair")], STORE, &[5]),
+    page(
+        "config",
+        &[
+            ("builder config show", "each default, and the file, line or variable it comes from"),
+            ("builder --config ci.toml build .", "build with other defaults"),
+        ],
+        &["BUILDER_CONFIG", "XDG_CONFIG_HOME"],
+        &[],
+    ),
     page("doctor", &[("builder doctor", "what works here, and how to fix the rest")], STORE, &[5]),
     page(
         "plugin",

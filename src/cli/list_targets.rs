@@ -32,7 +32,7 @@ pub(super) fn run(
 }
 
 /// The comment above a FROM that begins with the stage's name, without the name.
-fn description(stage: &Stage) -> Option<&str> {
+pub(super) fn description(stage: &Stage) -> Option<&str> {
     let name = stage.name.as_ref()?.as_str();
     let mut comments = stage.from.comments.iter();
     comments.find_map(|comment| comment.strip_prefix(name)?.strip_prefix(' '))

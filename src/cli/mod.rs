@@ -16,6 +16,7 @@ pub mod buildx;
 pub mod cache_mounts;
 mod caller;
 pub mod check;
+mod config;
 pub mod copy;
 mod debug;
 pub mod dev;
@@ -38,6 +39,7 @@ mod list_targets;
 pub mod load;
 pub mod login;
 mod needs;
+mod outline;
 pub mod parse_args;
 mod place;
 pub mod platforms;
@@ -71,6 +73,7 @@ use crate::sys::room::Watch;
 use crate::sys::threads;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use config::{Config, Named};
 use failure::{Class, Failure};
 use history::HistoryVerb;
 use jiff::Timestamp;
@@ -101,6 +104,10 @@ struct Cli {
     /// Report what the program itself does, on stderr; BUILDER_LOG and BUILDER_LOG_FILE say more
     #[arg(short = 'D', long, global = true, help_heading = "Global")]
     debug: bool,
+    /// File of defaults in place of the user's [default: ~/.config/builder/config.toml]; a
+    /// directory is that of docker's configuration
+    #[arg(long, global = true, env = "BUILDER_CONFIG", value_name = "FILE", value_parser = clap::builder::OsStringValueParser::new(), help_heading = "Global")]
+    config: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -153,6 +160,9 @@ enum Command {
     /// Verify and repair the store
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Show the defaults of flags, and where they come from
+    #[command(subcommand)]
+    Config(config::show::ConfigCommand),
     /// Say what this machine offers, what follows for builds, and how to fix what is missing
     #[command(alias = "info")]
     Doctor(doctor::DoctorArgs),
@@ -200,6 +210,8 @@ pub struct Environment {
     docker_config: Option<String>,
     /// Text of a `registries.toml` that the command line makes; it goes before the files.
     registries: String,
+    /// Defaults that files give.
+    config: Config,
     /// Whether root started us.
     is_root: bool,
     /// What we are root of.
@@ -222,11 +234,14 @@ pub struct Environment {
 }
 
 impl Environment {
-    fn new(root: Option<OsString>) -> Self {
+    fn new(root: Option<OsString>, config: Config) -> Self {
+        let root = root.filter(|root| !root.is_empty());
+        let root = root.or_else(|| config.variable("BUILDER_ROOT").map(OsString::from));
         Self {
-            root: root.filter(|root| !root.is_empty()).map(PathBuf::from),
+            root: root.map(PathBuf::from),
             docker_config: None,
             registries: String::new(),
+            config,
             is_root: rustix::process::geteuid().is_root(),
             standing: Standing::Machine,
             refused: None,
@@ -250,15 +265,16 @@ impl Environment {
         Ok(())
     }
 
-    /// Reads an environment variable; one that is not UTF-8 counts as unset.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    /// Reads an environment variable; one that is not UTF-8 counts as unset. Where a variable is
+    /// unset or empty, a file of defaults may have its value.
     pub fn variable(&self, name: &str) -> Option<String> {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return None;
-        }
         match &self.docker_config {
             Some(dir) if name == "DOCKER_CONFIG" => Some(dir.clone()),
-            _ => std::env::var(name).ok(),
+            _ => {
+                let set = variable(name);
+                let is_set = set.as_ref().is_some_and(|value| !value.is_empty());
+                if is_set { set } else { self.config.variable(name).or(set) }
+            }
         }
     }
 
@@ -380,6 +396,15 @@ impl Environment {
     }
 }
 
+/// Reads a variable of the process's environment.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn variable(name: &str) -> Option<String> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return None;
+    }
+    std::env::var(name).ok()
+}
+
 /// A store that is looked at.
 struct LookedAt {
     store: Store,
@@ -446,8 +471,14 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let cli = match truth::parse::<Cli>(words.clone()) {
-        Ok(cli) => cli,
+    let parsed = truth::parse::<Cli>(words.clone()).map(|cli| with_defaults(cli, &words));
+    let (cli, defaults) = match parsed {
+        Ok(Ok(parsed)) => parsed,
+        Ok(Err(failure)) => {
+            let is_coloured = io::stderr().is_terminal() && !is_colour_refused();
+            let _ = io::stderr().write_all(failure.render(is_coloured).as_bytes());
+            return ExitCode::from(if is_of_run(&words) { 125 } else { failure.class.code() });
+        }
         Err(error) => {
             // The texts of the help are put together only when they are shown.
             let error = match error.kind() {
@@ -472,7 +503,8 @@ pub fn main() -> ExitCode {
         true => crate::sandbox::enter(),
         false => (Standing::Machine, None),
     };
-    let mut environment = Environment::new(cli.root);
+    let Defaults { config, docker_directory } = defaults;
+    let mut environment = Environment::new(cli.root, config);
     environment.is_root = is_root;
     environment.standing = standing;
     environment.chroot = match standing {
@@ -481,7 +513,8 @@ pub fn main() -> ExitCode {
     };
     environment.refused = refused;
     environment.touches_layers = touches_layers;
-    environment.docker_config = call.docker_config.and_then(|dir| dir.into_string().ok());
+    let docker_config = call.docker_config.or(docker_directory.map(PathBuf::into_os_string));
+    environment.docker_config = docker_config.and_then(|dir| dir.into_string().ok());
     for flag in &call.engine_flags {
         environment.warn(&format!("docker's {flag} is not used: builds need no engine"));
     }
@@ -520,6 +553,53 @@ fn with_run_separated(mut words: Vec<OsString>) -> Vec<OsString> {
         }
     }
     words
+}
+
+/// What files and `--config` say.
+struct Defaults {
+    config: Config,
+    /// A directory that `--config` names: docker's.
+    docker_directory: Option<PathBuf>,
+}
+
+/// Reads the files of defaults, and parses the command line once more where its command has some.
+fn with_defaults(cli: Cli, words: &[OsString]) -> Result<(Cli, Defaults), Failure> {
+    let named = cli.config.as_ref().filter(|path| !path.is_empty());
+    let (file, docker_directory) = match named.map(|path| Named::new(Path::new(path))) {
+        Some(Named::File(file)) => (Some(file), None),
+        Some(Named::DockerDirectory(directory)) => (None, Some(directory)),
+        None => (None, None),
+    };
+    let config = match cli.command {
+        Command::Dev { .. }
+        | Command::Version(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Plugin(_) => Config::default(),
+        // It helps where something is wrong.
+        Command::Doctor(_) => Config::load(file.as_deref(), variable).unwrap_or_default(),
+        _ => Config::load(file.as_deref(), variable)?,
+    };
+    let name = match cli.command {
+        Command::Build(_) => "build",
+        Command::Check(_) => "check",
+        Command::Explain(_) => "explain",
+        Command::Run(_) => "run",
+        Command::Pull(_) => "pull",
+        Command::Push(_) => "push",
+        Command::Copy(_) => "copy",
+        _ => "",
+    };
+    let cli = match config.has_defaults_of(name) {
+        false => cli,
+        true => {
+            let definition = config.apply(Cli::command(), name)?;
+            // It was parsed before, and the defaults are checked.
+            truth::parse_as(&|| definition.clone(), words.iter().cloned())
+                .map_err(|error| Failure::new(Class::Usage, error.to_string().trim_end()))?
+        }
+    };
+    Ok((cli, Defaults { config, docker_directory }))
 }
 
 /// Says whether a command line that is wrong is one of `builder run`, whose own failures have
@@ -588,6 +668,10 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         }
         Command::Man(args) => return help::man(args),
         Command::Plugin(command) => return plugin::run(command, environment),
+        Command::Config(command) => {
+            let config = &environment.config;
+            return config::show::run(command, config, Cli::command(), variable, out);
+        }
         Command::Df(args) => return df::run(args, &environment.store()?, now, out),
         Command::Prune(args) => {
             return prune::run(args, &environment.store()?, now, cancel, out);
@@ -639,6 +723,12 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
             .map_err(|error| Failure::of_images(&error).about(&args.file.display()));
         }
         Command::Load(args) => {
+            if args.input != Path::new("-") {
+                // It may be of either form.
+                for transport in ["docker-archive", "oci-archive"] {
+                    registry::check_place(environment, transport, &args.input)?;
+                }
+            }
             load::run(args, &environment.store()?, environment.input()?, cancel, out)
         }
         Command::Save(args) => {

@@ -8,6 +8,7 @@ pub(super) fn touches_layers(command: &Command) -> bool {
     match command {
         Command::Buildx(_)
         | Command::Completions(_)
+        | Command::Config(_)
         | Command::Dev { .. }
         | Command::History(_)
         | Command::Images(_)

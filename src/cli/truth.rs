@@ -19,11 +19,27 @@ use std::ffi::OsString;
 pub(super) fn parse<C: Parser>(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<C, clap::Error> {
+    parse_as(&C::command, arguments)
+}
+
+/// As [`parse`], by a definition whose flags may have other defaults.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub(super) fn parse_as<C: Parser>(
+    definition: &dyn Fn() -> Command,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<C, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    C::try_parse_from(&arguments).or_else(|plain| match plain.kind() {
+    let mut plainly = definition();
+    let parsed = plainly.try_get_matches_from_mut(&arguments).and_then(|matches| {
+        C::from_arg_matches(&matches).map_err(|error| error.format(&mut plainly))
+    });
+    parsed.or_else(|plain| match plain.kind() {
         // What clap says of `--quiet=true`, and of `-q=1`.
         ErrorKind::TooManyValues | ErrorKind::UnknownArgument => {
-            let mut command = with_values(C::command());
+            let mut command = with_values(definition());
             let matches = command.try_get_matches_from_mut(&arguments);
             // The same mistake is shown as the command line is defined.
             let matches = matches.map_err(|e| if e.kind() == plain.kind() { plain } else { e })?;
@@ -44,10 +60,11 @@ fn with_value(arg: Arg) -> Arg {
     if !is_flag {
         return arg;
     }
+    let default = arg.get_default_values().first().cloned().unwrap_or("false".into());
     arg.action(ArgAction::Set)
         .num_args(0..=1)
         .require_equals(true)
-        .default_value("false")
+        .default_value(default)
         .default_missing_value("true")
         .value_parser(ValueParser::from(parse_args::truth))
 }

@@ -133,9 +133,10 @@ fn copies_from_context(file: &Dockerfile) -> bool {
 }
 
 /// Finds images that are at hand; the others are unknown rather than an error.
-struct Known<'a> {
-    images: Images<'a>,
-    unknown: Vec<String>,
+pub(super) struct Known<'a> {
+    pub(super) images: Images<'a>,
+    /// The names of those that are not.
+    pub(super) unknown: Vec<String>,
 }
 
 impl Resolver for Known<'_> {

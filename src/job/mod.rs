@@ -26,6 +26,7 @@ pub mod housekeeping;
 pub mod limits;
 mod load;
 mod on_error;
+pub mod outline;
 pub mod policies;
 mod predict;
 mod recipe;

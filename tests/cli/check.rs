@@ -199,6 +199,41 @@ fn targets_are_listed() {
 }
 
 #[test]
+fn what_a_build_takes_is_outlined() {
+    let kit = Kit::new();
+    kit.dockerfile(
+        "# VERSION of the base\nARG VERSION=1.2\nARG UNUSED=x\nARG FULL=v${VERSION}\n\
+         FROM fixture/base AS far\nARG FAR=1\n\
+         FROM fixture/base AS tools\nARG FULL\n# LEVEL is how much\nARG LEVEL=3\nARG TARGETARCH\n\
+         RUN --mount=type=secret,id=token,required true\nRUN --mount=type=ssh true\n\
+         # app makes all\nFROM fixture/base AS app\nARG LEVEL=4 NAME\n\
+         COPY --from=tools /x /x\nRUN --mount=type=secret,target=/etc/key true\n",
+    );
+    let outline = |words: &[&str]| kit.build_showing("plain").args(words).ok();
+    let expected = "TARGET:      app\nDESCRIPTION: makes all\n\n\
+                    BUILD ARG   VALUE   DESCRIPTION\nVERSION     1.2     of the base\nFULL        v1.2\n\
+                    LEVEL       4\nNAME        me\n\n\
+                    SECRET   REQUIRED\ntoken    true\nkey\n\nSSH       REQUIRED\ndefault\n";
+    let text = outline(&["--call=outline", "--build-arg=NAME=me"]).stdout();
+    assert_eq!(text, expected);
+    let document = outline(&["--call=outline,format=json", "--target=tools"]).json();
+    assert_eq!(document["name"], "tools");
+    assert_eq!(document["args"][2]["name"], "LEVEL");
+    assert_eq!(document["args"][2]["description"], "is how much");
+    assert_eq!(document["args"][2]["location"]["ranges"][0]["start"]["line"], 10);
+    assert_eq!(document["secrets"].as_array().unwrap().len(), 1);
+    assert_eq!(document["secrets"][0]["required"], true);
+    assert_eq!(document["ssh"][0]["name"], "default");
+    kit.dockerfile("FROM fixture/base\n");
+    let text = outline(&["--call=outline"]).stdout();
+    assert_eq!(text, "This build takes no arguments, secrets or agents.\n");
+    kit.dockerfile("FROM fixture/base\n")
+        .build()
+        .args(["--call=outline", "--target=gone"])
+        .fails(3);
+}
+
+#[test]
 fn a_build_shows_a_hundred_warnings_and_a_check_shows_all() {
     let kit = Kit::new();
     kit.dockerfile(&format!("FROM fixture/base\n{}", "ENV a b\n".repeat(130)));

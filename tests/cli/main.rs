@@ -17,6 +17,7 @@ mod cache;
 mod cache_mounts;
 mod causes;
 mod check;
+mod config;
 mod contexts;
 mod copy;
 mod debug;

@@ -266,6 +266,8 @@ const COMMANDS: &[&[&str]] = &[
     &["rmi"],
     &["save", "x", "-o", "no/such/x.tar"],
     &["ps"],
+    &["--config", "gone.toml", "images"],
+    &["config", "show", "--format", "{{.Nope}}"],
     &["buidl"],
     &[],
 ];

@@ -26,7 +26,7 @@ pub struct BuildCommand {
     /// input
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: String,
-    /// What to do instead of building: check or targets, as check,format=json
+    /// What to do instead of building: check, outline or targets, as check,format=json
     #[arg(long, value_name = "METHOD", default_value = "build")]
     pub call: Call,
     /// Look for likely mistakes instead of building: --call=check

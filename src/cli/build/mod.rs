@@ -18,7 +18,7 @@ pub(super) use neighbours::NeighbourArgs;
 
 use super::check::{Call, Format};
 use super::failure::{Class, Failure};
-use super::{Environment, check, list_targets};
+use super::{Environment, check, list_targets, outline};
 use crate::export::Dest;
 use crate::job;
 use crate::progress::{LogLimits, Looks, Mode, Output, Progress};
@@ -36,6 +36,7 @@ pub fn run(command: &BuildCommand, environment: &Environment) -> Result<(), Fail
         _ if command.check => return check::run_as_docker(&request, Format::Text, environment),
         Call::Check(format) => return check::run_as_docker(&request, format, environment),
         Call::Targets(format) => return list_targets::run(&request, format, environment),
+        Call::Outline(format) => return outline::run(&request, format, environment),
         Call::Build => {}
     }
     let store = environment.store()?;

@@ -29,10 +29,12 @@ impl PolicyArgs {
     pub(super) fn policies(&self, environment: &Environment) -> Result<Policies, Failure> {
         let mut policies = Policies::default();
         let given = environment.variable(VARIABLE).filter(|path| !path.is_empty());
+        let configured = environment.config.policies();
         for path in given
             .as_deref()
             .map(Path::new)
             .into_iter()
+            .chain(configured.iter().map(PathBuf::as_path))
             .chain(self.source_policy_file.iter().map(PathBuf::as_path))
         {
             let text =

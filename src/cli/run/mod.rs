@@ -199,8 +199,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let progress = Progress::new(progress::Mode::Auto, output, environment.started);
     let mut images = Images::new(&store, &contexts, &environment.cancel);
     if args.pull != PullPolicy::Never {
-        let clients =
-            Clients::new(|| registry::client(environment, args.tls.verifies, &progress));
+        let clients = Clients::new(|| registry::client(environment, args.tls.verifies, &progress));
         let is_forced = args.pull == PullPolicy::Always;
         images = images.or_pulled(Pulls { clients, progress: &progress, is_forced });
     }

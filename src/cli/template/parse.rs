@@ -243,7 +243,7 @@ impl Parser {
             _ => return Ok((None, None)),
         };
         let is_new = *kinds[operator] == TokenKind::Declare;
-        let names = names.map(|name| name.cloned());
+        let names = names.map(Option::<&String>::cloned);
         for (name, place) in names.iter().flatten().zip([0, operator - 1]) {
             if !is_new && !self.variables.contains(name) {
                 return Err(self.undefined(name, words.rest()[place].span));
