@@ -204,9 +204,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn goes(policy: Policy, expected: &[&str]) {
+    fn goes(policy: &Policy, expected: &[&str]) {
         let inventory = sample();
-        let select = select(&inventory, &policy);
+        let select = select(&inventory, policy);
         let mut names: Vec<_> =
             select.victims.iter().map(|&i| inventory.items[i].path.to_str().unwrap()).collect();
         names.sort_unstable();
@@ -229,7 +229,7 @@ mod tests {
     fn images_mounts_and_evidence_stay() {
         let now = at(31);
         let all = ["old", "new", "packed-old", "document", "chain-old", "chain-new"];
-        goes(Policy { now, ..BASE }, &all);
+        goes(&Policy { now, ..BASE }, &all);
     }
 
     #[test]
@@ -244,16 +244,16 @@ mod tests {
             "mount",
             "record-old",
         ];
-        goes(Policy { includes: Includes::Everything, now: at(31), ..BASE }, &all);
+        goes(&Policy { includes: Includes::Everything, now: at(31), ..BASE }, &all);
     }
 
     #[test]
     fn only_what_is_meant_goes_with_what_leads_to_it() {
         let of = |only: Only| Policy { includes: Includes::Everything, only, now: at(31), ..BASE };
-        goes(of(Only { kinds: Some(vec![ItemKind::Mount]), id: None }), &["mount"]);
+        goes(&of(Only { kinds: Some(vec![ItemKind::Mount]), id: None }), &["mount"]);
         let old = Only { kinds: None, id: Some("ol".into()) };
-        goes(of(old), &["old", "packed-old", "chain-old"]);
-        goes(of(Only { kinds: Some(Vec::new()), id: None }), &[]);
+        goes(&of(old), &["old", "packed-old", "chain-old"]);
+        goes(&of(Only { kinds: Some(Vec::new()), id: None }), &[]);
     }
 
     #[test]
@@ -261,9 +261,9 @@ mod tests {
         let since = Some(at(15));
         let now = at(31);
         let young = ["old", "packed-old", "chain-old"];
-        goes(Policy { unused_since: since, now, ..BASE }, &young);
+        goes(&Policy { unused_since: since, now, ..BASE }, &young);
         let aged = ["old", "packed-old", "chain-old", "record-old"];
-        goes(Policy { unused_since: since, now: at(41), ..BASE }, &aged);
+        goes(&Policy { unused_since: since, now: at(41), ..BASE }, &aged);
     }
 
     #[test]
@@ -296,9 +296,9 @@ mod tests {
     fn the_least_recently_used_goes_until_the_rest_fits() {
         // 259 bytes of cache; the mount is the oldest and brings it down to 189.
         let everything = Policy { includes: Includes::Everything, now: at(31), ..BASE };
-        goes(Policy { keep_bytes: Some(189), ..everything.clone() }, &["mount"]);
+        goes(&Policy { keep_bytes: Some(189), ..everything.clone() }, &["mount"]);
         let further = ["mount", "old", "packed-old", "chain-old"];
-        goes(Policy { keep_bytes: Some(188), ..everything.clone() }, &further);
-        goes(Policy { keep_bytes: Some(1000), ..everything }, &[]);
+        goes(&Policy { keep_bytes: Some(188), ..everything.clone() }, &further);
+        goes(&Policy { keep_bytes: Some(1000), ..everything }, &[]);
     }
 }

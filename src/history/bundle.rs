@@ -461,8 +461,8 @@ impl<'a> Reading<'a> {
     }
 
     fn tree(&mut self, hash: &str, bytes: &[u8]) -> Result<(), HistoryError> {
-        let entries = serde_json::Deserializer::from_slice(bytes).into_iter::<TreeEntry>();
-        if let Some(error) = entries.filter_map(Result::err).next() {
+        let mut entries = serde_json::Deserializer::from_slice(bytes).into_iter::<TreeEntry>();
+        if let Some(error) = entries.find_map(Result::err) {
             return Err(refused(format!("{TREES}/{hash}: {error}")));
         }
         let dir = self.work.join(TREES);

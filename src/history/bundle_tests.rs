@@ -133,8 +133,11 @@ fn a_build_whose_id_is_taken_gets_another_and_those_that_name_it_follow() {
     assert_eq!(build.steps[0].outcome, hit);
 }
 
+/// The name and the bytes of a file in an archive.
+type Member<'a> = (&'a str, &'a [u8]);
+
 /// An archive of members; the table names the build of `NOW`.
-fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+fn archive(members: &[Member<'_>]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, content) in members {
         append(&mut tar, name, content.len() as u64, *content).unwrap();
@@ -178,7 +181,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     let odd = format!("builds/{id}/logs/00");
     let other = format!("builds/{id}/logs/7");
     let up = format!("builds/{id}/../../x");
-    let cases: &[(&[(&str, &[u8])], &str)] = &[
+    let cases: &[(&[Member<'_>], &str)] = &[
         (&[], "it is empty"),
         (&[("x", b"")], "is not its first file"),
         (&[(TABLE, b"{}")], "missing field"),

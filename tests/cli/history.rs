@@ -61,6 +61,14 @@ fn builds_are_listed_by_name_and_state_and_every_verb_takes_the_name() {
         assert!(said(&["history", "inspect", name]).contains("name        nightly"), "{name}");
         assert!(said(&["explain", "--build", name]).contains("RUN echo first"), "{name}");
     }
+    let inspected =
+        |format: &str| kit.builder(["history", "inspect", "nightly", "--format", format]);
+    let fields = "{{.Name}} {{.Status}} {{.NumTotalSteps}} {{index .Platform 0}}";
+    assert!(inspected(fields).ok().stdout().starts_with("nightly completed 1 linux/"));
+    assert_eq!(inspected("json").ok().json()["outcome"]["kind"], "ok");
+    inspected("{{.Nope}}").fails(2).says(&["Name, Ref, Context"]);
+    inspected("yaml").fails(2).says(&["yaml"]);
+    kit.builder(["history", "logs", "nightly", "--progress", "plain"]).ok();
     let refused = kit.builder(["history", "ls", "--filter", "color=red"]).fails(2);
     refused.says(&["there are ref, name, repository, status, startedAt, completedAt and duration"]);
 }

@@ -216,6 +216,25 @@ fn credentials_of_an_address_reach_the_server_and_nothing_else() {
 }
 
 #[test]
+fn the_time_of_the_context_is_that_of_the_commit() {
+    if !host::has("git", "git") {
+        return;
+    }
+    let kit = Kit::new();
+    let (root, _) = repositories(&kit);
+    let server = Http::serve(move |request| backend(&root, request));
+    let address = format!("http://{}/app.git#main", server.host());
+    let archive = format!("-otype=oci,dest={}", kit.out("a.tar").display());
+    let run = kit.builder(["build", "--progress=plain", "-t", "a", &archive, &address]);
+    run.env("SOURCE_DATE_EPOCH", "context").ok();
+    let image = super::kit::archive::Archive::open(&kit.out("a.tar"));
+    assert_eq!(image.document["created"], "2009-02-13T23:31:30Z");
+    assert_eq!(image.entry("later").mtime, u64::try_from(TIME).unwrap());
+    let shown = kit.builder(["history", "ls", "--filter", "repository=app.git"]).ok().stdout();
+    assert_eq!(shown.lines().count(), 2, "{shown}");
+}
+
+#[test]
 fn secrets_authenticate_git() {
     if !host::has("git", "git") {
         return;

@@ -1,6 +1,6 @@
 //! `builder history builds|logs|inspect|usage|compare`: what the history keeps of builds.
 
-use super::{attachment, list, usage};
+use super::{attachment, fields, list, usage};
 use crate::cache::Value;
 use crate::cli::explain::{self, ExplainError, Format};
 use crate::explain::report::seconds;
@@ -59,6 +59,9 @@ pub struct LogsArgs {
     pub build: String,
     /// One step only: its number, or a part of its name
     pub step: Option<String>,
+    /// Accepted for buildx's sake: outputs are shown one after the other
+    #[arg(long, hide = true, value_name = "MODE", value_parser = ["auto", "plain"])]
+    pub progress: Option<String>,
     /// Write the bytes that the steps wrote, with what steers a terminal
     #[arg(long)]
     pub raw: bool,
@@ -73,9 +76,9 @@ pub struct InspectArgs {
     /// The build: its id or the beginning of it, its name, `last`, or ^1 for the one before it
     #[arg(default_value = "last")]
     pub build: String,
-    /// How to show it
+    /// Print as `text`, as `json`, or by a Go template, as '{{.Name}} {{.Status}}'
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub format: ListFormat,
+    pub format: String,
 }
 
 /// What `builder history compare` takes.
@@ -286,7 +289,10 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
         return attachment::run(args, store, out);
     }
     let build = History::new(store).load(&args.build)?;
-    if args.format == ListFormat::Json {
+    if !matches!(args.format.trim(), "text" | "pretty" | "json") {
+        return fields::write(&build, &args.format, out);
+    }
+    if args.format.trim() == "json" {
         let document = json!({
             "build": build.id,
             "about": build.about,
@@ -469,7 +475,8 @@ mod tests {
     }
 
     fn log_of(store: &Store, step: Option<&str>) -> Result<String, ExplainError> {
-        let args = LogsArgs { build: "last".into(), step: step.map(str::to_owned), raw: false };
+        let (build, step) = ("last".into(), step.map(str::to_owned));
+        let args = LogsArgs { build, step, progress: None, raw: false };
         output(store, &BuildsCommand::Logs(args))
     }
 
@@ -498,8 +505,9 @@ mod tests {
     #[test]
     fn inspecting_shows_inputs_but_no_secret() {
         let (_dir, store) = kit();
-        for format in [ListFormat::Text, ListFormat::Json] {
-            let args = InspectArgs { command: None, build: "1a0c45".into(), format };
+        for format in ["text", "json"] {
+            let (build, format) = ("1a0c45".into(), format.to_owned());
+            let args = InspectArgs { command: None, build, format };
             let text = output(&store, &BuildsCommand::Inspect(args)).unwrap();
             assert!(text.contains("arg V") && text.contains("NPM_TOKEN"), "{text}");
             assert!(!text.contains("hunter2"), "{text}");

@@ -2,6 +2,7 @@
 
 pub mod attachment;
 pub mod builds;
+mod fields;
 pub mod list;
 mod matching;
 pub mod transfer;
