@@ -34,6 +34,7 @@ const GROUPS: &[(&str, &[&str], &str)] = &[
     ("image", &["import"], "import"),
     ("image", &["inspect"], "inspect"),
     ("image", &["load"], "load"),
+    ("image", &["prune"], "prune"),
     ("image", &["pull"], "pull"),
     ("image", &["push"], "push"),
     ("image", &["save"], "save"),

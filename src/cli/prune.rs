@@ -35,6 +35,9 @@ pub struct PruneArgs {
     /// Name each thing that goes
     #[arg(long)]
     pub verbose: bool,
+    /// Accepted for Docker's sake: there are no volumes
+    #[arg(long, hide = true)]
+    pub volumes: bool,
     /// Accepted for Docker's sake: nothing is asked
     #[arg(short, long)]
     pub force: bool,
@@ -158,6 +161,7 @@ mod tests {
                 min_free_space,
                 dry_run: false,
                 verbose: false,
+                volumes: false,
                 force: false,
             };
             // 1000 bytes of cache, 40 of the disk are free.

@@ -179,6 +179,8 @@ fn jenkins() {
             "tag app:8 registry.example/app:8",
             "tag app:8 registry.example/app:latest",
             "rmi app:7",
+            "image prune -f",
+            "system prune -af --volumes",
         ],
     );
     is_made(&kit, "registry.example/app:latest");
