@@ -178,8 +178,16 @@ impl History {
     ) -> Result<Vec<Imported>, HistoryError> {
         let work =
             store.session().and_then(|session| session.new_work()).map_err(HistoryError::Store)?;
-        let result =
-            Reading::new(&work, cancel).read(input).and_then(|builds| self.take_in(builds, &work));
+        let mut claimed = Vec::new();
+        let result = Reading::new(&work, cancel)
+            .read(input)
+            .and_then(|builds| self.take_in(builds, &work, &mut claimed));
+        if result.is_err() {
+            for id in claimed {
+                // Fails for a build that is there by now.
+                let _ = fs::remove_dir(self.directory(id));
+            }
+        }
         let _ = fs::remove_dir_all(&work);
         result
     }
@@ -189,11 +197,15 @@ impl History {
         &self,
         builds: BTreeMap<BuildId, Staged>,
         work: &Path,
+        claimed: &mut Vec<BuildId>,
     ) -> Result<Vec<Imported>, HistoryError> {
         // Ids first: builds name each other.
         let (mut ids, mut imported) = (BTreeMap::new(), Vec::new());
         for (there, staged) in &builds {
             let (here, is_known) = self.id_for(*there, &staged.build)?;
+            if !is_known {
+                claimed.push(here);
+            }
             ids.insert(there.to_string(), here.to_string());
             let logs_left_out = staged.logs_left_out;
             imported.push(Imported { there: *there, here, is_known, logs_left_out });
