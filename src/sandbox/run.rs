@@ -498,7 +498,17 @@ impl Sandbox {
         let hosts = network::hosts(&spec.policy, &self.options.network);
         let resolv_conf = network::resolv_conf(&self.options.resolv_conf, Servers::Host);
         let texts = (hosts.as_str(), resolv_conf.as_str());
-        let (placed, sockets) = Placed::new(inputs.root, spec, &inputs.sources, texts, cancel)?;
+        let placed = Placed::new(inputs.root, spec, &inputs.sources, texts, cancel);
+        let (placed, sockets) = placed.map_err(|error| match error {
+            SandboxError::Setup { doing, errno } if doing == chroot::OPENING => {
+                let reason = error::reason(&doing, errno);
+                SandboxError::NoConfinement {
+                    reason: format!("{}; {doing}: {reason}", self.options.confinement.reason()),
+                    fix: self.options.confinement.fix.clone(),
+                }
+            }
+            error => error,
+        })?;
         let root = plan.add(copy(inputs.root)?);
         let listeners = sockets.into_iter().map(|socket| plan.add(socket)).collect();
         let stdio = plan.stdio(&inputs.stdio)?;

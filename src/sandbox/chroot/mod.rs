@@ -18,7 +18,7 @@
 
 mod placed;
 
-pub(super) use placed::Placed;
+pub(super) use placed::{OPENING, Placed};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -285,17 +285,8 @@ fn supervise(running: &Running, control: &OwnedFd) {
 
 /// Kills all children, and theirs, which become ours, until there is none.
 fn end_all(running: &Running, used: &mut ChildUsage, status: &mut Option<i32>) {
-    let name = format!("self/task/{}/children", rustix::thread::gettid().as_raw_nonzero());
     loop {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::openat(&running.proc, name.as_str(), flags, Mode::empty())
-        else {
-            return;
-        };
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut std::fs::File::from(file), &mut text).ok();
-        let children: Vec<i32> =
-            text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let children = children(running.proc.as_fd());
         if children.is_empty() {
             return;
         }
@@ -314,5 +305,51 @@ fn end_all(running: &Running, used: &mut ChildUsage, status: &mut Option<i32>) {
         if let Some(found) = init::reap(running.pid, used, false) {
             *status = Some(found);
         }
+    }
+}
+
+/// Lists the children of this process, which has one thread.
+fn children(proc: BorrowedFd<'_>) -> Vec<i32> {
+    let read = |path: &str| -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(proc, path, flags, Mode::empty()).ok()?;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut std::fs::File::from(file), &mut text).ok()?;
+        Some(text)
+    };
+    let thread = rustix::thread::gettid().as_raw_nonzero();
+    if let Some(text) = read(&format!("self/task/{thread}/children")) {
+        return text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    }
+    // A kernel without that file: whose parent we are.
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listing = rustix::fs::openat(proc, ".", flags, Mode::empty());
+    let Ok(entries) = listing.and_then(|fd| rustix::fs::Dir::read_from(&fd)) else {
+        return Vec::new();
+    };
+    let numbers =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok());
+    numbers
+        .filter(|pid: &i32| {
+            read(&format!("{pid}/stat")).and_then(|stat| parent_in(&stat)) == Some(own)
+        })
+        .collect()
+}
+
+/// Reads the parent from the text of `/proc/PID/stat`, whose second field may have any bytes.
+fn parent_in(stat: &str) -> Option<i32> {
+    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_found_behind_any_name() {
+        assert_eq!(parent_in("12 (sh) S 7 12 12 0 -1"), Some(7));
+        assert_eq!(parent_in("12 (a) b) (c) R 9 1 1"), Some(9));
+        assert_eq!(parent_in("12 (sh"), None);
     }
 }

@@ -28,6 +28,10 @@ use crate::sys::rooted::{open_beneath, open_in_root, resolve_in_root};
 /// Directories in which a machine shows itself: an image has them empty.
 const OWN: [&str; 3] = ["dev", "proc", "sys"];
 
+/// What was being done where the store is mounted with nodev, so that its devices serve nothing.
+pub(in super::super) const OPENING: &str =
+    "devices in the store, which may not be mounted with nodev";
+
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Things of ours in a tree. Dropping it takes them out.
@@ -92,7 +96,7 @@ impl Placed {
         }
         self.devices().doing(|| "making the devices of /dev")?;
         let null = openat(&self.root, "dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        null.doing(|| "opening a device in the store, which may not be mounted with nodev")?;
+        null.doing(|| OPENING)?;
         self.file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         self.file("/etc/resolv.conf", resolv_conf.as_bytes(), 0o644, (0, 0))?;
         let mut agents = Vec::new();
