@@ -260,7 +260,7 @@ impl Environment {
         let Command::Kaniko(args) = command else { return Ok(()) };
         self.registries = args.registries()?;
         if self.variable("DOCKER_CONFIG").is_none_or(|dir| dir.is_empty()) {
-            self.docker_config = args.docker_config();
+            self.docker_config = kaniko::KanikoArgs::docker_config();
         }
         Ok(())
     }

@@ -168,7 +168,7 @@ impl KanikoArgs {
         for option in self.git.iter().flat_map(|options| options.split(',')) {
             match option.split_once('=') {
                 Some(("branch", branch)) if reference.is_empty() => {
-                    branch.clone_into(&mut reference)
+                    branch.clone_into(&mut reference);
                 }
                 // A clone has one commit and its submodules, whatever is asked for.
                 Some(("branch" | "single-branch" | "depth" | "recurse-submodules", _)) => {}
@@ -181,7 +181,7 @@ impl KanikoArgs {
                 }
             }
         }
-        let end = if path.ends_with(".git") { "" } else { ".git" };
+        let end = path.strip_suffix(".git").map_or(".git", |_| "");
         let sub = if sub.is_empty() { String::new() } else { format!(":{sub}") };
         let fragment = match (reference.is_empty(), sub.is_empty()) {
             (true, true) => String::new(),
@@ -191,7 +191,7 @@ impl KanikoArgs {
     }
 
     /// Returns where docker's configuration is, as kaniko's image has it.
-    pub(super) fn docker_config(&self) -> Option<String> {
+    pub(super) fn docker_config() -> Option<String> {
         Path::new(DOCKER_CONFIG).join("config.json").exists().then(|| DOCKER_CONFIG.to_owned())
     }
 
