@@ -272,10 +272,10 @@ impl DeliverySpec {
         self.outputs.iter().chain(wants_store.then_some(&self.store_output))
     }
 
-    /// Says whether there is an image to make: one that no user could name or find is not packed.
+    /// Says whether there is an image to make. As docker, podman and buildah do, a build keeps what
+    /// it made without a name, too; with `type=cacheonly` alone it keeps the cache.
     pub(super) fn wants_image(&self) -> bool {
-        !self.tags.is_empty()
-            || !self.outputs.is_empty()
+        self.all_outputs().any(|spec| spec.kind != OutputKind::CacheOnly)
             || self.id_file.is_some()
             || self.metadata_file.is_some()
             || self.shows_only_id

@@ -144,7 +144,7 @@ fn mounts_have_the_modes_of_the_directories_they_show_or_hide() {
 #[test]
 fn of_two_mounts_on_one_target_the_later_wins_and_secrets_come_last() {
     let kit = Kit::new();
-    kit.file("dir/f", "from the context").file("secret", "hush");
+    kit.file("dir/f", "from the context").file("secret", "hush, it is one");
     let run = |first: &str, second: &str, script: &str| {
         kit.dockerfile(&format!(
             "FROM fixture/base\nRUN --mount={first} --mount={second} {script}\n"
@@ -158,6 +158,6 @@ fn of_two_mounts_on_one_target_the_later_wins_and_secrets_come_last() {
     assert_eq!(run(bind, tmpfs, "ls /m"), "");
     assert_eq!(run(bind, file, "cat /m"), "from the context");
     // What it holds would be masked.
-    assert_eq!(run(secret, file, "wc -c < /m"), "4\n");
-    assert_eq!(run(bind, secret, "wc -c < /m"), "4\n");
+    assert_eq!(run(secret, file, "wc -c < /m"), "15\n");
+    assert_eq!(run(bind, secret, "wc -c < /m"), "15\n");
 }

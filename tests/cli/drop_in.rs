@@ -103,6 +103,11 @@ fn an_image_without_a_name_is_kept_and_found_by_its_id() {
     crate::kit::write_file(&file, b"");
     line(&kit, "build .").args(["--iidfile", file.to_str().unwrap()]).ok();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), id);
+    kit.builder(["rmi", id]).ok();
+    line(&kit, "build -o type=cacheonly .").ok();
+    assert!(!list("dangling=true").contains(id), "no image was asked for");
+    line(&kit, "build .").ok().says(&["in the store", "give it a name with -t"]);
+    assert!(list("dangling=true").contains(id));
     kit.builder(["tag", id, "named"]).ok();
     assert!(!list("dangling=true").contains(id));
     assert_eq!(kit.builder(["run", "named"]).ok().stdout(), "made\n");

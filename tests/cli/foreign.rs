@@ -163,7 +163,7 @@ fn what_the_user_names_may_be_a_pipe_and_has_a_limit() {
         kit.build().args(["-f", "/dev/stdin"]).input("FROM scratch\nCOPY seen /x\n").image();
     assert!(image.find("x").is_some());
     kit.dockerfile(
-        "FROM fixture/base\nRUN --mount=type=secret,id=s [ \"$(cat /run/secrets/s)\" = from-a-pipe ]\n",
+        "FROM fixture/base\nRUN --mount=type=secret,id=s [ \"$(wc -c < /run/secrets/s)\" = 11 ]\n",
     );
     kit.build().args(["--secret", "id=s,src=/dev/stdin"]).input("from-a-pipe").ok();
     for path in ["/dev/zero", "/dev/urandom"] {
