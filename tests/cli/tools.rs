@@ -258,6 +258,53 @@ fn act() {
     is_made(&kit, "act-my-action-dockeraction");
 }
 
+/// What people type, or have in an alias or a script.
+#[test]
+fn people() {
+    let kit = kit();
+    let lines = [
+        "build --rm --force-rm --compress -t x .",
+        "build --pull=true --no-cache=false --quiet=false .",
+        "build --iidfile @i .",
+        "build --cache-from registry.example/app:latest --tag registry.example/app:sha .",
+        "build --secret id=KEY .",
+        "build --secret src=@key .",
+        "build --network bridge --progress none --debug .",
+        "build -t z --layers --format docker --squash -v @empty:/mnt:Z --pull=always \
+         --tls-verify=false .",
+        "build --isolation=default --disable-content-trust --builder default --cgroup-parent x \
+         --security-opt label=disable .",
+        "build -qt clusters .",
+    ];
+    for line in lines {
+        call(&kit, line).env("KEY", "a secret of some length").ok();
+    }
+    is_made(&kit, "x");
+    is_made(&kit, "z");
+    is_made(&kit, "clusters");
+    let id = std::fs::read_to_string(kit.beside("i")).unwrap();
+    call(&kit, &format!("tag {id} y")).ok();
+    is_made(&kit, "y");
+    let id = call(&kit, "build -q .").ok().stdout();
+    is_made(&kit, id.trim());
+    is_made(&kit, &id[7..19]);
+    let from = format!("FROM {id}RUN cat /made\n");
+    kit.builder(["build", "--progress=plain", "-"]).input(from).ok().says(&["made"]);
+    for name in ["dockerfile", "Containerfile"] {
+        std::fs::rename(kit.path("Dockerfile"), kit.path(name)).unwrap();
+        call(&kit, "build -t named .").ok();
+        std::fs::rename(kit.path(name), kit.path("Dockerfile")).unwrap();
+    }
+    for line in ["build -o type=tar .", "build -o - ."] {
+        let outcome = call(&kit, line).ok();
+        let mut archive = tar::Archive::new(outcome.bytes());
+        let mut names = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned());
+        assert!(names.any(|name| name.ends_with("made")), "{line}");
+    }
+    kit.dockerfile("FROM fixture/base\nMAINTAINER me\n");
+    assert_eq!(call(&kit, "build --check .").any().status, Some(1));
+}
+
 #[test]
 fn words_behind_the_image_are_the_commands() {
     let kit = kit();
