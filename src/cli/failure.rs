@@ -75,6 +75,9 @@ impl Failure {
         };
         let failure = Self::of(class, error);
         let is_archive = match error {
+            ImageCommandError::Unknown { .. } => {
+                return failure.with_hint("list them: builder images");
+            }
             ImageCommandError::Image(ImageError::NotAnArchive { .. }) => true,
             ImageCommandError::Image(ImageError::Read { what, .. }) => what == "the archive",
             _ => false,

@@ -85,7 +85,8 @@ fn find(args: &PushArgs, store: &Store) -> Result<Vec<(Reference, Descriptor)>, 
             .filter(|(other, _)| other.name() == name.name() && other.tag().is_some())
             .collect();
         return match found.is_empty() {
-            true => Err(usage(format!("no image of {} in the store", name.name()))),
+            true => Err(usage(format!("no image of {} in the store", name.name()))
+                .with_hint("list them: builder images")),
             false => Ok(found),
         };
     }
