@@ -55,37 +55,35 @@ pub(super) fn main(
     filters: Filters<'_>,
     fds: Vec<OwnedFd>,
 ) -> ! {
-    let status = match run(proof, request, filters, fds) {
-        Ok(()) => 0,
-        Err((control, fault)) => {
-            protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
-            1
-        }
-    };
-    process::exit_now(status)
+    live(fds, |fds, control| {
+        let running = prepare(proof, request, filters, fds, control.as_fd())?;
+        supervise(&running, control);
+        Ok(())
+    })
 }
 
-fn run(
-    proof: SingleThreaded,
-    request: &RunRequest,
-    filters: Filters<'_>,
+/// Lives with these descriptors, the control socket first, over which what fails is reported. Never
+/// returns.
+pub(super) fn live(
     mut fds: Vec<OwnedFd>,
-) -> Result<(), (OwnedFd, Fault)> {
-    // Everything below refers to descriptors by index, so the socket's place keeps a duplicate.
-    let control = match fds[0].try_clone() {
-        Ok(control) => control,
+    life: impl FnOnce(Descriptors, &OwnedFd) -> Result<(), Fault>,
+) -> ! {
+    // All are meant by their indexes, so the socket's place keeps a duplicate.
+    let (control, result) = match fds[0].try_clone() {
+        Ok(control) => {
+            let result = life(Descriptors::new(fds), &control);
+            (control, result)
+        }
         Err(error) => {
-            let control = fds.swap_remove(0);
-            return Err((control, Fault::Refused(format!("no descriptors left: {error}"))));
+            let fault = Fault::Refused(format!("no descriptors left: {error}"));
+            (fds.swap_remove(0), Err(fault))
         }
     };
-    match prepare(proof, request, filters, Descriptors::new(fds), control.as_fd()) {
-        Ok(running) => {
-            supervise(&running, &control);
-            Ok(())
-        }
-        Err(fault) => Err((control, fault)),
+    let status = i32::from(result.is_err());
+    if let Err(fault) = result {
+        protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
     }
+    process::exit_now(status)
 }
 
 /// A command that was started.

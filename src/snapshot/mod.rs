@@ -21,15 +21,17 @@
 //! Tars, hashes and compression live in `layer`; who runs in a tree lives in `sandbox`.
 
 mod commit;
+mod error;
 mod laid;
 mod mount;
 mod scratch;
 
 pub use crate::layer::XattrSpace;
 pub use commit::{Cleaned, clean, commit};
+pub use error::SnapshotError;
 pub use laid::{LaidTrees, copy_part};
 pub use mount::{
-    Finished, IdMapping, LOWER_MAX, MountOptions, Mounted, SnapshotError, Upper, View, can_map,
-    can_mount, mount, view,
+    Finished, IdMapping, LOWER_MAX, MountOptions, Mounted, Upper, View, can_map, can_mount, mount,
+    view,
 };
 pub use scratch::Scratch;

@@ -2,27 +2,25 @@
 //!
 //! The new mount API takes any number of lowers one by one (`lowerdir+`, Linux 6.7), each as a
 //! descriptor (6.13) or as a name below `/proc/self/fd`, so neither the length of the store's path
-//! nor odd bytes in it matter. Older kernels take one string of at most a page: there a thread with
-//! a mount namespace of its own makes `/proc/self/fd` its working directory, so that each lower
-//! costs the digits of its descriptor, mounts, and hands back a clone of the mount.
+//! nor odd bytes in it matter. Kernels without it: [`old_kernels`].
 //!
 //! Source: Documentation/filesystems/overlayfs.rst; fsopen(2), fsconfig(2), fsmount(2).
 
-use super::XattrSpace;
+mod old_kernels;
+
 use super::laid::{Laid, LaidTrees};
-use crate::layer::LayerError;
+use super::{SnapshotError, XattrSpace};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
 use crate::sys::mount::{MountAttributes, mount_setattr};
 use crate::sys::process::FsIds;
 use crate::text::chain;
-use rustix::fs::{CWD, Mode, OFlags, open};
+use old_kernels::mount_in_thread;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount as mount_old, mount_change, move_mount, open_tree,
-    unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -33,76 +31,6 @@ use tracing::debug;
 
 /// The most lowers the kernel takes (`OVL_MAX_STACK`).
 pub const LOWER_MAX: usize = 500;
-
-/// A mount, a lookup or a change of a snapshot that failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SnapshotError {
-    /// A layer's directory cannot be opened.
-    #[error("cannot open layer {} of {total}, {}", .index + 1, .path.display())]
-    Lower {
-        /// Its place, counted from 0 at the bottom.
-        index: usize,
-        /// How many layers were to be stacked.
-        total: usize,
-        /// Its directory.
-        path: PathBuf,
-        /// Cause of the failure.
-        source: io::Error,
-    },
-    /// The kernel refused a layer.
-    #[error("the kernel refuses layer {} of {total}, {}{}", .index + 1, .path.display(), kernel_said(.log))]
-    LowerRefused {
-        /// Its place, counted from 0 at the bottom.
-        index: usize,
-        /// How many layers were to be stacked.
-        total: usize,
-        /// Its directory.
-        path: PathBuf,
-        /// What the kernel added, if anything.
-        log: String,
-        /// Cause of the failure.
-        source: io::Error,
-    },
-    /// More layers than the kernel can stack.
-    #[error("{count} layers are more than the {LOWER_MAX} that can be stacked")]
-    TooManyLayers {
-        /// How many there are.
-        count: usize,
-    },
-    /// The mount itself failed.
-    #[error("cannot mount a snapshot of {layers} layers: {doing}{}", kernel_said(.log))]
-    Mount {
-        /// How many layers it has, the upper not counted.
-        layers: usize,
-        /// What was being done, as `set upperdir`.
-        doing: &'static str,
-        /// What the kernel added, if anything.
-        log: String,
-        /// Cause of the failure.
-        source: io::Error,
-    },
-    /// Work on a snapshot's files failed.
-    #[error("cannot {doing} {}", .path.display())]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Cause of the failure.
-        source: io::Error,
-    },
-    /// A layer cannot be read or changed.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// It was interrupted.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-fn kernel_said(log: &str) -> String {
-    if log.is_empty() { String::new() } else { format!(" ({log})") }
-}
 
 /// The writable part of a mount.
 #[derive(Debug, Clone, Copy)]
@@ -605,115 +533,6 @@ fn kernel_log(fs: &OwnedFd) -> String {
         }
     }
     lines.join("; ")
-}
-
-/// The way of kernels before 6.7: mount(2) in a thread with its own namespace and working
-/// directory.
-fn mount_in_thread(
-    lowers: &[PathBuf],
-    upper: Option<&Upper<'_>>,
-    options: &MountOptions<'_>,
-) -> Result<Mounted, SnapshotError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("overlay-mount".into())
-            .spawn_scoped(scope, || mount_old_way(lowers, upper, options))
-            .map_err(|e| failed(lowers.len(), "start a thread", e))?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn mount_old_way(
-    lowers: &[PathBuf],
-    upper: Option<&Upper<'_>>,
-    options: &MountOptions<'_>,
-) -> Result<Mounted, SnapshotError> {
-    let layers = lowers.len();
-    let fail = |doing: &'static str, e: io::Error| failed(layers, doing, e);
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS | nix::sched::CloneFlags::CLONE_NEWNS)
-        .map_err(|e| fail("leave the mount namespace", e.into()))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|e| fail("make mounts private", e.into()))?;
-
-    // Held open to the end: the names below are their numbers.
-    let mut dirs = Vec::with_capacity(layers + 3);
-    let mut names = Vec::with_capacity(layers + 1);
-    let places = options.idmap.map(|_| Places::new()).transpose();
-    let places = places.map_err(|e| fail("make places for mapped layers", e))?;
-    let map = |dir: OwnedFd| -> io::Result<OwnedFd> {
-        let dir = mapped(dir, options)?;
-        places.as_ref().map_or(Ok(()), |places| places.attach(&dir))?;
-        Ok(dir)
-    };
-    for index in (0..layers).rev() {
-        let dir = open_lower(lowers, index)?;
-        let dir = map(dir).map_err(|e| fail("map the ids of a layer", e))?;
-        names.push(dir.as_raw_fd().to_string());
-        dirs.push(dir);
-    }
-    if missing_lowers(layers, upper) {
-        let dir = empty_fs(MountAttrFlags::MOUNT_ATTR_RDONLY)
-            .map_err(|e| fail("make an empty directory", e))?;
-        names.push(dir.as_raw_fd().to_string());
-        dirs.push(dir);
-    }
-    let mut data = vec![format!("lowerdir={}", names.join(":"))];
-    for &(key, value, trusted_only) in OFF {
-        if !trusted_only || options.xattrs == XattrSpace::Trusted {
-            data.push(format!("{key}={value}"));
-        }
-    }
-    if options.xattrs == XattrSpace::User {
-        data.push("userxattr".into());
-    }
-    if let Some(upper) = upper {
-        let (fs, work) = if options.idmap.is_some() {
-            let (tree, fs, work) = mapped_pair(upper, &|path| {
-                map(open_dir(path)?).map_err(|e| fail("map the ids of the upper", e))
-            })?;
-            dirs.push(tree);
-            (fs, work)
-        } else {
-            (open_dir(upper.fs)?, open_dir(upper.work)?)
-        };
-        data.push(format!("upperdir={},workdir={}", fs.as_raw_fd(), work.as_raw_fd()));
-        data.push("volatile".into());
-        dirs.extend([fs, work]);
-    }
-
-    // The directory of descriptors cannot be mounted on, so the mount goes over /proc itself, which
-    // this namespace needs no more once the names are resolved.
-    rustix::process::chdir("/proc/self/fd").map_err(|e| fail("enter /proc/self/fd", e.into()))?;
-    let data =
-        std::ffi::CString::new(data.join(",")).expect("numbers and option names hold no NUL");
-    let flags = if options.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    let acting = act_as_root_of(options).map_err(|e| fail("act as the mapped root", e))?;
-    mount_old("builder", "/proc", "overlay", flags, data.as_c_str())
-        .map_err(|e| fail("mount it", e.into()))?;
-    drop(acting);
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let fd = open_tree(CWD, "/proc", flags).map_err(|e| fail("clone the mount", e.into()))?;
-    let _ = unmount("/proc", UnmountFlags::DETACH);
-    Ok(Mounted::of_mount(fd))
-}
-
-/// Where a thread with a mount namespace of its own attaches mapped layers.
-struct Places(OwnedFd);
-
-impl Places {
-    /// Mounts a tmpfs over `/sys`, which this namespace does not need.
-    fn new() -> io::Result<Self> {
-        let fs = empty_fs(MountAttrFlags::empty())?;
-        move_mount(&fs, "", CWD, "/sys", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        Ok(Self(fs))
-    }
-
-    fn attach(&self, mount: &OwnedFd) -> io::Result<()> {
-        let name = mount.as_raw_fd().to_string();
-        rustix::fs::mkdirat(&self.0, &name, Mode::from(0o700))?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        Ok(move_mount(mount, "", &self.0, &name, flags)?)
-    }
 }
 
 #[cfg(test)]

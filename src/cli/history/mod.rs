@@ -20,6 +20,21 @@ use crate::text::size::decimal;
 use jiff::Timestamp;
 use std::io::Write;
 
+/// `builder history`: of an image, or of builds.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct HistoryCommand {
+    #[command(subcommand)]
+    /// What is done with builds.
+    pub verb: Option<HistoryVerb>,
+    /// Show what the steps of a build used, the last one's without a name
+    #[arg(long, value_name = "BUILD", num_args = 0..=1, default_missing_value = "last")]
+    pub usage: Option<String>,
+    #[command(flatten)]
+    /// Of an image.
+    pub image: HistoryArgs,
+}
+
 /// A command of the history of builds.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum HistoryVerb {

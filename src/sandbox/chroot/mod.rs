@@ -127,26 +127,11 @@ pub(super) fn main(
     filters: Filters<'_>,
     fds: Vec<OwnedFd>,
 ) -> ! {
-    let mut fds = fds;
-    let status = match fds[0].try_clone() {
-        Ok(control) => match prepare(proof, request, filters, Descriptors::new(fds), &control) {
-            Ok(running) => {
-                supervise(&running, &control);
-                0
-            }
-            Err(fault) => {
-                protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
-                1
-            }
-        },
-        Err(error) => {
-            let fault = Fault::Refused(format!("no descriptors left: {error}"));
-            let control = fds.swap_remove(0);
-            protocol::send(control.as_fd(), &InitMessage::from(fault), &[]).ok();
-            1
-        }
-    };
-    process::exit_now(status)
+    init::live(fds, |fds, control| {
+        let running = prepare(proof, request, filters, fds, control)?;
+        supervise(&running, control);
+        Ok(())
+    })
 }
 
 struct Running {

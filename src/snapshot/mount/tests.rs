@@ -1,5 +1,5 @@
 use super::*;
-use rustix::fs::{OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, OFlags, ResolveFlags, openat2};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use tempfile::TempDir;
