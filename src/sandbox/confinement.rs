@@ -10,6 +10,7 @@
 //! cheaper; what refuses them is in [`Confinement::refused`].
 
 use super::EnterError;
+use crate::sys::landlock::SCOPED_FROM;
 
 /// Which rung was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,10 +71,16 @@ impl Confinement {
             None => Some(Rung::Namespaces),
             Some(_) if self.wanted == WantedRung::Namespaces => None,
             Some(_) => match self.chroot {
-                Some(Ok(version)) => Some(Rung::Chroot(version)),
-                Some(Err(_)) | None => None,
+                Some(Ok(version)) if self.takes(version) => Some(Rung::Chroot(version)),
+                Some(Ok(_) | Err(_)) | None => None,
             },
         }
+    }
+
+    /// Says whether a version of Landlock is enough. Without its borders for signals and sockets two
+    /// commands that work together could leave their trees: that is for who asks for it.
+    fn takes(&self, version: u32) -> bool {
+        version >= SCOPED_FROM || self.wanted == WantedRung::Chroot
     }
 
     /// Returns why there is no rung.
@@ -81,6 +88,10 @@ impl Confinement {
         let namespaces = self.refused.as_ref().map(ToString::to_string).unwrap_or_default();
         match &self.chroot {
             Some(Err(reason)) => format!("{namespaces}; {reason}"),
+            Some(Ok(version)) if !self.takes(*version) => format!(
+                "{namespaces}; before Linux 6.12 commands that are confined by chroot reach each \
+                 other's processes: --confinement=chroot takes it all the same"
+            ),
             Some(Ok(_)) | None => namespaces,
         }
     }

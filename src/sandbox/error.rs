@@ -60,6 +60,9 @@ pub enum SandboxError {
         /// What to change.
         fix: String,
     },
+    /// What stays above a command's processes was killed, so that some of them may be left.
+    #[error("the process above the command was killed, and what the command started may still run")]
+    KeeperLost,
     /// The helper process that starts sandboxes cannot be started or is gone.
     #[error("the sandbox helper `{}` is gone", program.display())]
     Spawner {

@@ -338,7 +338,14 @@ impl Sandbox {
         let delivered = session.finish_relays(cancel, control);
         mounts::remove_stubs(inputs.root, &session.stubs);
         if let Some(placed) = placed {
-            placed.take_out()?;
+            if session.has_ended_all() {
+                placed.take_out()?;
+            } else {
+                // A process that is left could be led out of the tree by what is moved out of it.
+                placed.abandon();
+                outcome?;
+                return Err(SandboxError::KeeperLost);
+            }
         }
         for notice in session.notices {
             lock(&self.notices).add(notice);
@@ -487,7 +494,8 @@ impl Sandbox {
         }
         if version < landlock::SCOPED_FROM {
             lock(&self.notices).add(
-                "before Linux 6.12 commands can send signals to the other processes of the container"
+                "before Linux 6.12 commands reach the other processes of the container by signals \
+                 and abstract sockets"
                     .to_owned(),
             );
         }

@@ -309,6 +309,27 @@ impl Session {
         self.notices.append(&mut complaints);
     }
 
+    /// Says whether a keeper has said that nothing of the command is left, or that it never ran.
+    /// To be asked after its death.
+    pub(super) fn has_ended_all(&mut self) -> bool {
+        while self.exited.is_none() && self.failed.is_none() && !self.closed {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut watched = [PollFd::new(&self.socket, PollFlags::IN)];
+            if !matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..)) {
+                return false;
+            }
+            match protocol::receive::<InitMessage>(self.socket.as_fd()) {
+                Ok(Some((InitMessage::Exited { .. }, _))) => return true,
+                Ok(Some((InitMessage::Failed { .. } | InitMessage::Refused { .. }, _))) => {
+                    return true;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => self.closed = true,
+            }
+        }
+        self.exited.is_some() || self.failed.is_some()
+    }
+
     /// Waits until the caller has all that the command wrote, and gives the caller's terminal back.
     ///
     /// # Errors

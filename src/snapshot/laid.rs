@@ -56,6 +56,8 @@ pub(super) struct Laid {
     lowers: Vec<PathBuf>,
     /// What is in it.
     known: Index,
+    /// Whether a file of it has names outside.
+    is_shared: bool,
 }
 
 impl Drop for Laid {
@@ -66,7 +68,16 @@ impl Drop for Laid {
 
 /// Trees that a build has laid out, for its next steps.
 #[derive(Debug, Default)]
-pub struct LaidTrees(Mutex<Vec<(Vec<Place>, Laid)>>);
+pub struct LaidTrees(Mutex<Vec<Kept>>);
+
+/// A tree with the directories of the layers that it shows, held open: the numbers of ones that are
+/// gone would be given to others.
+#[derive(Debug)]
+struct Kept {
+    places: Vec<Place>,
+    _held: Vec<OwnedFd>,
+    tree: Laid,
+}
 
 /// A directory whatever it is called: device and inode.
 type Place = (u64, u64);
@@ -79,20 +90,28 @@ fn places(lowers: &[PathBuf]) -> Option<Vec<Place>> {
 impl LaidTrees {
     /// Keeps a tree that is what these layers show.
     pub(super) fn keep(&self, tree: Laid, lowers: &[PathBuf]) {
+        // What it shares with others they could change, and what is hidden from commands is in it.
+        if tree.is_shared || tree.known.iter().any(|(path, seen)| seen.is_device_at(path)) {
+            return;
+        }
+        let open = |path: &PathBuf| {
+            rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
+        };
+        let Some(held) = lowers.iter().map(open).collect::<Option<Vec<_>>>() else { return };
         let Some(places) = places(lowers) else { return };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == KEPT_MAX {
             kept.remove(0);
         }
-        kept.push((places, tree));
+        kept.push(Kept { places, _held: held, tree });
     }
 
     /// Takes the tree that these layers show, if there is one.
     fn take(&self, lowers: &[PathBuf]) -> Option<Laid> {
         let wanted = places(lowers)?;
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = kept.iter().position(|(places, _)| *places == wanted)?;
-        let (_, mut tree) = kept.remove(at);
+        let at = kept.iter().position(|kept| kept.places == wanted)?;
+        let mut tree = kept.remove(at).tree;
         tree.lowers = lowers.to_vec();
         Some(tree)
     }
@@ -109,6 +128,19 @@ struct Seen {
     is_dir: bool,
     /// Mode, owner, group, size and time: what a further name alone does not change.
     facts: (u32, u32, u32, i64, (i64, u64)),
+    /// How many names it has, in the tree and outside.
+    names: u64,
+}
+
+impl Seen {
+    /// Says whether it is a device that a command could open.
+    fn is_device_at(&self, path: &[u8]) -> bool {
+        is_device(self.facts.0) && !path.starts_with(b"dev/")
+    }
+}
+
+fn is_device(mode: u32) -> bool {
+    matches!(FileType::from_raw_mode(mode), FileType::CharacterDevice | FileType::BlockDevice)
 }
 
 impl Laid {
@@ -138,9 +170,11 @@ impl Laid {
         rustix::fs::chmodat(&place, name, Mode::from(0o755), AtFlags::empty())
             .map_err(|e| fail("change", e))?;
         let root = openat(&place, name, flags, Mode::empty()).map_err(|e| fail("open", e))?;
-        let mut laid = Self { dir, root, lowers: lowers.to_vec(), known: Index::new() };
+        let mut laid =
+            Self { dir, root, lowers: lowers.to_vec(), known: Index::new(), is_shared: false };
         let stack = Stack::open(lowers, XattrSpace::detect())?;
-        lay_out(&stack, laid.root.as_fd())?;
+        // A device that is not in /dev, which commands get anew, opens nothing where things are mounted.
+        lay_out(&stack, laid.root.as_fd(), is_writable, &store.cancel())?;
         if is_writable {
             laid.look()?;
         }
@@ -157,8 +191,9 @@ impl Laid {
         self.known = index(self.root.as_fd())?;
         let newest = self.known.values().map(|seen| seen.changed).max().unwrap_or_default();
         let mark = self.dir.join("mark");
-        // A tick has at most ten milliseconds.
-        for _ in 0..50 {
+        // A tick has at most ten milliseconds; of some file systems it is a second or two.
+        let mut has_passed = false;
+        for _ in 0..3000 {
             let _ = fs::remove_file(&mark);
             let made = File::create(&mark).and_then(|file| Ok(rustix::fs::fstat(file)?));
             let stat = made.map_err(|source| SnapshotError::Io {
@@ -166,13 +201,22 @@ impl Laid {
                 path: mark.clone(),
                 source,
             })?;
-            if (stat.st_ctime, stat.st_ctime_nsec) > newest {
+            has_passed = (stat.st_ctime, stat.st_ctime_nsec) > newest;
+            if has_passed {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ = fs::remove_file(&mark);
-        Ok(())
+        match has_passed {
+            true => Ok(()),
+            // What is written next could go unseen.
+            false => Err(SnapshotError::Io {
+                doing: "wait for the clock to pass the newest file of",
+                path: self.dir.clone(),
+                source: std::io::Error::other("its file system has files of the future"),
+            }),
+        }
     }
 
     /// Copies what has changed into an empty upper directory, in overlay form.
@@ -185,6 +229,14 @@ impl Laid {
     ) -> Result<Option<[PathBuf; 2]>, SnapshotError> {
         let before = std::mem::take(&mut self.known);
         self.look()?;
+        let mut names: BTreeMap<u64, u64> = BTreeMap::new();
+        for seen in self.known.values().filter(|seen| !seen.is_dir && seen.names > 1) {
+            *names.entry(seen.inode).or_default() += 1;
+        }
+        self.is_shared = self
+            .known
+            .values()
+            .any(|seen| names.get(&seen.inode).is_some_and(|found| *found < seen.names));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let into = openat(CWD, upper, flags, Mode::empty()).map_err(|e| io("open", upper, e))?;
         let mut collected = Collected {
@@ -312,9 +364,14 @@ impl Collected<'_> {
     }
 }
 
-/// Copies all that a stack shows into an empty directory.
-fn lay_out(stack: &Stack, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
-    let cancel = Cancel::new();
+/// Copies all that a stack shows into an empty directory. Where `hides_devices`, empty files that no user may
+/// open are in the places of devices.
+fn lay_out(
+    stack: &Stack,
+    root: BorrowedFd<'_>,
+    hides_devices: bool,
+    cancel: &Cancel,
+) -> Result<(), SnapshotError> {
     let mut copier = Copier::new();
     let mut links: BTreeMap<Place, Vec<u8>> = BTreeMap::new();
     let mut directories: Vec<(Vec<u8>, Timespec)> = Vec::new();
@@ -322,6 +379,9 @@ fn lay_out(stack: &Stack, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
     while let Some((path, dir)) = todo.pop() {
         let place = open(root, &path)?;
         for (name, _) in stack.list(&dir)? {
+            if cancel.is_cancelled() {
+                return Err(SnapshotError::Cancelled);
+            }
             let Some(found) = stack.lookup(&dir, &name)? else { continue };
             let stat = found.stat;
             let path = join(&path, &name);
@@ -336,6 +396,14 @@ fn lay_out(stack: &Stack, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
                 }
                 _ => {}
             }
+            if hides_devices && is_device(stat.st_mode) && !path.starts_with(b"dev/") {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                openat(&place, name.as_slice(), flags, Mode::empty())
+                    .map_err(|e| fail("create", &path, e))?;
+                set_time(place.as_fd(), &name, time(&stat))
+                    .map_err(|e| LayerError::io("set the time of", &path, e))?;
+                continue;
+            }
             let file = (stat.st_dev, stat.st_ino);
             if stat.st_nlink > 1
                 && let Some(first) = links.get(&file)
@@ -348,7 +416,7 @@ fn lay_out(stack: &Stack, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
                 _ => OFlags::PATH | OFlags::NOFOLLOW,
             };
             let opened = stack.open_found(&dir, &name, &found, flags)?;
-            put(opened, &stat, place.as_fd(), &name, &path, &mut copier, &cancel)?;
+            put(opened, &stat, place.as_fd(), &name, &path, &mut copier, cancel)?;
             if stat.st_nlink > 1 {
                 links.entry(file).or_insert(path);
             }
@@ -387,7 +455,8 @@ fn index(root: BorrowedFd<'_>) -> Result<Index, SnapshotError> {
             let changed = (stat.st_ctime, stat.st_ctime_nsec);
             let mtime = (stat.st_mtime, stat.st_mtime_nsec);
             let facts = (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, mtime);
-            index.insert(path, Seen { inode: stat.st_ino, changed, is_dir, facts });
+            let names = stat.st_nlink;
+            index.insert(path, Seen { inode: stat.st_ino, changed, is_dir, facts, names });
         }
     }
     Ok(index)

@@ -286,6 +286,11 @@ impl Store {
         let _ = self.inner.cancel.set(cancel.clone());
     }
 
+    /// Returns what ends long work for this store.
+    pub fn cancel(&self) -> Cancel {
+        self.inner.cancel.get().cloned().unwrap_or_default()
+    }
+
     /// Waits for a lock, which `try_lock` takes, until it is had or the wait is ended. `waiting` is
     /// called once, before the first pause.
     fn wait_for(

@@ -92,6 +92,18 @@ pid=$!
 until runs; do :; done
 kill -9 "$pid"
 while runs; do :; done
+# A process that outlives the one above it finds no way out in what goes back to the store.
+"$b" build --progress=plain --build-context "fixture/base=oci-layout://$base" -f "$context/stays" "$context" 2>/tmp/lost &
+pid=$!
+until runs; do :; done
+for f in /proc/[0-9]*/comm; do read -r name 2>/dev/null <"$f" && [ "$name" = sleep ] && asleep=${f%/comm}; done
+parent() { sed -n 's/^PPid:[[:space:]]*//p' "/proc/$1/status"; }
+keeper=$(parent "$(parent "${asleep#/proc/}")")
+kill -9 "$keeper"
+if wait "$pid"; then exit 1; fi
+grep -q "may still run" /tmp/lost
+for f in /proc/[0-9]*/cmdline; do if tr '\0' ' ' 2>/dev/null <"$f" | grep -q '^/bin/sh /climber'; then f=${f#/proc/}; kill -9 "${f%/cmdline}"; fi; done
+kill -9 "${asleep#/proc/}"
 [ "$(cat /witness)" = untouched ] && [ "$(stat -c %a:%u /witness)" = 600:0 ]
 if build --confinement=namespaces -f "$context/leaves" --no-cache "$context" 2>/tmp/said; then exit 1; fi
 grep -q "commands cannot be confined here: no user namespace" /tmp/said
@@ -115,6 +127,13 @@ fn commands_reach_nothing_outside_their_root_directory() {
     kit.file("attempts", "FROM fixture/base\nCOPY attempt /attempt\nRUN /attempt\n");
     let leaves = "(setsid sleep 1000 &) && sleep 1000 & sleep 1000 > /dev/null 2>&1 & true";
     kit.file("leaves", format!("FROM fixture/base\nRUN {leaves}\n"));
+    let climber = "while :; do chmod 777 ../../../../../../../../../witness 2>/dev/null; done";
+    kit.file("climber", climber);
+    let stays = "mkdir /c/sub && (cd /c/sub && setsid /bin/sh /climber &); sleep 1000; true";
+    kit.file(
+        "stays",
+        format!("FROM fixture/base\nCOPY climber /\nRUN --mount=type=cache,target=/c {stays}\n"),
+    );
     kit.file("waits", "FROM fixture/base\nRUN (setsid sleep 1000 &); sleep 1000\n");
     kit.dockerfile("FROM fixture/base\nRUN true\n");
     let script = kit.out("script");
@@ -139,6 +158,51 @@ RUN useradd -m app && su app -c 'id -un > ~/who' && \\
 USER app
 RUN perl -e 'print \"perl\\n\"' > /home/app/perl
 ";
+
+/// A tar with devices that a command must not open.
+fn devices() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("random").unwrap();
+    header.set_entry_type(tar::EntryType::Char);
+    header.set_device_major(1).unwrap();
+    header.set_device_minor(8).unwrap();
+    header.set_mode(0o666);
+    header.set_size(0);
+    header.set_cksum();
+    tar.append(&header, std::io::empty()).unwrap();
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn what_commands_are_given_does_not_stay_and_devices_of_images_do_not_open() {
+    if !Pod::can_run() {
+        return;
+    }
+    let (plain, pod) = (kit(), kit());
+    let dockerfile = "FROM fixture/base\nADD devices.tar /\n\
+        RUN [ \"$(head -c 1 /random 2>/dev/null | wc -c)\" = 0 ] && touch /after\n\
+        RUN --mount=type=cache,target=/c chown 1:1 /c && chmod 700 /c\n\
+        RUN --mount=type=cache,target=/c [ \"$(stat -c %u:%g:%a /c)\" = 1:1:700 ] && echo one > /c/f\n\
+        RUN --mount=type=cache,target=/c ln /c/f /app || cp /c/f /app\n\
+        RUN --mount=type=cache,target=/c echo two >> /c/f\n\
+        RUN [ \"$(cat /app)\" = one ]\n";
+    for kit in [&plain, &pod] {
+        kit.file("devices.tar", devices()).dockerfile(dockerfile);
+    }
+    assert_eq!(digest(&pod, |run| run.in_pod(Pod::Docker)), digest(&plain, |run| run));
+    for step in [
+        "--mount=type=secret,id=s mv /run/secrets/s /leak",
+        "--mount=type=secret,id=s ln /run/secrets/s /leak",
+        "mv /dev /devices && mkdir /dev",
+        "mv /dev/full /full",
+    ] {
+        pod.dockerfile(&format!("FROM fixture/base\nRUN {step}\n"));
+        let refused = build(&pod).in_pod(Pod::Docker).any();
+        assert_ne!(refused.status, Some(0), "{step}");
+        refused.says(&["moved or linked what it was given"]);
+    }
+}
 
 #[test]
 fn commands_of_debian_make_the_same_image_in_a_root_directory() {

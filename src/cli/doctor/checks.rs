@@ -10,6 +10,7 @@ use crate::sandbox::{
 };
 use crate::snapshot::{self, MountOptions, Scratch};
 use crate::store::{Store, StorePart};
+use crate::sys::landlock::SCOPED_FROM;
 use rustix::fs::statvfs;
 use rustix::system::uname;
 use std::fs;
@@ -157,7 +158,7 @@ fn confinement(environment: &Environment) -> Check {
             Rung::Namespaces.name(),
             "RUN steps get namespaces of their own: the strongest confinement there is",
         ),
-        Some(error) if matches!(environment.chroot, Some(Ok(_))) => Check::new(
+        Some(error) if matches!(environment.chroot, Some(Ok(SCOPED_FROM..))) => Check::new(
             "confinement",
             Health::Degraded,
             format!("chroot and Landlock; {error}"),

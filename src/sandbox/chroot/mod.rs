@@ -74,8 +74,9 @@ pub(super) const WITHHELD: u64 = caps::SYS_CHROOT | caps::MKNOD;
 /// What is refused.
 pub fn probe_chroot() -> Result<u32, String> {
     let proof = SingleThreaded::prove().map_err(|error| error.to_string())?;
-    let Some(version) = crate::sys::landlock::version() else {
-        return Err("the kernel has no Landlock".to_owned());
+    // The first version lets no file be moved to another directory.
+    let Some(version) = crate::sys::landlock::version().filter(|version| *version >= 2) else {
+        return Err("the kernel's Landlock is older than Linux 5.19, or there is none".to_owned());
     };
     let tried = || -> std::io::Result<bool> {
         match proof.clone_process(0, None)? {
@@ -220,9 +221,15 @@ fn prepare(
         process::exit_now(status);
     };
     drop((stdio, child.pidfd));
-    caps::bound(KILL).doing(|| "giving up capabilities")?;
-    caps::hold(KILL).doing(|| "giving up capabilities")?;
-    Ok(Running { pid: child.pid, signals, proc })
+    let running = Running { pid: child.pid, signals, proc };
+    if let Err(fault) =
+        caps::bound(KILL).and_then(|()| caps::hold(KILL)).doing(|| "giving up capabilities")
+    {
+        // What is reported as a failure has left nothing.
+        end_all(&running, &mut ChildUsage::default(), &mut None);
+        return Err(fault);
+    }
+    Ok(running)
 }
 
 /// The one capability the keeper needs: commands change their user.

@@ -32,6 +32,9 @@ const OWN: [&str; 3] = ["dev", "proc", "sys"];
 pub(in super::super) const OPENING: &str =
     "devices in the store, which may not be mounted with nodev";
 
+/// To hold a thing without opening it.
+const HELD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Things of ours in a tree. Dropping it takes them out.
@@ -42,6 +45,8 @@ pub(in super::super) struct Placed {
     stash: PathBuf,
     aside: OwnedFd,
     put: Vec<Put>,
+    /// Devices of `/dev`.
+    nodes: Vec<(&'static str, OwnedFd)>,
 }
 
 /// One thing that was put.
@@ -57,6 +62,8 @@ struct Put {
     is_stub: bool,
     /// Times of the directory around it, before and right after.
     times: (Timespec, Timespec),
+    /// What was put, whatever becomes of its name.
+    made: Option<OwnedFd>,
 }
 
 impl Placed {
@@ -78,7 +85,8 @@ impl Placed {
             .map_err(|error| SandboxError::io(format!("cannot make {}", stash.display()), error))?;
         let aside = openat(CWD, &stash, DIR, Mode::empty())
             .map_err(|error| SandboxError::io("cannot open what was just made", error))?;
-        let mut placed = Self { root: copy(root)?, stash, aside, put: Vec::new() };
+        let mut placed =
+            Self { root: copy(root)?, stash, aside, put: Vec::new(), nodes: Vec::new() };
         let agents = placed.all(spec, sources, hosts, resolv_conf, cancel).map_err(of_fault)?;
         Ok((placed, agents))
     }
@@ -158,12 +166,13 @@ impl Placed {
         self.directory(&format!("/{name}"), 0o755, (0, 0))
     }
 
-    fn devices(&self) -> io::Result<()> {
+    fn devices(&mut self) -> io::Result<()> {
         let dev = openat(&self.root, "dev", DIR, Mode::empty())?;
         for (name, major, minor) in NODES {
             let mode = Mode::from(0o666);
             mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor))?;
             rustix::fs::chmodat(&dev, name, mode, AtFlags::empty())?;
+            self.nodes.push((name, openat(&dev, name, HELD, Mode::empty())?));
         }
         for (name, target) in LINKS {
             symlinkat(target, &dev, name)?;
@@ -210,8 +219,9 @@ impl Placed {
                 }
                 _ => None,
             };
-            let made = make(parent.as_fd(), name);
-            set_time(&parent, before)?;
+            let result = make(parent.as_fd(), name);
+            let made = openat(&parent, *name, HELD, Mode::empty()).ok();
+            let timed = set_time(&parent, before);
             placed.put.push(Put {
                 parent,
                 name: name.to_vec(),
@@ -219,8 +229,9 @@ impl Placed {
                 back,
                 is_stub: false,
                 times: (before, before),
+                made,
             });
-            made
+            result.and(timed)
         };
         run(self).doing(|| format!("putting what is to be at {path} there"))
     }
@@ -235,7 +246,15 @@ impl Placed {
         let after = time(&rustix::fs::fstat(&parent)?);
         let name = name.to_vec();
         let times = (before, after);
-        self.put.push(Put { parent, name, replaced: None, back: None, is_stub: true, times });
+        self.put.push(Put {
+            parent,
+            name,
+            replaced: None,
+            back: None,
+            is_stub: true,
+            times,
+            made: None,
+        });
         Ok(())
     }
 
@@ -307,8 +326,38 @@ impl Placed {
     ///
     /// The first thing that could not be taken out: the tree is to be given up then.
     pub(in super::super) fn take_out(mut self) -> Result<(), SandboxError> {
+        let moved = self.moved_by_the_command();
         self.undo()
-            .map_err(|error| SandboxError::io("cannot take out what a command was given", error))
+            .map_err(|error| SandboxError::io("cannot take out what a command was given", error))?;
+        match moved {
+            Some(path) => Err(SandboxError::Spec {
+                message: format!("the command has moved or linked what it was given at {path}"),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves all as it is, for a tree that is given up while processes may still work in it: what
+    /// is moved out of it could lead them out.
+    pub(in super::super) fn abandon(mut self) {
+        self.put.clear();
+    }
+
+    /// Returns the place of something that has another name now, which would stay in the layer.
+    /// Where things are mounted, the kernel refuses that.
+    fn moved_by_the_command(&self) -> Option<String> {
+        let dev = openat(&self.root, "dev", DIR | OFlags::NOFOLLOW, Mode::empty()).ok();
+        let nodes = self.nodes.iter().filter(|(name, held)| {
+            is_elsewhere(held, dev.as_ref().map(AsFd::as_fd), name.as_bytes())
+        });
+        let put = self.put.iter().filter(|put| {
+            let made = put.made.as_ref();
+            made.is_some_and(|made| is_elsewhere(made, Some(put.parent.as_fd()), &put.name))
+        });
+        nodes
+            .map(|(name, _)| format!("/dev/{name}"))
+            .chain(put.map(|put| String::from_utf8_lossy(&put.name).into_owned()))
+            .next()
     }
 
     fn undo(&mut self) -> io::Result<()> {
@@ -331,7 +380,10 @@ impl Placed {
                     DIR | OFlags::NOFOLLOW,
                     Mode::empty(),
                 ) {
-                    Ok(place) => move_all(place.as_fd(), back.as_fd())?,
+                    Ok(place) => {
+                        move_all(place.as_fd(), back.as_fd())?;
+                        like(back, &rustix::fs::fstat(&place)?)?;
+                    }
                     // The command has removed it.
                     Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                     Err(error) => return Err(error.into()),
@@ -384,6 +436,27 @@ fn of_fault(fault: Fault) -> SandboxError {
         Fault::Refused(message) => SandboxError::Spec { message },
         Fault::UnmappedId { of, id, is_chosen } => SandboxError::UnmappedId { of, id, is_chosen },
     }
+}
+
+/// Says whether a thing that was at a name is at another, or has more than that one.
+fn is_elsewhere(held: &OwnedFd, dir: Option<BorrowedFd<'_>>, name: &[u8]) -> bool {
+    let Ok(stat) = rustix::fs::fstat(held) else { return false };
+    // The command has removed it.
+    if stat.st_nlink == 0 {
+        return false;
+    }
+    let there = dir.and_then(|dir| statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok());
+    let is_there = there.is_some_and(|it| (it.st_dev, it.st_ino) == (stat.st_dev, stat.st_ino));
+    let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
+    !is_there || !is_dir && stat.st_nlink > 1
+}
+
+/// Gives a directory the owner and the mode of another.
+fn like(dir: &OwnedFd, stat: &Stat) -> io::Result<()> {
+    use rustix::fs::{Gid, Uid};
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(dir, Some(uid), Some(gid))?;
+    Ok(rustix::fs::fchmod(dir, Mode::from(stat.st_mode & 0o7777))?)
 }
 
 fn make_dir(dir: BorrowedFd<'_>, name: &[u8], mode: u32, owner: (u32, u32)) -> io::Result<()> {
