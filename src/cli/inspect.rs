@@ -13,7 +13,7 @@ use super::{Environment, platforms, registry};
 use crate::image::Chosen;
 use crate::oci::Platform;
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{self, IsTerminal as _, Write};
 use subject::{Part, Places, Subject};
 
 /// Show details of images.
@@ -93,7 +93,12 @@ pub fn run(
         let part = if raw == "config" { Part::Config } else { Part::Manifest };
         for text in &args.images {
             let bytes = places.raw(text, part, platform.as_ref())?;
-            out.write_all(&bytes).map_err(|error| Failure::output(&error))?;
+            // To a terminal goes nothing that steers it, and to a file the bytes that have the digest.
+            let written = match io::stdout().is_terminal() {
+                true => out.write_all(&bytes),
+                false => io::stdout().lock().write_all(&bytes),
+            };
+            written.map_err(|error| Failure::output(&error))?;
         }
         return Ok(());
     }
@@ -123,7 +128,7 @@ fn show(format: &Details, all: &[Value], out: &mut dyn Write) -> Result<(), Form
                 true => serde_json::to_writer_pretty(&mut *out, all),
                 false => serde_json::to_writer(&mut *out, all),
             };
-            written.map_err(std::io::Error::from)?;
+            written.map_err(io::Error::from)?;
             writeln!(out)?;
         }
         Details::Lines(template) => {

@@ -335,7 +335,8 @@ fn with_defaults(cli: Cli, words: &[OsString]) -> Result<(Cli, Defaults), Failur
     let cli = match config.has_defaults_of(name) {
         false => cli,
         true => {
-            let definition = config.apply(Cli::command(), name)?;
+            let given = truth::given(Cli::command(), words, name);
+            let definition = config.apply(Cli::command(), name, &given)?;
             // It was parsed before, and the defaults are checked.
             truth::parse_as(&|| definition.clone(), words.iter().cloned())
                 .map_err(|error| Failure::new(Class::Usage, error.to_string().trim_end()))?
@@ -465,11 +466,11 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
             .map_err(|error| Failure::of_images(&error).about(&args.file.display()));
         }
         Command::Load(args) => {
-            if args.input != Path::new("-") {
-                // It may be of either form.
-                for transport in ["docker-archive", "oci-archive"] {
-                    registry::check_place(environment, transport, &args.input)?;
-                }
+            let is_stdin = args.input == Path::new("-");
+            let place = if is_stdin { Path::new("/dev/stdin") } else { &args.input };
+            // It may be of either form.
+            for transport in ["docker-archive", "oci-archive"] {
+                registry::check_place(environment, transport, place)?;
             }
             load::run(args, &environment.store()?, environment.input()?, cancel, out)
         }

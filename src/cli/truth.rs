@@ -8,6 +8,7 @@
 use super::parse_args;
 use clap::builder::ValueParser;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command, Parser};
 use std::ffi::OsString;
 
@@ -22,6 +23,38 @@ pub(super) fn parse<C: Parser>(
     parse_as(&C::command, arguments)
 }
 
+/// Returns the ids of a subcommand's flags that the command line or the environment gives.
+pub(super) fn given(definition: Command, words: &[OsString], name: &str) -> Vec<String> {
+    let mut definition = without_empty_variables(with_values(definition)).ignore_errors(true);
+    let Ok(matches) = definition.try_get_matches_from_mut(words) else { return Vec::new() };
+    let Some(matches) = matches.subcommand_matches(name) else { return Vec::new() };
+    let is_given = |id: &str| {
+        matches!(
+            matches.value_source(id),
+            Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+        )
+    };
+    matches.ids().map(clap::Id::as_str).filter(|id| is_given(id)).map(str::to_owned).collect()
+}
+
+/// Takes variables that are empty for unset ones, as pipelines and docker do.
+#[expect(clippy::disallowed_methods, reason = "clap reads the environment")]
+fn without_empty_variables(command: Command) -> Command {
+    fn without(command: Command) -> Command {
+        let is_empty = |arg: &Arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            value.is_some_and(|value| value.is_empty())
+        };
+        command
+            .mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg })
+            .mut_subcommands(without)
+    }
+    match std::env::vars_os().any(|(_, value)| value.is_empty()) {
+        true => without(command),
+        false => command,
+    }
+}
+
 /// As [`parse`], by a definition whose flags may have other defaults.
 ///
 /// # Errors
@@ -32,14 +65,14 @@ pub(super) fn parse_as<C: Parser>(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<C, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let mut plainly = definition();
+    let mut plainly = without_empty_variables(definition());
     let parsed = plainly.try_get_matches_from_mut(&arguments).and_then(|matches| {
         C::from_arg_matches(&matches).map_err(|error| error.format(&mut plainly))
     });
     parsed.or_else(|plain| match plain.kind() {
         // What clap says of `--quiet=true`, and of `-q=1`.
         ErrorKind::TooManyValues | ErrorKind::UnknownArgument => {
-            let mut command = with_values(definition());
+            let mut command = without_empty_variables(with_values(definition()));
             let matches = command.try_get_matches_from_mut(&arguments);
             // The same mistake is shown as the command line is defined.
             let matches = matches.map_err(|e| if e.kind() == plain.kind() { plain } else { e })?;

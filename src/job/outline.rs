@@ -10,11 +10,12 @@ use super::check::Known;
 use super::failure::Failure;
 use super::load::Loaded;
 use super::resolve::Images;
-use crate::dockerfile::ast::{Command, Instruction, Lines, MountType, Word};
+use crate::dockerfile::ast::{Command, Instruction, Lines, MountType, Pair, Word};
 use crate::dockerfile::env::Env;
-use crate::dockerfile::expand::{Expanded, Lexer};
+use crate::dockerfile::expand::{Expanded, Lexer, VALUES_MAX};
 use crate::plan::{self, Scope, Survey};
 use crate::store::Store;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a build takes. Everything is in the order of its lines.
@@ -96,6 +97,8 @@ struct Walk<'a> {
     arguments: BTreeMap<String, Argument>,
     secrets: BTreeMap<String, Wanted>,
     agents: BTreeMap<String, Wanted>,
+    /// How many bytes words have become.
+    expanded: Cell<usize>,
 }
 
 impl<'a> Walk<'a> {
@@ -109,6 +112,7 @@ impl<'a> Walk<'a> {
             arguments: BTreeMap::new(),
             secrets: BTreeMap::new(),
             agents: BTreeMap::new(),
+            expanded: Cell::new(0),
         };
         let mut env = platform.clone();
         for instruction in &loaded.dockerfile.global_args {
@@ -120,11 +124,17 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    /// Expands a word; one that cannot be expanded stays as it is.
+    /// Expands a word; one that cannot be expanded stays as it is, and so do all once they have become
+    /// more than a build takes.
     fn expand(&self, word: &str, env: &Env) -> Expanded {
-        let lookup = |name: &str| env.get(name).map(str::to_owned);
         let as_it_is = || Expanded { text: word.to_owned(), ..Expanded::default() };
-        self.lexer.process_word(word, &lookup).unwrap_or_else(|_| as_it_is())
+        if self.expanded.get() > VALUES_MAX {
+            return as_it_is();
+        }
+        let lookup = |name: &str| env.get(name).map(str::to_owned);
+        let expanded = self.lexer.process_word(word, &lookup).unwrap_or_else(|_| as_it_is());
+        self.expanded.set(self.expanded.get() + expanded.text.len());
+        expanded
     }
 
     /// Returns the arguments that an ARG declares.
@@ -170,10 +180,13 @@ impl<'a> Walk<'a> {
                     }
                 }
                 Command::Env(pairs) => {
-                    let before = env.clone();
-                    for pair in pairs {
-                        let name = self.expand(&pair.name.text, &before).text;
-                        env.set(&name, &self.expand(&pair.value.text, &before).text);
+                    let pair = |pair: &Pair| {
+                        let name = self.expand(&pair.name.text, &env).text;
+                        (name, self.expand(&pair.value.text, &env).text)
+                    };
+                    let expanded: Vec<(String, String)> = pairs.iter().map(pair).collect();
+                    for (name, value) in expanded {
+                        env.set(&name, &value);
                     }
                 }
                 Command::Run(run) => {

@@ -3,6 +3,7 @@
 use super::auth::encoded;
 use super::blob::BlobReader;
 use super::host::Host;
+use super::settings::Location;
 use super::transport::{Request, Response, Transport};
 use super::{Credentials, Keychain, RegistryError, Repository, Settings};
 use crate::oci::{Descriptor, Digest, Reference};
@@ -93,7 +94,9 @@ impl Client {
         if let Some(ban) = self.shared.transport.settings().containers.ban(image) {
             return Err(RegistryError::forbidden(&image.to_string(), ban));
         }
-        Ok(self.reached(&image.repository(), image.digest().is_some()))
+        let (repository, is_digest) = (image.repository(), image.digest().is_some());
+        let places = self.shared.transport.settings().places_to_pull(&repository, is_digest);
+        Ok(self.reached(&repository, places))
     }
 
     /// Returns what a name without a registry stands for, by the files of the machine and the user;
@@ -109,12 +112,12 @@ impl Client {
 
     /// Returns a repository as it is reached: through mirrors where settings name some.
     pub fn remote(&self, repository: &Repository) -> Remote {
-        self.reached(repository, false)
+        let places = self.shared.transport.settings().places(repository, false);
+        self.reached(repository, places)
     }
 
-    fn reached(&self, repository: &Repository, is_digest: bool) -> Remote {
+    fn reached(&self, repository: &Repository, places: Vec<Location>) -> Remote {
         Shared::watch(&self.shared);
-        let places = self.shared.transport.settings().places(repository, is_digest);
         let places = places
             .into_iter()
             .map(|place| (self.shared.host(&place.name, place.is_plain), place.path))

@@ -7,6 +7,7 @@
 //!
 //! [registry."docker.io"]        # a host, or a host and the beginning of a path
 //! mirrors = ["mirror.example.com/hub"]
+//! mirrors-only = true           # pulls ask no other; pushes go to the registry itself
 //! location = "other.example.com/prefix"   # what the key is replaced with
 //! http = true                   # plain HTTP, and nothing else
 //! insecure = true               # any certificate, and plain HTTP where TLS is not spoken
@@ -115,6 +116,8 @@ impl Proxies {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct HostSettings {
     pub(super) mirrors: Vec<String>,
+    /// Whether pulls ask the mirrors alone.
+    is_of_mirrors: bool,
     pub(super) location: Option<String>,
     pub(super) is_plain: bool,
     pub(super) is_insecure: bool,
@@ -148,6 +151,8 @@ struct File {
 struct Table {
     #[serde(default)]
     mirrors: Vec<String>,
+    #[serde(default, rename = "mirrors-only")]
+    mirrors_only: bool,
     location: Option<String>,
     #[serde(default)]
     http: bool,
@@ -211,6 +216,7 @@ impl Settings {
                 return Err(bad(format!("registry {key:?} has several keypairs: one can be used")));
             }
             let settings = HostSettings {
+                is_of_mirrors: table.mirrors_only && !table.mirrors.is_empty(),
                 mirrors: table.mirrors,
                 location: table.location,
                 is_plain: table.http,
@@ -258,19 +264,33 @@ impl Settings {
         host
     }
 
-    /// Returns where a repository is pulled from: mirrors first, its own place last. That is where
-    /// it is pushed to. `is_digest` says whether an image is asked for by its digest.
-    pub(super) fn places(&self, repository: &Repository, is_digest: bool) -> Vec<Location> {
-        let full = repository.to_string();
-        let found = self
-            .hosts
+    /// Returns where a repository is pulled from: its [places](Self::places), without its own where
+    /// only mirrors are to be asked.
+    pub(super) fn places_to_pull(&self, repository: &Repository, is_digest: bool) -> Vec<Location> {
+        let mut places = self.places(repository, is_digest);
+        let table = self.table_of(&repository.to_string());
+        if table.is_some_and(|(_, settings)| settings.is_of_mirrors) {
+            places.pop();
+        }
+        places
+    }
+
+    /// Returns the table that says where the images of a repository are.
+    fn table_of(&self, full: &str) -> Option<(&String, &HostSettings)> {
+        self.hosts
             .iter()
             .filter(|(key, settings)| {
                 (settings.location.is_some() || !settings.mirrors.is_empty())
                     && full.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('/'))
             })
-            .max_by_key(|(key, _)| key.len());
-        let Some((key, settings)) = found else {
+            .max_by_key(|(key, _)| key.len())
+    }
+
+    /// Returns where a repository is: mirrors first, its own place last, which is where it is pushed
+    /// to. `is_digest` says whether an image is asked for by its digest.
+    pub(super) fn places(&self, repository: &Repository, is_digest: bool) -> Vec<Location> {
+        let full = repository.to_string();
+        let Some((key, settings)) = self.table_of(&full) else {
             if let Some(places) = self.containers.places(&full, is_digest) {
                 return places;
             }
@@ -356,6 +376,12 @@ mod tests {
         assert_eq!(places(&settings, "docker.io", "corporate/app").len(), 3);
         assert_eq!(places(&settings, "old.example", "a"), ["new.example:444/a"]);
         assert_eq!(places(&settings, "else.example", "a/b"), ["else.example/a/b"]);
+        let settings =
+            self::settings("[registry.\"a.example\"]\nmirrors = [\"m\"]\nmirrors-only = true\n");
+        let repository = Repository { host: "a.example".to_owned(), path: "b".to_owned() };
+        let pulled = settings.places_to_pull(&repository, false);
+        assert_eq!(pulled.iter().map(|place| &place.name[..]).collect::<Vec<_>>(), ["m"]);
+        assert_eq!(places(&settings, "a.example", "b").last().unwrap(), "a.example/b", "pushes");
         assert_eq!(authority("docker.io"), "registry-1.docker.io");
     }
 

@@ -25,7 +25,7 @@ mod tests;
 use super::failure::{Class, Excerpt, Failure, cannot, excerpt_at};
 use crate::dockerfile::ast::Span;
 use crate::dockerfile::errors::did_you_mean;
-use clap::builder::{ArgPredicate, OsStr};
+use clap::builder::OsStr;
 use keys::{Form, KEYS, Key, Target};
 use std::io::Read as _;
 use std::ops::Range;
@@ -211,7 +211,8 @@ impl Config {
         self.given.iter().any(|given| given.key.is_of(command))
     }
 
-    /// Checks the defaults of a command, and makes them those of its flags.
+    /// Checks the defaults of a command, and makes them those of its flags. `explicit` has the ids of
+    /// flags that the command line or the environment gives.
     ///
     /// # Errors
     ///
@@ -220,11 +221,16 @@ impl Config {
         &self,
         command: clap::Command,
         name: &'static str,
+        explicit: &[String],
     ) -> Result<clap::Command, Failure> {
         let Some(sub) = command.find_subcommand(name) else { return Ok(command) };
         let mut defaults = Vec::new();
-        for given in self.given.iter().filter(|given| given.key.is_of(name)) {
+        let of_command = self.given.iter().enumerate().filter(|(_, given)| given.key.is_of(name));
+        for (at, given) in of_command {
             let id = given.key.id();
+            if self.is_replaced(at, name, explicit) {
+                continue;
+            }
             // What another command takes for the sake of a build's command lines has no effect.
             if sub.get_arguments().any(|arg| arg.get_id() == id.as_str()) {
                 given.check(sub)?;
@@ -233,18 +239,30 @@ impl Config {
         }
         Ok(command.mut_subcommand(name, |mut sub| {
             for (id, given) in defaults {
-                let Target::Flag { unless } = given.key.target else { continue };
+                if !matches!(given.key.target, Target::Flag { .. }) {
+                    continue;
+                }
                 let values: Vec<OsStr> =
                     given.values.iter().map(|value| OsStr::from(value.clone())).collect();
-                sub = sub.mut_arg(id, |arg| {
-                    let arg = arg.default_values(values);
-                    unless.iter().fold(arg, |arg, other| {
-                        arg.default_value_if(*other, ArgPredicate::IsPresent, None)
-                    })
-                });
+                sub = sub.mut_arg(id, |arg| arg.default_values(values));
             }
             sub
         }))
+    }
+
+    /// Says whether a flag that goes together with the one of a value is given, or has a value in a
+    /// file that goes before this one's: the two of one place belong together.
+    fn is_replaced(&self, at: usize, command: &str, explicit: &[String]) -> bool {
+        let given = &self.given[at];
+        let Target::Flag { unless } = given.key.target else { return false };
+        unless.iter().any(|other| {
+            explicit.iter().any(|id| id == other)
+                || self.given[at + 1..].iter().any(|later| {
+                    later.key.is_of(command)
+                        && later.key.id() == *other
+                        && !Arc::ptr_eq(&later.source, &given.source)
+                })
+        })
     }
 }
 
@@ -258,8 +276,9 @@ impl Given {
         if is_truth {
             return Ok(());
         }
-        let tried =
-            command.clone().no_binary_name(true).ignore_errors(false).try_get_matches_from(words);
+        // Of the file's value alone: the environment may have a wrong one for another flag.
+        let command = command.clone().mut_args(|arg| arg.env(None::<&str>));
+        let tried = command.no_binary_name(true).ignore_errors(false).try_get_matches_from(words);
         use clap::error::ErrorKind;
         match tried {
             Err(error)

@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(
     let mut definition = definition;
     for command in ["build", "run", "pull", "push", "copy"] {
         // Only to check them: what is shown are the values as they are written.
-        definition = config.apply(definition, command)?;
+        definition = config.apply(definition, command, &[])?;
     }
     let mut rows = Vec::new();
     for key in KEYS {

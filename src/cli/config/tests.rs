@@ -127,7 +127,7 @@ fn every_value_is_one_that_its_flag_takes() {
     ] {
         let files = Files::new();
         files.write("own", text);
-        let failure = files.load().unwrap().apply(help::command(), "build").unwrap_err();
+        let failure = files.load().unwrap().apply(help::command(), "build", &[]).unwrap_err();
         assert!(failure.message.contains(part), "{}", failure.message);
         assert_eq!(failure.excerpts.len(), 1);
     }

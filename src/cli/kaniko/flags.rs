@@ -10,6 +10,12 @@ pub struct KanikoArgs {
     /// Context: a directory, dir://, tar:// (tar://stdin too), git:// or https://
     #[arg(short, long, value_name = "CONTEXT", default_value = "/workspace/")]
     pub context: String,
+    /// Bucket with the context
+    #[arg(short, long, hide = true, value_name = "BUCKET")]
+    pub bucket: Option<String>,
+    /// How much the program says: BUILDKIT_PROGRESS says how progress is shown
+    #[arg(short, long, hide = true, value_name = "LEVEL")]
+    pub verbosity: Option<String>,
     /// Directory within the context
     #[arg(long, value_name = "PATH")]
     pub context_sub_path: Option<String>,
@@ -144,7 +150,6 @@ macro_rules! ineffective {
 }
 
 ineffective! {
-    bucket: "name the archive in --context";
     cache_copy_layers: "all steps are cached";
     cache_dir: "base images are in the store";
     cache_run_layers: "all steps are cached";
@@ -168,6 +173,5 @@ ineffective! {
     skip_unused_stages: "stages that the target does not need are always left out";
     snapshot_mode ("snapshotMode"): "what a step changed is known without a search";
     use_new_run: "what a step changed is known without a search";
-    verbosity: "BUILDKIT_PROGRESS says how progress is shown";
     whitelist_var_run: "a layer has what its step changed, and nothing of the container";
 }

@@ -7,11 +7,12 @@ mod flags;
 pub use flags::KanikoArgs;
 
 use super::failure::{Class, Failure, cannot};
-use super::{Cli, Command, Environment, build};
+use super::{Cli, Command, Environment, build, truth};
 use crate::oci::Reference;
-use clap::Parser as _;
+use clap::CommandFactory as _;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,9 @@ const DOCKER_CONFIG: &str = "/kaniko/.docker";
 pub fn run(args: &KanikoArgs, environment: &Environment) -> Result<(), Failure> {
     for (flag, reason) in args.ineffective.given() {
         environment.warn(&format!("{flag} has no effect: {reason}"));
+    }
+    if args.verbosity.is_some() {
+        environment.warn("--verbosity has no effect: BUILDKIT_PROGRESS says how progress is shown");
     }
     if let Some(repo) = &args.cache_repo {
         environment.warn(&format!(
@@ -43,7 +47,8 @@ pub fn run(args: &KanikoArgs, environment: &Environment) -> Result<(), Failure> 
     }
     let line = ["builder", "build"].map(str::to_owned).into_iter().chain(words.list);
     let line = line.chain(["--".to_owned(), context.text]);
-    let cli = Cli::try_parse_from(line)
+    let definition = environment.config.apply(Cli::command(), "build", &[])?;
+    let cli: Cli = truth::parse_as(&|| definition.clone(), line.map(OsString::from))
         .map_err(|error| Failure::new(Class::Usage, error.to_string().trim().to_owned()))?;
     let Command::Build(command) = cli.command else { unreachable!("the words are those of build") };
     build::run(&command, environment)?;
@@ -104,14 +109,12 @@ impl KanikoArgs {
         if !self.no_push {
             flag("output", &format!("type=registry{compression}"));
         }
-        if let Some(path) = &self.tar_path {
-            flag("output", &format!("type=docker,\"dest={}\"", absolute(path)?));
-        }
+        // The first output is the one whose digest is written down: that of the tar has another form.
         if let Some(path) = &self.oci_layout_path {
-            flag(
-                "output",
-                &format!("type=oci,tar=false,\"dest={}\"{compression}", absolute(path)?),
-            );
+            flag("output", &format!("type=oci,tar=false,{}{compression}", dest(path)?));
+        }
+        if let Some(path) = &self.tar_path {
+            flag("output", &format!("type=docker,{}", dest(path)?));
         }
         if self.reproducible {
             flag("timestamp", "0");
@@ -122,17 +125,26 @@ impl KanikoArgs {
         if self.registries.insecure_pull || self.registries.skip_tls_verify_pull {
             words.list.push("--tls-verify=false".to_owned());
         }
-        // Kaniko's variables for the repository of a context.
+        // Kaniko's variables for the repository of a context: for its host, and for no other.
         let of_git = ["GIT_TOKEN", "GIT_PASSWORD"];
-        if let Some(name) = of_git.iter().find(|name| variable(name).is_some_and(|v| !v.is_empty()))
+        let is_set = |name: &&&str| variable(name).is_some_and(|value| !value.is_empty());
+        if let Some(rest) = self.context.strip_prefix("git://")
+            && let Some(name) = of_git.iter().find(is_set)
         {
-            words.list.push(format!("--secret=id=GIT_AUTH_TOKEN,env={name}"));
+            let host = rest.split(['/', '#']).next().unwrap_or_default();
+            let host = host.rsplit('@').next().unwrap_or_default();
+            words.list.push(format!("--secret=id=GIT_AUTH_TOKEN.{host},env={name}"));
         }
         Ok(words)
     }
 
     /// Returns the context as `builder build` takes it.
     fn context(&self) -> Result<Context, Failure> {
+        if let Some(bucket) = &self.bucket {
+            return Err(usage("a context in a bucket is not read").with_hint(format!(
+                "pass it on: gcloud storage cat {bucket} | builder kaniko --context tar://stdin …"
+            )));
+        }
         let sub = self.context_sub_path.as_deref().unwrap_or_default().trim_matches('/');
         let (scheme, rest) = self.context.split_once("://").unwrap_or(("dir", &self.context));
         let of = |text: String| Ok(Context { text, archive: None });
@@ -238,7 +250,7 @@ impl KanikoArgs {
         }
         if args.skip_default_registry_fallback {
             for table in file.registry.values_mut() {
-                table.location = table.mirrors.pop();
+                table.mirrors_only = !table.mirrors.is_empty();
             }
         }
         file.tries = args.push_retry.max(args.image_download_retry).map(|n| n.saturating_add(1));
@@ -285,6 +297,11 @@ fn host_of(name: &str) -> Result<String, Failure> {
     Ok(name.split('/').next().unwrap_or_default().to_owned())
 }
 
+/// Returns the field of an output that names a path, whatever is in it.
+fn dest(path: &str) -> Result<String, Failure> {
+    Ok(format!("\"dest={}\"", absolute(path)?.replace('"', "\"\"")))
+}
+
 fn absolute(path: &str) -> Result<String, Failure> {
     let path = std::path::absolute(path).map_err(|error| cannot("resolve", path, &error))?;
     Ok(path.display().to_string())
@@ -302,8 +319,8 @@ struct RegistriesToml {
 struct Table {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     mirrors: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    location: Option<String>,
+    #[serde(rename = "mirrors-only")]
+    mirrors_only: bool,
     insecure: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ca: Vec<String>,
@@ -320,6 +337,7 @@ struct Keypair {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser as _;
 
     fn parse(line: &str) -> KanikoArgs {
         let words = ["builder", "kaniko"].into_iter().chain(line.split_whitespace());
@@ -390,10 +408,13 @@ mod tests {
         for line in ["-c s3://a/b --no-push", "-c floppy://x --no-push", ""] {
             assert_eq!(parse(line).words(&|_| None).unwrap_err().class, Class::Usage, "{line}");
         }
-        let token = |name: &str| (name == "GIT_TOKEN").then(|| "secret".to_owned());
-        let list = parse("--no-push").words(&token).unwrap().list.join(" ");
-        assert!(list.contains("--secret=id=GIT_AUTH_TOKEN,env=GIT_TOKEN"), "{list}");
-        assert!(!list.contains("secret "), "{list}");
+        let token = |name: &str| (name == "GIT_TOKEN").then(|| "token".to_owned());
+        let list = |line| parse(line).words(&token).unwrap().list.join(" ");
+        let of_host = list("--no-push -c git://me@git.example:8080/o/r#main");
+        assert!(of_host.ends_with("--secret=id=GIT_AUTH_TOKEN.git.example:8080,env=GIT_TOKEN"));
+        assert!(!list("--no-push -c dir:///w").contains("secret"), "for repositories alone");
+        assert_eq!(dest("/a\"b,c").unwrap(), "\"dest=/a\"\"b,c\"");
+        assert!(parse("--no-push -b gs://a/b -v debug").words(&|_| None).is_err());
     }
 
     #[test]
@@ -418,13 +439,12 @@ mod tests {
         assert_eq!(registry["three.example"]["ca"][0], "/ca.pem".into());
         let text = parse("--no-push --registry-mirror m.example --skip-default-registry-fallback");
         let text = text.registries().unwrap();
-        assert!(text.contains("location = \"m.example\""), "{text}");
+        assert!(text.contains("mirrors-only = true"), "{text}");
         assert!(parse("--no-push --registry-certificate x").registries().is_err());
     }
 
     #[test]
     fn every_flag_has_a_row_in_the_documents() {
-        use clap::CommandFactory as _;
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/kaniko.md");
         let text = std::fs::read_to_string(path).unwrap();
         let rows = text.lines().filter_map(|line| line.strip_prefix("| `--")?.split('`').next());

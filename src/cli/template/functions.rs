@@ -316,16 +316,20 @@ fn ordered(arguments: &[Value], is: fn(Ordering) -> bool) -> Result<Value, Strin
 }
 
 fn split(whole: &str, by: &str) -> Result<Value, String> {
+    let parts = match by {
+        "" => whole.chars().count(),
+        by => whole.matches(by).count() + 1,
+    };
+    // Each item costs more memory than its text.
+    if parts as u64 * 64 > WORK_MAX {
+        return Err("the text has too many parts".to_owned());
+    }
     let items: Rc<[Value]> = match by {
         // Go splits after each character then.
         "" => whole.chars().map(|c| Value::text(c.to_string())).collect(),
         by => whole.split(by).map(Value::text).collect(),
     };
-    // Each item costs more memory than its text.
-    match items.len() as u64 * 64 > WORK_MAX {
-        true => Err("the text has too many parts".to_owned()),
-        false => Ok(Value::List(items)),
-    }
+    Ok(Value::List(items))
 }
 
 fn join(items: &Value, by: &str) -> Result<Value, String> {
