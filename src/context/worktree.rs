@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Most bytes of `HEAD`, of a reference and of the files that lead from one directory to another.
 const LINE_MAX: u64 = 4096;
@@ -90,7 +91,7 @@ impl WorkTree {
     /// Returns a value of the repository's own configuration, from a section without a name.
     pub(super) fn setting(&self, section: &str, key: &str) -> Option<String> {
         let is_wanted =
-            |entry: &&Entry| entry.section == section && entry.name.is_none() && entry.key == key;
+            |entry: &&Entry| &*entry.section == section && entry.name.is_none() && entry.key == key;
         self.config.iter().rev().find(is_wanted).map(|entry| entry.value.clone())
     }
 }
@@ -141,7 +142,7 @@ fn packed(common: &Path, name: &str) -> Option<String> {
 fn remote_of(entries: &[Entry], branch: Option<&str>) -> Option<String> {
     let get = |section: &str, name: &str, key: &str| {
         let is_wanted = |entry: &&Entry| {
-            entry.section == section && entry.name.as_deref() == Some(name) && entry.key == key
+            &*entry.section == section && entry.name.as_deref() == Some(name) && entry.key == key
         };
         entries.iter().find(is_wanted).map(|entry| entry.value.clone())
     };
@@ -153,35 +154,38 @@ fn remote_of(entries: &[Entry], branch: Option<&str>) -> Option<String> {
     is_line.then(|| without_login(&url))
 }
 
-/// Takes name and password out of an address; the name stays where it belongs to the address, as
-/// that of ssh.
+/// Takes name and password out of an address; the name stays where it belongs to the address, which
+/// is with ssh alone.
 fn without_login(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let end = rest.find('/').unwrap_or(rest.len());
     let (host, path) = rest.split_at(end);
     let Some((login, host)) = host.rsplit_once('@') else { return url.to_owned() };
-    match scheme {
-        "http" | "https" => format!("{scheme}://{host}{path}"),
-        _ => {
-            let user = login.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}@{host}{path}")
-        }
+    // Before the scheme there may be the name of a program that speaks it: `helper::scheme`.
+    let spoken = scheme.rsplit("::").next().unwrap_or(scheme);
+    let is_ssh = ["ssh", "git+ssh", "ssh+git"].iter().any(|ssh| spoken.eq_ignore_ascii_case(ssh));
+    match login.split(':').next() {
+        Some(user) if is_ssh => format!("{scheme}://{user}@{host}{path}"),
+        _ => format!("{scheme}://{host}{path}"),
     }
 }
 
-/// A line of a configuration.
+/// A line of a configuration. The lines of a section share its names: a file may have long ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
-    section: String,
-    name: Option<String>,
+    section: Arc<str>,
+    name: Option<Arc<str>>,
     key: String,
     value: String,
 }
 
+/// The names of a section.
+type Header = (Arc<str>, Option<Arc<str>>);
+
 /// Reads a configuration as git does. Files that it includes are not read.
 fn entries(text: &str) -> Vec<Entry> {
     let mut found = Vec::new();
-    let mut section: Option<(String, Option<String>)> = None;
+    let mut section: Option<Header> = None;
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let mut line = line.trim_start();
@@ -210,11 +214,11 @@ fn entries(text: &str) -> Vec<Entry> {
 }
 
 /// Reads `section "name"]`; returns that and what follows it.
-fn header_of(text: &str) -> Option<((String, Option<String>), &str)> {
+fn header_of(text: &str) -> Option<(Header, &str)> {
     let end = text.find(['"', ']'])?;
     let section = text[..end].trim().to_ascii_lowercase();
     if text.as_bytes()[end] == b']' {
-        return Some(((section, None), &text[end + 1..]));
+        return Some(((section.into(), None), &text[end + 1..]));
     }
     let (mut name, mut chars) = (String::new(), text[end + 1..].char_indices());
     loop {
@@ -222,7 +226,7 @@ fn header_of(text: &str) -> Option<((String, Option<String>), &str)> {
             (_, '\\') => name.push(chars.next()?.1),
             (at, '"') => {
                 let rest = text[end + 1 + at + 1..].trim_start().strip_prefix(']')?;
-                return Some(((section, Some(name)), rest));
+                return Some(((section.into(), Some(name.into())), rest));
             }
             (_, c) => name.push(c),
         }
@@ -352,9 +356,24 @@ mod tests {
             ("ssh://git:pw@h:22/r", "ssh://git@h:22/r"),
             ("git@h:o/r.git", "git@h:o/r.git"),
             ("https://h/r", "https://h/r"),
+            ("HTTPS://me:secret@h/r", "HTTPS://h/r"),
+            ("ftp://me:secret@h/r", "ftp://h/r"),
+            ("hg::https://token@h/r", "hg::https://h/r"),
+            ("git+ssh://git:pw@h/r", "git+ssh://git@h/r"),
+            ("unknown://token@h/r", "unknown://h/r"),
         ] {
             assert_eq!(without_login(url), want);
         }
+    }
+
+    #[test]
+    fn the_lines_of_a_section_share_its_names() {
+        let name = "n".repeat(500_000);
+        let text = format!("[remote \"{name}\"]\n{}", "k\n".repeat(250_000));
+        let entries = entries(&text);
+        assert_eq!(entries.len(), 250_000);
+        let first = entries[0].name.clone().unwrap();
+        assert!(entries.iter().all(|entry| Arc::ptr_eq(entry.name.as_ref().unwrap(), &first)));
     }
 
     #[test]

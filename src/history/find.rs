@@ -99,7 +99,7 @@ impl History {
     pub(super) fn is_live(&self, id: BuildId, now_ms: i64) -> Result<bool, HistoryError> {
         Ok(match self.open(id)? {
             Some(opened) => opened.state == BuildState::Running,
-            None => now_ms.saturating_sub(id.started_ms()) < GRACE_MS,
+            None => now_ms.abs_diff(id.started_ms()) < GRACE_MS.unsigned_abs(),
         })
     }
 

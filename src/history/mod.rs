@@ -5,6 +5,7 @@
 //! builds/<id>/running.jsonl   the same of a build that runs, locked while its process lives
 //! builds/<id>/logs/<number>   what a step wrote, a zstd stream
 //! builds/<id>/trees/<hash>    of an imported build: listings of the files that its steps read
+//! builds/<id>/imported        of an imported build: an empty file, which says so to who counts
 //! ```
 //!
 //! An id is the time of the build's start, so names sort by time and age is known without opening
@@ -43,6 +44,9 @@ const ID_DIGITS: usize = 11;
 
 /// The directory of listings, of builds that were imported and in archives.
 const TREES: &str = "trees";
+
+/// The file that an imported build has, so that one `stat` is enough to count it apart.
+const IMPORTED: &str = "imported";
 
 /// How many of the newest builds are searched for ones to compare with.
 const SEARCHED: usize = 50;
@@ -461,8 +465,9 @@ impl History {
         }
     }
 
-    /// Removes all but the newest `keep` builds, and of those the ones that began before
-    /// `oldest_ms`. Returns how many went. Builds that run are kept.
+    /// Removes all but the newest `keep` builds of this machine and as many imported ones, and of
+    /// those the ones that began before `oldest_ms`. Returns how many went. Builds that run are
+    /// kept.
     ///
     /// One listing of a directory where there is nothing to remove.
     ///
@@ -470,9 +475,18 @@ impl History {
     ///
     /// [`HistoryError::Io`] for the first that cannot be removed.
     pub fn prune(&self, keep: usize, oldest_ms: i64, now_ms: i64) -> Result<usize, HistoryError> {
-        let mut removed = 0;
-        for (place, id) in self.ids()?.into_iter().enumerate() {
-            if place < keep && id.started_ms() >= oldest_ms {
+        let ids = self.ids()?;
+        if ids.len() <= keep && ids.last().is_none_or(|id| id.started_ms() >= oldest_ms) {
+            return Ok(0);
+        }
+        let (mut own, mut imported, mut removed) = (0, 0, 0);
+        for id in ids {
+            let kept = match self.directory(id).join(IMPORTED).exists() {
+                true => &mut imported,
+                false => &mut own,
+            };
+            *kept += 1;
+            if *kept <= keep && id.started_ms() >= oldest_ms {
                 continue;
             }
             if !self.is_live(id, now_ms)? && self.remove_directory(id)? {

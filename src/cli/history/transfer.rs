@@ -172,7 +172,8 @@ fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
             false => Given::open(path, &environment.cancel)
                 .map_err(|error| cannot("read", path, &error))?,
         };
-        let imported = history.import(&store, input, &environment.cancel);
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let imported = history.import(&store, input, now_ms, &environment.cancel);
         let imported = imported.map_err(|error| {
             let failure = of_history(error);
             if path.as_os_str() == "-" { failure } else { failure.about(&path.display()) }

@@ -1,6 +1,7 @@
+use super::read::AHEAD_MAX;
 use super::*;
-use crate::cache::Inputs;
-use crate::history::record::{About, Finish};
+use crate::cache::{Cost, Inputs};
+use crate::history::record::{About, Finish, Origin, StepRecord};
 
 const NOW: i64 = 1_790_000_000_000;
 
@@ -78,7 +79,7 @@ impl Kit {
     }
 
     fn import(&self, bytes: &[u8]) -> Result<Vec<Imported>, HistoryError> {
-        self.history.import(&self.store, bytes, &Cancel::new())
+        self.history.import(&self.store, bytes, NOW, &Cancel::new())
     }
 }
 
@@ -227,6 +228,44 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     let cut = archive(&[(TABLE, &two), (&own, &good)]);
     assert!(kit.import(&cut[..700]).is_err());
     assert!(kit.history.ids().unwrap().is_empty());
+}
+
+#[test]
+fn builds_of_the_future_are_refused_and_those_of_a_clock_that_is_ahead_are_not() {
+    let (here, there) = (kit(), kit());
+    let near = here.build(NOW + AHEAD_MAX, 1);
+    assert_eq!(there.import(&here.export(&[near]).unwrap()).unwrap()[0].here, near);
+    let far = here.build(NOW + AHEAD_MAX + 1, 1);
+    let error = there.import(&here.export(&[far]).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("began in the future"), "{error}");
+}
+
+#[test]
+fn imported_builds_are_counted_apart() {
+    let (here, there) = (kit(), kit());
+    let own = there.build(NOW, 1);
+    let sent: Vec<BuildId> = (1..=5).map(|n| here.build(NOW + n, 1)).collect();
+    there.import(&here.export(&sent).unwrap()).unwrap();
+    assert_eq!(there.history.prune(2, 0, NOW).unwrap(), 3);
+    assert_eq!(there.history.ids().unwrap(), [sent[4], sent[3], own]);
+}
+
+#[test]
+fn the_search_for_an_id_ends_and_leaves_nothing() {
+    let (here, there) = (kit(), kit());
+    let ids = [here.build(NOW - 1, 1), here.build(NOW, 1)];
+    let bytes = here.export(&ids).unwrap();
+    let taken = i64::try_from(IDS_MAX).unwrap();
+    for n in 0..taken {
+        fs::create_dir(there.history.directory(BuildId::at(NOW + n))).unwrap();
+    }
+    let error = there.import(&bytes).unwrap_err().to_string();
+    assert!(error.contains("have its id"), "{error}");
+    assert!(!there.history.directory(ids[0]).exists(), "what was claimed is free again");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let error = there.history.import(&there.store, &*bytes, NOW, &cancel).unwrap_err();
+    assert!(matches!(error, HistoryError::Cancelled));
 }
 
 #[test]
