@@ -93,13 +93,16 @@ fn next_rung_of(
     }
     match engine {
         Engine::Kubernetes => {
-            "in the container: securityContext: {seccompProfile: {type: Unconfined}, \
-             appArmorProfile: {type: Unconfined}}"
+            "in the pod: hostUsers: false, and in its container: securityContext: \
+             {capabilities: {add: [SYS_ADMIN]}}; in a cluster without user namespaces: \
+             securityContext: {seccompProfile: {type: Unconfined}, appArmorProfile: {type: \
+             Unconfined}}"
         }
         Engine::GitLab => {
             "in the runner's config.toml: [runners.docker] security_opt = \
-             [\"seccomp:unconfined\", \"apparmor:unconfined\"]; with the Kubernetes executor, \
-             [runners.kubernetes.pod_security_context] seccomp_profile = {type = \"Unconfined\"}"
+             [\"seccomp:unconfined\", \"apparmor:unconfined\"]; with the Kubernetes executor, a \
+             [[runners.kubernetes.pod_spec]] patch of the container build: securityContext: \
+             {seccompProfile: {type: Unconfined}}"
         }
         Engine::GitHub => {
             "in the job: container: {options: --security-opt seccomp=unconfined \
@@ -116,6 +119,28 @@ fn next_rung_of(
         Engine::None => "start builder without the filter of system calls that it was started with",
     }
     .to_owned()
+}
+
+/// Returns the one change of a container that gives commands a `/proc` of their own; `None` where
+/// it is not a container that masks it.
+pub(in crate::cli) fn own_proc(environment: &Environment) -> Option<String> {
+    let change = match Engine::detect(environment) {
+        Engine::None => return None,
+        Engine::Kubernetes => {
+            "in the pod: hostUsers: false, and in its container: securityContext: {procMount: \
+             Unmasked}"
+        }
+        Engine::GitLab => {
+            "in the runner's config.toml: [runners.docker] security_opt = \
+             [\"systempaths=unconfined\"]; with the Kubernetes executor, \
+             [runners.kubernetes.build_container_security_context] proc_mount = \"Unmasked\""
+        }
+        Engine::GitHub => "in the job: container: {options: --security-opt systempaths=unconfined}",
+        Engine::Docker => "docker run --security-opt systempaths=unconfined …",
+        Engine::Podman => "podman run --security-opt unmask=ALL …",
+        Engine::Other => "start the container with --security-opt systempaths=unconfined",
+    };
+    Some(change.to_owned())
 }
 
 /// Ubuntu's way to let one program make user namespaces.
@@ -248,6 +273,7 @@ mod tests {
         let refused = EnterError::Made { errno: libc::EPERM };
         let fix = |engine| next_rung_of(&refused, engine, &none);
         assert!(fix(Engine::Docker).starts_with("docker run --security-opt seccomp=unconfined"));
+        assert!(fix(Engine::Kubernetes).contains("hostUsers: false"));
         assert!(fix(Engine::Kubernetes).contains("seccompProfile: {type: Unconfined}"));
         assert!(fix(Engine::GitLab).contains("config.toml"));
         assert!(fix(Engine::GitHub).starts_with("in the job: container:"));

@@ -57,6 +57,7 @@ pub use enter::{EnterError, Standing, enter};
 pub use error::SandboxError;
 pub use idmap::{Extent, IdMap};
 pub use ids::{Ids, choose_map, owns_machine};
+pub use mounts::PROC_IS_MASKED;
 pub use network::{NetworkOptions, Port, Transport};
 pub use options::SandboxOptions;
 pub use policy::{

@@ -24,6 +24,10 @@ pub enum Pod {
     Restricted,
 }
 
+/// Where the root of a container is mounted, in a mount namespace of its own: not in the kit's
+/// directory, in which the container would find it again, with a `/proc` that nothing masks.
+const ROOT: &str = "/mnt";
+
 const PODMAN_PROFILE: &str = "/usr/share/containers/seccomp.json";
 
 /// Docker's capabilities.
@@ -232,7 +236,7 @@ impl Run {
         }
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
         fs::set_permissions(lower.join("tmp"), all).expect("chmod");
-        for name in ["upper", "work", "rootfs", "state"] {
+        for name in ["upper", "work", "state"] {
             make_dir(&dir.join(name));
         }
         fs::copy(super::base::BUSYBOX, lower.join("bin/busybox")).expect("copy busybox");
@@ -244,20 +248,25 @@ impl Run {
         }
         fs::write(lower.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("write");
         let ids = self.user.as_ref().map_or((0, 0), |user| (user.uid, user.gid));
-        let mut config = pod.config(&self.command, &dir.join("rootfs"), &kit, ids);
+        let mut config = pod.config(&self.command, Path::new(ROOT), &kit, ids);
         if Path::new("/usr/lib64").is_dir() {
             let loader = json!({"destination": "/usr/lib64", "type": "bind", "source": "/usr/lib64",
                 "options": ["rbind", "ro"]});
             config["mounts"].as_array_mut().expect("mounts").push(loader);
         }
         change(&mut config);
+        if let Some(root) = config["linux"]["uidMappings"][0]["hostID"].as_u64() {
+            let mut chown = Command::new("chown");
+            let done = chown.args(["-R", &root.to_string()]).arg(&dir).status().expect("chown");
+            assert!(done.success(), "{chown:?}");
+        }
         fs::write(dir.join("config.json"), config.to_string()).expect("write");
         let id = dir.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
         let id = format!("builder-{}-{id}", std::process::id());
         let script = "cd \"$0\" && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work \
-                      overlay rootfs && exec runc --root \"$0/state\" run --bundle \"$0\" \"$1\"";
+                      overlay \"$2\" && exec runc --root \"$0/state\" run --bundle \"$0\" \"$1\"";
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--", "sh", "-c", script]).arg(&dir).arg(id);
+        command.args(["--mount", "--", "sh", "-c", script]).arg(&dir).args([&id, ROOT]);
         command.env_clear().env("PATH", super::PATH).stdin(Stdio::null()).current_dir(&kit);
         self.command = command;
         self.user = None;

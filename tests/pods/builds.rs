@@ -121,3 +121,64 @@ fn user_zero_that_may_not_map_itself_hears_of_another_user() {
     let outcome = kit.build().in_pod_where(Pod::Podman, without_setfcap).fails(5);
     outcome.says(&["that takes CAP_SETFCAP", "another user than 0"]);
 }
+
+#[test]
+fn a_pod_with_users_of_its_own_has_the_first_rung_where_it_may_mount() {
+    if !Pod::can_run() {
+        return;
+    }
+    let plain = Kit::new();
+    plain.dockerfile(COMMANDS);
+    let wanted = digest(&plain, |run| run);
+    let user = users::without_ranges();
+    let kit = Kit::of(user);
+    kit.dockerfile(COMMANDS);
+    assert_eq!(digest(&kit, |run| run.in_pod_where(Pod::DockerAdmin, own_users)), wanted);
+}
+
+#[test]
+fn doctor_names_the_change_of_the_place_that_unmasks_proc() {
+    if !Pod::can_run() {
+        return;
+    }
+    let unmask = |config: &mut serde_json::Value| {
+        config["linux"]["maskedPaths"] = serde_json::json!([]);
+        config["linux"]["readonlyPaths"] = serde_json::json!([]);
+    };
+    let own = |kit: Kit, pod: Pod, change: fn(&mut serde_json::Value)| {
+        let doctor = || kit.builder(["doctor"]).env("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+        let found = doctor().in_pod_where(pod, change).ok().stdout();
+        for text in ["confinement namespaces", "/proc is masked", "{procMount: Unmasked}"] {
+            assert!(found.contains(text), "{found}");
+        }
+        let changed = |config: &mut serde_json::Value| {
+            change(config);
+            unmask(config);
+        };
+        let found = doctor().in_pod_where(pod, changed).ok().stdout();
+        assert!(!found.contains("masked"), "{found}");
+    };
+    own(Kit::new(), Pod::Podman, |_| {});
+    own(Kit::of(users::without_ranges()), Pod::DockerAdmin, own_users);
+}
+
+/// `hostUsers: false` of Kubernetes: root of the container is the kit's user.
+fn own_users(config: &mut serde_json::Value) {
+    use serde_json::json;
+    let map = |id: &serde_json::Value| {
+        json!([{"containerID": 0, "hostID": id, "size": 1},
+            {"containerID": 1, "hostID": 1_000_000, "size": 65_535}])
+    };
+    let user = config["process"]["user"].clone();
+    config["linux"]["uidMappings"] = map(&user["uid"]);
+    config["linux"]["gidMappings"] = map(&user["gid"]);
+    config["process"]["user"] = json!({"uid": 0, "gid": 0});
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    // The kernel mounts no other one: the network is the machine's.
+    for mount in config["mounts"].as_array_mut().unwrap() {
+        if mount["destination"] == "/sys" {
+            *mount = json!({"destination": "/sys", "type": "bind", "source": "/sys",
+                "options": ["rbind", "ro"]});
+        }
+    }
+}

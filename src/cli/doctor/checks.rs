@@ -6,7 +6,8 @@ use crate::cli::Environment;
 use crate::cli::security::SecurityArgs;
 use crate::cli::{failure, place};
 use crate::sandbox::{
-    Control, Ids, Inputs, NetworkMode, OsBytes, RunSpec, Rung, Sandbox, Security, Standing, Stdio,
+    Control, Ids, Inputs, NetworkMode, OsBytes, PROC_IS_MASKED, RunSpec, Rung, Sandbox, Security,
+    Standing, Stdio,
 };
 use crate::snapshot::{self, MountOptions, Scratch};
 use crate::store::{Store, StorePart};
@@ -309,7 +310,21 @@ fn network(sandbox: &Sandbox) -> Check {
 fn whole(store: &Store, sandbox: &Sandbox, environment: &Environment) -> Check {
     /// What init says of a program that is not there.
     const NOT_FOUND: i32 = 127;
-    match run_in_sandbox(store, sandbox, environment, None) {
+    // What was noticed before belongs to other checks.
+    drop(sandbox.take_notices());
+    let ended = run_in_sandbox(store, sandbox, environment, None);
+    let notices = sandbox.take_notices();
+    match ended {
+        Ok(NOT_FOUND) if !notices.is_empty() => {
+            let found = format!("a whole one was made; {}", notices.join("; "));
+            let check =
+                Check::new("sandbox", Health::Degraded, found, "RUN steps can run, confined less");
+            let is_masked = notices.iter().any(|notice| notice == PROC_IS_MASKED);
+            match is_masked.then(|| place::own_proc(environment)).flatten() {
+                Some(change) => check.fixed_by(change),
+                None => check,
+            }
+        }
         Ok(NOT_FOUND) => {
             Check::new("sandbox", Health::Ok, "a whole one was made", "RUN steps can run")
         }

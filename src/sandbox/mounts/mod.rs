@@ -69,6 +69,11 @@ pub(super) struct Tree {
 const IN_CHROOT: &str = "making mounts private in a chroot whose root is a directory (make it a mount \
                          first: mount --bind DIR DIR && chroot DIR)";
 
+/// The notice of a container around the builder that masks parts of its `/proc`: the kernel mounts
+/// none that shows more.
+pub const PROC_IS_MASKED: &str = "/proc is masked by a container around the builder; commands see \
+                                  that one, with the processes outside their sandbox";
+
 const NOTHING_SPECIAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
@@ -270,14 +275,8 @@ impl Building<'_> {
     /// Mounts `/proc`, and returns the mount. Its directory stays where it had to be made.
     fn proc(&mut self) -> Result<OwnedFd, Fault> {
         let proc = match make("proc", &[], NOTHING_SPECIAL) {
-            // The kernel mounts no /proc that shows more than the existing one, which a
-            // container around us has masked in parts.
             Err(Fault::Failed { errno: libc::EPERM, .. }) => {
-                self.notices.push(
-                    "/proc is masked by a container around the builder; commands see that one, \
-                     with the processes outside their sandbox"
-                        .to_owned(),
-                );
+                self.notices.push(PROC_IS_MASKED.to_owned());
                 clone_all("/proc", NOTHING_SPECIAL)?
             }
             made => made?,
