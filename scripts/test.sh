@@ -30,7 +30,8 @@ declare -A tools=(
     [rootless]="slirp4netns=slirp4netns pasta=passt newuidmap=uidmap useradd=passwd ip=iproute2
         mmdebstrap=mmdebstrap"
     [cgroup_v2]="qemu-system-x86_64=qemu-system-x86"
-    [pods]="runc=runc useradd=passwd docker-registry=docker-registry htpasswd=apache2-utils
+    [pods]="runc=runc useradd=passwd docker-registry=docker-registry htpasswd=apache2-utils skopeo=skopeo
+        openssl=openssl mmdebstrap=mmdebstrap dpkg-deb=dpkg
         /usr/share/containers/seccomp.json=golang-github-containers-common"
     [crash]="useradd=passwd newuidmap=uidmap"
     [hostile_images]=""

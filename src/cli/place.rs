@@ -144,7 +144,7 @@ pub(in crate::cli) fn own_proc(environment: &Environment) -> Option<String> {
 }
 
 /// Ubuntu's way to let one program make user namespaces.
-const APPARMOR_PROFILE: &str = "sh -c 'printf \"abi <abi/4.0>,\\nprofile builder \
+pub(in crate::cli) const APPARMOR_PROFILE: &str = "sh -c 'printf \"abi <abi/4.0>,\\nprofile builder \
     /usr/{,local/}bin/builder flags=(unconfined) { userns, }\\n\" > /etc/apparmor.d/builder && \
     apparmor_parser -r /etc/apparmor.d/builder'";
 
@@ -286,6 +286,15 @@ mod tests {
         let ubuntu = |path: &str| path.ends_with("_userns").then(|| "1".to_owned());
         let fix = next_rung_of(&refused, Engine::None, &ubuntu);
         assert!(fix.contains("apparmor_parser -r"), "{fix}");
+        // It is the profile that packages have.
+        let words = |text: &str| text.replace("\\n", " ").split_whitespace().collect::<String>();
+        let packaged = words(&include_str!("../../deploy/apparmor").replace("userns,", "userns, "));
+        for part in ["abi <abi/4.0>,", "/usr/{,local/}bin/builder flags=(unconfined) { userns, }"] {
+            assert!(
+                words(&fix).contains(&words(part)) && packaged.contains(&words(part)),
+                "{part}"
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ pub mod fault;
 pub mod foreign;
 pub mod landlock;
 pub mod mount;
+#[cfg(target_env = "gnu")]
+pub mod names;
 pub mod notify;
 pub mod process;
 pub mod remove;

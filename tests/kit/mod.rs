@@ -17,6 +17,7 @@ pub mod host;
 pub mod narrow;
 mod outcome;
 pub mod pod;
+pub mod release;
 pub mod running;
 pub mod users;
 pub mod wait;

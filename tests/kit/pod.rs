@@ -7,7 +7,7 @@
 use super::{BUILDER, Run, host, make_dir};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A kind of container.
@@ -185,12 +185,10 @@ impl Pod {
             mount("/dev/shm", "tmpfs", json!(["nosuid", "noexec", "nodev", "mode=1777"])),
             mount("/sys", "sysfs", json!(["nosuid", "noexec", "nodev", "ro"])),
             mount("/tmp", "tmpfs", json!(["mode=1777"])),
-            bind("/usr/lib", "ro"),
-            bind(Path::new(BUILDER).to_str().expect("UTF-8"), "ro"),
             bind(super::base::layout().to_str().expect("UTF-8"), "ro"),
             bind(kit.to_str().expect("UTF-8"), "rw"),
         ];
-        for path in ["/etc/ssl", "/etc/resolv.conf", "/etc/hosts"] {
+        for path in ["/etc/resolv.conf", "/etc/hosts"] {
             mounts.extend(Path::new(path).exists().then(|| bind(path, "ro")));
         }
         json!({
@@ -225,20 +223,14 @@ impl Run {
     }
 
     /// As [`in_pod`](Self::in_pod), with a configuration that is changed first.
-    pub fn in_pod_where(mut self, pod: Pod, change: impl FnOnce(&mut Value)) -> Self {
-        let kit = self.command.get_current_dir().expect("the kit's").to_owned();
-        let dir = tempfile::Builder::new().prefix("pod-").tempdir_in(&kit).expect("a directory");
-        // It goes with the kit: the container may outlive this value.
-        let dir = dir.keep();
+    pub fn in_pod_where(self, pod: Pod, change: impl FnOnce(&mut Value)) -> Self {
+        let dir = self.new_pod();
         let lower = dir.join("lower");
         for name in ["bin", "etc", "proc", "dev", "sys", "tmp", "usr/lib64", "var/lib", "root"] {
             make_dir(&lower.join(name));
         }
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
         fs::set_permissions(lower.join("tmp"), all).expect("chmod");
-        for name in ["upper", "work", "state"] {
-            make_dir(&dir.join(name));
-        }
         fs::copy(super::base::BUSYBOX, lower.join("bin/busybox")).expect("copy busybox");
         for applet in ["sh", "ls", "cat", "stat", "id", "mkdir", "rm", "grep", "chmod", "kill"] {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).expect("link");
@@ -247,26 +239,58 @@ impl Run {
             std::os::unix::fs::symlink(target, lower.join(name)).expect("link");
         }
         fs::write(lower.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("write");
+        let of_machine = |path: &str| json!({"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]});
+        let program = Path::new(BUILDER).to_str().expect("UTF-8");
+        self.run_pod(&dir, &lower, pod, |config| {
+            let mounts = config["mounts"].as_array_mut().expect("mounts");
+            let paths = ["/usr/lib", "/usr/lib64", "/etc/ssl", program];
+            mounts
+                .extend(paths.into_iter().filter(|path| Path::new(path).exists()).map(of_machine));
+            change(config);
+        })
+    }
+
+    /// As [`in_pod_where`](Self::in_pod_where), in a container whose root is that of an image, unpacked
+    /// in a directory that stays as it is.
+    pub fn in_pod_of(self, pod: Pod, root: &Path, change: impl FnOnce(&mut Value)) -> Self {
+        let dir = self.new_pod();
+        self.run_pod(&dir, root, pod, change)
+    }
+
+    /// A directory for a container. It goes with the kit: the container may outlive this value.
+    fn new_pod(&self) -> PathBuf {
+        let kit = self.command.get_current_dir().expect("the kit's");
+        let dir = tempfile::Builder::new().prefix("pod-").tempdir_in(kit).expect("a directory");
+        dir.keep()
+    }
+
+    fn run_pod(
+        mut self,
+        dir: &Path,
+        lower: &Path,
+        pod: Pod,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
+        let kit = self.command.get_current_dir().expect("the kit's").to_owned();
+        for name in ["upper", "work", "state"] {
+            make_dir(&dir.join(name));
+        }
         let ids = self.user.as_ref().map_or((0, 0), |user| (user.uid, user.gid));
         let mut config = pod.config(&self.command, Path::new(ROOT), &kit, ids);
-        if Path::new("/usr/lib64").is_dir() {
-            let loader = json!({"destination": "/usr/lib64", "type": "bind", "source": "/usr/lib64",
-                "options": ["rbind", "ro"]});
-            config["mounts"].as_array_mut().expect("mounts").push(loader);
-        }
         change(&mut config);
         if let Some(root) = config["linux"]["uidMappings"][0]["hostID"].as_u64() {
             let mut chown = Command::new("chown");
-            let done = chown.args(["-R", &root.to_string()]).arg(&dir).status().expect("chown");
+            let done = chown.args(["-R", &root.to_string()]).arg(dir).status().expect("chown");
             assert!(done.success(), "{chown:?}");
         }
         fs::write(dir.join("config.json"), config.to_string()).expect("write");
         let id = dir.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
         let id = format!("builder-{}-{id}", std::process::id());
-        let script = "cd \"$0\" && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work \
-                      overlay \"$2\" && exec runc --root \"$0/state\" run --bundle \"$0\" \"$1\"";
+        let script = "cd \"$0\" && \
+                      mount -t overlay -o \"lowerdir=$3,upperdir=upper,workdir=work\" overlay \"$2\" && \
+                      exec runc --root \"$0/state\" run --bundle \"$0\" \"$1\"";
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--", "sh", "-c", script]).arg(&dir).args([&id, ROOT]);
+        command.args(["--mount", "--", "sh", "-c", script]).arg(dir).args([&id, ROOT]).arg(lower);
         command.env_clear().env("PATH", super::PATH).stdin(Stdio::null()).current_dir(&kit);
         self.command = command;
         self.user = None;

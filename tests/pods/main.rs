@@ -17,3 +17,4 @@ mod server;
 mod builds;
 mod chroot;
 mod commands;
+mod release;

@@ -210,7 +210,7 @@ fn ids(sandbox: &Sandbox, standing: Standing) -> Check {
     } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref()
         == Some("1")
     {
-        Some("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+        Some(place::APPARMOR_PROFILE)
     } else {
         None
     };
