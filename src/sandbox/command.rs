@@ -24,7 +24,6 @@ use super::protocol::{self, InitMessage, RunRequest};
 use super::seccomp::Program;
 use super::supervisor::Task;
 use super::users::Identity;
-use crate::layer::owner;
 use crate::sys::landlock::Domain;
 use crate::sys::notify::load_filter_with_listener;
 use crate::sys::process;
@@ -39,7 +38,7 @@ pub(super) struct Command<'a> {
     identity: &'a Identity,
     keep: u64,
     confinement: Option<&'a Program>,
-    supervisor: Option<&'a Program>,
+    supervisor: Option<(Task, &'a Program)>,
     /// What files it reaches, where it has no namespaces.
     domain: Option<&'a Domain>,
     /// Device numbers of the file systems that were made for this step.
@@ -104,8 +103,8 @@ impl<'a> Command<'a> {
         let programs = programs.collect();
         let withheld = if request.chroot.is_some() { chroot::WITHHELD } else { 0 };
         let keep = capabilities(spec)? & !withheld;
-        let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
-        let supervisor = filters.supervisor.filter(|_| task.is_some_and(|task| task.serves(keep)));
+        let task = Task::of(request);
+        let supervisor = task.filter(|task| task.serves(keep)).zip(filters.supervisor);
         Ok(Self {
             argv,
             env,
@@ -228,12 +227,22 @@ impl<'a> Command<'a> {
         }
         // Before the ids change, while CAP_SYS_ADMIN is held: the other way to be allowed, to give
         // up gaining privileges for good, breaks sudo and su inside.
-        if let Some(filter) = self.supervisor {
-            match load_filter_with_listener(filter) {
+        if let Some((task, filter)) = self.supervisor {
+            match (task, load_filter_with_listener(filter)) {
                 // A builder around this one keeps up the same appearances, for us too.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && owner::is_recorded() => {
+                (Task::Owners, Err(error)) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                (Task::Paths, Err(error)) => {
+                    let text = format!("{} (no supervisor: {error})", chroot::NO_PROC);
+                    protocol::send(control, &InitMessage::Notice { text }, &[])
+                        .doing(|| "reporting to the builder")?;
                 }
-                listener => {
+                (Task::Paths, Ok(listener)) => {
+                    let keeper = rustix::process::getppid();
+                    let keeper = keeper.map_or(0, |pid| pid.as_raw_nonzero().get());
+                    protocol::send(control, &InitMessage::Served { keeper }, &[listener.as_fd()])
+                        .doing(|| "reporting to the builder")?;
+                }
+                (_, listener) => {
                     let listener = listener.doing(|| "loading a second filter")?;
                     let report = InitMessage::Supervised { own: self.own.clone() };
                     protocol::send(control, &report, &[listener.as_fd()])

@@ -38,6 +38,7 @@ mod options;
 mod policy;
 #[doc(hidden)]
 pub mod probe;
+mod procfs;
 mod program;
 mod protocol;
 mod relay;

@@ -136,6 +136,12 @@ pub(super) enum InitMessage {
         /// Numbers of the file systems that belong to the sandbox alone, where devices may be made.
         own: Vec<u64>,
     },
+    /// The command is about to start in a root directory; its calls with paths arrive at the descriptor
+    /// attached.
+    Served {
+        /// The number of its keeper.
+        keeper: i32,
+    },
     /// Setting up failed.
     Failed {
         /// What was being done.
@@ -183,6 +189,7 @@ impl InitMessage {
             Self::Ready { .. } => "ready",
             Self::Notice { .. } => "notice",
             Self::Supervised { .. } => "supervised",
+            Self::Served { .. } => "served",
             Self::Failed { .. } => "failed",
             Self::UnmappedId { .. } => "unmapped id",
             Self::Refused { .. } => "refused",

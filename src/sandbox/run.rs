@@ -23,7 +23,7 @@ use super::options::SandboxOptions;
 use super::policy::{NetworkMode, Ulimit};
 use super::protocol::{self, RunRequest, SourceFd, SpawnRequest, StdioFds};
 use super::relay::{self, Copy, StreamKind};
-use super::session::{Ended, Session, Streams};
+use super::session::{Ended, Kept, Session, Streams};
 use super::spec::{Exit, MountKind, Oom, RunSpec, Security, Stream, Usage};
 use super::{Inputs, SandboxError, Source, Stdio, error, mounts};
 use crate::cgroup::{Cgroup, Cgroups, Limits, Substitute};
@@ -323,7 +323,10 @@ impl Sandbox {
         let streams = plan.finish();
         let mut session = Session::new(ours, streams);
         if placed.is_some() {
-            session.keep();
+            let root = inputs.root.try_clone_to_owned();
+            let root = root.map_err(|error| SandboxError::io("cannot copy a descriptor", error))?;
+            let has_network = spec.policy.network != NetworkMode::None;
+            session.keep(Kept { root, has_network });
         }
         let outcome = session.follow(spec, inputs, cancel, control, output);
         lock(&self.running).groups.remove(&number);
@@ -339,6 +342,7 @@ impl Sandbox {
         mounts::remove_stubs(inputs.root, &session.stubs);
         if let Some(placed) = placed {
             if session.has_ended_all() {
+                session.end_service();
                 placed.take_out()?;
             } else {
                 // A process that is left could be led out of the tree by what is moved out of it.

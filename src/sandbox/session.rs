@@ -4,7 +4,7 @@ use super::protocol::{self, InitMessage, Order, Stub};
 use super::relay::{Copy, Relays, StreamKind};
 use super::run::Control;
 use super::spec::{MountKind, RunSpec, Stream};
-use super::{Inputs, SandboxError, Source, Stdio, agent, mounts, supervisor};
+use super::{Inputs, SandboxError, Source, Stdio, agent, chroot, mounts, supervisor};
 use crate::cgroup::Cgroup;
 use crate::sys::cancel::Cancel;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -67,8 +67,19 @@ pub(super) struct Session {
     pub(super) failed: Option<SandboxError>,
     closed: bool,
     ready: bool,
-    /// Whether the command has a keeper in the place of an init.
-    is_kept: bool,
+    /// Set when the command has a keeper in the place of an init: what it is served.
+    kept: Option<Kept>,
+    /// The thread that serves it, and returns what the user is to know.
+    server: Option<std::thread::JoinHandle<Option<String>>>,
+}
+
+/// A command in a root directory.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Its root directory.
+    pub(super) root: OwnedFd,
+    /// Whether it has a network.
+    pub(super) has_network: bool,
 }
 
 impl Session {
@@ -91,13 +102,36 @@ impl Session {
             failed: None,
             closed: false,
             ready: false,
-            is_kept: false,
+            kept: None,
+            server: None,
         }
     }
 
     /// Says that the command has a keeper in the place of an init.
-    pub(super) fn keep(&mut self) {
-        self.is_kept = true;
+    pub(super) fn keep(&mut self, kept: Kept) {
+        self.kept = Some(kept);
+    }
+
+    /// Starts to serve `/proc`.
+    fn serve(&mut self, listener: OwnedFd, keeper: i32) -> Result<(), SandboxError> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let root = kept
+            .root
+            .try_clone()
+            .map_err(|error| SandboxError::io("cannot copy a descriptor", error))?;
+        let service = chroot::Service { root, keeper, has_network: kept.has_network };
+        let thread = std::thread::Builder::new().name("supervisor".into());
+        let started = thread.spawn(move || chroot::serve(&listener, &service));
+        self.server =
+            Some(started.map_err(|error| SandboxError::io("cannot start a thread", error))?);
+        Ok(())
+    }
+
+    /// Waits until nothing is served any more, as it is when no process is left.
+    pub(super) fn end_service(&mut self) {
+        if let Some(Ok(Some(notice))) = self.server.take().map(std::thread::JoinHandle::join) {
+            self.notices.push(notice);
+        }
     }
 
     /// Serves the sandbox until its command has ended or it failed.
@@ -173,6 +207,11 @@ impl Session {
             InitMessage::Supervised { own } => {
                 if let Some(listener) = fds.pop() {
                     start("supervisor", move || supervisor::serve(&listener, &own).ok())?;
+                }
+            }
+            InitMessage::Served { keeper } => {
+                if let Some(listener) = fds.pop() {
+                    self.serve(listener, keeper)?;
                 }
             }
             InitMessage::Failed { doing, errno } => {
@@ -272,7 +311,7 @@ impl Session {
     pub(super) fn kill(&self, group: &Cgroup) {
         // The init's death is the death of its whole pid namespace. A keeper has to end all that it
         // keeps first.
-        let signal = match self.is_kept {
+        let signal = match self.kept.is_some() {
             true => rustix::process::Signal::TERM,
             false => rustix::process::Signal::KILL,
         };

@@ -80,7 +80,7 @@ fn answer(
                 let filter = seccomp::for_spec(&request.spec).map_err(Fault::Refused)?;
                 filters.insert(key.clone(), filter);
             }
-            let task = Task::under(request.userns.as_ref().map(|(_, map)| map));
+            let task = Task::of(&request);
             let supervisor = format!("supervisor {task:?}");
             if let Some(task) = task.filter(|_| !filters.contains_key(&supervisor)) {
                 let filter = seccomp::for_supervisor(task).map_err(Fault::Refused)?;

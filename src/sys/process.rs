@@ -274,6 +274,49 @@ impl Drop for FsIds {
     }
 }
 
+/// While it lives, this thread is another user in all but its saved ids, which are the way back, and
+/// no capability has effect but some.
+#[derive(Debug)]
+pub struct Standing {
+    before: Option<(rustix::process::Uid, rustix::process::Gid)>,
+    capabilities: CapabilitySets,
+}
+
+impl Standing {
+    /// Becomes the user. Takes `CAP_SETUID` and `CAP_SETGID` where that is another.
+    ///
+    /// # Errors
+    ///
+    /// What the calls say.
+    pub fn take(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<Self> {
+        use rustix::process::{Gid, Uid, getgid, getuid};
+        use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+        let capabilities = rustix::thread::capabilities(None)?;
+        let own = (getuid(), getgid());
+        let mut guard = Self { before: None, capabilities };
+        if (own.0.as_raw(), own.1.as_raw()) != (uid, gid) {
+            guard.before = Some(own);
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            set_thread_res_gid(gid, gid, own.1)?;
+            set_thread_res_uid(uid, uid, own.0)?;
+        }
+        let effective = capabilities.permitted & keep;
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, ..capabilities })?;
+        Ok(guard)
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+        if let Some((uid, gid)) = self.before {
+            set_thread_res_uid(uid, uid, uid).ok();
+            set_thread_res_gid(gid, gid, gid).ok();
+        }
+        rustix::thread::set_capabilities(None, self.capabilities).ok();
+    }
+}
+
 /// Moves standard input to a descriptor of its own, closed on exec, and closes every other
 /// descriptor but the three standard ones. Meant for the first lines of a program that was started
 /// with descriptors it does not know.

@@ -46,6 +46,22 @@ pub fn statx_bytes(
     finish(status, bytes, places, owner)
 }
 
+/// Returns the `struct statfs` of the file system of a file, as native programs get it.
+///
+/// # Errors
+///
+/// What fstatfs(2) says.
+pub fn statfs_bytes(file: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; size_of::<libc::statfs>()];
+    // SAFETY: the kernel writes one `struct statfs`, whose size the buffer has.
+    let status = unsafe { libc::syscall(libc::SYS_fstatfs, file.as_raw_fd(), bytes.as_mut_ptr()) };
+    if status < 0 {
+        let number = std::io::Error::last_os_error().raw_os_error();
+        return Err(Errno::from_raw_os_error(number.unwrap_or(libc::EIO)));
+    }
+    Ok(bytes)
+}
+
 fn finish(
     status: libc::c_long,
     mut bytes: Vec<u8>,

@@ -148,6 +148,61 @@ fn commands_reach_nothing_outside_their_root_directory() {
     assert!(outcome.stdout().contains("watched to the end"), "{}", outcome.stdout());
 }
 
+#[test]
+fn what_proc_shows_is_the_commands_own_and_leads_nowhere() {
+    if !Pod::can_run() {
+        return;
+    }
+    let kit = kit();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/attempts_proc.c");
+    let program = kit.path("proc-attempt");
+    let words = ["cc", "-static", "-O1", "-pthread", "-o", program.to_str().unwrap(), source];
+    host::tool(&words);
+    kit.dockerfile(
+        "FROM fixture/base\nCOPY proc-attempt /\nRUN ln -s /proc/self/mounts /mtab\n\
+         RUN [\"/proc-attempt\"]\n\
+         USER app\nRUN [\"/proc-attempt\"]\n",
+    );
+    let script = kit.out("script");
+    let text = "set -e\necho untouched >/witness\nchmod 600 /witness\n\"$@\" >/tmp/said 2>&1 || s=$?\n\
+        cat /tmp/said\n[ \"$(stat -c %a:%u:%g /witness)\" = 600:0:0 ]\nexit ${s:-0}\n";
+    fs::write(&script, text).unwrap();
+    let base = format!("fixture/base=oci-layout://{}", crate::kit::base::layout().display());
+    let run = kit.command("/bin/sh").arg(&script).arg(kit.builder([""; 0]).program());
+    let run = run.args(["build", "--progress=plain", "--build-context", &base]).arg(kit.path(""));
+    let text = run.env("BUILDER_ROOT", kit.store()).in_pod(Pod::Docker).ok().stdout();
+    assert_eq!(text.matches("all was tried").count(), 2, "{text}");
+    assert!(!text.contains("BREACH"), "{text}");
+    assert!(!text.contains("lacks"), "{text}");
+}
+
+#[test]
+fn programs_that_look_at_themselves_work_in_a_root_directory() {
+    if !Pod::can_run() {
+        return;
+    }
+    let (plain, pod) = (kit(), kit());
+    let dockerfile = "FROM fixture/base\n\
+        RUN echo in | cat /dev/stdin > /in && cat /in > /dev/stdout && echo err > /dev/stderr\n\
+        RUN readlink /proc/self/exe > /exe && cat /proc/self/comm > /comm && ls /proc/self/fd | wc -l > /fds\n\
+        RUN ln -s /dev/stdout /log && echo through a link > /log && ls -l /dev/fd/ > /dev/null\n\
+        RUN grep -c ^processor /proc/cpuinfo > /dev/null && df / > /dev/null && nproc > /dev/null && ps > /dev/null\n\
+        RUN exec 5>/five && echo five > /proc/self/fd/5 && test -e /proc/$$/fd/5 && cd /proc/self && cat status > /dev/null\n\
+        RUN test ! -e /proc/1/root && ! cat /proc/1/environ && ! echo 1 > /proc/sys/kernel/panic\n\
+        RUN su app -s /bin/sh -c 'readlink /proc/self/exe; cat /proc/self/comm' > /app\n";
+    let only_own =
+        |text: &str| text.replace("test ! -e /proc/1/root && ! cat /proc/1/environ && ", "");
+    plain.dockerfile(&only_own(dockerfile));
+    let built = plain.build_showing("plain").ok();
+    built.says(&["through a link", " err\n"]);
+    pod.dockerfile(dockerfile);
+    pod.build_showing("plain").in_pod(Pod::Docker).ok().says(&["through a link", " err\n"]);
+    for kit in [&plain, &pod] {
+        kit.dockerfile(&only_own(dockerfile));
+    }
+    assert_eq!(digest(&pod, |run| run.in_pod(Pod::Docker)), digest(&plain, |run| run));
+}
+
 /// Packages with accounts, set-id programs, hard links and scripts that run as they are installed.
 const DEBIAN: &str = "\
 FROM debian:bookworm

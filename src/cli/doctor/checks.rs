@@ -163,7 +163,7 @@ fn confinement(environment: &Environment) -> Check {
             "confinement",
             Health::Degraded,
             format!("chroot and Landlock; {error}"),
-            "RUN steps get a root directory of their own: /proc and /sys are empty there, and the network is the container's",
+            "RUN steps get a root directory of their own: /sys is empty there, and the network is the container's",
         )
         .fixed_by(place::next_rung(error, environment)),
         Some(error) => Check::new(

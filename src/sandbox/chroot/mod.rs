@@ -14,11 +14,13 @@
 //! | system calls | the filter of the first rung |
 //! | what is left at the end | the keeper is the subreaper of all of it, and kills until nothing is left |
 //!
-//! `/proc` and `/sys` are empty. The network is the container's.
+//! `/proc` is served ([`serve`]), `/sys` is empty. The network is the container's.
 
 mod placed;
+mod serve;
 
 pub(super) use placed::{OPENING, Placed};
+pub(super) use serve::{Service, serve};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -43,8 +45,11 @@ use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
 
 /// What a user is to know, once.
 pub(super) const NOTICE: &str = "commands run in a root directory of their own, not in namespaces: \
-    /proc and /sys are empty, sudo and set-user-id programs gain nothing, and the network is the \
-    container's";
+    /sys is empty, sudo and set-user-id programs gain nothing, and the network is the container's";
+
+/// What a user is to know where `/proc` cannot be served.
+pub(super) const NO_PROC: &str = "/proc of commands is empty, so that a JRE, rustc, /dev/stdin and \
+    <(…) of bash fail";
 
 /// Refuses what takes a namespace.
 pub(super) fn check(spec: &RunSpec, stdio: &Stdio<'_>) -> Result<(), SandboxError> {
@@ -181,8 +186,6 @@ fn prepare(
         init::set_ulimit(limit)?;
     }
 
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .doing(|| "opening /dev/null")?;
     let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening /proc")?;
     let root = fds.take(request.root)?;
@@ -192,6 +195,9 @@ fn prepare(
     rustix::process::fchdir(&root).doing(|| "entering the root")?;
     rustix::process::chroot(".").doing(|| "changing the root")?;
     rustix::process::chdir("/").doing(|| "entering the new root")?;
+    // The tree's own: the mode of the container's could be changed by who has it open.
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening /dev/null")?;
     let stdio = init::stdio(request, &fds, &null, None)?;
     let mut agents = Vec::new();
     for &index in &request.listeners {

@@ -170,6 +170,7 @@ pub(super) fn for_supervisor(task: Task) -> Result<Program, String> {
     let rules = match task {
         Task::Devices => supervisor::devices(),
         Task::Owners => supervisor::appearances(),
+        Task::Paths => supervisor::paths(),
     };
     compile(&Profile { default: Action::Allow, rules }, Action::Allow, NATIVE)
 }

@@ -15,6 +15,19 @@ const APPEARANCES: &str = "
     getgid32 getegid32 getresgid32 setgid32 setregid32 setresgid32 setfsgid32
     getgroups setgroups getgroups32 setgroups32";
 
+/// Calls that name a file that may be one of `/proc`.
+const PATHS: &str = "
+    open openat openat2 creat
+    stat lstat newfstatat statx stat64 lstat64 fstatat64
+    readlink readlinkat access faccessat faccessat2 statfs
+    getxattr lgetxattr listxattr llistxattr
+    chdir execve";
+
+/// All calls that name a file.
+pub(super) fn paths() -> Vec<Rule> {
+    PATHS.split_whitespace().map(|name| notify(name, Vec::new())).collect()
+}
+
 /// Nodes that no process can make in a user namespace.
 pub(super) fn devices() -> Vec<Rule> {
     let kinds = [libc::S_IFCHR, libc::S_IFBLK];

@@ -53,13 +53,13 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::caps;
-use super::idmap::IdMap;
+use super::protocol::RunRequest;
 use super::seccomp;
 use crate::layer::owner;
 use crate::sys::notify::{self, Answer, Call};
 use create::NewNode;
 use credentials::{Change, Credentials, Query, Register, Width};
-use ownership::StatFormat;
+pub(super) use ownership::{StatFormat, narrow};
 use target::{Name, Target};
 
 /// Serves calls until no process is left that could make one. Meant for a thread of its own, whose
@@ -107,12 +107,15 @@ pub(super) enum Task {
     Devices,
     /// Emulates owners and users.
     Owners,
+    /// Serves `/proc` to a command in a root directory, see [`super::chroot`].
+    Paths,
 }
 
 impl Task {
-    /// Returns what a command needs whose ids are mapped so, or are the builder's.
-    pub(super) fn under(map: Option<&IdMap>) -> Option<Self> {
-        match map {
+    /// Returns what a command needs.
+    pub(super) fn of(request: &RunRequest) -> Option<Self> {
+        match request.userns.as_ref().map(|(_, map)| map) {
+            _ if request.chroot.is_some() => Some(Self::Paths),
             _ if owner::is_recorded() => Some(Self::Owners),
             Some(map) if map.translates() => Some(Self::Devices),
             // The builder may no more than the command.
@@ -122,7 +125,7 @@ impl Task {
 
     /// Says whether it is of any use to a command with these capabilities.
     pub(super) fn serves(self, capabilities: u64) -> bool {
-        self == Self::Owners || capabilities & caps::MKNOD != 0
+        self != Self::Devices || capabilities & caps::MKNOD != 0
     }
 }
 

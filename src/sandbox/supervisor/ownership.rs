@@ -13,7 +13,7 @@ use crate::sys::stat::{stat_bytes, statx_bytes};
 
 /// What a call about a file fills in.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum StatFormat {
+pub(in super::super) enum StatFormat {
     /// `struct stat` of 64-bit programs.
     Plain,
     /// `struct stat64` of 32-bit ones, by the places of what differs between architectures.
@@ -80,7 +80,7 @@ fn kind(stat: &Stat) -> FileType {
 }
 
 /// Lays a `struct stat64` out.
-fn narrow(stat: &Stat, (uid, gid): (u32, u32)) -> Vec<u8> {
+pub(in super::super) fn narrow(stat: &Stat, (uid, gid): (u32, u32)) -> Vec<u8> {
     // i386 aligns 64-bit numbers to 4 bytes, ARM to 8.
     let [size, block, blocks, times, inode, length] = if cfg!(target_arch = "aarch64") {
         [48, 56, 64, 72, 96, 104]
