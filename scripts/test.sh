@@ -31,7 +31,8 @@ declare -A tools=(
         mmdebstrap=mmdebstrap"
     [cgroup_v2]="qemu-system-x86_64=qemu-system-x86"
     [pods]="runc=runc useradd=passwd docker-registry=docker-registry htpasswd=apache2-utils skopeo=skopeo
-        openssl=openssl mmdebstrap=mmdebstrap dpkg-deb=dpkg
+        openssl=openssl mmdebstrap=mmdebstrap dpkg-deb=dpkg git=git curl=curl python3=python3
+        /usr/lib/python3/dist-packages/yaml=python3-yaml
         /usr/share/containers/seccomp.json=golang-github-containers-common"
     [crash]="useradd=passwd newuidmap=uidmap"
     [hostile_images]=""

@@ -232,7 +232,8 @@ impl Run {
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
         fs::set_permissions(lower.join("tmp"), all).expect("chmod");
         fs::copy(super::base::BUSYBOX, lower.join("bin/busybox")).expect("copy busybox");
-        for applet in ["sh", "ls", "cat", "stat", "id", "mkdir", "rm", "grep", "chmod", "kill"] {
+        let applets = "sh ls cat stat id mkdir rm grep chmod kill cp tar gzip base64 tr sleep";
+        for applet in applets.split(' ') {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).expect("link");
         }
         for (target, name) in [("usr/lib", "lib"), ("usr/lib64", "lib64")] {

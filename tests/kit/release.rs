@@ -1,6 +1,6 @@
 //! What a release has, made of the program under test.
 
-use sha2::{Digest as _, Sha256};
+use super::base::hex;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,8 +47,8 @@ pub fn program() -> PathBuf {
 fn library() -> PathBuf {
     let directory = Path::new(super::BUILDER).with_file_name("deps");
     let is_library = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("libbuilder-") && name.ends_with(".rlib")
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("libbuilder-") && path.extension().is_some_and(|kind| kind == "rlib")
     };
     let files = fs::read_dir(&directory).expect("the directory of dependencies").flatten();
     let libraries = files.map(|entry| entry.path()).filter(is_library);
@@ -62,14 +62,17 @@ pub fn packages() -> PathBuf {
     let made = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let lock = fs::File::create(made.join("packages.lock")).expect("lock");
     lock.lock().expect("lock");
-    let mut stamp = Sha256::new();
+    let mut files: Vec<PathBuf> = ["README.md", "CHANGELOG.md", "LICENSE", "Cargo.lock"]
+        .map(|name| Path::new(SOURCE).join(name))
+        .to_vec();
     for directory in ["scripts", "deploy", "deploy/debian"] {
-        let files = fs::read_dir(Path::new(SOURCE).join(directory)).expect("list").flatten();
-        let mut files: Vec<_> = files.map(|entry| entry.path()).filter(|p| p.is_file()).collect();
-        files.sort();
-        files.iter().for_each(|file| stamp.update(fs::read(file).expect("read")));
+        let entries = fs::read_dir(Path::new(SOURCE).join(directory)).expect("list").flatten();
+        files.extend(entries.map(|entry| entry.path()).filter(|path| path.is_file()));
     }
-    let stamp: String = stamp.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    files.sort();
+    let bytes: Vec<u8> =
+        files.iter().flat_map(|file| fs::read(file).expect("a file of the source")).collect();
+    let stamp = &hex(&bytes)[..8];
     let name = program.file_name().and_then(|name| name.to_str()).expect("a plain name");
     let packages = made.join(name.replace("builder-static", &format!("packages-{stamp}")));
     if !packages.exists() {

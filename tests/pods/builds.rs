@@ -163,7 +163,7 @@ fn doctor_names_the_change_of_the_place_that_unmasks_proc() {
 }
 
 /// `hostUsers: false` of Kubernetes: root of the container is the kit's user.
-fn own_users(config: &mut serde_json::Value) {
+pub(crate) fn own_users(config: &mut serde_json::Value) {
     use serde_json::json;
     let map = |id: &serde_json::Value| {
         json!([{"containerID": 0, "hostID": id, "size": 1},

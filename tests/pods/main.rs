@@ -14,7 +14,14 @@ mod kit;
 #[allow(dead_code, reason = "of the tests of registries, which use all of it")]
 mod server;
 
+#[path = "../registry/backend.rs"]
+mod backend;
+#[path = "../registry/http.rs"]
+#[allow(dead_code, reason = "of the tests of registries, which use all of it")]
+mod http;
+
 mod builds;
 mod chroot;
 mod commands;
+mod pages;
 mod release;

@@ -16,6 +16,7 @@ mod proxy;
 mod secure;
 mod server;
 
+mod backend;
 mod copy;
 mod faults;
 mod git;
