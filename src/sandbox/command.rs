@@ -38,6 +38,7 @@ pub(super) struct Command<'a> {
     identity: &'a Identity,
     keep: u64,
     confinement: Option<&'a Program>,
+    offline: Option<&'a Program>,
     supervisor: Option<(Task, &'a Program)>,
     /// What files it reaches, where it has no namespaces.
     domain: Option<&'a Domain>,
@@ -112,6 +113,7 @@ impl<'a> Command<'a> {
             identity,
             keep,
             confinement: filters.confinement,
+            offline: filters.offline,
             supervisor,
             domain: None,
             own,
@@ -250,7 +252,7 @@ impl<'a> Command<'a> {
                 }
             }
         }
-        if let Some(filter) = self.confinement {
+        for filter in self.offline.iter().chain(&self.confinement) {
             process::load_filter(filter).doing(|| "loading the system call filter")?;
         }
         // The group is among the supplementary ones, as a login has it: else a program that drops

@@ -46,6 +46,8 @@ pub(super) struct Filters<'a> {
     pub confinement: Option<&'a Program>,
     /// What the builder does for it.
     pub supervisor: Option<&'a Program>,
+    /// That it has no network, where that is the filter's to say.
+    pub offline: Option<&'a Program>,
 }
 
 /// Lives as process 1. Never returns.

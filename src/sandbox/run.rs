@@ -286,7 +286,7 @@ impl Sandbox {
         }
         let rung = self.rung()?;
         if matches!(rung, Rung::Chroot(_)) {
-            chroot::check(spec, &inputs.stdio)?;
+            chroot::check(spec)?;
         }
         let begun = Instant::now();
         let group = Arc::new(self.cgroups().create(&spec.policy.limits)?);
@@ -480,17 +480,11 @@ impl Sandbox {
         plan: &mut Gathered,
         cancel: &Cancel,
     ) -> Result<(RunRequest, Placed), SandboxError> {
-        const TMPFS: rustix::fs::FsWord = 0x0102_1994;
-        let is_in_memory =
-            rustix::fs::fstatfs(inputs.root).is_ok_and(|found| found.f_type == TMPFS);
-        if is_in_memory {
-            // A store through a mapping of memory leaves no change time there.
-            return Err(SandboxError::NoConfinement {
-                reason: "the store is in memory, where not every change of a file shows".to_owned(),
-                fix: "name a store on a disk: builder --root DIR …".to_owned(),
-            });
-        }
-        lock(&self.notices).add(chroot::NOTICE.to_owned());
+        let notice = match spec.policy.network {
+            NetworkMode::None => chroot::NOTICE_OFFLINE,
+            NetworkMode::Host | NetworkMode::Private => chroot::NOTICE,
+        };
+        lock(&self.notices).add(notice.to_owned());
         if spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Secret { .. })) {
             lock(&self.notices).add(
                 "a secret is a file on the disk of the store while its command runs".to_owned(),

@@ -115,11 +115,13 @@ impl Session {
     /// Starts to serve `/proc`.
     fn serve(&mut self, listener: OwnedFd, keeper: i32) -> Result<(), SandboxError> {
         let Some(kept) = &self.kept else { return Ok(()) };
-        let root = kept
-            .root
-            .try_clone()
-            .map_err(|error| SandboxError::io("cannot copy a descriptor", error))?;
-        let service = chroot::Service { root, keeper, has_network: kept.has_network };
+        let copy = |fd: &OwnedFd| {
+            fd.try_clone().map_err(|error| SandboxError::io("cannot copy a descriptor", error))
+        };
+        let root = copy(&kept.root)?;
+        let terminal = self.terminal.as_ref().map(copy).transpose()?;
+        let has_network = kept.has_network;
+        let service = chroot::Service { root, keeper, has_network, terminal };
         let thread = std::thread::Builder::new().name("supervisor".into());
         let started = thread.spawn(move || chroot::serve(&listener, &service));
         self.server =

@@ -86,7 +86,14 @@ fn answer(
                 let filter = seccomp::for_supervisor(task).map_err(Fault::Refused)?;
                 filters.insert(supervisor.clone(), Some(filter));
             }
+            let is_offline =
+                request.chroot.is_some() && request.spec.policy.network == NetworkMode::None;
+            if is_offline && !filters.contains_key(OFFLINE) {
+                let filter = seccomp::offline().map_err(Fault::Refused)?;
+                filters.insert(OFFLINE.to_owned(), Some(filter));
+            }
             let filters = Filters {
+                offline: filters.get(OFFLINE).filter(|_| is_offline).and_then(Option::as_ref),
                 confinement: filters.get(&key).and_then(Option::as_ref),
                 supervisor: filters.get(&supervisor).and_then(Option::as_ref),
             };
@@ -124,6 +131,9 @@ fn answer(
         SpawnRequest::Helper { argv } => helper(proof, &argv, &fds),
     }
 }
+
+/// Name of the filter of commands without network, among the others.
+const OFFLINE: &str = "offline";
 
 /// Lets go of the spawner's own socket in a child.
 fn close(socket: &OwnedFd) {

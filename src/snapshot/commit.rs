@@ -405,7 +405,11 @@ fn capability(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
     owner::capability(fd, &mut value).map(|length| value[..length].to_vec())
 }
 
-fn same_content(a: std::fs::File, b: std::fs::File, cancel: &Cancel) -> io::Result<bool> {
+pub(super) fn same_content(
+    a: std::fs::File,
+    b: std::fs::File,
+    cancel: &Cancel,
+) -> io::Result<bool> {
     use std::io::BufRead as _;
     let mut a = io::BufReader::with_capacity(128 * 1024, Stoppable::new(a, cancel));
     let mut b = io::BufReader::with_capacity(128 * 1024, b);

@@ -14,6 +14,9 @@
 //! no process works in them. What was written in the tick of the clock in which the tree was looked
 //! at last could go unseen, so that a tree is given to a step when that tick is over.
 //!
+//! In memory (tmpfs) a store through a mapping leaves no time. There the content of each file that looks
+//! unchanged is compared with that of its layer as well ([`unseen`]).
+//!
 //! # Hard links
 //!
 //! Names of one file in a layer are names of one file in the tree. Names that were there before become
@@ -21,6 +24,8 @@
 //! differs: overlay changes the one name through which a file is changed, and a tree changes all.
 //! [`Laid::collect`] returns such names, for a notice. (A tree without links would take a copy for each:
 //! git alone has more than a hundred.)
+
+mod unseen;
 
 use super::SnapshotError;
 use crate::layer::whiteout::{Whiteout, announce_whiteout_files, make_whiteout};
@@ -34,7 +39,7 @@ use rustix::fs::{
     mknodat, openat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
@@ -247,7 +252,13 @@ impl Laid {
             copier: Copier::new(),
             cancel,
         };
-        let changed = self.known.iter().filter(|(path, seen)| before.get(*path) != Some(seen));
+        let unseen = match is_in_memory(self.root.as_fd()) {
+            true => unseen::changed(&self.lowers, self.root.as_fd(), &before, &self.known, cancel)?,
+            false => BTreeSet::new(),
+        };
+        let changed = self.known.iter().filter(|(path, seen)| {
+            before.get(*path) != Some(seen) || unseen.contains(path.as_slice())
+        });
         // Overlay gives each name that was there a file of its own, and new names to those.
         let (there, new): (Vec<_>, Vec<_>) = changed
             .partition(|(path, seen)| before.get(*path).is_some_and(|old| old.inode == seen.inode));
@@ -283,6 +294,12 @@ impl Laid {
         collected.finish()?;
         Ok(shared)
     }
+}
+
+/// Says whether a file is in memory, where a store through a mapping leaves no time.
+fn is_in_memory(file: BorrowedFd<'_>) -> bool {
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == TMPFS)
 }
 
 /// What goes into an upper directory.

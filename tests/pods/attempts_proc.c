@@ -10,9 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <pty.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -205,8 +208,38 @@ static void narrow_calls(long pid)
 static void narrow_calls(long pid) { (void)pid; }
 #endif
 
-/* What must work in the meantime. */
 static void works(const char *what, int is) { if (!is) printf("BREACH does not work: %s\n", what); }
+
+/* Terminals: the command's own and no other. */
+static void terminals(void)
+{
+    char name[64], text[64];
+    struct stat by_name, open_one;
+    for (int number = 0; number < 32; number++) {
+        snprintf(name, sizeof name, "/dev/pts/%d", number);
+        if (open(name, O_RDWR | O_NOCTTY) >= 0) breach("a terminal of the container", name);
+        if (access(name, F_OK) == 0) breach("a terminal of the container", name);
+    }
+    int near = posix_openpt(O_RDWR | O_NOCTTY);
+    works("a new terminal", near >= 0 && !grantpt(near) && !unlockpt(near) && !ptsname_r(near, name, sizeof name));
+    int far = open(name, O_RDWR | O_NOCTTY);
+    works("its far side", far >= 0 && isatty(far) && !(fcntl(far, F_GETFL) & O_NONBLOCK));
+    works("its name", !ttyname_r(far, text, sizeof text) && !strcmp(text, name));
+    works("its owner", !stat(name, &by_name) && !fstat(far, &open_one) && by_name.st_ino == open_one.st_ino
+        && by_name.st_uid == getuid());
+    works("what is typed", write(near, "x\n", 2) == 2 && read(far, text, 8) == 2);
+    snprintf(text, sizeof text, "/proc/self/fd/%d", near);
+    if (open(text, O_RDWR | O_NOCTTY) >= 0) breach("a near side again", text);
+    pid_t child = forkpty(&(int){0}, text, 0, 0);
+    if (child == 0) _exit(open("/dev/tty", O_RDWR) >= 0 && isatty(0) ? 7 : 1);
+    int status = 1;
+    waitpid(child, &status, 0);
+    works("a terminal of its own", WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    close(near);
+    works("a terminal that is gone", open(name, O_RDWR | O_NOCTTY) < 0);
+}
+
+/* What must work in the meantime. */
 
 static void useful(const char *own)
 {
@@ -256,11 +289,43 @@ static void useful(const char *own)
 int main(int argc, char **argv)
 {
     if (!strcmp(argv[0], "again")) return 7;
-    (void)argc;
+    /* Outside: a terminal that is held, and a program in one. */
+    if (argc > 1 && !strcmp(argv[1], "hold")) {
+        int near = posix_openpt(O_RDWR | O_NOCTTY);
+        if (near < 0 || unlockpt(near)) return 1;
+        if (argc > 2) {
+            struct sockaddr_un name = {.sun_family = AF_UNIX};
+            int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+            strncpy(name.sun_path + 1, argv[2], sizeof name.sun_path - 2);
+            if (bind(fd, (void *)&name, sizeof(sa_family_t) + 1 + strlen(argv[2])) || listen(fd, 4)) return 1;
+        }
+        pause();
+    }
+    if (argc > 2 && !strcmp(argv[1], "terminal")) {
+        int near, status = 1;
+        char text[4096];
+        pid_t child = forkpty(&near, 0, 0, 0);
+        if (child == 0) {
+            execv(argv[2], argv + 2);
+            _exit(127);
+        }
+        for (ssize_t length; (length = read(near, text, sizeof text)) > 0;) write(1, text, length);
+        waitpid(child, &status, 0);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    }
+    /* A store of which no time tells where files are in memory. */
+    if (argc > 2 && !strcmp(argv[1], "store")) {
+        int fd = open(argv[2], O_RDWR);
+        char *byte = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (byte == MAP_FAILED) return 1;
+        *byte += 1;
+        return 0;
+    }
     /* It is started by the keeper itself; the builder and the spawner came before that. */
     pid_t keeper = getppid();
     for (long pid = 1; pid <= keeper; pid++) foreign(pid);
     if (getuid() == 0) useful("/proc-attempt");
+    terminals();
     directories();
     machine();
     races(keeper);

@@ -107,10 +107,6 @@ kill -9 "${asleep#/proc/}"
 [ "$(cat /witness)" = untouched ] && [ "$(stat -c %a:%u /witness)" = 600:0 ]
 if build --confinement=namespaces -f "$context/leaves" --no-cache "$context" 2>/tmp/said; then exit 1; fi
 grep -q "commands cannot be confined here: no user namespace" /tmp/said
-for flags in --network=none; do
-    if build $flags --no-cache -f "$context/leaves" "$context" 2>/tmp/said; then exit 1; fi
-    grep -q "takes namespaces" /tmp/said
-done
 "$b" doctor | grep -q "RUN steps get a root directory of their own"
 echo watched to the end
 "#;
@@ -148,6 +144,23 @@ fn commands_reach_nothing_outside_their_root_directory() {
     assert!(outcome.stdout().contains("watched to the end"), "{}", outcome.stdout());
 }
 
+/// Runs a build, and then a command in a terminal, while a process outside has a terminal; `$1` is the
+/// program of attempts.
+const LOOKED_AT: &str = r#"
+set -e
+echo untouched >/witness
+chmod 600 /witness
+attempt=$1 builder=$2
+shift
+"$attempt" hold & holds=$!
+"$@" >/tmp/said 2>&1 || s=$?
+cat /tmp/said
+[ "${s:-0}" = 0 ]
+[ "$(stat -c %a:%u:%g /witness)" = 600:0:0 ]
+"$attempt" terminal "$builder" run -it --rm own sh -c 'tty; echo x >/dev/tty; [ -t 0 ]'
+kill "$holds"
+"#;
+
 #[test]
 fn what_proc_shows_is_the_commands_own_and_leads_nowhere() {
     if !Pod::can_run() {
@@ -164,14 +177,14 @@ fn what_proc_shows_is_the_commands_own_and_leads_nowhere() {
          USER app\nRUN [\"/proc-attempt\"]\n",
     );
     let script = kit.out("script");
-    let text = "set -e\necho untouched >/witness\nchmod 600 /witness\n\"$@\" >/tmp/said 2>&1 || s=$?\n\
-        cat /tmp/said\n[ \"$(stat -c %a:%u:%g /witness)\" = 600:0:0 ]\nexit ${s:-0}\n";
-    fs::write(&script, text).unwrap();
+    fs::write(&script, LOOKED_AT).unwrap();
     let base = format!("fixture/base=oci-layout://{}", crate::kit::base::layout().display());
-    let run = kit.command("/bin/sh").arg(&script).arg(kit.builder([""; 0]).program());
-    let run = run.args(["build", "--progress=plain", "--build-context", &base]).arg(kit.path(""));
-    let text = run.env("BUILDER_ROOT", kit.store()).in_pod(Pod::Docker).ok().stdout();
+    let run = kit.command("/bin/sh").arg(&script).arg(&program).arg(kit.builder([""; 0]).program());
+    let run = run.args(["build", "--progress=plain", "-t", "own", "--build-context", &base]);
+    let run = run.arg(kit.path("")).env("BUILDER_ROOT", kit.store());
+    let text = run.in_pod(Pod::Docker).ok().stdout();
     assert_eq!(text.matches("all was tried").count(), 2, "{text}");
+    assert!(text.contains("/dev/pts/"), "{text}");
     assert!(!text.contains("BREACH"), "{text}");
     assert!(!text.contains("lacks"), "{text}");
 }
@@ -203,6 +216,45 @@ fn programs_that_look_at_themselves_work_in_a_root_directory() {
     assert_eq!(digest(&pod, |run| run.in_pod(Pod::Docker)), digest(&plain, |run| run));
 }
 
+#[test]
+fn a_command_without_network_has_sockets_of_files_only() {
+    if !Pod::can_run() {
+        return;
+    }
+    let kit = kit();
+    kit.dockerfile(
+        "FROM fixture/base\nRUN --network=none ! ping -c 1 127.0.0.1 2> /said && cat /said && ! test -e /proc/net/tcp\n\
+         RUN test -e /proc/net/tcp\n",
+    );
+    let outcome = kit.build_showing("plain").in_pod(Pod::Docker).ok();
+    outcome.says(&["Address family not supported", "have no loopback"]);
+}
+
+#[test]
+fn a_store_in_memory_misses_no_change() {
+    if !Pod::can_run() {
+        return;
+    }
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/attempts_proc.c");
+    let (plain, pod) = (kit(), kit());
+    let program = plain.path("attempt");
+    host::tool(&["cc", "-static", "-O1", "-pthread", "-o", program.to_str().unwrap(), source]);
+    fs::copy(&program, pod.path("attempt")).unwrap();
+    // A file of the base, one of the step before, and one with two names.
+    let dockerfile = format!(
+        "{}COPY attempt /\nRUN echo file > /one && echo file > /two && ln /two /three\n\
+         RUN /attempt store /etc/passwd && /attempt store /one && touch /after\n\
+         RUN grep -q ^soot /etc/passwd && grep -q gile /one && rm /attempt\n",
+        DOCKERFILE
+    );
+    for kit in [&plain, &pod] {
+        kit.dockerfile(&dockerfile);
+    }
+    let wanted = digest(&plain, |run| run);
+    let got = digest(&pod, |run| run.env("BUILDER_ROOT", "/tmp/store").in_pod(Pod::Docker));
+    assert_eq!(got, wanted);
+}
+
 /// Packages with accounts, set-id programs, hard links and scripts that run as they are installed.
 const DEBIAN: &str = "\
 FROM debian:bookworm
@@ -212,6 +264,9 @@ RUN useradd -m app && su app -c 'id -un > ~/who' && \\
     rm /etc/*- && sed -i 's/^app:!:[0-9]*/app:!:1/' /etc/shadow
 USER app
 RUN perl -e 'print \"perl\\n\"' > /home/app/perl
+SHELL [\"/bin/bash\", \"-euc\"]
+RUN diff <(echo one) <(echo one) && cat < <(echo two) > ~/two && echo three | tee /dev/stderr | cat /dev/stdin > ~/three
+RUN script -qec 'test -t 0 && tty | cut -c1-9' /dev/null > ~/terminal && ls -l /proc/self/exe | sed 's/.* //' > ~/exe
 ";
 
 /// A tar with devices that a command must not open.

@@ -23,5 +23,6 @@ mod http;
 mod builds;
 mod chroot;
 mod commands;
+mod escapes;
 mod pages;
 mod release;

@@ -30,16 +30,15 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, set_child_subreaper};
 
+use super::SandboxError;
 use super::caps;
 use super::command::Command;
 use super::descriptors::Descriptors;
 use super::fault::{Doing, Fault};
 use super::init::{self, Filters};
-use super::policy::NetworkMode;
-use super::protocol::{self, InitMessage, Order, RunRequest};
+use super::protocol::{self, InitMessage, Order, RunRequest, StdioFds};
 use super::spec::{RunSpec, Security};
 use super::workdir;
-use super::{SandboxError, Stdio};
 use crate::sys::landlock::Domain;
 use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
 
@@ -47,17 +46,17 @@ use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
 pub(super) const NOTICE: &str = "commands run in a root directory of their own, not in namespaces: \
     /sys is empty, sudo and set-user-id programs gain nothing, and the network is the container's";
 
+/// The same of a command without network.
+pub(super) const NOTICE_OFFLINE: &str = "commands without network run in a root directory of their \
+    own, not in namespaces: they can make no socket but those of files, and have no loopback";
+
 /// What a user is to know where `/proc` cannot be served.
 pub(super) const NO_PROC: &str = "/proc of commands is empty, so that a JRE, rustc, /dev/stdin and \
     <(…) of bash fail";
 
 /// Refuses what takes a namespace.
-pub(super) fn check(spec: &RunSpec, stdio: &Stdio<'_>) -> Result<(), SandboxError> {
-    let lacks = if spec.policy.network == NetworkMode::None {
-        "--network=none"
-    } else if matches!(stdio, Stdio::Terminal { .. }) {
-        "a terminal"
-    } else if spec.readonly_root {
+pub(super) fn check(spec: &RunSpec) -> Result<(), SandboxError> {
+    let lacks = if spec.readonly_root {
         "--read-only"
     } else if spec.security == Security::Insecure {
         "--security=insecure"
@@ -188,6 +187,10 @@ fn prepare(
 
     let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening /proc")?;
+    let terminal = match request.stdio {
+        StdioFds::Terminal { .. } => Some(open_terminal().doing(|| "opening a terminal")?),
+        StdioFds::Pipes(_) => None,
+    };
     let root = fds.take(request.root)?;
     let domain = Domain::new(version)
         .and_then(|domain| domain.allow(root.as_fd()).map(|()| domain))
@@ -198,12 +201,13 @@ fn prepare(
     // The tree's own: the mode of the container's could be changed by who has it open.
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening /dev/null")?;
-    let stdio = init::stdio(request, &fds, &null, None)?;
+    let stdio = init::stdio(request, &fds, &null, terminal.as_ref())?;
+    let has_terminal = terminal.is_some();
     let mut agents = Vec::new();
     for &index in &request.listeners {
         agents.push(fds.take(index)?);
     }
-    init::report(control.as_fd(), Vec::new(), Vec::new(), agents, None)?;
+    init::report(control.as_fd(), Vec::new(), Vec::new(), agents, terminal)?;
     drop((fds, null, root));
     // From here on paths of the image are resolved. There is no procfs in the tree, so that no path
     // leads to what is open.
@@ -223,7 +227,7 @@ fn prepare(
     let Forked::Parent(child) = forked else {
         // Whatever becomes of the keeper.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
-        let status = command.execute(control.as_fd(), &stdio, false);
+        let status = command.execute(control.as_fd(), &stdio, has_terminal);
         process::exit_now(status);
     };
     drop((stdio, child.pidfd));
@@ -236,6 +240,17 @@ fn prepare(
         return Err(fault);
     }
     Ok(running)
+}
+
+/// Makes a terminal of the container's, near side first.
+fn open_terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pty::OpenptFlags;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let near = rustix::fs::open("/dev/ptmx", flags, Mode::empty())?;
+    rustix::pty::unlockpt(&near)?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let far = rustix::pty::ioctl_tiocgptpeer(&near, flags)?;
+    Ok((near, far))
 }
 
 /// The one capability the keeper needs: commands change their user.

@@ -32,6 +32,8 @@ pub(in super::super) struct Service {
     pub keeper: i32,
     /// Whether it has a network.
     pub has_network: bool,
+    /// The near side of its terminal.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// Most links that a path may end in, one after the other, on its way to `/proc`.
@@ -41,7 +43,12 @@ const LINKS_MAX: usize = 4;
 pub(in super::super) fn serve(listener: &OwnedFd, service: &Service) -> Option<String> {
     let procfs = Procfs::new(service.root.as_fd(), service.keeper, service.has_network);
     let (procfs, lack) = match procfs {
-        Ok(procfs) => (Some(procfs), None),
+        Ok(mut procfs) => {
+            if let Some(terminal) = &service.terminal {
+                procfs.add_terminal(terminal.as_fd()).ok();
+            }
+            (Some(procfs), None)
+        }
         Err(error) => (None, Some(error.to_string())),
     };
     let mut server =
@@ -218,7 +225,13 @@ impl Server<'_> {
         let Some(name) = self.meaning(call, &request, &path) else { return Ok(Answer::Kernel) };
         let Some(procfs) = &mut self.procfs else { return Ok(Answer::Kernel) };
         let Ok(caller) = procfs.caller(tid) else { return Ok(Answer::Kernel) };
-        let Named::Proc(names) = name else { return Ok(Answer::Kernel) };
+        let names = match name {
+            Named::Proc(names) => names,
+            Named::Multiplexer => return self.terminal(call, &request, None, &caller),
+            Named::Terminals(names) => {
+                return self.terminal(call, &request, Some(&names), &caller);
+            }
+        };
         let found = match procfs.find(&names, request.follows, &caller) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(Answer::Kernel),
@@ -293,17 +306,7 @@ impl Server<'_> {
             Want::OpenHow { .. } => Ok(Answer::Kernel),
             Want::Stat { form, buffer } => {
                 let held = procfs.hold(found, caller, request.follows)?;
-                let stat = rustix::fs::fstat(&held)?;
-                let owner = (stat.st_uid, stat.st_gid);
-                let bytes = match form {
-                    StatFormat::Plain => stat_bytes(held.as_fd(), owner)?,
-                    StatFormat::Narrow => narrow(&stat, owner),
-                    StatFormat::Extended { flags, mask } => {
-                        statx_bytes(held.as_fd(), flags, mask, owner)?
-                    }
-                };
-                self.write(call, caller, &bytes, buffer)?;
-                Ok(Answer::Value(0))
+                self.show(call, caller, &held, form, buffer)
             }
             Want::ReadLink { buffer, size } => {
                 let text = procfs.read_link(found, caller)?;
@@ -341,6 +344,73 @@ impl Server<'_> {
                 Ok(Answer::Kernel)
             }
         }
+    }
+
+    /// Answers a call about a terminal, or about the device that makes them (`None`).
+    fn terminal(
+        &mut self,
+        call: &Call,
+        request: &Request,
+        names: Option<&[Vec<u8>]>,
+        caller: &Caller,
+    ) -> Result<Answer, Errno> {
+        let Some(procfs) = &mut self.procfs else { return Ok(Answer::Kernel) };
+        if !notify::is_waiting(self.listener, call) {
+            return Err(Errno::SRCH);
+        }
+        let hold = |procfs: &Procfs| match names {
+            Some(names) => procfs.hold_terminal(names),
+            None => Procfs::hold_multiplexer(),
+        };
+        match request.want {
+            Want::Open { flags } if flags.contains(OFlags::CREATE | OFlags::EXCL) => {
+                Err(Errno::EXIST)
+            }
+            Want::Open { flags } => {
+                let file = match names {
+                    Some(names) => procfs.open_terminal(names, caller, flags)?,
+                    None => procfs.make_terminal(caller, flags)?,
+                };
+                Ok(Answer::Descriptor(file, flags.contains(OFlags::CLOEXEC)))
+            }
+            Want::Stat { form, buffer } => {
+                let held = hold(procfs)?;
+                self.show(call, caller, &held, form, buffer)
+            }
+            Want::Access { mode } => {
+                let held = hold(procfs)?;
+                procfs.access_held(&held, caller, mode)?;
+                Ok(Answer::Value(0))
+            }
+            Want::ReadLink { .. } => hold(procfs).and(Err(Errno::INVAL)),
+            Want::Attributes { error } => {
+                hold(procfs)?;
+                error.map_or(Ok(Answer::Value(0)), Err)
+            }
+            Want::OpenHow { .. } | Want::FileSystem { .. } | Want::Enter | Want::Execute => {
+                Ok(Answer::Kernel)
+            }
+        }
+    }
+
+    /// Answers a look at something.
+    fn show(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        held: &OwnedFd,
+        form: StatFormat,
+        buffer: u64,
+    ) -> Result<Answer, Errno> {
+        let stat = rustix::fs::fstat(held)?;
+        let owner = (stat.st_uid, stat.st_gid);
+        let bytes = match form {
+            StatFormat::Plain => stat_bytes(held.as_fd(), owner)?,
+            StatFormat::Narrow => narrow(&stat, owner),
+            StatFormat::Extended { flags, mask } => statx_bytes(held.as_fd(), flags, mask, owner)?,
+        };
+        self.write(call, caller, &bytes, buffer)?;
+        Ok(Answer::Value(0))
     }
 
     /// Writes into the caller's memory: into the one that was opened while it waited, should its

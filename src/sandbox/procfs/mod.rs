@@ -19,10 +19,12 @@
 //! - What a descriptor leads to is opened again only in the tree, or if it is a pipe, memory or a
 //!   terminal of the command. A file of procfs is never opened again for writing.
 //! - Nothing waits: pipes are opened without waiting for their other end.
+//! - Of terminals there are those that the command made ([`terminals`]).
 
 mod listing;
 mod object;
 mod route;
+mod terminals;
 
 pub(super) use route::{Named, named};
 
@@ -40,6 +42,7 @@ use crate::sys::rooted::open_in_root;
 use listing::Listings;
 use object::Object;
 use route::{Directory, Kind, Route, Who};
+use terminals::Terminals;
 
 /// Longest file of which a copy is handed out.
 const COPY_MAX: u64 = 16 << 20;
@@ -72,6 +75,7 @@ pub(super) struct Procfs {
     /// Whether it has a network to show.
     has_network: bool,
     listings: Listings,
+    terminals: Terminals,
 }
 
 /// What a path of `/proc` leads to.
@@ -113,7 +117,8 @@ impl Procfs {
         let stat = rustix::fs::fstat(&root)?;
         let listings = Listings::new(&root)?;
         let place = (stat.st_dev, stat.st_ino);
-        Ok(Self { proc, root, name, place, keeper, has_network, listings })
+        let terminals = Terminals::default();
+        Ok(Self { proc, root, name, place, keeper, has_network, listings, terminals })
     }
 
     /// Looks at a thread that calls.
@@ -399,8 +404,22 @@ impl Procfs {
         if is_ours && mode.contains(rustix::fs::Access::WRITE_OK) {
             return Err(Errno::ACCESS);
         }
+        self.access_held(&held, caller, mode)
+    }
+
+    /// Says whether the caller may do this with something that is held.
+    ///
+    /// # Errors
+    ///
+    /// That it may not.
+    pub(super) fn access_held(
+        &self,
+        held: &OwnedFd,
+        caller: &Caller,
+        mode: rustix::fs::Access,
+    ) -> Result<(), Errno> {
         let _acting = Self::act(caller)?;
-        rustix::fs::accessat(&self.proc, own_link(&held), mode, AtFlags::EACCESS)
+        rustix::fs::accessat(&self.proc, own_link(held), mode, AtFlags::EACCESS)
     }
 
     /// Puts a link to the caller's program where the kernel will look for `/proc/self/exe`.

@@ -175,6 +175,34 @@ pub(super) fn for_supervisor(task: Task) -> Result<Program, String> {
     compile(&Profile { default: Action::Allow, rules }, Action::Allow, NATIVE)
 }
 
+/// Returns the filter that leaves a command no socket but those of files, where it cannot have a network
+/// namespace.
+///
+/// # Errors
+///
+/// None that tests do not find.
+pub(super) fn offline() -> Result<Program, String> {
+    let other = Argument {
+        index: 0,
+        comparison: Comparison::NotEqual,
+        value: libc::AF_UNIX as u64,
+        second: 0,
+    };
+    let refuse = |name: &str, errno: i32, arguments: Vec<Argument>| Rule {
+        names: vec![name.to_owned()],
+        action: Action::Errno(errno as u16),
+        arguments,
+    };
+    let rules = vec![
+        refuse("socket", libc::EAFNOSUPPORT, vec![other.clone()]),
+        refuse("socketpair", libc::EAFNOSUPPORT, vec![other]),
+        // What these make is behind a pointer.
+        refuse("socketcall", libc::ENOSYS, Vec::new()),
+        refuse("io_uring_setup", libc::ENOSYS, Vec::new()),
+    ];
+    compile(&Profile { default: Action::Allow, rules }, REFUSED, NATIVE)
+}
+
 /// Says whether a filter decides about a call by every architecture of this machine.
 pub(super) fn decides(program: &Program, number: u32, arguments: [u64; 6]) -> bool {
     NATIVE.iter().all(|arch| bpf::ends(program, arch.audit, number | arch.mark, arguments))
@@ -324,6 +352,25 @@ mod tests {
         for number in 0..500 {
             let steps = bpf::steps(&program, X86_64.audit, number);
             assert!(steps < 20 || number == 41 || number == 135, "call {number}: {steps} steps");
+        }
+    }
+
+    #[test]
+    fn without_network_there_are_sockets_of_files_only() {
+        let program = offline().unwrap();
+        const NO_FAMILY: u32 = 0x0005_0061;
+        let (arch, socket, socketpair) =
+            if cfg!(target_arch = "aarch64") { (AARCH64, 198, 199) } else { (X86_64, 41, 53) };
+        for (family, expected) in [(1, ALLOWED), (2, NO_FAMILY), (10, NO_FAMILY), (16, NO_FAMILY)] {
+            check(&program, arch, socket, family, expected);
+            check(&program, arch, socketpair, family, expected);
+        }
+        check(&program, arch, socket, (1 << 32) + 2, NO_FAMILY);
+        check(&program, arch, 425, 0, ENOSYS);
+        if cfg!(target_arch = "x86_64") {
+            check(&program, I386, 102, 1, ENOSYS);
+            check(&program, I386, 359, 2, NO_FAMILY);
+            check(&program, X32, socket, 2, NO_FAMILY);
         }
     }
 
