@@ -22,7 +22,9 @@ pub fn program() -> PathBuf {
     let facts = fs::metadata(&library).expect("the library");
     let stamp = facts.modified().expect("a time").duration_since(std::time::UNIX_EPOCH);
     let stamp = stamp.expect("a time").as_nanos();
-    let program = made.join(format!("builder-static-{stamp}"));
+    let source = format!("{SOURCE}/src/main.rs");
+    let main = hex(&fs::read(&source).expect("main.rs"));
+    let program = made.join(format!("builder-static-{stamp}-{}", &main[..8]));
     if !program.exists() {
         let new = made.join("builder-static.new");
         forget(made, "builder-static-");
@@ -32,7 +34,7 @@ pub fn program() -> PathBuf {
             .args(["-Ctarget-feature=+crt-static", "-Cstrip=symbols"])
             .arg(format!("-Ldependency={dependencies}"))
             .arg(format!("--extern=builder={}", library.display()))
-            .arg(format!("{SOURCE}/src/main.rs"))
+            .arg(source)
             .arg("-o")
             .arg(&new)
             .status()
