@@ -162,6 +162,28 @@ fn doctor_names_the_change_of_the_place_that_unmasks_proc() {
     own(Kit::of(users::without_ranges()), Pod::DockerAdmin, own_users);
 }
 
+#[test]
+fn the_setting_of_a_machine_that_forbids_user_namespaces_is_named() {
+    if !Pod::can_run() {
+        return;
+    }
+    let kit = Kit::of(users::without_ranges());
+    let limited = |config: &mut serde_json::Value| {
+        own_users(config);
+        config["linux"]["readonlyPaths"] = serde_json::json!([]);
+        for set in ["bounding", "effective", "permitted"] {
+            let set = config["process"]["capabilities"][set].as_array_mut().unwrap();
+            set.extend(["CAP_SYS_RESOURCE", "CAP_MKNOD"].map(serde_json::Value::from));
+        }
+    };
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"";
+    let run = kit.command("/bin/sh").args(["-c", script]);
+    let run = run.arg(kit.builder([""; 0]).program()).arg("doctor");
+    let run = run.env("BUILDER_ROOT", kit.store()).in_pod_where(Pod::Podman, limited);
+    let found = run.ok().stdout();
+    assert!(found.contains("sysctl -w user.max_user_namespaces=15000"), "{found}");
+}
+
 /// `hostUsers: false` of Kubernetes: root of the container is the kit's user.
 pub(crate) fn own_users(config: &mut serde_json::Value) {
     use serde_json::json;
