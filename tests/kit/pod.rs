@@ -215,6 +215,26 @@ impl Pod {
     }
 }
 
+/// `hostUsers: false` of Kubernetes: root of the container is the kit's user.
+pub fn own_users(config: &mut Value) {
+    let map = |id: &Value| {
+        json!([{"containerID": 0, "hostID": id, "size": 1},
+            {"containerID": 1, "hostID": 1_000_000, "size": 65_535}])
+    };
+    let user = config["process"]["user"].clone();
+    config["linux"]["uidMappings"] = map(&user["uid"]);
+    config["linux"]["gidMappings"] = map(&user["gid"]);
+    config["process"]["user"] = json!({"uid": 0, "gid": 0});
+    config["linux"]["namespaces"].as_array_mut().expect("an array").push(json!({"type": "user"}));
+    // The kernel mounts no other one: the network is the machine's.
+    for mount in config["mounts"].as_array_mut().expect("an array") {
+        if mount["destination"] == "/sys" {
+            *mount = json!({"destination": "/sys", "type": "bind", "source": "/sys",
+                "options": ["rbind", "ro"]});
+        }
+    }
+}
+
 impl Run {
     /// Runs it in a container. Its network is the machine's, for the servers of tests; the kit's
     /// directory is a volume, the rest of the root an overlay as engines make it.

@@ -1,6 +1,6 @@
 //! Containers as clusters and runners start them, in which no namespace can be made.
 
-use crate::kit::pod::Pod;
+use crate::kit::pod::{Pod, own_users};
 use crate::kit::{Archive, Kit, Run, base, users};
 
 /// What can be said of a Dockerfile without running a command.
@@ -182,25 +182,4 @@ fn the_setting_of_a_machine_that_forbids_user_namespaces_is_named() {
     let run = run.env("BUILDER_ROOT", kit.store()).in_pod_where(Pod::Podman, limited);
     let found = run.ok().stdout();
     assert!(found.contains("sysctl -w user.max_user_namespaces=15000"), "{found}");
-}
-
-/// `hostUsers: false` of Kubernetes: root of the container is the kit's user.
-pub(crate) fn own_users(config: &mut serde_json::Value) {
-    use serde_json::json;
-    let map = |id: &serde_json::Value| {
-        json!([{"containerID": 0, "hostID": id, "size": 1},
-            {"containerID": 1, "hostID": 1_000_000, "size": 65_535}])
-    };
-    let user = config["process"]["user"].clone();
-    config["linux"]["uidMappings"] = map(&user["uid"]);
-    config["linux"]["gidMappings"] = map(&user["gid"]);
-    config["process"]["user"] = json!({"uid": 0, "gid": 0});
-    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
-    // The kernel mounts no other one: the network is the machine's.
-    for mount in config["mounts"].as_array_mut().unwrap() {
-        if mount["destination"] == "/sys" {
-            *mount = json!({"destination": "/sys", "type": "bind", "source": "/sys",
-                "options": ["rbind", "ro"]});
-        }
-    }
 }

@@ -5,9 +5,9 @@
 //! volumes, the variables of a job, and the checkout.
 
 use crate::backend::backend;
-use crate::builds::own_users;
 use crate::http::Http;
 use crate::kit::pod::Pod;
+use crate::kit::pod::own_users;
 use crate::kit::{Kit, base, host, release, users, write_file};
 use crate::server::{Kind, PASSWORD, Registry, USER};
 use serde_json::{Value, json};
