@@ -274,26 +274,33 @@ impl Drop for FsIds {
     }
 }
 
-/// While it lives, this thread is another user in all but its saved ids, which are the way back, and
-/// no capability has effect but some.
+/// While it lives, this thread is another user, in that user's groups, in all but its saved ids, which
+/// are the way back, and no capability has effect but some.
 #[derive(Debug)]
 pub struct Standing {
     before: Option<(rustix::process::Uid, rustix::process::Gid)>,
+    groups: Option<Vec<rustix::process::Gid>>,
     capabilities: CapabilitySets,
 }
 
 impl Standing {
-    /// Becomes the user. Takes `CAP_SETUID` and `CAP_SETGID` where that is another.
+    /// Becomes the user, in these groups. Takes `CAP_SETUID` and `CAP_SETGID` where that is another.
     ///
     /// # Errors
     ///
     /// What the calls say.
-    pub fn take(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<Self> {
-        use rustix::process::{Gid, Uid, getgid, getuid};
-        use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+    pub fn take(uid: u32, gid: u32, groups: &[u32], keep: CapabilitySet) -> io::Result<Self> {
+        use rustix::process::{Gid, Uid, getgid, getgroups, getuid};
+        use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
         let capabilities = rustix::thread::capabilities(None)?;
         let own = (getuid(), getgid());
-        let mut guard = Self { before: None, capabilities };
+        let mut guard = Self { before: None, groups: None, capabilities };
+        let (wanted, there): (Vec<Gid>, _) =
+            (groups.iter().copied().map(Gid::from_raw).collect(), getgroups()?);
+        if wanted != there {
+            set_thread_groups(&wanted)?;
+            guard.groups = Some(there);
+        }
         if (own.0.as_raw(), own.1.as_raw()) != (uid, gid) {
             guard.before = Some(own);
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -308,12 +315,15 @@ impl Standing {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+        use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
         if let Some((uid, gid)) = self.before {
             set_thread_res_uid(uid, uid, uid).ok();
             set_thread_res_gid(gid, gid, gid).ok();
         }
         rustix::thread::set_capabilities(None, self.capabilities).ok();
+        if let Some(groups) = &self.groups {
+            set_thread_groups(groups).ok();
+        }
     }
 }
 

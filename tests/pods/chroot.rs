@@ -172,7 +172,7 @@ fn what_proc_shows_is_the_commands_own_and_leads_nowhere() {
     let words = ["cc", "-static", "-O1", "-pthread", "-o", program.to_str().unwrap(), source];
     host::tool(&words);
     kit.dockerfile(
-        "FROM fixture/base\nCOPY proc-attempt /\nRUN ln -s /proc/self/mounts /mtab\n\
+        "FROM fixture/base\nCOPY proc-attempt /\nRUN ln -s /proc/self/mounts /mtab && echo 1 > /roots && chmod 640 /roots\n\
          RUN [\"/proc-attempt\"]\n\
          USER app\nRUN [\"/proc-attempt\"]\n",
     );
@@ -182,7 +182,10 @@ fn what_proc_shows_is_the_commands_own_and_leads_nowhere() {
     let run = kit.command("/bin/sh").arg(&script).arg(&program).arg(kit.builder([""; 0]).program());
     let run = run.args(["build", "--progress=plain", "-t", "own", "--build-context", &base]);
     let run = run.arg(kit.path("")).env("BUILDER_ROOT", kit.store());
-    let text = run.in_pod(Pod::Docker).ok().stdout();
+    let in_groups = |config: &mut serde_json::Value| {
+        config["process"]["user"]["additionalGids"] = serde_json::json!([0, 42]);
+    };
+    let text = run.in_pod_where(Pod::Docker, in_groups).ok().stdout();
     assert_eq!(text.matches("all was tried").count(), 2, "{text}");
     assert!(text.contains("/dev/pts/"), "{text}");
     assert!(!text.contains("BREACH"), "{text}");
@@ -216,6 +219,25 @@ fn programs_that_look_at_themselves_work_in_a_root_directory() {
     assert_eq!(digest(&pod, |run| run.in_pod(Pod::Docker)), digest(&plain, |run| run));
 }
 
+/// As Yama's scope 2 and old profiles have it.
+#[test]
+fn commands_run_without_proc_where_their_memory_cannot_be_read() {
+    if !Pod::can_run() {
+        return;
+    }
+    let kit = kit();
+    kit.dockerfile(
+        "FROM fixture/base\nRUN test ! -e /proc/self/status && ! cat /proc/cpuinfo && echo it ran\n",
+    );
+    let unreadable = |config: &mut serde_json::Value| {
+        for rule in config["linux"]["seccomp"]["syscalls"].as_array_mut().unwrap() {
+            rule["names"].as_array_mut().unwrap().retain(|name| name != "process_vm_readv");
+        }
+    };
+    let outcome = kit.build_showing("plain").in_pod_where(Pod::Docker, unreadable).ok();
+    outcome.says(&["it ran", "/proc of commands is empty", "cannot be read"]);
+}
+
 #[test]
 fn a_command_without_network_has_sockets_of_files_only() {
     if !Pod::can_run() {
@@ -242,10 +264,9 @@ fn a_store_in_memory_misses_no_change() {
     fs::copy(&program, pod.path("attempt")).unwrap();
     // A file of the base, one of the step before, and one with two names.
     let dockerfile = format!(
-        "{}COPY attempt /\nRUN echo file > /one && echo file > /two && ln /two /three\n\
+        "{DOCKERFILE}COPY attempt /\nRUN echo file > /one && echo file > /two && ln /two /three\n\
          RUN /attempt store /etc/passwd && /attempt store /one && touch /after\n\
-         RUN grep -q ^soot /etc/passwd && grep -q gile /one && rm /attempt\n",
-        DOCKERFILE
+         RUN grep -q ^soot /etc/passwd && grep -q gile /one && rm /attempt\n"
     );
     for kit in [&plain, &pod] {
         kit.dockerfile(&dockerfile);

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, mkdirat, openat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
@@ -41,7 +42,13 @@ pub(super) struct Listings {
     /// Names of listings, and the paths that they stand for.
     made: VecDeque<(String, Vec<u8>)>,
     next: u64,
+    /// When a program was linked to last.
+    linked: Option<Instant>,
 }
+
+/// How long a link to a program stays for the process that asked for it: the kernel looks it up as soon
+/// as that process runs again. Only then may another program take its place.
+const LINK_KEPT: Duration = Duration::from_millis(50);
 
 /// What a name stands for in a listing.
 enum Entry {
@@ -58,7 +65,7 @@ impl Listings {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { dir, made: VecDeque::new(), next: 0 })
+        Ok(Self { dir, made: VecDeque::new(), next: 0, linked: None })
     }
 
     /// Returns the path that a listing stands for, or one in it.
@@ -71,10 +78,14 @@ impl Listings {
     }
 
     /// Puts a link to a program where `/proc/self/exe` is looked up.
-    pub(super) fn link_to_program(&self, text: &[u8]) -> Result<(), Errno> {
+    pub(super) fn link_to_program(&mut self, text: &[u8]) -> Result<(), Errno> {
         let own = openat(&self.dir, "self", DIR, Mode::empty())?;
+        let before = self.linked.replace(Instant::now());
         if rustix::fs::readlinkat(&own, "exe", Vec::new()).is_ok_and(|old| old.as_bytes() == text) {
             return Ok(());
+        }
+        if let Some(rest) = before.and_then(|before| LINK_KEPT.checked_sub(before.elapsed())) {
+            std::thread::sleep(rest);
         }
         let fresh = format!("exe.{}", self.next);
         unlinkat(&own, &fresh, AtFlags::empty()).ok();

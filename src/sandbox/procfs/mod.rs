@@ -2,7 +2,7 @@
 //! about the machine, answered call by call.
 //!
 //! A supervisor that gets the calls asks [`Procfs`], which acts on the container's own `/proc` with
-//! the ids and capabilities of the caller, and hands descriptors in.
+//! the ids, groups and capabilities of the caller, and hands descriptors in.
 //!
 //! # Invariants
 //!
@@ -51,12 +51,13 @@ const COPY_MAX: u64 = 16 << 20;
 const HELD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A thread that made a call, and its rights.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Caller {
     pub process: i32,
     pub thread: i32,
     uid: u32,
     gid: u32,
+    groups: Vec<u32>,
     capabilities: u64,
 }
 
@@ -144,12 +145,16 @@ impl Procfs {
             }
         };
         let process = field("Tgid:").and_then(|text| text.trim().parse().ok());
+        let groups = field("Groups:").and_then(|text| {
+            text.split_whitespace().map(|group| group.parse().ok()).collect::<Option<Vec<u32>>>()
+        });
         let permitted = field("CapPrm:").and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
         Ok(Caller {
             process: process.ok_or(Errno::SRCH)?,
             thread,
             uid: id("Uid:")?,
             gid: id("Gid:")?,
+            groups: groups.ok_or(Errno::SRCH)?,
             capabilities: permitted.ok_or(Errno::SRCH)?,
         })
     }
@@ -161,7 +166,7 @@ impl Procfs {
     /// `EPERM` where they cannot be taken.
     pub(super) fn act(caller: &Caller) -> Result<Standing, Errno> {
         let keep = CapabilitySet::from_bits_retain(caller.capabilities);
-        Standing::take(caller.uid, caller.gid, keep).map_err(|_| Errno::PERM)
+        Standing::take(caller.uid, caller.gid, &caller.groups, keep).map_err(|_| Errno::PERM)
     }
 
     /// Opens the memory of a thread for writing.
@@ -254,7 +259,8 @@ impl Procfs {
         }
         let Ok(stat) = rustix::fs::fstat(process) else { return false };
         // Only who has its ids may look.
-        let Ok(_acting) = Standing::take(stat.st_uid, stat.st_gid, CapabilitySet::all()) else {
+        let Ok(_acting) = Standing::take(stat.st_uid, stat.st_gid, &[], CapabilitySet::all())
+        else {
             return false;
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
