@@ -3,12 +3,12 @@
 //! `std::fs::remove_dir_all` recurses and needs to be let into each directory; layers hold trees of
 //! thousands of levels, and directories of mode 0.
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, chmodat, fstat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, chmodat, fstat, openat, unlinkat};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 /// How many levels keep their descriptor; those further up are found again through `..`.
 const OPEN_LEVELS: usize = 64;
@@ -80,7 +80,10 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 fn empty(dir: BorrowedFd<'_>, name: &CStr, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Level> {
     let fd = match openat(dir, name, FLAGS, Mode::empty()) {
         Err(Errno::ACCESS) => {
-            chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
+            // By a descriptor: a link may take the name's place.
+            let held = openat(dir, name, FLAGS | OFlags::PATH, Mode::empty())?;
+            let link = format!("/proc/self/fd/{}", held.as_raw_fd());
+            chmodat(CWD, link, Mode::RWXU, AtFlags::empty())?;
             openat(dir, name, FLAGS, Mode::empty())?
         }
         other => other?,

@@ -352,3 +352,27 @@ fn commands_of_debian_make_the_same_image_in_a_root_directory() {
     let got = digest(&pod, |run| run.in_pod(Pod::Docker));
     assert_eq!(got, wanted);
 }
+
+/// Ways to where the supervisor would write: `$1` has a directory of the container.
+const PLANTED: &str = "\
+FROM fixture/base
+RUN mv /proc/self /proc/away 2>/dev/null; rm -rf /proc/1 /proc/$$; ln -s /witness /proc/$$ && cd /proc/self/fd; \\
+    [ -z \"$(ls /witness 2>/dev/null)\" ] && true
+";
+
+#[test]
+fn nothing_is_made_where_links_in_proc_lead_and_nothing_is_mounted_there() {
+    if !Pod::can_run() {
+        return;
+    }
+    let kit = kit();
+    kit.dockerfile(PLANTED);
+    let script = "mkdir /witness && \"$@\" && [ -z \"$(ls -A /witness)\" ] && echo empty";
+    let build = build(&kit);
+    let run = kit.command("/bin/sh").args(["-c", script, "sh"]).arg(build.program());
+    let run = run.args(build.into_command().get_args()).env("BUILDER_ROOT", kit.store());
+    assert!(run.in_pod(Pod::Docker).ok().stdout().ends_with("empty\n"));
+    kit.dockerfile("FROM fixture/base\nRUN --mount=type=cache,target=/proc true\n");
+    let refused = self::build(&kit).in_pod(Pod::Docker).any();
+    refused.says(&["/proc cannot be a mount point"]);
+}

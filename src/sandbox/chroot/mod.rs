@@ -323,12 +323,13 @@ fn end_all(running: &Running, used: &mut ChildUsage, status: &mut Option<i32>) {
 
 /// Lists the children of this process, which has one thread.
 fn children(proc: BorrowedFd<'_>) -> Vec<i32> {
+    // Names of processes in them may have any bytes.
     let read = |path: &str| -> Option<String> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(proc, path, flags, Mode::empty()).ok()?;
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut std::fs::File::from(file), &mut text).ok()?;
-        Some(text)
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     };
     let thread = rustix::thread::gettid().as_raw_nonzero();
     if let Some(text) = read(&format!("self/task/{thread}/children")) {

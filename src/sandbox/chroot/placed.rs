@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::super::fault::{Doing, Fault};
-use super::super::mounts::{LINKS, NODES, depth};
+use super::super::mounts::{LINKS, NODES, check_place, depth};
 use super::super::spec::{MountKind, RunSpec};
 use super::super::{SandboxError, Source};
 use crate::snapshot;
@@ -113,6 +113,10 @@ impl Placed {
         for mount in mounts {
             let target = mount.target.as_str();
             let doing = || format!("putting what is to be at {target} there");
+            let place = resolve_in_root(self.root.as_fd(), target.as_bytes()).doing(doing)?;
+            if !matches!(mount.kind, MountKind::Writable) {
+                check_place(target, &place.path)?;
+            }
             match &mount.kind {
                 MountKind::Writable => {}
                 MountKind::Tmpfs { mode, .. } => {

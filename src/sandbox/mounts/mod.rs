@@ -46,6 +46,7 @@ use crate::layer::owner;
 use crate::sys::mount::{MountAttributes, make_private, mount_setattr};
 
 pub(super) use dev::{LINKS, NODES};
+pub(super) use stub::check_place;
 pub(super) use stub::remove as remove_stubs;
 
 /// What came of building.

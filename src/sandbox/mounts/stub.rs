@@ -127,7 +127,7 @@ impl<'a> Maker<'a> {
 
 /// Checks where a mount would be. `/proc` takes none. `/sys` and `/dev` are ours: a mount there is
 /// meant only where its target says so, and not where a link of the image leads there.
-fn check_place(path: &str, resolved: &[u8]) -> Result<(), Fault> {
+pub(in super::super) fn check_place(path: &str, resolved: &[u8]) -> Result<(), Fault> {
     let top = resolved.split(|&b| b == b'/').next().unwrap_or_default();
     match top {
         b"" => Err(Fault::Refused(format!("{path} cannot be a mount point: it is the root"))),

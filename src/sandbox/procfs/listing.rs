@@ -5,8 +5,8 @@
 //! the texts of the links that it lists, directories, and links to the paths of files. What a process
 //! looks up in it is answered as if it were the directory that it stands for ([`Listings::meaning`]).
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, mkdirat, openat, statat, symlinkat, unlinkat};
@@ -60,10 +60,7 @@ impl Listings {
     pub(super) fn new(root: &OwnedFd) -> Result<Self, Errno> {
         let dir = openat(root, "proc", DIR, Mode::empty())?;
         for name in SKELETON {
-            match mkdirat(&dir, name, Mode::from(0o555)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
-            }
+            make_directories(dir.as_fd(), name)?;
         }
         Ok(Self { dir, made: VecDeque::new(), next: 0, linked: None })
     }
@@ -97,10 +94,8 @@ impl Listings {
     pub(super) fn enter(&self, route: &Route, caller: &Caller) {
         let path = meaning(route, caller);
         let Some(path) = path.strip_prefix("/proc/") else { return };
-        let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
-        for end in ends {
-            mkdirat(&self.dir, &path[..end], Mode::from(0o555)).ok();
-        }
+        // Where the command has put something else, it finds that.
+        make_directories(self.dir.as_fd(), path).ok();
     }
 
     /// Makes a directory with these entries and opens it.
@@ -248,11 +243,11 @@ impl Procfs {
         }
         if at == Directory::Descriptors && found.is_own {
             // The one that the list is read by.
-            let is_free =
-                |number: &u32| entries.iter().all(|(name, _)| *name != number.to_string());
-            if let Some(number) = (0..=entries.len() as u32).find(is_free) {
-                entries.push((number.to_string(), Entry::Link(meaning.as_bytes().to_vec())));
-            }
+            let taken: BTreeSet<usize> =
+                entries.iter().filter_map(|(name, _)| name.parse().ok()).collect();
+            let free = taken.iter().zip(0..).find(|(number, place)| *number != place);
+            let free = free.map_or(taken.len(), |(_, place)| place);
+            entries.push((free.to_string(), Entry::Link(meaning.as_bytes().to_vec())));
         }
         Ok(entries)
     }
@@ -262,6 +257,20 @@ impl Procfs {
         let base = found.base.try_clone().map_err(|_| Errno::MFILE)?;
         self.read_link(&Found { base, route, is_own: found.is_own }, caller)
     }
+}
+
+/// Makes the directories of a path. The command may put links in their places meanwhile, which are
+/// not followed.
+fn make_directories(top: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
+    let mut above = top.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+    for name in path.split('/') {
+        match mkdirat(&above, name, Mode::from(0o555)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+        above = openat(&above, name, DIR, Mode::empty())?;
+    }
+    Ok(())
 }
 
 /// Returns the path of a directory with the numbers of its process and thread.
@@ -318,6 +327,18 @@ mod tests {
         let count =
             names(&listings.dir).unwrap().iter().filter(|name| name.starts_with('.')).count();
         assert_eq!(count, KEPT_MAX, "old ones go");
+        // Nothing is made where the command's links lead.
+        let (proc, outside) = (dir.path().join("proc"), dir.path().join("outside"));
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, proc.join("7")).unwrap();
+        std::fs::create_dir(proc.join("8")).unwrap();
+        std::os::unix::fs::symlink("../../outside", proc.join("8/task")).unwrap();
+        for path in ["7/fd", "7", "8/task/9", "8/task"] {
+            make_directories(listings.dir.as_fd(), path).unwrap_err();
+        }
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+        make_directories(listings.dir.as_fd(), "9/task/10").unwrap();
+        assert!(proc.join("9/task/10").is_dir());
         listings.link_to_program(b"/bin/one").unwrap();
         listings.link_to_program(b"/bin/two").unwrap();
         let link = std::fs::read_link(dir.path().join("proc/self/exe")).unwrap();

@@ -45,7 +45,7 @@ use route::{Directory, Kind, Route, Who};
 use terminals::Terminals;
 
 /// Longest file of which a copy is handed out.
-const COPY_MAX: u64 = 16 << 20;
+const COPY_MAX: u64 = 4 << 20;
 
 /// To hold something without opening it.
 const HELD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -129,11 +129,13 @@ impl Procfs {
     /// `ESRCH` where it is gone; `EPERM` where its ids are such that no other process can have its
     /// rights.
     pub(super) fn caller(&self, thread: i32) -> Result<Caller, Errno> {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = openat(&self.proc, format!("{thread}/status"), flags, Mode::empty())
             .map_err(|_| Errno::SRCH)?;
-        File::from(file).read_to_string(&mut text).map_err(|_| Errno::SRCH)?;
+        File::from(file).read_to_end(&mut bytes).map_err(|_| Errno::SRCH)?;
+        // The name of a process may have any bytes.
+        let text = String::from_utf8_lossy(&bytes);
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
         // Real, effective, saved, and that for files.
         let id = |name: &str| -> Result<u32, Errno> {
@@ -292,7 +294,7 @@ impl Procfs {
         }
         match kind {
             Kind::Directory(at) => match Self::settings(found) {
-                Some(FileType::RegularFile) => Self::copy(found, writes, flags),
+                Some(FileType::RegularFile) => Self::copy(found, caller, flags),
                 Some(_) if writes || flags.contains(OFlags::CREATE) => Err(Errno::ISDIR),
                 Some(_) => self.list(found, *at, caller),
                 None => Err(Errno::NOENT),
@@ -305,7 +307,7 @@ impl Procfs {
                 let _acting = Self::act(caller)?;
                 regular(found.base.as_fd(), path, flags & KEPT)
             }
-            Kind::Copy => Self::copy(found, writes, flags),
+            Kind::Copy => Self::copy(found, caller, flags),
             Kind::Mounts | Kind::MountInfo if writes => Err(Errno::ACCESS),
             Kind::Mounts | Kind::MountInfo if flags.contains(OFlags::DIRECTORY) => {
                 Err(Errno::NOTDIR)
@@ -353,7 +355,7 @@ impl Procfs {
             Kind::Descriptor | Kind::Program | Kind::Place if follows => {
                 Ok(self.object(found, caller)?.into_held())
             }
-            Kind::Copy if Self::common(found).is_none() => Err(Errno::NOENT),
+            Kind::Copy if Self::common(found, caller).is_none() => Err(Errno::NOENT),
             _ => {
                 let _acting = Self::act(caller)?;
                 let path = if path.is_empty() { "." } else { path.as_str() };
@@ -481,15 +483,16 @@ impl Procfs {
     }
 
     /// Opens a file that is the same for all, if every user of the container may read it.
-    fn common(found: &Found) -> Option<OwnedFd> {
+    fn common(found: &Found, caller: &Caller) -> Option<OwnedFd> {
         let path = found.route.path.as_str();
+        let _acting = Self::act(caller).ok()?;
         let file = regular(found.base.as_fd(), path, OFlags::NONBLOCK).ok()?;
         let mode = rustix::fs::fstat(&file).ok()?.st_mode;
         (mode & libc::S_IROTH != 0).then_some(file)
     }
 
-    fn copy(found: &Found, writes: bool, flags: OFlags) -> Result<OwnedFd, Errno> {
-        if writes {
+    fn copy(found: &Found, caller: &Caller, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if flags.intersects(OFlags::RDWR | OFlags::WRONLY | OFlags::TRUNC) {
             return Err(if found.route.path.starts_with("sys/") {
                 Errno::ROFS
             } else {
@@ -499,8 +502,10 @@ impl Procfs {
         if flags.contains(OFlags::DIRECTORY) {
             return Err(Errno::NOTDIR);
         }
-        let file = Self::common(found).ok_or(Errno::NOENT)?;
+        let file = Self::common(found, caller).ok_or(Errno::NOENT)?;
         let mut bytes = Vec::new();
+        // What some files show depends on who reads them.
+        let _acting = Self::act(caller)?;
         File::from(file).take(COPY_MAX).read_to_end(&mut bytes).map_err(|error| errno(&error))?;
         in_memory(&bytes)
     }

@@ -55,16 +55,8 @@ impl<'a> Object<'a> {
             Again::ToRead if writes => return Err(Errno::ACCESS),
             Again::ToRead | Again::Freely => {}
         }
-        let asked = flags & KEPT;
-        // A pipe with a name waits for its other end otherwise.
-        let how = asked | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let _acting = Procfs::act(caller)?;
-        let file = openat(self.proc, own_link(&self.held), how, Mode::empty())?;
-        if !asked.contains(OFlags::NONBLOCK) {
-            let now = rustix::fs::fcntl_getfl(&file)?;
-            rustix::fs::fcntl_setfl(&file, now - OFlags::NONBLOCK)?;
-        }
-        Ok(file)
+        open_at_once(self.proc, &own_link(&self.held), flags & KEPT)
     }
 }
 
@@ -113,8 +105,19 @@ pub(super) fn open_in(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Resul
         return Err(if kind.is_symlink() { Errno::LOOP } else { Errno::NXIO });
     }
     let path = format!("/proc/{}", own_link(&held));
-    let flags = flags & KEPT | OFlags::CLOEXEC | OFlags::NOCTTY;
-    openat(rustix::fs::CWD, path, flags, Mode::empty())
+    open_at_once(rustix::fs::CWD, &path, flags & KEPT)
+}
+
+/// Opens something without waiting for what another process does, as the end of a lease or the other
+/// end of a pipe.
+fn open_at_once(dir: BorrowedFd<'_>, path: &str, asked: OFlags) -> Result<OwnedFd, Errno> {
+    let how = asked | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = openat(dir, path, how, Mode::empty())?;
+    if !asked.contains(OFlags::NONBLOCK) {
+        let now = rustix::fs::fcntl_getfl(&file)?;
+        rustix::fs::fcntl_setfl(&file, now - OFlags::NONBLOCK)?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

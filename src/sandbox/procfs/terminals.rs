@@ -7,15 +7,45 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 
 use super::object::Object;
 use super::{Caller, HELD, Procfs};
 
-/// Terminals by their numbers.
+/// Most terminals of a command at one time, each of which takes a descriptor.
+const TERMINALS_MAX: usize = 256;
+
+/// The device that makes terminals.
+const MULTIPLEXER: &str = "/dev/ptmx";
+
+/// Terminals of a command.
 #[derive(Debug, Default)]
-pub(super) struct Terminals(BTreeMap<u32, OwnedFd>);
+pub(super) struct Terminals {
+    /// By their numbers.
+    made: BTreeMap<u32, OwnedFd>,
+    /// Mode and owners of the multiplexer before any was made. The command has it open, and can
+    /// change them.
+    before: Option<(u32, u32, u32)>,
+}
+
+impl Drop for Terminals {
+    fn drop(&mut self) {
+        let Some(before) = self.before else { return };
+        if multiplexer() != Some(before) {
+            let (mode, uid, gid) = before;
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            rustix::fs::chownat(CWD, MULTIPLEXER, uid, gid, AtFlags::empty()).ok();
+            rustix::fs::chmodat(CWD, MULTIPLEXER, Mode::from(mode), AtFlags::empty()).ok();
+        }
+    }
+}
+
+/// Returns mode and owners of the multiplexer.
+fn multiplexer() -> Option<(u32, u32, u32)> {
+    let stat = rustix::fs::stat(MULTIPLEXER).ok()?;
+    Some((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid))
+}
 
 /// The first of the numbers of devices that are the far sides of terminals; there are eight.
 const FAR_SIDES: std::ops::Range<u32> = 136..144;
@@ -23,7 +53,10 @@ const FAR_SIDES: std::ops::Range<u32> = 136..144;
 impl Terminals {
     /// Notes a terminal by its near side.
     fn add(&mut self, near: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.0.retain(|_, held| is_there(held));
+        self.made.retain(|_, held| is_there(held));
+        if self.made.len() >= TERMINALS_MAX {
+            return Err(Errno::NOSPC);
+        }
         let path = rustix::pty::ptsname(near, Vec::new())?;
         let number = path.to_str().ok().and_then(|path| path.strip_prefix("/dev/pts/"));
         let number = number.and_then(|number| number.parse().ok()).ok_or(Errno::NXIO)?;
@@ -34,7 +67,7 @@ impl Terminals {
         if !is_terminal {
             return Err(Errno::NXIO);
         }
-        self.0.insert(number, held);
+        self.made.insert(number, held);
         Ok(())
     }
 
@@ -42,7 +75,7 @@ impl Terminals {
     fn get(&self, names: &[Vec<u8>]) -> Result<&OwnedFd, Errno> {
         let [name] = names else { return Err(Errno::NOENT) };
         let number = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
-        let held = number.and_then(|number: u32| self.0.get(&number));
+        let held = number.and_then(|number: u32| self.made.get(&number));
         held.filter(|held| is_there(held)).ok_or(Errno::NOENT)
     }
 }
@@ -65,9 +98,12 @@ impl Procfs {
     ) -> Result<OwnedFd, Errno> {
         let kept = OFlags::RWMODE | OFlags::NONBLOCK;
         let flags = flags & kept | OFlags::NOCTTY | OFlags::CLOEXEC;
+        if self.terminals.before.is_none() {
+            self.terminals.before = multiplexer();
+        }
         let near = {
             let _acting = Self::act(caller)?;
-            openat(CWD, "/dev/ptmx", flags, Mode::empty())?
+            openat(CWD, MULTIPLEXER, flags, Mode::empty())?
         };
         self.terminals.add(near.as_fd())?;
         Ok(near)
@@ -113,6 +149,6 @@ impl Procfs {
     ///
     /// What looking at it says.
     pub(in super::super) fn hold_multiplexer() -> Result<OwnedFd, Errno> {
-        openat(CWD, "/dev/ptmx", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        openat(CWD, MULTIPLEXER, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
     }
 }

@@ -25,7 +25,15 @@ const PATHS: &str = "
 
 /// All calls that name a file.
 pub(super) fn paths() -> Vec<Rule> {
-    PATHS.split_whitespace().map(|name| notify(name, Vec::new())).collect()
+    let mut rules: Vec<Rule> =
+        PATHS.split_whitespace().map(|name| notify(name, Vec::new())).collect();
+    // By a limit of its processor time a process of the same user ends: the builder.
+    rules.push(Rule {
+        names: vec!["prlimit64".to_owned()],
+        action: Action::Errno(libc::EPERM as u16),
+        arguments: vec![argument(0, Comparison::NotEqual, 0), argument(2, Comparison::NotEqual, 0)],
+    });
+    rules
 }
 
 /// Nodes that no process can make in a user namespace.
