@@ -41,6 +41,8 @@ pub struct Environment {
     pub refused: Option<EnterError>,
     /// The version of Landlock where commands can be confined by chroot, else why they cannot.
     pub chroot: Option<Result<u32, String>>,
+    /// The same where paths can be resolved for commands.
+    pub emulated: Option<Result<u32, String>>,
     /// Whether this command may touch the files of layers.
     pub(super) touches_layers: bool,
     /// The time at which we were started.
@@ -67,6 +69,7 @@ impl Environment {
             standing: Standing::Machine,
             refused: None,
             chroot: None,
+            emulated: None,
             touches_layers: false,
             started: Timestamp::now(),
             begun: Instant::now(),

@@ -253,6 +253,10 @@ pub fn main() -> ExitCode {
         Standing::Container => Some(crate::sandbox::probe_chroot()),
         _ => None,
     };
+    environment.emulated = match standing {
+        Standing::User => Some(crate::sandbox::probe_emulation()),
+        _ => None,
+    };
     environment.refused = refused;
     environment.touches_layers = touches_layers;
     let docker_config = call.docker_config.or(docker_directory.map(PathBuf::into_os_string));

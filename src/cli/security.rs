@@ -114,19 +114,25 @@ impl SecurityArgs {
                 )
                 .with_hint("leave the flag out: --confinement=auto takes the strongest way"));
             }
+            Wanted::Emulated if matches!(environment.emulated, Some(Ok(_))) => WantedRung::Emulated,
             Wanted::Emulated => {
+                let why = match (&environment.refused, &environment.emulated) {
+                    (None, _) => "this place has them, which confine more",
+                    (_, Some(Err(reason))) => reason.as_str(),
+                    (_, Some(Ok(_)) | None) => "this place allows more",
+                };
                 return Err(Failure::new(
                     Class::Usage,
-                    "--confinement=emulated is not in this version of builder: commands run in \
-                     namespaces or by chroot, or not at all",
+                    format!("--confinement=emulated is for users in containers without namespaces: {why}"),
                 )
                 .with_hint("see what this place allows: builder doctor"));
             }
         };
         let chroot = environment.chroot.clone();
+        let emulated = environment.emulated.clone();
         let refused = environment.refused.clone();
         let fix = refused.as_ref().map(|error| place::next_rung(error, environment));
-        Ok(Confinement { wanted, refused, chroot, fix: fix.unwrap_or_default() })
+        Ok(Confinement { wanted, refused, chroot, emulated, fix: fix.unwrap_or_default() })
     }
 
     /// Returns how the ids of commands map to this machine's; `None` for the builder's own.

@@ -259,6 +259,41 @@ pub fn write(link: &str, kind: FileType, owner: (u32, u32)) -> Result<(), Errno>
     }
 }
 
+/// Puts the owner and the mode that were asked for into what stat(2) said of the file behind a link of
+/// `/proc/*/fd`; of what can have no attributes, root's.
+pub fn amend_linked(link: &str, stat: &mut Stat) {
+    if is_recorded() {
+        let has_attributes = has_attributes(kind(stat));
+        put(stat, |name, value| match has_attributes {
+            true => rustix::fs::getxattr(link, name, value),
+            false => Err(Errno::NODATA),
+        });
+    }
+}
+
+/// Gives the file behind a link of `/proc/*/fd` its mode.
+///
+/// # Errors
+///
+/// What chmod(2) says.
+pub fn set_mode_linked(link: &str, kind: FileType, mode: u32) -> Result<(), Errno> {
+    let made = mode_to_make(kind, mode);
+    rustix::fs::chmod(link, Mode::from(made))?;
+    match made == mode {
+        _ if !is_without_rights() || !has_attributes(kind) => Ok(()),
+        true => gone(rustix::fs::removexattr(link, MODE)),
+        false => {
+            let value = format!("{mode:o}");
+            rustix::fs::setxattr(link, MODE, value.as_bytes(), XattrFlags::empty())
+        }
+    }
+}
+
+/// Says whether an attribute is one in which something is written down here.
+pub fn is_attribute_of_ours(name: &[u8]) -> bool {
+    name.starts_with(b"user.builder.")
+}
+
 fn user(id: u32) -> Option<Uid> {
     (id != UNCHANGED).then(|| Uid::from_raw(id))
 }

@@ -98,7 +98,11 @@ impl<'a> Command<'a> {
         };
         let programs: Vec<CString> = programs;
         let programs = programs.into_iter().map(|program| {
-            let verdict = check(program.as_bytes(), INTERPRETERS_MAX);
+            let verdict = match request.emulated {
+                // Its supervisor looks.
+                Some(_) => Ok(()),
+                None => check(program.as_bytes(), INTERPRETERS_MAX),
+            };
             (program, verdict)
         });
         let programs = programs.collect();
@@ -139,6 +143,70 @@ impl<'a> Command<'a> {
                 return 1;
             }
         }
+        self.run()
+    }
+
+    /// Becomes a command whose supervisor, at the other end of a socket, does all that it does with
+    /// files. Returns the status to end with when it cannot.
+    pub(super) fn execute_supervised(
+        &self,
+        control: BorrowedFd<'_>,
+        supervisor: OwnedFd,
+        stdio: &[OwnedFd; 3],
+        terminal: bool,
+    ) -> i32 {
+        match self.become_supervised(supervisor, stdio, terminal) {
+            Ok(()) => self.run(),
+            Err(fault) => {
+                protocol::send(control, &InitMessage::from(fault), &[]).ok();
+                1
+            }
+        }
+    }
+
+    /// Gives all up but what the supervisor grants.
+    fn become_supervised(
+        &self,
+        supervisor: OwnedFd,
+        stdio: &[OwnedFd; 3],
+        terminal: bool,
+    ) -> Result<(), Fault> {
+        process::reset_signals();
+        rustix::process::setsid().doing(|| "starting a session")?;
+        for (number, fd) in stdio.iter().enumerate() {
+            process::dup_to(fd.as_fd(), number as i32).doing(|| "connecting input and output")?;
+        }
+        if terminal {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+                .doing(|| "taking the terminal")?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let (Some(domain), Some((_, filter))) = (self.domain, self.supervisor) else {
+            return Err(Fault::Refused("a command without confinement".into()));
+        };
+        match caps::bound(0) {
+            // It has no right to give any up, and none of them.
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(error) => return Err(error).doing(|| "limiting capabilities"),
+        }
+        caps::hold(0).doing(|| "setting capabilities")?;
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+            .doing(|| "becoming an ordinary process")?;
+        rustix::thread::set_no_new_privs(true).doing(|| "giving up gaining privileges")?;
+        domain.enter().doing(|| "entering a Landlock domain")?;
+        process::close_on_exec_from(3).doing(|| "closing descriptors")?;
+        let listener = load_filter_with_listener(filter).doing(|| "loading a filter of paths")?;
+        protocol::send(supervisor.as_fd(), &(), &[listener.as_fd()])
+            .doing(|| "reporting to the keeper")?;
+        drop((listener, supervisor));
+        for filter in self.offline.iter().chain(&self.confinement) {
+            process::load_filter(filter).doing(|| "loading the system call filter")?;
+        }
+        Ok(())
+    }
+
+    /// Executes the program. Returns the status to end with when none can be.
+    fn run(&self) -> i32 {
         let mut failure = Errno::NOENT;
         for (program, verdict) in &self.programs {
             let error = verdict.err().unwrap_or_else(|| {

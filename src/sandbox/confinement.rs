@@ -5,6 +5,7 @@
 //! |---|---|
 //! | namespaces | user, mount, pid, network, ipc, uts and cgroup namespaces, capabilities, a filter of system calls |
 //! | chroot | a root directory of its own, a Landlock domain, capabilities, no new privileges, the filter |
+//! | emulated | a supervisor that resolves every path, a Landlock domain without files, no new privileges, the filter |
 //!
 //! A lower rung is taken only where the place refuses the ones above it, never because it is
 //! cheaper; what refuses them is in [`Confinement::refused`].
@@ -22,6 +23,8 @@ pub enum WantedRung {
     Namespaces,
     /// A root directory, and never less.
     Chroot,
+    /// Paths that are resolved for commands.
+    Emulated,
 }
 
 /// What confines commands.
@@ -31,6 +34,8 @@ pub enum Rung {
     Namespaces,
     /// A root directory of their own, with this version of Landlock.
     Chroot(u32),
+    /// Every path resolved for them, with this version of Landlock.
+    Emulated(u32),
 }
 
 impl Rung {
@@ -39,6 +44,7 @@ impl Rung {
         match self {
             Self::Namespaces => "namespaces",
             Self::Chroot(_) => "chroot",
+            Self::Emulated(_) => "emulated",
         }
     }
 
@@ -47,6 +53,7 @@ impl Rung {
         match self {
             Self::Namespaces => "in namespaces of their own",
             Self::Chroot(_) => "in a root directory of their own",
+            Self::Emulated(_) => "with every path resolved for them",
         }
     }
 }
@@ -60,6 +67,8 @@ pub struct Confinement {
     pub refused: Option<EnterError>,
     /// The version of Landlock, where commands can be confined by chroot; else why not.
     pub chroot: Option<Result<u32, String>>,
+    /// The same where paths can be resolved for commands.
+    pub emulated: Option<Result<u32, String>>,
     /// What to change so that they can be had.
     pub fix: String,
 }
@@ -70,9 +79,12 @@ impl Confinement {
         match self.refused {
             None => Some(Rung::Namespaces),
             Some(_) if self.wanted == WantedRung::Namespaces => None,
-            Some(_) => match self.chroot {
-                Some(Ok(version)) if self.takes(version) => Some(Rung::Chroot(version)),
-                Some(Ok(_) | Err(_)) | None => None,
+            Some(_) => match (&self.chroot, &self.emulated) {
+                (Some(Ok(version)), _) if self.takes(*version) => Some(Rung::Chroot(*version)),
+                (_, Some(Ok(version))) if self.wanted != WantedRung::Chroot => {
+                    Some(Rung::Emulated(*version))
+                }
+                _ => None,
             },
         }
     }
@@ -80,14 +92,22 @@ impl Confinement {
     /// Says whether a version of Landlock is enough. Without its borders for signals and sockets two
     /// commands that work together could leave their trees: that is for who asks for it.
     fn takes(&self, version: u32) -> bool {
-        version >= SCOPED_FROM || self.wanted == WantedRung::Chroot
+        match self.wanted {
+            WantedRung::Chroot => true,
+            WantedRung::Emulated => false,
+            WantedRung::Auto | WantedRung::Namespaces => version >= SCOPED_FROM,
+        }
     }
 
     /// Returns why there is no rung.
     pub(super) fn reason(&self) -> String {
         let namespaces = self.refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        let emulated = match &self.emulated {
+            Some(Err(reason)) if self.wanted != WantedRung::Chroot => format!("; {reason}"),
+            _ => String::new(),
+        };
         match &self.chroot {
-            Some(Err(reason)) => format!("{namespaces}; {reason}"),
+            Some(Err(reason)) => format!("{namespaces}; {reason}{emulated}"),
             Some(Ok(version)) if !self.takes(*version) => format!(
                 "{namespaces}; before Linux 6.12 commands that are confined by chroot reach each \
                  other's processes: --confinement=chroot takes it all the same"

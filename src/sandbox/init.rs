@@ -343,12 +343,11 @@ pub(super) fn capabilities(spec: &RunSpec) -> Result<u64, Fault> {
 }
 
 /// Reads one of the image's own files; nothing where it is not a regular file.
-fn image_text(path: &str) -> String {
+fn image_text(root: BorrowedFd<'_>, path: &str) -> String {
     use rustix::fs::{FileType, OFlags};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let read = || -> std::io::Result<String> {
-        let file = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let file = open_in_root(file.as_fd(), path.as_bytes(), flags)?;
+        let file = open_in_root(root, path.as_bytes(), flags)?;
         let stat = rustix::fs::fstat(&file)?;
         // A link may lead to a file of /proc, which is regular and not the image's.
         if !FileType::from_raw_mode(stat.st_mode).is_file() || is_procfs(file.as_fd())? {
@@ -366,7 +365,14 @@ fn image_text(path: &str) -> String {
 const USERS_MAX: u64 = 8 << 20;
 
 pub(super) fn identity(user: &str) -> Result<Identity, Fault> {
-    let (passwd, group) = (image_text("/etc/passwd"), image_text("/etc/group"));
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).doing(|| "opening the root")?;
+    identity_in(root.as_fd(), user)
+}
+
+/// The same of a root that is not the process's.
+pub(super) fn identity_in(root: BorrowedFd<'_>, user: &str) -> Result<Identity, Fault> {
+    let (passwd, group) = (image_text(root, "/etc/passwd"), image_text(root, "/etc/group"));
     users::look_up(user, &passwd, &group).map_err(Fault::Refused)
 }
 

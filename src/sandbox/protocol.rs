@@ -62,6 +62,8 @@ pub(super) struct RunRequest {
     /// The version of Landlock with which the command is confined to the root, a directory, where no
     /// namespaces are made.
     pub chroot: Option<u32>,
+    /// The same where the command's paths are resolved for it in the root.
+    pub emulated: Option<u32>,
     /// Listening sockets of agents, which are in the root already.
     pub listeners: Vec<usize>,
     /// Network namespace to join.

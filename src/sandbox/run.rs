@@ -14,6 +14,7 @@ use tracing::debug;
 use super::chroot::{self, Placed};
 use super::client::Client;
 use super::confinement::Rung;
+use super::emulated;
 use super::idmap::IdMap;
 use super::ids::Ids;
 use super::network::{self, Private, Servers};
@@ -285,7 +286,7 @@ impl Sandbox {
             return Err(SandboxError::Cancelled);
         }
         let rung = self.rung()?;
-        if matches!(rung, Rung::Chroot(_)) {
+        if rung != Rung::Namespaces {
             chroot::check(spec)?;
         }
         let begun = Instant::now();
@@ -296,15 +297,15 @@ impl Sandbox {
         let mut plan = Gathered::new(theirs);
         let network = match rung {
             Rung::Namespaces => self.private(spec)?,
-            Rung::Chroot(_) => None,
+            Rung::Chroot(_) | Rung::Emulated(_) => None,
         };
         let (request, placed) = match rung {
             Rung::Namespaces => {
                 (self.plan(spec, inputs, &group, network.as_ref(), &mut plan)?, None)
             }
-            Rung::Chroot(version) => {
+            Rung::Chroot(_) | Rung::Emulated(_) => {
                 let (request, placed) =
-                    self.plan_in_tree(spec, inputs, &group, version, &mut plan, cancel)?;
+                    self.plan_in_tree(spec, inputs, &group, rung, &mut plan, cancel)?;
                 (request, Some(placed))
             }
         };
@@ -455,6 +456,7 @@ impl Sandbox {
         Ok(RunRequest {
             root,
             chroot: None,
+            emulated: None,
             listeners: Vec::new(),
             sources,
             stdio,
@@ -476,13 +478,20 @@ impl Sandbox {
         spec: &RunSpec,
         inputs: &Inputs<'_>,
         group: &Cgroup,
-        version: u32,
+        rung: Rung,
         plan: &mut Gathered,
         cancel: &Cancel,
     ) -> Result<(RunRequest, Placed), SandboxError> {
-        let notice = match spec.policy.network {
-            NetworkMode::None => chroot::NOTICE_OFFLINE,
-            NetworkMode::Host | NetworkMode::Private => chroot::NOTICE,
+        let (chroot, emulated) = match rung {
+            Rung::Namespaces => (None, None),
+            Rung::Chroot(version) => (Some(version), None),
+            Rung::Emulated(version) => (None, Some(version)),
+        };
+        let notice = match (spec.policy.network, emulated) {
+            (NetworkMode::None, None) => chroot::NOTICE_OFFLINE,
+            (NetworkMode::None, Some(_)) => emulated::NOTICE_OFFLINE,
+            (NetworkMode::Host | NetworkMode::Private, None) => chroot::NOTICE,
+            (NetworkMode::Host | NetworkMode::Private, Some(_)) => emulated::NOTICE,
         };
         lock(&self.notices).add(notice.to_owned());
         if spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Secret { .. })) {
@@ -490,7 +499,7 @@ impl Sandbox {
                 "a secret is a file on the disk of the store while its command runs".to_owned(),
             );
         }
-        if version < landlock::SCOPED_FROM {
+        if chroot.is_some_and(|version| version < landlock::SCOPED_FROM) {
             lock(&self.notices).add(
                 "before Linux 6.12 commands reach the other processes of the container by signals \
                  and abstract sockets"
@@ -504,7 +513,8 @@ impl Sandbox {
         let hosts = network::hosts(&spec.policy, &self.options.network);
         let resolv_conf = network::resolv_conf(&self.options.resolv_conf, Servers::Host);
         let texts = (hosts.as_str(), resolv_conf.as_str());
-        let placed = Placed::new(inputs.root, spec, &inputs.sources, texts, cancel);
+        let placed =
+            Placed::new(inputs.root, spec, &inputs.sources, texts, emulated.is_some(), cancel);
         let (placed, sockets) = placed.map_err(|error| match error {
             SandboxError::Setup { doing, errno } if doing == chroot::OPENING => {
                 let reason = error::reason(&doing, errno);
@@ -525,7 +535,8 @@ impl Sandbox {
         let cgroup2 = group.v2_fd().map(copy).transpose()?.map(|fd| plan.add(fd));
         let request = RunRequest {
             root,
-            chroot: Some(version),
+            chroot,
+            emulated,
             listeners,
             sources: Vec::new(),
             stdio,

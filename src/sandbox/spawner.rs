@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
 
 use super::chroot;
+use super::emulated;
 use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
 use super::init::{self, Filters};
@@ -86,8 +87,8 @@ fn answer(
                 let filter = seccomp::for_supervisor(task).map_err(Fault::Refused)?;
                 filters.insert(supervisor.clone(), Some(filter));
             }
-            let is_offline =
-                request.chroot.is_some() && request.spec.policy.network == NetworkMode::None;
+            let has_namespaces = request.chroot.or(request.emulated).is_none();
+            let is_offline = !has_namespaces && request.spec.policy.network == NetworkMode::None;
             if is_offline && !filters.contains_key(OFFLINE) {
                 let filter = seccomp::offline().map_err(Fault::Refused)?;
                 filters.insert(OFFLINE.to_owned(), Some(filter));
@@ -98,6 +99,18 @@ fn answer(
                 supervisor: filters.get(&supervisor).and_then(Option::as_ref),
             };
             let cgroup = request.cgroup2.map(|index| fds[index].as_fd());
+            if request.emulated.is_some() {
+                return match proof.clone_process(0, cgroup).doing(|| "starting a process")? {
+                    Forked::Child => {
+                        close(socket);
+                        emulated::main(proof, &request, filters, fds)
+                    }
+                    Forked::Parent(child) => {
+                        started(&fds, &child);
+                        Ok(())
+                    }
+                };
+            }
             if request.chroot.is_some() {
                 return match proof.clone_process(0, cgroup).doing(|| "starting a process")? {
                     Forked::Child => {

@@ -23,14 +23,22 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 /// Source: moby/buildkit `executor/runcexecutor`, which makes it so.
 pub(super) fn enter(cwd: &str, identity: &Identity) -> Result<(), Fault> {
     let root = rustix::fs::open("/", DIRECTORY, Mode::empty()).doing(|| "opening the root")?;
-    let dir = match open_in_root(root.as_fd(), cwd.as_bytes(), DIRECTORY) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            make(root.as_fd(), cwd, identity)?
-        }
+    let dir = enter_in(root.as_fd(), cwd, identity)?;
+    confirm(root.as_fd(), dir.as_fd(), cwd)
+}
+
+/// Enters the working directory of a command whose root is this directory, and not the process's.
+pub(super) fn enter_in(
+    root: BorrowedFd<'_>,
+    cwd: &str,
+    identity: &Identity,
+) -> Result<OwnedFd, Fault> {
+    let dir = match open_in_root(root, cwd.as_bytes(), DIRECTORY) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => make(root, cwd, identity)?,
         found => found.map_err(|error| refused(cwd, "entering", &error))?,
     };
     rustix::process::fchdir(&dir).doing(|| format!("entering the working directory {cwd}"))?;
-    confirm(root.as_fd(), dir.as_fd(), cwd)
+    Ok(dir)
 }
 
 fn refused(cwd: &str, doing: &str, error: &std::io::Error) -> Fault {

@@ -5,6 +5,7 @@ pub mod copier;
 pub mod fault;
 pub mod foreign;
 pub mod landlock;
+pub mod loader;
 pub mod mount;
 #[cfg(target_env = "gnu")]
 pub mod names;
@@ -15,5 +16,6 @@ pub mod room;
 pub mod rooted;
 pub mod stat;
 pub mod threads;
+pub mod trace;
 pub mod tun;
 pub mod writeback;

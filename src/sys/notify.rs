@@ -139,6 +139,31 @@ fn give(listener: BorrowedFd<'_>, call: &Call, file: &OwnedFd, closes: bool) -> 
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Puts a descriptor, closed on exec, into the caller, whose call goes on waiting; at a number of the
+/// caller's where one is named. Returns the number.
+///
+/// # Errors
+///
+/// `ENOENT` for a call that was given up; what stands in the way of a new descriptor.
+pub fn add(
+    listener: BorrowedFd<'_>,
+    call: &Call,
+    file: BorrowedFd<'_>,
+    at: Option<(u32, bool)>,
+) -> io::Result<i32> {
+    let (number, closes) = at.map_or((None, true), |(number, closes)| (Some(number), closes));
+    let addition = libc::seccomp_notif_addfd {
+        id: call.id,
+        flags: number.map_or(0, |_| libc::SECCOMP_ADDFD_FLAG_SETFD as u32),
+        srcfd: file.as_raw_fd() as u32,
+        newfd: number.unwrap_or(0),
+        newfd_flags: if closes { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    // SAFETY: the request reads one addition, whose size its number holds.
+    let status = unsafe { libc::ioctl(listener.as_raw_fd(), ADD_FD, &raw const addition) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(status) }
+}
+
 /// Lets a caller and the receiver take turns on one processor, which halves what a call costs.
 /// Before Linux 6.6 they do not.
 pub fn take_turns(listener: BorrowedFd<'_>) {

@@ -8,12 +8,17 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 const FLAGS: i32 = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
 
-/// Returns the `struct stat` of a file, as native programs get it, with another owner.
+/// Returns the `struct stat` of a file, as native programs get it, with another owner, and
+/// another mode where one is given.
 ///
 /// # Errors
 ///
 /// What fstatat(2) says.
-pub fn stat_bytes(file: BorrowedFd<'_>, owner: (u32, u32)) -> Result<Vec<u8>, Errno> {
+pub fn stat_bytes(
+    file: BorrowedFd<'_>,
+    owner: (u32, u32),
+    mode: Option<u32>,
+) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; size_of::<libc::stat>()];
     let (number, path) = (file.as_raw_fd(), c"".as_ptr());
     // SAFETY: the kernel writes one `struct stat`, whose size the buffer has; libc's is the
@@ -21,7 +26,8 @@ pub fn stat_bytes(file: BorrowedFd<'_>, owner: (u32, u32)) -> Result<Vec<u8>, Er
     let status =
         unsafe { libc::syscall(libc::SYS_newfstatat, number, path, bytes.as_mut_ptr(), FLAGS) };
     let places = [offset_of!(libc::stat, st_uid), offset_of!(libc::stat, st_gid)];
-    finish(status, bytes, places, owner)
+    let mode = mode.map(|mode| (offset_of!(libc::stat, st_mode), mode.to_ne_bytes().to_vec()));
+    finish(status, bytes, places, owner, mode)
 }
 
 /// Returns the `struct statx` of a file, the same for all programs, with another owner. Of `flags`
@@ -35,6 +41,7 @@ pub fn statx_bytes(
     flags: i32,
     mask: u32,
     owner: (u32, u32),
+    mode: Option<u32>,
 ) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; size_of::<libc::statx>()];
     let (number, path) = (file.as_raw_fd(), c"".as_ptr());
@@ -43,7 +50,17 @@ pub fn statx_bytes(
     let status =
         unsafe { libc::syscall(libc::SYS_statx, number, path, flags, mask, bytes.as_mut_ptr()) };
     let places = [offset_of!(libc::statx, stx_uid), offset_of!(libc::statx, stx_gid)];
-    finish(status, bytes, places, owner)
+    let mode =
+        mode.map(|mode| (offset_of!(libc::statx, stx_mode), (mode as u16).to_ne_bytes().to_vec()));
+    finish(status, bytes, places, owner, mode)
+}
+
+fn checked(status: libc::c_long) -> Result<(), Errno> {
+    if status < 0 {
+        let number = std::io::Error::last_os_error().raw_os_error();
+        return Err(Errno::from_raw_os_error(number.unwrap_or(libc::EIO)));
+    }
+    Ok(())
 }
 
 /// Returns the `struct statfs` of the file system of a file, as native programs get it.
@@ -55,10 +72,7 @@ pub fn statfs_bytes(file: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; size_of::<libc::statfs>()];
     // SAFETY: the kernel writes one `struct statfs`, whose size the buffer has.
     let status = unsafe { libc::syscall(libc::SYS_fstatfs, file.as_raw_fd(), bytes.as_mut_ptr()) };
-    if status < 0 {
-        let number = std::io::Error::last_os_error().raw_os_error();
-        return Err(Errno::from_raw_os_error(number.unwrap_or(libc::EIO)));
-    }
+    checked(status)?;
     Ok(bytes)
 }
 
@@ -67,10 +81,11 @@ fn finish(
     mut bytes: Vec<u8>,
     places: [usize; 2],
     (uid, gid): (u32, u32),
+    mode: Option<(usize, Vec<u8>)>,
 ) -> Result<Vec<u8>, Errno> {
-    if status < 0 {
-        let number = std::io::Error::last_os_error().raw_os_error();
-        return Err(Errno::from_raw_os_error(number.unwrap_or(libc::EIO)));
+    checked(status)?;
+    if let Some((place, mode)) = mode {
+        bytes[place..place + mode.len()].copy_from_slice(&mode);
     }
     for (place, id) in places.into_iter().zip([uid, gid]) {
         bytes[place..place + 4].copy_from_slice(&id.to_ne_bytes());
@@ -92,16 +107,19 @@ mod tests {
             |bytes: &[u8], at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
         let half =
             |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        let plain = stat_bytes(file.as_fd(), (5, 6)).unwrap();
+        let plain = stat_bytes(file.as_fd(), (5, 6), None).unwrap();
         assert_eq!(word(&plain, offset_of!(libc::stat, st_ino)), metadata.ino());
         assert_eq!(word(&plain, offset_of!(libc::stat, st_size)), metadata.size());
         assert_eq!(half(&plain, offset_of!(libc::stat, st_mode)), metadata.mode());
         assert_eq!(half(&plain, offset_of!(libc::stat, st_uid)), 5);
         assert_eq!(half(&plain, offset_of!(libc::stat, st_gid)), 6);
-        let extended = statx_bytes(file.as_fd(), 0, libc::STATX_BASIC_STATS, (5, 6)).unwrap();
+        let extended =
+            statx_bytes(file.as_fd(), 0, libc::STATX_BASIC_STATS, (5, 6), Some(0o100_641)).unwrap();
         assert_eq!(extended.len(), 256);
         assert_eq!(word(&extended, offset_of!(libc::statx, stx_ino)), metadata.ino());
         assert_eq!(half(&extended, offset_of!(libc::statx, stx_uid)), 5);
         assert_eq!(half(&extended, offset_of!(libc::statx, stx_gid)), 6);
+        let mode = offset_of!(libc::statx, stx_mode);
+        assert_eq!(extended[mode..mode + 2], 0o100_641_u16.to_ne_bytes());
     }
 }

@@ -277,7 +277,7 @@ fn a_store_in_memory_misses_no_change() {
 }
 
 /// Packages with accounts, set-id programs, hard links and scripts that run as they are installed.
-const DEBIAN: &str = "\
+pub(crate) const DEBIAN: &str = "\
 FROM debian:bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends make cron && \\
     rm -r /var/log/* /var/cache/* /var/lib/apt/lists/*

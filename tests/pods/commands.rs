@@ -53,8 +53,8 @@ says 'Dockerfile:3'
 says "hint: start the container"
 if "$b" run --confinement=namespaces other:2 true 2>"$out/stdout"; then exit 1; fi
 says 'commands cannot be confined here'
-if "$b" build --confinement=emulated "$out" 2>"$out/stdout"; then exit 1; fi
-says 'is not in this version of builder'
+"$b" build --progress=plain --confinement=emulated --build-context "base=oci-layout://$base" "$out" >"$out/stdout" 2>&1 || true
+says '--confinement=emulated is for users in containers\|^#.* ran$'
 "#;
 
 fn all_commands(kit: &Kit, pod: Pod, store: &str) {

@@ -23,6 +23,7 @@ mod http;
 mod builds;
 mod chroot;
 mod commands;
+mod emulated;
 mod escapes;
 mod pages;
 mod release;

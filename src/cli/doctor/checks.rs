@@ -166,6 +166,13 @@ fn confinement(environment: &Environment) -> Check {
             "RUN steps get a root directory of their own: /sys is empty there, and the network is the container's",
         )
         .fixed_by(place::next_rung(error, environment)),
+        Some(error) if matches!(environment.emulated, Some(Ok(_))) => Check::new(
+            "confinement",
+            Health::Degraded,
+            format!("emulated; {error}"),
+            "RUN steps have every path resolved for them: other users are names there, and the network is the container's",
+        )
+        .fixed_by(place::next_rung(error, environment)),
         Some(error) => Check::new(
             "confinement",
             Health::Degraded,

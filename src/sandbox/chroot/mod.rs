@@ -139,15 +139,15 @@ pub(super) fn main(
     })
 }
 
-struct Running {
-    pid: i32,
-    signals: SignalFd,
+pub(super) struct Running {
+    pub pid: i32,
+    pub signals: SignalFd,
     /// `/proc` of the container, where the keeper's children are listed.
-    proc: OwnedFd,
+    pub proc: OwnedFd,
 }
 
 /// Gets a signal, which it can answer, when the spawner is gone.
-fn die_with_parent() -> Result<(), Fault> {
+pub(super) fn die_with_parent() -> Result<(), Fault> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
         .doing(|| "tying the sandbox to the builder")?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -243,7 +243,7 @@ fn prepare(
 }
 
 /// Makes a terminal of the container's, near side first.
-fn open_terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn open_terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
     use rustix::pty::OpenptFlags;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let near = rustix::fs::open("/dev/ptmx", flags, Mode::empty())?;
@@ -297,7 +297,7 @@ fn supervise(running: &Running, control: &OwnedFd) {
 }
 
 /// Kills all children, and theirs, which become ours, until there is none.
-fn end_all(running: &Running, used: &mut ChildUsage, status: &mut Option<i32>) {
+pub(super) fn end_all(running: &Running, used: &mut ChildUsage, status: &mut Option<i32>) {
     loop {
         let children = children(running.proc.as_fd());
         if children.is_empty() {

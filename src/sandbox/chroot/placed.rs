@@ -19,6 +19,7 @@ use super::super::fault::{Doing, Fault};
 use super::super::mounts::{LINKS, NODES, check_place, depth};
 use super::super::spec::{MountKind, RunSpec};
 use super::super::{SandboxError, Source};
+use crate::layer::owner;
 use crate::snapshot;
 use crate::store::remove_tree;
 use crate::sys::cancel::Cancel;
@@ -47,6 +48,8 @@ pub(in super::super) struct Placed {
     put: Vec<Put>,
     /// Devices of `/dev`.
     nodes: Vec<(&'static str, OwnedFd)>,
+    /// Whether a supervisor stands between the command and all files.
+    is_emulated: bool,
 }
 
 /// One thing that was put.
@@ -73,6 +76,7 @@ impl Placed {
         spec: &RunSpec,
         sources: &[Source<'_>],
         (hosts, resolv_conf): (&str, &str),
+        is_emulated: bool,
         cancel: &Cancel,
     ) -> Result<(Self, Vec<OwnedFd>), SandboxError> {
         let copy = |fd: BorrowedFd<'_>| {
@@ -85,8 +89,14 @@ impl Placed {
             .map_err(|error| SandboxError::io(format!("cannot make {}", stash.display()), error))?;
         let aside = openat(CWD, &stash, DIR, Mode::empty())
             .map_err(|error| SandboxError::io("cannot open what was just made", error))?;
-        let mut placed =
-            Self { root: copy(root)?, stash, aside, put: Vec::new(), nodes: Vec::new() };
+        let mut placed = Self {
+            root: copy(root)?,
+            stash,
+            aside,
+            put: Vec::new(),
+            nodes: Vec::new(),
+            is_emulated,
+        };
         let agents = placed.all(spec, sources, hosts, resolv_conf, cancel).map_err(of_fault)?;
         Ok((placed, agents))
     }
@@ -103,8 +113,13 @@ impl Placed {
             self.own(name)?;
         }
         self.devices().doing(|| "making the devices of /dev")?;
-        let null = openat(&self.root, "dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        null.doing(|| OPENING)?;
+        if self.is_emulated {
+            self.close_proc().doing(|| "making /proc")?;
+        } else {
+            let null =
+                openat(&self.root, "dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+            null.doing(|| OPENING)?;
+        }
         self.file("/etc/hosts", hosts.as_bytes(), 0o644, (0, 0))?;
         self.file("/etc/resolv.conf", resolv_conf.as_bytes(), 0o644, (0, 0))?;
         let mut agents = Vec::new();
@@ -174,7 +189,12 @@ impl Placed {
         let dev = openat(&self.root, "dev", DIR, Mode::empty())?;
         for (name, major, minor) in NODES {
             let mode = Mode::from(0o666);
-            mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor))?;
+            if self.is_emulated {
+                // The supervisor knows it by its inode.
+                mknodat(&dev, name, FileType::RegularFile, mode, 0)?;
+            } else {
+                mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor))?;
+            }
             rustix::fs::chmodat(&dev, name, mode, AtFlags::empty())?;
             self.nodes.push((name, openat(&dev, name, HELD, Mode::empty())?));
         }
@@ -186,6 +206,23 @@ impl Placed {
             rustix::fs::chmodat(&dev, name, Mode::from(mode), AtFlags::empty())?;
         }
         Ok(())
+    }
+
+    /// Closes the empty `/proc` to this very process, which so learns that a path leads there.
+    fn close_proc(&self) -> io::Result<()> {
+        let proc = openat(&self.root, "proc", DIR, Mode::empty())?;
+        Ok(rustix::fs::fchmod(&proc, Mode::empty())?)
+    }
+
+    /// Opens it again, wherever it is now, so that it can be removed.
+    fn open_proc(&self) {
+        use std::os::fd::AsRawFd as _;
+        for put in self.put.iter().filter(|put| self.is_emulated && put.name == b"proc") {
+            if let Some(made) = &put.made {
+                let link = format!("/proc/self/fd/{}", made.as_raw_fd());
+                rustix::fs::chmod(link, Mode::from(0o700)).ok();
+            }
+        }
     }
 
     fn mode_at(&self, path: &str) -> Option<u32> {
@@ -271,26 +308,27 @@ impl Placed {
         path: &str,
         bytes: &[u8],
         mode: u32,
-        owner: (u32, u32),
+        (uid, gid): (u32, u32),
     ) -> Result<(), Fault> {
         self.put(path, None, |dir, name| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let file = openat(dir, name, flags | OFlags::NOFOLLOW, Mode::from(0o600))?;
             let mut file = std::fs::File::from(file);
             file.write_all(bytes)?;
-            std::os::unix::fs::fchown(&file, Some(owner.0), Some(owner.1))?;
-            Ok(rustix::fs::fchmod(&file, Mode::from(mode))?)
+            owner::set_open(&file, uid, gid)?;
+            Ok(owner::set_mode_open(&file, mode)?)
         })
     }
 
-    fn socket(&mut self, path: &str, mode: u32, owner: (u32, u32)) -> Result<OwnedFd, Fault> {
+    fn socket(&mut self, path: &str, mode: u32, (uid, gid): (u32, u32)) -> Result<OwnedFd, Fault> {
         let mut listening = None;
         self.put(path, None, |dir, name| {
             use std::os::fd::AsRawFd as _;
+            let raw = name;
             let name = String::from_utf8_lossy(name);
             let place = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
             let listener = UnixListener::bind(&place)?;
-            std::os::unix::fs::lchown(&place, Some(owner.0), Some(owner.1))?;
+            owner::set(dir, raw, uid, gid)?;
             rustix::fs::chmodat(dir, name.as_ref(), Mode::from(mode), AtFlags::empty())?;
             listening = Some(listener.into());
             Ok(())
@@ -300,7 +338,9 @@ impl Placed {
 
     /// Moves what is in a directory of the store to the target, and back at the end.
     fn moved(&mut self, path: &str, from: OwnedFd) -> Result<(), Fault> {
-        let stat = rustix::fs::fstat(&from).doing(|| format!("looking at what is for {path}"))?;
+        let mut stat =
+            rustix::fs::fstat(&from).doing(|| format!("looking at what is for {path}"))?;
+        owner::amend_open(&from, &mut stat);
         let source = from.try_clone().doing(|| "copying a descriptor")?;
         let (mode, owner) = (stat.st_mode & 0o7777, (stat.st_uid, stat.st_gid));
         self.put(path, Some(from), |dir, name| {
@@ -365,6 +405,7 @@ impl Placed {
     }
 
     fn undo(&mut self) -> io::Result<()> {
+        self.open_proc();
         while let Some(put) = self.put.pop() {
             let now = time(&rustix::fs::fstat(&put.parent)?);
             if put.is_stub {
@@ -386,7 +427,9 @@ impl Placed {
                 ) {
                     Ok(place) => {
                         move_all(place.as_fd(), back.as_fd())?;
-                        like(back, &rustix::fs::fstat(&place)?)?;
+                        let mut stat = rustix::fs::fstat(&place)?;
+                        owner::amend_open(&place, &mut stat);
+                        like(back, &stat)?;
                     }
                     // The command has removed it.
                     Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
@@ -457,18 +500,15 @@ fn is_elsewhere(held: &OwnedFd, dir: Option<BorrowedFd<'_>>, name: &[u8]) -> boo
 
 /// Gives a directory the owner and the mode of another.
 fn like(dir: &OwnedFd, stat: &Stat) -> io::Result<()> {
-    use rustix::fs::{Gid, Uid};
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    rustix::fs::fchown(dir, Some(uid), Some(gid))?;
-    Ok(rustix::fs::fchmod(dir, Mode::from(stat.st_mode & 0o7777))?)
+    owner::set_open(dir, stat.st_uid, stat.st_gid)?;
+    Ok(owner::set_mode_open(dir, stat.st_mode & 0o7777)?)
 }
 
 fn make_dir(dir: BorrowedFd<'_>, name: &[u8], mode: u32, owner: (u32, u32)) -> io::Result<()> {
-    use rustix::fs::{Gid, Uid};
     mkdirat(dir, name, Mode::from(0o700))?;
     let made = openat(dir, name, DIR | OFlags::NOFOLLOW, Mode::empty())?;
-    rustix::fs::fchown(&made, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
-    Ok(rustix::fs::fchmod(&made, Mode::from(mode))?)
+    owner::set_open(&made, owner.0, owner.1)?;
+    Ok(owner::set_mode_open(&made, mode)?)
 }
 
 /// Moves all entries of a directory into another of the same file system, over what is there.

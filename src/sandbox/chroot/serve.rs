@@ -405,9 +405,11 @@ impl Server<'_> {
         let stat = rustix::fs::fstat(held)?;
         let owner = (stat.st_uid, stat.st_gid);
         let bytes = match form {
-            StatFormat::Plain => stat_bytes(held.as_fd(), owner)?,
+            StatFormat::Plain => stat_bytes(held.as_fd(), owner, None)?,
             StatFormat::Narrow => narrow(&stat, owner),
-            StatFormat::Extended { flags, mask } => statx_bytes(held.as_fd(), flags, mask, owner)?,
+            StatFormat::Extended { flags, mask } => {
+                statx_bytes(held.as_fd(), flags, mask, owner, None)?
+            }
         };
         self.write(call, caller, &bytes, buffer)?;
         Ok(Answer::Value(0))

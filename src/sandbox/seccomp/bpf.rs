@@ -74,6 +74,19 @@ pub(super) fn assemble(
     Ok(program)
 }
 
+/// Begins a program for one architecture alone, in which no number is above `newest`.
+pub(super) fn up_to(audit: u32, newest: u32, foreign: Action) -> Program {
+    let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    vec![
+        (LOAD, 0, 0, 4),
+        (JUMP_EQUAL, 1, 0, audit),
+        (RETURN, 0, 0, foreign.code()),
+        (LOAD, 0, 0, 0),
+        (JUMP_GREATER, 0, 1, newest),
+        (RETURN, 0, 0, unknown),
+    ]
+}
+
 fn tree(default: Action, table: &Table<'_>) -> Program {
     // Ranges of numbers with one outcome, by their first number.
     let mut ranges: Vec<(u32, Leaf)> = Vec::new();

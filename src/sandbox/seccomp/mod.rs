@@ -18,6 +18,7 @@ mod supervisor;
 
 pub(super) use bpf::Program;
 use profile::{Action, Argument, Comparison, Profile, Rule};
+pub(super) use supervisor::MARK;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -171,6 +172,7 @@ pub(super) fn for_supervisor(task: Task) -> Result<Program, String> {
         Task::Devices => supervisor::devices(),
         Task::Owners => supervisor::appearances(),
         Task::Paths => supervisor::paths(),
+        Task::Everything => return for_all_paths(),
     };
     compile(&Profile { default: Action::Allow, rules }, Action::Allow, NATIVE)
 }
@@ -201,6 +203,17 @@ pub(super) fn offline() -> Result<Program, String> {
         refuse("io_uring_setup", libc::ENOSYS, Vec::new()),
     ];
     compile(&Profile { default: Action::Allow, rules }, REFUSED, NATIVE)
+}
+
+/// Returns the filter under which no call reaches a file by a path, unless the supervisor says so. Calls
+/// of other architectures, and numbers newer than the table, would pass it by: they fail.
+fn for_all_paths() -> Result<Program, String> {
+    let arch = NATIVE[0];
+    let newest = lines().filter_map(|fields| fields[arch.column].parse::<u32>().ok()).max();
+    let mut program = bpf::up_to(arch.audit, newest.unwrap_or(0), REFUSED);
+    let profile = Profile { default: Action::Allow, rules: supervisor::all_paths() };
+    program.extend(compile(&profile, REFUSED, &[arch])?);
+    Ok(program)
 }
 
 /// Says whether a filter decides about a call by every architecture of this machine.

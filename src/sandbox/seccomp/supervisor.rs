@@ -67,6 +67,92 @@ pub(super) fn appearances() -> Vec<Rule> {
     rules
 }
 
+/// Calls that name files by paths, or show whose they are; the supervisor answers all of them.
+const ALL_PATHS: &str = "
+    open openat creat stat lstat fstat newfstatat statx access faccessat faccessat2
+    readlink readlinkat getcwd chdir statfs truncate execve
+    mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
+    mknod mknodat chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat
+    utime utimes futimesat utimensat
+    setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr
+    listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr
+    bind connect
+    getuid geteuid getresuid setuid setreuid setresuid setfsuid
+    getgid getegid getresgid setgid setregid setresgid setfsgid
+    getgroups setgroups";
+
+/// Calls that would reach files or processes in ways that cannot be judged, and what they return.
+const REFUSED: &[(&str, i32)] = &[
+    (
+        "openat2 io_uring_setup io_uring_enter io_uring_register statmount listmount \
+         setxattrat getxattrat listxattrat removexattrat inotify_add_watch",
+        libc::ENOSYS,
+    ),
+    ("name_to_handle_at", libc::EOPNOTSUPP),
+    (
+        "open_by_handle_at ptrace process_vm_readv process_vm_writev process_madvise \
+         process_mrelease pidfd_getfd kcmp chroot mount umount umount2 pivot_root open_tree \
+         open_tree_attr move_mount fsopen fspick fsconfig fsmount mount_setattr fanotify_init \
+         fanotify_mark quotactl quotactl_fd acct swapon swapoff uselib setns unshare bpf \
+         perf_event_open userfaultfd add_key request_key keyctl",
+        libc::EPERM,
+    ),
+    // Capabilities are names here.
+    ("capset", 0),
+];
+
+/// Sixth argument, which execveat(2) does not have, by which the supervisor marks those of its own: they
+/// start a program that needs no path. A process that marks one itself can start no other, since no path can
+/// be executed in the command's domain.
+pub(in super::super) const MARK: u64 = 0x4255_494c;
+
+/// No path, no other process.
+pub(super) fn all_paths() -> Vec<Rule> {
+    let rule =
+        |name: &str, action, arguments| Rule { names: vec![name.to_owned()], action, arguments };
+    let equal = |index, value| argument(index, Comparison::Equal, value);
+    let mut rules: Vec<Rule> =
+        ALL_PATHS.split_whitespace().map(|name| notify(name, Vec::new())).collect();
+    for (names, errno) in REFUSED {
+        let action = Action::Errno(*errno as u16);
+        rules.extend(names.split_whitespace().map(|name| rule(name, action, Vec::new())));
+    }
+    rules.push(rule("execveat", Action::Allow, vec![equal(5, MARK)]));
+    rules.push(notify("execveat", Vec::new()));
+    let (unix, datagram) = (libc::AF_UNIX as u64, libc::SOCK_DGRAM as u64);
+    let kinds = |kind| masked(1, 0xf, kind);
+    // One that is not connected sends to any path, unseen.
+    let refused = Action::Errno(libc::EPROTONOSUPPORT as u16);
+    for name in ["socket", "socketpair"] {
+        for kind in [datagram, libc::SOCK_RAW as u64] {
+            rules.push(rule(
+                name,
+                refused,
+                vec![masked(0, u64::from(u32::MAX), unix), kinds(kind)],
+            ));
+        }
+    }
+    rules.push(notify("socket", vec![masked(0, u64::from(u32::MAX), unix)]));
+    let low = |index, value: i32| masked(index, u64::from(u32::MAX), u64::from(value as u32));
+    let done = Action::Errno(0);
+    rules.push(notify("prctl", vec![low(0, crate::sys::loader::ASK as i32)]));
+    rules.push(notify("prctl", vec![low(0, libc::PR_SET_KEEPCAPS)]));
+    for option in [libc::PR_SET_DUMPABLE, libc::PR_CAPBSET_DROP, libc::PR_SET_SECUREBITS] {
+        rules.push(rule("prctl", done, vec![low(0, option)]));
+    }
+    for (command, errno) in [(libc::F_SETLEASE, libc::EINVAL), (libc::F_NOTIFY, libc::EINVAL)] {
+        rules.push(rule("fcntl", Action::Errno(errno as u16), vec![low(1, command)]));
+    }
+    rules.push(rule("setrlimit", done, vec![low(0, LIMIT_LOCKS as i32)]));
+    // Limits of other processes, of which the builder is one.
+    let other = argument(0, Comparison::NotEqual, 0);
+    rules.push(rule("prlimit64", Action::Errno(libc::EPERM as u16), vec![other]));
+    let sets = argument(2, Comparison::NotEqual, 0);
+    rules.push(rule("prlimit64", done, vec![low(1, LIMIT_LOCKS as i32), sets]));
+    rules.push(rule("prlimit64", Action::Allow, Vec::new()));
+    rules
+}
+
 fn notify(name: &str, arguments: Vec<Argument>) -> Rule {
     Rule { names: vec![name.to_owned()], action: Action::Notify, arguments }
 }

@@ -31,14 +31,14 @@ use crate::sys::process::{LIMIT_LOCKS, limits_of};
 const FIRST: u64 = 0x6275_696c_6465_0000;
 
 /// Most identities of one command, lest it fill the builder's memory.
-const IDENTITIES_MAX: usize = 4096;
+const IDENTITIES_MAX: usize = 1 << 16;
 
 /// Most supplementary groups of one.
 const GROUPS_MAX: usize = 1024;
 
 /// One kind of id, four times.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ids {
+pub(in super::super) struct Ids {
     real: u32,
     effective: u32,
     saved: u32,
@@ -48,7 +48,7 @@ pub(super) struct Ids {
 
 /// Who a process is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Identity {
+pub(in super::super) struct Identity {
     pub user: Ids,
     pub group: Ids,
     groups: Vec<u32>,
@@ -56,6 +56,8 @@ pub(super) struct Identity {
     raised_by: Option<Program>,
     /// Which program asked to keep its capabilities when it leaves user 0 (`PR_SET_KEEPCAPS`).
     kept_by: Option<Program>,
+    /// The number of what it executes, where a table has that, from 1 on.
+    pub program: u32,
 }
 
 /// A program, by device and inode.
@@ -72,7 +74,7 @@ struct Executable {
 
 /// A call like setuid, for users or groups; -1 leaves an id as it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Change {
+pub(in super::super) enum Change {
     One(u32),
     Two(u32, u32),
     Three(u32, u32, u32),
@@ -81,7 +83,7 @@ pub(super) enum Change {
 
 /// A call about users or groups.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Query {
+pub(in super::super) enum Query {
     Real,
     Effective,
     /// Three addresses.
@@ -91,34 +93,56 @@ pub(super) enum Query {
 
 /// Users or groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Register {
+pub(in super::super) enum Register {
     Users,
     Groups,
 }
 
 /// Size of an id in memory: calls of old 32-bit programs have two bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Width {
+pub(in super::super) enum Width {
     Two,
     Four,
 }
 
 /// The identities of one command's processes.
 #[derive(Debug, Default)]
-pub(super) struct Credentials {
+pub(in super::super) struct Credentials {
     known: Vec<Rc<Identity>>,
     numbers: BTreeMap<Rc<Identity>, u64>,
 }
 
 impl Credentials {
     /// Returns who a caller is.
-    pub(super) fn identity(&mut self, target: Target<'_>) -> Result<Rc<Identity>, Errno> {
+    pub(in super::super) fn identity(&mut self, target: Target<'_>) -> Result<Rc<Identity>, Errno> {
         let pid = target.call.pid as i32;
         let (number, _) = limits_of(pid, LIMIT_LOCKS, None).map_err(|_| Errno::SRCH)?;
         let index = number.checked_sub(FIRST).and_then(|index| usize::try_from(index).ok());
         let known = index.and_then(|index| self.known.get(index)).cloned().unwrap_or_default();
         let now = known.running(&Executable::of(target)?);
         if now == *known { Ok(known) } else { self.become_(target, now) }
+    }
+
+    /// Returns who a caller is whose programs are noted when it executes them.
+    pub(in super::super) fn noted(&self, pid: i32) -> Rc<Identity> {
+        let number = limits_of(pid, LIMIT_LOCKS, None).map_or(0, |(number, _)| number);
+        let index = number.checked_sub(FIRST).and_then(|index| usize::try_from(index).ok());
+        index.and_then(|index| self.known.get(index)).cloned().unwrap_or_default()
+    }
+
+    /// Notes what a caller executes from now on, and whom the set-id bits of that make of it.
+    pub(in super::super) fn executes(
+        &mut self,
+        target: Target<'_>,
+        program: u32,
+        (user, group): (Option<u32>, Option<u32>),
+    ) -> Result<Rc<Identity>, Errno> {
+        let mut identity = (*self.noted(target.call.pid as i32)).clone();
+        identity.program = program;
+        identity.kept_by = None;
+        identity.user = user.map_or(identity.user, |owner| identity.user.raised(owner));
+        identity.group = group.map_or(identity.group, |owner| identity.group.raised(owner));
+        self.become_(target, identity)
     }
 
     /// Sets the ids of a target.
@@ -143,8 +167,21 @@ impl Credentials {
         Ok(identity)
     }
 
+    /// Gives a caller an identity.
+    pub(in super::super) fn set(
+        &mut self,
+        target: Target<'_>,
+        identity: Identity,
+    ) -> Result<Rc<Identity>, Errno> {
+        self.become_(target, identity)
+    }
+
     /// Records that the target's program keeps its capabilities; the kernel gets the call too.
-    pub(super) fn keep(&mut self, target: Target<'_>, keeps: bool) -> Result<Answer, Errno> {
+    pub(in super::super) fn keep(
+        &mut self,
+        target: Target<'_>,
+        keeps: bool,
+    ) -> Result<Answer, Errno> {
         let identity = self.identity(target)?;
         let kept_by = if keeps { Some(Executable::of(target)?.program) } else { None };
         self.become_(target, Identity { kept_by, ..(*identity).clone() })?;
@@ -152,7 +189,7 @@ impl Credentials {
     }
 
     /// Answers a call about users or groups.
-    pub(super) fn ask(
+    pub(in super::super) fn ask(
         &mut self,
         target: Target<'_>,
         which: Register,
@@ -191,7 +228,7 @@ impl Credentials {
     }
 
     /// Fills a caller's list of supplementary groups, or says how many there are.
-    pub(super) fn groups(
+    pub(in super::super) fn groups(
         &mut self,
         target: Target<'_>,
         room: u64,
@@ -213,7 +250,7 @@ impl Credentials {
     }
 
     /// Gives a caller other supplementary groups.
-    pub(super) fn set_groups(
+    pub(in super::super) fn set_groups(
         &mut self,
         target: Target<'_>,
         count: u64,
@@ -254,6 +291,17 @@ impl Executable {
 }
 
 impl Identity {
+    /// Returns one of these ids.
+    pub(in super::super) fn plain(uid: u32, gid: u32, groups: Vec<u32>) -> Self {
+        let ids = |id| Ids { real: id, effective: id, saved: id, file: id };
+        Self { user: ids(uid), group: ids(gid), groups, ..Self::default() }
+    }
+
+    /// Returns real and effective user and group.
+    pub(in super::super) fn shown(&self) -> [u32; 4] {
+        [self.user.real, self.user.effective, self.group.real, self.group.effective]
+    }
+
     /// Returns who a process is that was this when its identity was last written down.
     fn running(&self, exe: &Executable) -> Self {
         let raises = exe.user.is_some() || exe.group.is_some();
@@ -276,7 +324,7 @@ impl Identity {
 
     /// Says whether it may change an owner without being root: its own files' group, to one of its
     /// own.
-    pub(super) fn may_give(&self, before: (u32, u32), after: (u32, u32)) -> bool {
+    pub(in super::super) fn may_give(&self, before: (u32, u32), after: (u32, u32)) -> bool {
         let is_mine = |group| self.group.file == group || self.groups.contains(&group);
         before.0 == self.user.file
             && after.0 == before.0
@@ -353,7 +401,7 @@ impl Width {
     }
 
     /// Reads an id that was passed in a register.
-    pub(super) fn id(self, register: u64) -> u32 {
+    pub(in super::super) fn id(self, register: u64) -> u32 {
         match (self, register as u32) {
             (Self::Two, id) if id & 0xffff == 0xffff => u32::MAX,
             (Self::Two, id) => id & 0xffff,

@@ -42,9 +42,9 @@
 //! The filter: [`super::seccomp`]. Loading it and sending the listener: [`super::init`].
 
 mod create;
-mod credentials;
+pub(super) mod credentials;
 mod ownership;
-mod target;
+pub(super) mod target;
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -86,7 +86,7 @@ pub(super) fn serve(listener: &OwnedFd, own: &[u64]) -> io::Result<()> {
         }
         // One that was given up in the meantime wants no answer.
         if let Ok(call) = notify::receive(listener.as_fd()) {
-            let target = Target { listener: listener.as_fd(), call: &call };
+            let target = Target { listener: listener.as_fd(), call: &call, powers: None };
             let answer =
                 if is_single { appearance(&mut credentials, target) } else { device(target, own) };
             let answer = answer.unwrap_or_else(|error| Answer::Error(error.raw_os_error()));
@@ -109,6 +109,8 @@ pub(super) enum Task {
     Owners,
     /// Serves `/proc` to a command in a root directory, see [`super::chroot`].
     Paths,
+    /// Resolves all paths, and emulates owners and users, see [`super::emulated`].
+    Everything,
 }
 
 impl Task {
@@ -116,6 +118,7 @@ impl Task {
     pub(super) fn of(request: &RunRequest) -> Option<Self> {
         match request.userns.as_ref().map(|(_, map)| map) {
             _ if request.chroot.is_some() => Some(Self::Paths),
+            _ if request.emulated.is_some() => Some(Self::Everything),
             _ if owner::is_recorded() => Some(Self::Owners),
             Some(map) if map.translates() => Some(Self::Devices),
             // The builder may no more than the command.
@@ -258,7 +261,7 @@ const HERE: u64 = libc::AT_FDCWD as u32 as u64;
 const CREATION: u64 = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u64;
 
 /// Takes a call about users or groups apart.
-fn question(name: &str, width: Width, arguments: [u64; 3]) -> Option<(Register, Query)> {
+pub(super) fn question(name: &str, width: Width, arguments: [u64; 3]) -> Option<(Register, Query)> {
     let [first, second, third] = arguments.map(|argument| width.id(argument));
     let (which, question) = match name.trim_end_matches("32") {
         "getuid" => (Register::Users, Query::Real),

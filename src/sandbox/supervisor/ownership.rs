@@ -36,9 +36,11 @@ pub(super) fn look(
     let Some(owner) = owner::read(&link(&file), kind(&stat)) else { return Ok(Answer::Kernel) };
     drop(acting);
     let bytes = match form {
-        StatFormat::Plain => stat_bytes(file.as_fd(), owner)?,
+        StatFormat::Plain => stat_bytes(file.as_fd(), owner, None)?,
         StatFormat::Narrow => narrow(&stat, owner),
-        StatFormat::Extended { flags, mask } => statx_bytes(file.as_fd(), flags, mask, owner)?,
+        StatFormat::Extended { flags, mask } => {
+            statx_bytes(file.as_fd(), flags, mask, owner, None)?
+        }
     };
     target.write(&bytes, buffer)?;
     Ok(Answer::Value(0))

@@ -18,14 +18,16 @@ use crate::sys::process::FsIds;
 
 /// Who made a call.
 #[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
+pub(in super::super) struct Target<'a> {
     pub listener: BorrowedFd<'a>,
     pub call: &'a Call,
+    /// Which capabilities its root has in name, where it has none.
+    pub powers: Option<u64>,
 }
 
 /// How a call names a file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Name {
+pub(in super::super) struct Name {
     /// Descriptor that a relative path starts from.
     pub directory: i32,
     /// Address of the path; `None` for the descriptor itself.
@@ -35,7 +37,7 @@ pub(super) struct Name {
 }
 
 /// Where a call's path starts and how it goes on.
-pub(super) struct Location {
+pub(in super::super) struct Location {
     /// `None` for an absolute path, which starts at this thread's root.
     directory: Option<OwnedFd>,
     path: Vec<u8>,
@@ -43,7 +45,7 @@ pub(super) struct Location {
 }
 
 /// What the kernel knows of a caller, beside its memory.
-pub(super) struct Status {
+pub(in super::super) struct Status {
     /// Ids that it makes files with.
     pub uid: u32,
     pub gid: u32,
@@ -57,17 +59,20 @@ impl Target<'_> {
     /// # Errors
     ///
     /// `ESRCH` where it was given up.
-    pub(super) fn check(self) -> Result<(), Errno> {
+    pub(in super::super) fn check(self) -> Result<(), Errno> {
         if notify::is_waiting(self.listener, self.call) { Ok(()) } else { Err(Errno::SRCH) }
     }
 
     /// Returns which capabilities have effect for it, in its own user namespace.
-    pub(super) fn capabilities(self) -> Result<u64, Errno> {
+    pub(in super::super) fn capabilities(self) -> Result<u64, Errno> {
+        if let Some(powers) = self.powers {
+            return Ok(powers);
+        }
         let pid = rustix::process::Pid::from_raw(self.call.pid as i32).ok_or(Errno::SRCH)?;
         Ok(rustix::thread::capabilities(Some(pid))?.effective.bits())
     }
 
-    pub(super) fn status(self) -> Result<Status, Errno> {
+    pub(in super::super) fn status(self) -> Result<Status, Errno> {
         let mut text = String::new();
         let path = format!("{}/status", self.call.pid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -89,7 +94,7 @@ impl Target<'_> {
     /// # Errors
     ///
     /// `EFAULT`, `EBADF`, `ENAMETOOLONG` as any call; `ESRCH` where it was given up.
-    pub(super) fn place(self, name: Name) -> Result<Location, Errno> {
+    pub(in super::super) fn place(self, name: Name) -> Result<Location, Errno> {
         let pid = self.call.pid;
         let mut path = name.path.map_or(Ok(Vec::new()), |address| self.text(address))?;
         let mut directory = name.directory;
@@ -116,7 +121,7 @@ impl Target<'_> {
 
     /// Takes the caller's rights about files, as long as the guard lives: none where this thread
     /// has just those already.
-    pub(super) fn act(self) -> Result<Option<FsIds>, Errno> {
+    pub(in super::super) fn act(self) -> Result<Option<FsIds>, Errno> {
         let kept = self.capabilities()? & FILES;
         // There is one id; all that a caller can lack is a capability.
         if owner::is_recorded() && kept | MKNOD == FILES {
@@ -138,12 +143,12 @@ impl Target<'_> {
     }
 
     /// Reads all of it.
-    pub(super) fn read_exact(self, bytes: &mut [u8], address: u64) -> Result<(), Errno> {
+    pub(in super::super) fn read_exact(self, bytes: &mut [u8], address: u64) -> Result<(), Errno> {
         if self.read(bytes, address)? == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
     }
 
     /// Reads a path.
-    pub(super) fn text(self, address: u64) -> Result<Vec<u8>, Errno> {
+    pub(in super::super) fn text(self, address: u64) -> Result<Vec<u8>, Errno> {
         let mut text = Vec::new();
         let mut piece = [0; 256];
         while text.len() < libc::PATH_MAX as usize {
@@ -165,7 +170,7 @@ impl Target<'_> {
 
     /// Writes into its memory: into the one that was opened while it waited, should its number be
     /// another's by then.
-    pub(super) fn write(self, bytes: &[u8], address: u64) -> Result<(), Errno> {
+    pub(in super::super) fn write(self, bytes: &[u8], address: u64) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let memory = format!("{}/mem", self.call.pid);
         let memory = rustix::fs::openat(CWD, memory, flags, Mode::empty())?;
@@ -189,7 +194,7 @@ fn own_descriptor(path: &[u8]) -> Option<i32> {
 
 impl Location {
     /// Opens what is there, without any right to it.
-    pub(super) fn file(&self) -> Result<OwnedFd, Errno> {
+    pub(in super::super) fn file(&self) -> Result<OwnedFd, Errno> {
         if self.path.is_empty() {
             let directory = self.directory.as_ref().ok_or(Errno::NOENT)?;
             return rustix::io::fcntl_dupfd_cloexec(directory, 0);
@@ -203,7 +208,7 @@ impl Location {
     /// # Errors
     ///
     /// `EEXIST` where nothing new can have such a name.
-    pub(super) fn parent(&self) -> Result<(OwnedFd, &[u8]), Errno> {
+    pub(in super::super) fn parent(&self) -> Result<(OwnedFd, &[u8]), Errno> {
         let slash = self.path.iter().rposition(|&byte| byte == b'/');
         let (directory, name) = match slash {
             Some(at) => (&self.path[..=at], &self.path[at + 1..]),
@@ -216,7 +221,7 @@ impl Location {
     }
 
     /// Takes slashes away that say no more than that a directory is meant.
-    pub(super) fn trim(&mut self) {
+    pub(in super::super) fn trim(&mut self) {
         while self.path.len() > 1 && self.path.ends_with(b"/") {
             self.path.pop();
         }

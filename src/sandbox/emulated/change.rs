@@ -1,0 +1,384 @@
+//! Calls that change files by their names, which the keeper makes itself, and writes down whose what
+//! is made is.
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, XattrFlags,
+};
+use rustix::io::Errno;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use super::super::supervisor::target::{Name, Target};
+use super::World;
+use super::paths::{Found, HELD, kind, link};
+use crate::layer::owner;
+use crate::sys::notify::Answer;
+
+const DONE: Result<Answer, Errno> = Ok(Answer::Value(0));
+
+/// Bits of a mode that make who executes a file another user or group.
+const SET_USER: u32 = libc::S_ISUID;
+const SET_GROUP: u32 = libc::S_ISGID;
+
+impl World {
+    /// Writes down whose something is that was just made.
+    pub(super) fn give_to_caller(
+        &mut self,
+        target: Target<'_>,
+        parent: &OwnedFd,
+        made: &OwnedFd,
+        name: &[u8],
+    ) -> Result<(), Errno> {
+        let identity = self.credentials.noted(target.call.pid as i32);
+        let mut above = rustix::fs::fstat(parent)?;
+        owner::amend_linked(&link(parent), &mut above);
+        let passes_group = above.st_mode & SET_GROUP != 0;
+        let group = if passes_group { above.st_gid } else { identity.group.file };
+        let owner = (identity.user.file, group);
+        let stat = rustix::fs::fstat(made)?;
+        match kind(&stat) {
+            FileType::RegularFile | FileType::Directory if owner == (0, 0) => Ok(()),
+            kind @ (FileType::RegularFile | FileType::Directory) => {
+                owner::write(&link(made), kind, owner)
+            }
+            // A name may have been another's before.
+            _ => owner::set(parent.as_fd(), name, owner.0, owner.1),
+        }
+    }
+
+    fn path_of_new(
+        &self,
+        target: Target<'_>,
+        name: Name,
+    ) -> Result<(OwnedFd, Vec<u8>, bool), Errno> {
+        let path = self.path(target, name)?;
+        let (parent, name) = self.parent(&path)?;
+        Ok((parent, name.to_vec(), path.ends_with(b"/")))
+    }
+
+    pub(super) fn mkdir(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        mode: u32,
+    ) -> Result<Answer, Errno> {
+        let (parent, name, _) = self.path_of_new(target, name)?;
+        let mode = mode & 0o1777 & !target.status()?.umask;
+        let made = owner::mode_to_make(FileType::Directory, mode);
+        rustix::fs::mkdirat(&parent, name.as_slice(), Mode::from_raw_mode(made))?;
+        let how = HELD | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let directory = rustix::fs::openat(&parent, name.as_slice(), how, Mode::empty())?;
+        // The kernel passes the set-group-id bit on.
+        let bits = rustix::fs::fstat(&directory)?.st_mode & SET_GROUP;
+        if made != mode {
+            owner::set_mode_linked(&link(&directory), FileType::Directory, mode | bits)?;
+        }
+        self.give_to_caller(target, &parent, &directory, &name)?;
+        DONE
+    }
+
+    pub(super) fn mknod(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        mode: u32,
+        device: u64,
+    ) -> Result<Answer, Errno> {
+        let (parent, name, is_directory) = self.path_of_new(target, name)?;
+        let node = match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => FileType::RegularFile,
+            libc::S_IFIFO => FileType::Fifo,
+            libc::S_IFSOCK => FileType::Socket,
+            libc::S_IFCHR | libc::S_IFBLK => return Err(Errno::PERM),
+            _ => return Err(Errno::INVAL),
+        };
+        if is_directory {
+            return Err(Errno::NOENT);
+        }
+        let mode = mode & 0o7777 & !target.status()?.umask;
+        let made = owner::mode_to_make(node, mode);
+        let bits = Mode::from_raw_mode(made);
+        rustix::fs::mknodat(&parent, name.as_slice(), node, bits, device)?;
+        let file =
+            rustix::fs::openat(&parent, name.as_slice(), HELD | OFlags::NOFOLLOW, Mode::empty())?;
+        if made != mode {
+            owner::set_mode_linked(&link(&file), node, mode)?;
+        }
+        self.give_to_caller(target, &parent, &file, &name)?;
+        DONE
+    }
+
+    pub(super) fn symlink(
+        &mut self,
+        target: Target<'_>,
+        text: u64,
+        name: Name,
+    ) -> Result<Answer, Errno> {
+        let text = target.text(text)?;
+        if text.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        let (parent, name, is_directory) = self.path_of_new(target, name)?;
+        if is_directory {
+            return Err(Errno::NOENT);
+        }
+        rustix::fs::symlinkat(text.as_slice(), &parent, name.as_slice())?;
+        let made =
+            rustix::fs::openat(&parent, name.as_slice(), HELD | OFlags::NOFOLLOW, Mode::empty())?;
+        self.give_to_caller(target, &parent, &made, &name)?;
+        DONE
+    }
+
+    pub(super) fn link(
+        &mut self,
+        target: Target<'_>,
+        from: Name,
+        to: Name,
+        follows: bool,
+    ) -> Result<Answer, Errno> {
+        let flags = if follows { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
+        let empty = from.flags & libc::AT_EMPTY_PATH;
+        let found = self.named(target, Name { flags: flags | empty, ..from })?;
+        let (file, stat) = self.own(found)?;
+        let (parent, name, _) = self.path_of_new(target, to)?;
+        if kind(&stat).is_dir() || !self.is_in_tree(&file) && stat.st_nlink > 0 {
+            return Err(Errno::PERM);
+        }
+        let owner = self.owner_of_link(&file, &stat);
+        if kind(&stat).is_symlink() {
+            // A link of /proc/self/fd would lead further.
+            let (home, old) = self.home(&file)?;
+            rustix::fs::linkat(&home, old.as_slice(), &parent, name.as_slice(), AtFlags::empty())?;
+        } else {
+            let follow = AtFlags::SYMLINK_FOLLOW;
+            rustix::fs::linkat(CWD, link(&file), &parent, name.as_slice(), follow)?;
+        }
+        Self::write_owner_of_link(&parent, &name, owner);
+        DONE
+    }
+
+    /// Returns the owner of what can have no attribute of its own.
+    fn owner_of_link(&self, file: &OwnedFd, stat: &Stat) -> Option<(u32, u32)> {
+        if matches!(kind(stat), FileType::RegularFile | FileType::Directory) {
+            return None;
+        }
+        let mut stat = *stat;
+        self.show(file, &mut stat);
+        Some((stat.st_uid, stat.st_gid))
+    }
+
+    fn write_owner_of_link(parent: &OwnedFd, name: &[u8], owner: Option<(u32, u32)>) {
+        if let Some((uid, gid)) = owner {
+            owner::set(parent.as_fd(), name, uid, gid).ok();
+        }
+    }
+
+    fn kind_at(parent: &OwnedFd, name: &[u8]) -> Result<Stat, Errno> {
+        rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    pub(super) fn unlink(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        is_directory: bool,
+    ) -> Result<Answer, Errno> {
+        let path = self.path(target, name)?;
+        let (parent, last) = self.parent(&path).map_err(|error| match error {
+            // `.` and `..`.
+            Errno::EXIST if path.ends_with(b"..") => Errno::NOTEMPTY,
+            Errno::EXIST if path.ends_with(b".") => Errno::INVAL,
+            Errno::EXIST => Errno::BUSY,
+            error => error,
+        })?;
+        if is_directory {
+            rustix::fs::unlinkat(&parent, last, AtFlags::REMOVEDIR)?;
+            return DONE;
+        }
+        if path.ends_with(b"/") {
+            return Err(Errno::NOTDIR);
+        }
+        rustix::fs::unlinkat(&parent, last, AtFlags::empty())?;
+        DONE
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        target: Target<'_>,
+        from: Name,
+        to: Name,
+        flags: u32,
+    ) -> Result<Answer, Errno> {
+        let busy = |error| if error == Errno::EXIST { Errno::BUSY } else { error };
+        let (from, to) = (self.path(target, from)?, self.path(target, to)?);
+        let (old, old_name) = self.parent(&from).map_err(busy)?;
+        let (new, new_name) = self.parent(&to).map_err(busy)?;
+        let stat = Self::kind_at(&old, old_name)?;
+        if !kind(&stat).is_dir() && (from.ends_with(b"/") || to.ends_with(b"/")) {
+            return Err(Errno::NOTDIR);
+        }
+        let flags = RenameFlags::from_bits_retain(flags);
+        if flags.contains(RenameFlags::WHITEOUT) {
+            return Err(Errno::INVAL);
+        }
+        let is_plain =
+            |stat: &Stat| matches!(kind(stat), FileType::RegularFile | FileType::Directory);
+        let owner = |parent: &OwnedFd, name: &[u8], mut stat: Stat| {
+            owner::amend(parent.as_fd(), name, &mut stat);
+            (stat.st_uid, stat.st_gid)
+        };
+        let moved = (!is_plain(&stat)).then(|| owner(&old, old_name, stat));
+        let replaced = Self::kind_at(&new, new_name).ok();
+        let is_exchange = flags.contains(RenameFlags::EXCHANGE);
+        let back = replaced
+            .filter(|there| is_exchange && !is_plain(there))
+            .map(|there| owner(&new, new_name, there));
+        rustix::fs::renameat_with(&old, old_name, &new, new_name, flags)?;
+        Self::write_owner_of_link(&new, new_name, moved);
+        Self::write_owner_of_link(&old, old_name, back);
+        DONE
+    }
+
+    pub(super) fn chmod(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        mode: u32,
+    ) -> Result<Answer, Errno> {
+        let found = self.named(target, name)?;
+        let (file, stat) = self.own(found)?;
+        if kind(&stat).is_symlink() {
+            return Err(Errno::OPNOTSUPP);
+        }
+        owner::set_mode_linked(&link(&file), kind(&stat), mode & 0o7777)?;
+        DONE
+    }
+
+    pub(super) fn chown(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        (uid, gid): (u32, u32),
+    ) -> Result<Answer, Errno> {
+        const KEEP: u32 = u32::MAX;
+        let found = self.named(target, name)?;
+        let (file, stat) = self.own(found)?;
+        let mut shown = stat;
+        self.show(&file, &mut shown);
+        let before = (shown.st_uid, shown.st_gid);
+        let or = |id: u32, old: u32| if id == KEEP { old } else { id };
+        let after = (or(uid, before.0), or(gid, before.1));
+        let identity = self.credentials.noted(target.call.pid as i32);
+        let may_all = identity.user.file == 0 && self.powers & super::super::caps::CHOWN != 0;
+        if !may_all && !identity.may_give(before, after) {
+            return Err(Errno::PERM);
+        }
+        let kind = kind(&stat);
+        match kind {
+            FileType::RegularFile | FileType::Directory => {
+                owner::write(&link(&file), kind, after)?;
+            }
+            _ if stat.st_nlink == 0 || !self.is_in_tree(&file) => {}
+            _ => {
+                let (parent, name) = self.home(&file)?;
+                owner::set(parent.as_fd(), &name, after.0, after.1)?;
+                // What is written into the directory leaves no change time here.
+                let same = Some(rustix::process::geteuid());
+                rustix::fs::chownat(&file, "", same, None, AtFlags::EMPTY_PATH)?;
+            }
+        }
+        if kind == FileType::RegularFile {
+            // As the kernel does.
+            let mut mode = shown.st_mode & 0o7777 & !SET_USER;
+            if mode & libc::S_IXGRP != 0 {
+                mode &= !SET_GROUP;
+            }
+            if mode != shown.st_mode & 0o7777 {
+                owner::set_mode_linked(&link(&file), kind, mode)?;
+            }
+            rustix::fs::removexattr(link(&file), owner::capability_attribute()).ok();
+        }
+        DONE
+    }
+
+    /// Sets times; `None` is now.
+    pub(super) fn set_times(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        times: Option<[Timespec; 2]>,
+    ) -> Result<Answer, Errno> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let [last_access, last_modification] = times.unwrap_or([now, now]);
+        let omits = |time: Timespec| time.tv_nsec == UTIME_OMIT;
+        let found = self.named(target, name)?;
+        if omits(last_access) && omits(last_modification) {
+            return DONE;
+        }
+        let (file, _) = match found {
+            // Of a device's own place.
+            Found::Device(_) => return DONE,
+            found => self.own(found)?,
+        };
+        let times = Timestamps { last_access, last_modification };
+        rustix::fs::utimensat(&file, "", &times, AtFlags::EMPTY_PATH)?;
+        DONE
+    }
+
+    pub(super) fn truncate(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        length: u64,
+    ) -> Result<Answer, Errno> {
+        let found = self.named(target, name)?;
+        let (file, stat) = self.own(found)?;
+        match kind(&stat) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::ISDIR),
+            _ => return Err(Errno::INVAL),
+        }
+        let how = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(link(&file), how, Mode::empty())?;
+        rustix::fs::ftruncate(&file, length)?;
+        DONE
+    }
+
+    pub(super) fn set_attribute(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        [attribute, value, size, flags]: [u64; 4],
+    ) -> Result<Answer, Errno> {
+        let found = self.named(target, name)?;
+        let (file, stat) = self.own(found)?;
+        let attribute = match Self::attribute(target, attribute) {
+            Err(Errno::NODATA) => return Err(Errno::PERM),
+            attribute => attribute?,
+        };
+        if size > 65_536 {
+            return Err(Errno::TOOBIG);
+        }
+        let mut bytes = vec![0; size as usize];
+        target.read_exact(&mut bytes, value)?;
+        if kind(&stat).is_symlink() {
+            return Err(Errno::PERM);
+        }
+        let flags = XattrFlags::from_bits_retain(flags as u32);
+        rustix::fs::setxattr(link(&file), attribute, &bytes, flags)?;
+        DONE
+    }
+
+    pub(super) fn remove_attribute(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        attribute: u64,
+    ) -> Result<Answer, Errno> {
+        let found = self.named(target, name)?;
+        let (file, _) = self.own(found)?;
+        let attribute = Self::attribute(target, attribute)?;
+        rustix::fs::removexattr(link(&file), attribute)?;
+        DONE
+    }
+}

@@ -1,0 +1,377 @@
+//! Execution of programs.
+//!
+//! The kernel would look for a program, and for the interpreter that the program names, in the
+//! container. So a process that executes one is made to execute [a loader](crate::sys::loader), which
+//! has no path, with the arguments that it gave; the loader asks what to map, and gets both files.
+//! All of this is decided once, by the keeper's own look at the file, and nothing that the step can
+//! write is read again. The mark that lets the loader be executed is not a secret: in the step's
+//! domain no file can be executed by a path, so that who makes such a call starts a file in memory
+//! of its own, in the same confinement.
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+
+use super::super::seccomp::MARK;
+use super::super::supervisor::target::{Name, Target};
+use super::World;
+use super::elf::{Elf, HEAD, Operation, script};
+use super::paths::{Found, kind, link};
+use crate::sys::loader::JUMP;
+use crate::sys::notify::{self, Answer};
+use crate::sys::trace::{Failure, Stopped};
+
+/// Where programs go that can go anywhere, and their interpreters: far from each other, from the
+/// loader with the heap above it, and from what the kernel puts at the end.
+const PROGRAMS: u64 = if cfg!(target_arch = "aarch64") { 0x55_0000_0000 } else { 0x5600_0000_0000 };
+const INTERPRETERS: u64 =
+    if cfg!(target_arch = "aarch64") { 0x70_0000_0000 } else { 0x7800_0000_0000 };
+
+/// By how much their places differ from process to process.
+const SPREAD: u64 = if cfg!(target_arch = "aarch64") { 1 << 30 } else { 1 << 40 };
+
+/// Scripts may have scripts as their interpreters; the kernel follows this many.
+const INTERPRETERS_MAX: usize = 5;
+
+/// Longest list of arguments, variables and auxiliary values, in bytes.
+const VECTORS_MAX: usize = 8 << 20;
+
+/// Most programs whose paths are kept for `/proc/PID/exe`.
+const PROGRAMS_MAX: usize = 1 << 14;
+
+/// How many programs are remembered whose processes have not asked for them.
+const PENDING_MAX: usize = 64;
+
+/// Whom the bits of a program make of the user and the group that execute it.
+type SetIds = (Option<u32>, Option<u32>);
+
+/// What a process is about to execute.
+#[derive(Debug)]
+pub(super) struct Pending {
+    program: File,
+    elf: Elf,
+    interpreter: Option<(File, Elf)>,
+    /// What comes in the place of the first argument, of a script.
+    arguments: Option<Vec<Vec<u8>>>,
+    /// What the program was called by.
+    name: Vec<u8>,
+    /// Its path, without links.
+    path: Vec<u8>,
+    set_ids: SetIds,
+}
+
+impl World {
+    pub(super) fn execute(
+        &mut self,
+        target: Target<'_>,
+        name: Name,
+        argv: u64,
+        env: u64,
+    ) -> Result<Answer, Errno> {
+        let address = name.path.ok_or(Errno::FAULT)?;
+        let given = target.text(address)?;
+        let found = self.named_by(target, name, given.clone())?;
+        let pending = self.prepare(target, found, name.directory, &given)?;
+        let group = Self::group_of(target)?;
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.retain(|pid, _| {
+                rustix::fs::access(format!("/proc/{pid}"), rustix::fs::Access::EXISTS).is_ok()
+            });
+        }
+        let loader = notify::add(target.listener, target.call, self.loader.as_fd(), None);
+        let loader =
+            loader.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
+        self.pending.insert(group, pending);
+        let stopped = match Stopped::at(target.listener, target.call) {
+            Ok(stopped) => stopped,
+            Err(Failure::Refused(error)) => {
+                self.pending.remove(&group);
+                return Err(error);
+            }
+            Err(Failure::Ended(status)) => return self.ended(target, status),
+            Err(Failure::Gone) => return Err(super::LATER),
+        };
+        // No path: the end of the one that was given.
+        let empty = address + given.len() as u64;
+        let flags = libc::AT_EMPTY_PATH as u64;
+        let arguments = [loader as u64, empty, argv, env, flags, MARK];
+        stopped.call_instead(libc::SYS_execveat, arguments);
+        Err(super::LATER)
+    }
+
+    /// Looks at a program, and at its interpreters.
+    fn prepare(
+        &self,
+        target: Target<'_>,
+        found: Found,
+        directory: i32,
+        given: &[u8],
+    ) -> Result<Pending, Errno> {
+        let mut found = found;
+        let mut name = match given.is_empty() {
+            true => format!("/dev/fd/{directory}").into_bytes(),
+            false => given.to_vec(),
+        };
+        let called = name.clone();
+        let mut arguments: Option<Vec<Vec<u8>>> = None;
+        for _ in 0..=INTERPRETERS_MAX {
+            let (program, path, set_ids) = self.program(found)?;
+            let mut head = [0; HEAD];
+            let length = program.read_at(&mut head, 0).map_err(|_| Errno::IO)?;
+            let Some((interpreter, argument)) = script(&head[..length]) else {
+                let elf = Elf::read(&program)?;
+                let interpreter = match elf.interpreter(&program)? {
+                    None => None,
+                    Some(path) => {
+                        let path = self.absolute(target, libc::AT_FDCWD, path)?;
+                        let (file, ..) = self.program(self.find(target, &path, true)?)?;
+                        let elf = Elf::read(&file).map_err(|_| LIBRARY_BAD)?;
+                        Some((file, elf))
+                    }
+                };
+                return Ok(Pending {
+                    program,
+                    elf,
+                    interpreter,
+                    arguments,
+                    name: called,
+                    path,
+                    set_ids,
+                });
+            };
+            // In the place of the first argument: the interpreter, its argument, the script.
+            let mut words = vec![interpreter.clone()];
+            words.extend(argument);
+            words.push(name);
+            words.extend(arguments.into_iter().flatten().skip(1));
+            arguments = Some(words);
+            let path = self.absolute(target, libc::AT_FDCWD, interpreter.clone())?;
+            found = self.find(target, &path, true)?;
+            name = interpreter;
+        }
+        Err(Errno::LOOP)
+    }
+
+    /// Opens a file that is to be executed; returns with it its path, and whom its bits make of who
+    /// executes it.
+    fn program(&self, found: Found) -> Result<(File, Vec<u8>, SetIds), Errno> {
+        let (file, mut stat) = self.own(found).map_err(|_| Errno::ACCESS)?;
+        self.show(&file, &mut stat);
+        if !kind(&stat).is_file() || stat.st_mode & 0o111 == 0 {
+            return Err(Errno::ACCESS);
+        }
+        let has = |bits| stat.st_mode & bits == bits;
+        let user = has(libc::S_ISUID).then_some(stat.st_uid);
+        let group = has(libc::S_ISGID | libc::S_IXGRP).then_some(stat.st_gid);
+        let how = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(link(&file), how, Mode::empty())?;
+        let text = rustix::fs::readlink(link(&file), Vec::new())?.into_bytes();
+        let path = self.inside(&text).unwrap_or(text);
+        Ok((opened.into(), path, (user, group)))
+    }
+
+    /// Answers the loader, whose stack begins at an address.
+    pub(super) fn load(&mut self, target: Target<'_>, stack: u64) -> Result<Answer, Errno> {
+        let pending = self.pending.remove(&target.call.pid).ok_or(Errno::PERM)?;
+        let number = self.number_of(&pending.path);
+        let identity = self.credentials.executes(target, number, pending.set_ids)?;
+        let give = |file: &File| {
+            notify::add(target.listener, target.call, file.as_fd(), None)
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
+        };
+        let program = give(&pending.program)?;
+        let (placed, mut operations) = pending.elf.place(PROGRAMS + random() % SPREAD, program);
+        let mut starts_at = placed.entry;
+        let mut base = 0;
+        operations.push(call(libc::SYS_close, [program as u64, 0, 0]));
+        if let Some((file, elf)) = &pending.interpreter {
+            let number = give(file)?;
+            let (placed, more) = elf.place(INTERPRETERS + random() % SPREAD, number);
+            operations.extend(more);
+            operations.push(call(libc::SYS_close, [number as u64, 0, 0]));
+            (starts_at, base) = (placed.entry, placed.base);
+        }
+        let values = [
+            (libc::AT_PHDR, placed.headers),
+            (libc::AT_PHENT, 56),
+            (libc::AT_PHNUM, pending.elf.count.into()),
+            (libc::AT_BASE, base),
+            (libc::AT_ENTRY, placed.entry),
+            (libc::AT_SECURE, 0),
+        ];
+        let ids = [libc::AT_UID, libc::AT_EUID, libc::AT_GID, libc::AT_EGID];
+        let ids = ids.into_iter().zip(identity.shown().map(u64::from));
+        let mut vectors = Vectors::read(target, stack)?;
+        for (kind, value) in values.into_iter().chain(ids) {
+            vectors.set(kind, value);
+        }
+        // Room for what is put below.
+        if stack < 1 << 20 {
+            return Err(Errno::FAULT);
+        }
+        let (bytes, stack, comm) = vectors.with(&pending, stack);
+        target.write(&bytes, stack)?;
+        operations.push(call(libc::SYS_prctl, [libc::PR_SET_NAME as u64, comm, 0]));
+        if pending.elf.executes_stack() {
+            let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC | libc::PROT_GROWSDOWN;
+            operations.push(call(libc::SYS_mprotect, [stack & !4095, 4096, all as u64]));
+        }
+        operations.push([JUMP, stack, starts_at, 0, 0, 0, 0]);
+        let list: Vec<u8> =
+            operations.iter().flatten().flat_map(|word| word.to_ne_bytes()).collect();
+        let at = (stack - 256 - list.len() as u64) & !15;
+        target.write(&list, at)?;
+        Ok(Answer::Value(at as i64))
+    }
+
+    fn number_of(&mut self, path: &[u8]) -> u32 {
+        if let Some(number) = self.numbers.get(path) {
+            return *number;
+        }
+        if self.programs.len() == PROGRAMS_MAX {
+            return 0;
+        }
+        self.programs.push(path.to_vec());
+        let number = self.programs.len() as u32;
+        self.numbers.insert(path.to_vec(), number);
+        number
+    }
+
+    pub(super) fn chdir(&mut self, target: Target<'_>, path: u64) -> Result<Answer, Errno> {
+        let name = Name { directory: libc::AT_FDCWD, path: Some(path), flags: 0 };
+        let found = self.named(target, name)?;
+        let (held, stat): (OwnedFd, _) = Self::held(found)?;
+        if !kind(&stat).is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        // The kernel passes no descriptor on that was only held.
+        let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(link(&held), how, Mode::empty())?;
+        let number = notify::add(target.listener, target.call, directory.as_fd(), None)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
+        let stopped = match Stopped::at(target.listener, target.call) {
+            Ok(stopped) => stopped,
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Ended(status)) => return self.ended(target, status),
+            Err(Failure::Gone) => return Err(super::LATER),
+        };
+        let number = [number as u64, 0, 0, 0, 0, 0];
+        let calls = [(libc::SYS_fchdir, number), (libc::SYS_close, number)];
+        match stopped.call_and_return(&calls) {
+            Err(Failure::Ended(status)) => self.ended(target, status),
+            _ => Err(super::LATER),
+        }
+    }
+
+    /// Notes the end of a process that was waited for here.
+    fn ended(&mut self, target: Target<'_>, status: i32) -> Result<Answer, Errno> {
+        self.waited.push((target.call.pid as i32, status));
+        Err(super::LATER)
+    }
+}
+
+/// What the kernel says of an interpreter that is not one.
+const LIBRARY_BAD: Errno = Errno::LIBBAD;
+
+fn call(number: i64, [first, second, third]: [u64; 3]) -> Operation {
+    [number as u64, first, second, third, 0, 0, 0]
+}
+
+fn random() -> u64 {
+    let mut bytes = [0_u8; 8];
+    rustix::rand::getrandom(bytes.as_mut_slice(), rustix::rand::GetRandomFlags::empty()).ok();
+    u64::from_ne_bytes(bytes) & !4095
+}
+
+/// What the kernel has put at the end of a new stack: arguments, variables, auxiliary values.
+struct Vectors {
+    words: Vec<u64>,
+    count: usize,
+    /// Index of the first auxiliary value.
+    values: usize,
+}
+
+impl Vectors {
+    fn read(target: Target<'_>, stack: u64) -> Result<Self, Errno> {
+        let mut words: Vec<u64> = Vec::new();
+        let mut piece = vec![0; 4096];
+        let mut zeros = (0, 0);
+        let mut at = 1;
+        loop {
+            // Up to the end of a page: the next may not be there.
+            let from = stack.checked_add(8 * words.len() as u64).ok_or(Errno::FAULT)?;
+            let length = 4096 - (from % 4096) as usize;
+            target.read_exact(&mut piece[..length], from)?;
+            words.extend(
+                piece[..length]
+                    .chunks_exact(8)
+                    .map(|word| word.iter().rev().fold(0, |all, &byte| all << 8 | u64::from(byte))),
+            );
+            while at < words.len() && zeros.1 == 0 {
+                if words[at] == 0 {
+                    zeros = if zeros.0 == 0 { (at, 0) } else { (zeros.0, at) };
+                }
+                at += 1;
+            }
+            if zeros.1 != 0 {
+                let values = zeros.1 + 1;
+                let end = words[values.min(words.len())..].chunks(2).position(|pair| pair[0] == 0);
+                if let Some(end) = end.filter(|end| values + 2 * end + 2 <= words.len()) {
+                    words.truncate(values + 2 * end + 2);
+                    let count = usize::try_from(words[0]).map_err(|_| Errno::FAULT)?;
+                    if zeros.0 != count + 1 {
+                        return Err(Errno::FAULT);
+                    }
+                    return Ok(Self { words, count, values });
+                }
+            }
+            if words.len() * 8 > VECTORS_MAX {
+                return Err(Errno::TOOBIG);
+            }
+        }
+    }
+
+    fn set(&mut self, kind: u64, value: u64) {
+        let mut at = self.values;
+        while at + 1 < self.words.len() {
+            if self.words[at] == kind {
+                self.words[at + 1] = value;
+            }
+            at += 2;
+        }
+    }
+
+    /// Lays them out anew with the strings of a program, so that they end where they did. Returns the
+    /// bytes, the address at which they begin, and that of the name of the process.
+    fn with(mut self, pending: &Pending, stack: u64) -> (Vec<u8>, u64, u64) {
+        let end = stack + 8 * self.words.len() as u64;
+        let mut strings: Vec<u8> = Vec::new();
+        let mut places = Vec::new();
+        let name = pending.name.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let comm: &[u8] = &name[..name.len().min(15)];
+        for text in [comm, &pending.name]
+            .into_iter()
+            .chain(pending.arguments.iter().flatten().map(Vec::as_slice))
+        {
+            places.push(strings.len() as u64);
+            strings.extend_from_slice(text);
+            strings.push(0);
+        }
+        let strings_at = (end - strings.len() as u64) & !15;
+        let at = |index: usize| strings_at + places[index];
+        self.set(libc::AT_EXECFN, at(1));
+        if let Some(arguments) = &pending.arguments {
+            let first: Vec<u64> = (0..arguments.len()).map(|index| at(index + 2)).collect();
+            let skipped = self.count.min(1);
+            self.words.splice(1..=skipped, first);
+            self.words[0] = (self.count - skipped + arguments.len()) as u64;
+        }
+        let begins = (strings_at - 8 * self.words.len() as u64) & !15;
+        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.resize((strings_at - begins) as usize, 0);
+        bytes.extend_from_slice(&strings);
+        (bytes, begins, at(0))
+    }
+}

@@ -1,0 +1,315 @@
+/* Tries to reach files, programs, sockets and processes of a container from a command whose every path is
+   resolved for it. Each success is a line that begins with BREACH; the last line says that all was tried.
+
+   `paths serve` is the other side: it listens at /tmp/witness.sock and writes /tmp/breach when it is
+   called. */
+#define _GNU_SOURCE
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define WITNESS "/tmp/witness"
+#define SOCKET "/tmp/witness.sock"
+#define MARK 0x4255494cL
+#define ROUNDS 3000
+
+static void breach(const char *how, const char *what) { printf("BREACH %s: %s\n", how, what); }
+
+static int serve(void)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = SOCKET};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (bind(fd, (void *)&name, sizeof name) || listen(fd, 8)) return 1;
+    for (;;)
+        if (accept(fd, 0, 0) >= 0) close(open("/tmp/breach", O_WRONLY | O_CREAT, 0600));
+}
+
+/* Every call that takes a path, with one that would lead to the witness. */
+static void reach(const char *path)
+{
+    struct stat st;
+    struct statfs fs;
+    char buffer[4096];
+    char to[4096];
+    struct timeval times[2] = {{1, 0}, {1, 0}};
+    snprintf(to, sizeof to, "%s.moved", path);
+    if (open(path, O_RDONLY) >= 0) breach("open", path);
+    if (open(path, O_RDWR | O_CREAT | O_EXCL, 0600) >= 0) unlink(path);
+    if (stat(path, &st) == 0) breach("stat", path);
+    if (syscall(SYS_open, path, O_RDONLY) >= 0) breach("old open", path);
+    if (access(path, F_OK) == 0) breach("access", path);
+    if (readlink(path, buffer, sizeof buffer) >= 0) breach("readlink", path);
+    if (chmod(path, 0777) == 0) breach("chmod", path);
+    if (lchown(path, -1, -1) == 0) breach("lchown", path);
+    if (truncate(path, 0) == 0) breach("truncate", path);
+    if (utimes(path, times) == 0) breach("utimes", path);
+    if (setxattr(path, "user.x", "x", 1, 0) == 0) breach("setxattr", path);
+    if (getxattr(path, "user.w", buffer, 8) >= 0) breach("getxattr", path);
+    if (statfs(path, &fs) == 0) breach("statfs", path);
+    if (link(path, "/linked") == 0) breach("link", path);
+    if (rename(path, "/renamed") == 0) breach("rename", path);
+    if (rename(path, to) == 0) breach("rename beside", path);
+    if (unlink(path) == 0) breach("unlink", path);
+    if (chdir(path) == 0) breach("chdir", path);
+    if (chroot(path) == 0) breach("chroot", path);
+    if (inotify_add_watch(inotify_init(), path, IN_ACCESS) >= 0) breach("inotify", path);
+    if (fork() == 0) {
+        execl(path, path, (char *)0);
+        _exit(7);
+    }
+    int status;
+    wait(&status);
+    if (WEXITSTATUS(status) != 7) breach("execve", path);
+}
+
+/* A string that another process changes all the time between a name inside and one outside. */
+static void race(void)
+{
+    char *shared = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    close(open("/inside1234", O_WRONLY | O_CREAT, 0755));
+    strcpy(shared, "/inside1234");
+    pid_t other = fork();
+    if (other == 0)
+        for (;;) {
+            memcpy(shared, WITNESS, sizeof WITNESS);
+            memcpy(shared, "/inside1234", sizeof "/inside1234");
+        }
+    struct stat st;
+    char text[16];
+    for (int i = 0; i < ROUNDS; i++) {
+        int fd = open(shared, O_RDWR);
+        if (fd >= 0 && pread(fd, text, 9, 0) == 9 && memcmp(text, "untouched", 9) == 0)
+            breach("open", "a path that changed");
+        close(fd);
+        if (stat(shared, &st) == 0 && st.st_size == 10) breach("stat", "a path that changed");
+        chmod(shared, 0755);
+        truncate(shared, 0);
+    }
+    kill(other, SIGKILL);
+    waitpid(other, 0, 0);
+}
+
+/* A directory that another process moves up and down while a path goes through it. */
+static void moves(void)
+{
+    mkdir("/a", 0700), mkdir("/a/b", 0700), mkdir("/a/b/c", 0700), mkdir("/x", 0700);
+    int deep = open("/a/b/c", O_RDONLY | O_DIRECTORY);
+    pid_t other = fork();
+    if (other == 0)
+        for (;;) rename("/a/b", "/x/b"), rename("/x/b", "/a/b");
+    for (int i = 0; i < ROUNDS; i++) {
+        int fd = openat(deep, "../../../../../../.." WITNESS, O_RDWR);
+        if (fd >= 0) breach("openat", "above a directory that moved");
+        fd = openat(deep, "../..", O_RDONLY | O_DIRECTORY);
+        if (fd >= 0 && faccessat(fd, "../../../../.." WITNESS, F_OK, 0) == 0)
+            breach("faccessat", "above a directory that moved");
+        close(fd);
+    }
+    kill(other, SIGKILL);
+    waitpid(other, 0, 0);
+}
+
+struct swap { int one, two, at; };
+
+static int swaps(void *data)
+{
+    struct swap *swap = data;
+    for (;;) dup2(swap->one, swap->at), dup2(swap->two, swap->at);
+}
+
+/* A socket for addresses of the internet that becomes one for paths while it is looked at. */
+static void sockets(void)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = SOCKET};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(fd, (void *)&name, sizeof name) == 0) breach("connect", SOCKET);
+    struct sockaddr_un own = {.sun_family = AF_UNIX, .sun_path = "/own.sock"};
+    int bound = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (bind(bound, (void *)&own, sizeof own) != 0) puts("failed: a socket of its own");
+    if (connect(bound, (void *)&name, sizeof name) == 0) breach("connect", "a socket that is bound");
+    if (socket(AF_UNIX, SOCK_DGRAM, 0) >= 0) breach("socket", "datagrams");
+    struct swap swap = {fd, bound, socket(AF_INET, SOCK_STREAM, 0)};
+    int inet = dup(swap.at);
+    static char stack[65536];
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | SIGCHLD;
+    swap.two = inet;
+    pid_t other = clone(swaps, stack + sizeof stack, flags & ~CLONE_SIGHAND, &swap);
+    for (int i = 0; i < ROUNDS; i++) {
+        if (connect(swap.at, (void *)&name, sizeof name) == 0) breach("connect", "a swapped socket");
+        swap.one = i % 2 ? fd : bound;
+    }
+    kill(other, SIGKILL);
+    waitpid(other, 0, __WALL);
+    struct sockaddr_un abstract = {.sun_family = AF_UNIX};
+    strcpy(abstract.sun_path + 1, "witness");
+    if (connect(fd, (void *)&abstract, sizeof(sa_family_t) + 8) == 0) breach("connect", "an abstract name");
+}
+
+/* What a command may do is not refused with it. */
+static void terminal(void)
+{
+    int master = posix_openpt(O_RDWR | O_NOCTTY), slave = -1;
+    if (master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0)
+        slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+    if (slave < 0 || write(master, "x\n", 2) != 2) puts("failed: a terminal");
+    const char *others[] = {"/dev/pts/0", "/dev/pts/1", "/dev/pts/2"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(others[i], ptsname(master)) && open(others[i], O_RDWR | O_NOCTTY) >= 0)
+            breach("open", others[i]);
+    close(slave);
+    char name[64];
+    snprintf(name, sizeof name, "%s", ptsname(master));
+    close(master);
+    if (open(name, O_RDWR | O_NOCTTY) >= 0) breach("open", "a terminal that is gone");
+}
+
+/* Programs that the kernel is asked for as the supervisor asks. */
+static void programs(const char *self)
+{
+    char *args[] = {"x", 0}, *none[] = {0};
+    const char *paths[] = {"/bin/busybox", WITNESS, "/usr/lib/os-release", self};
+    for (unsigned i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (fork() == 0) {
+            syscall(SYS_execveat, AT_FDCWD, paths[i], args, none, 0, MARK);
+            _exit(errno == EACCES || errno == ENOENT ? 7 : 8);
+        } else {
+            int status;
+            wait(&status);
+            if (WEXITSTATUS(status) != 7) breach("execveat", paths[i]);
+        }
+    /* A program in memory that names an interpreter of the container. */
+    struct { Elf64_Ehdr head; Elf64_Phdr parts[2]; char interpreter[32]; } file = {
+        .head = {.e_ident = {0x7f, 'E', 'L', 'F', 2, 1, 1}, .e_type = ET_EXEC, .e_machine = EM_X86_64,
+            .e_version = 1, .e_entry = 0x700000, .e_phoff = 64, .e_ehsize = 64, .e_phentsize = 56, .e_phnum = 2},
+        .interpreter = "/bin/busybox"};
+    file.parts[0] = (Elf64_Phdr){.p_type = PT_INTERP, .p_offset = 176, .p_filesz = 13, .p_memsz = 13};
+    file.parts[1] = (Elf64_Phdr){.p_type = PT_LOAD, .p_flags = 5, .p_vaddr = 0x700000,
+        .p_filesz = sizeof file, .p_memsz = sizeof file, .p_align = 4096};
+    int fd = memfd_create("own", 0);
+    if (write(fd, &file, sizeof file) != sizeof file) puts("short");
+    if (fork() == 0) {
+        syscall(SYS_execveat, fd, "", args, none, AT_EMPTY_PATH, MARK);
+        _exit(errno == EACCES || errno == ENOENT ? 7 : 8);
+    }
+    int status;
+    wait(&status);
+    if (WEXITSTATUS(status) != 7) breach("execveat", "an interpreter of the container");
+}
+
+/* Calls by the numbers of other architectures. */
+static void foreign(void)
+{
+    long result = -1;
+    if (syscall(0x40000000 + SYS_open, WITNESS, O_RDONLY) >= 0) breach("open", "of x32");
+    char *low = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    strcpy(low, WITNESS);
+    if (fork() == 0) {
+#ifdef __x86_64__
+        __asm__ volatile("int $0x80" : "=a"(result) : "a"(5), "b"(low), "c"(0), "d"(0) : "memory", "r8", "r9", "r10", "r11");
+#endif
+        _exit(result >= 0 ? 9 : 7);
+    }
+    int status;
+    wait(&status);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 9) breach("open", "of i386");
+    (void)result;
+}
+
+static void processes(void)
+{
+    char buffer[64], path[64];
+    struct iovec local = {buffer, sizeof buffer}, remote = {(void *)0x400000, sizeof buffer};
+    pid_t keeper = getppid();
+    pid_t pids[] = {1, keeper};
+    for (int i = 0; i < 2; i++) {
+        pid_t pid = pids[i];
+        struct rlimit limit = {64, 64};
+        if (kill(pid, 0) == 0) breach("kill", i ? "the keeper" : "process 1");
+        if (ptrace(PTRACE_SEIZE, pid, 0, 0) == 0) breach("ptrace", i ? "the keeper" : "process 1");
+        if (process_vm_readv(pid, &local, 1, &remote, 1, 0) > 0) breach("memory", "another process");
+        if (prlimit(pid, RLIMIT_NOFILE, &limit, 0) == 0) breach("prlimit", "another process");
+        const char *names[] = {"mem", "environ", "root" WITNESS, "cwd", "exe", "fd", "fd/3", "status", "maps"};
+        for (unsigned n = 0; n < sizeof names / sizeof *names; n++) {
+            snprintf(path, sizeof path, "/proc/%d/%s", pid, names[n]);
+            if (open(path, O_RDONLY) >= 0) breach("open", path);
+        }
+    }
+    if (kill(-1, 0) == 0 && errno == 0) {}
+    const char *own[] = {"/proc/self/mem", "/proc/self/ns/mnt", "/proc/self/map_files", "/proc/self/root" WITNESS,
+        "/proc/self/cwd/../../../../.." WITNESS, "/proc/thread-self/root/../.." WITNESS, "/proc/kcore", "/proc/sysrq-trigger"};
+    for (unsigned n = 0; n < sizeof own / sizeof *own; n++)
+        if (open(own[n], O_RDONLY) >= 0) breach("open", own[n]);
+    if (open("/proc/sys/kernel/hostname", O_WRONLY) >= 0) breach("open", "/proc/sys for writing");
+    int numbers[] = {SYS_io_uring_setup, SYS_pidfd_getfd, SYS_kcmp, SYS_unshare, SYS_mount, SYS_open_by_handle_at,
+        SYS_name_to_handle_at, SYS_process_vm_writev, SYS_open_tree, SYS_fsopen};
+    for (unsigned n = 0; n < sizeof numbers / sizeof *numbers; n++)
+        if (syscall(numbers[n], 0, 0, 0, 0, 0) >= 0) breach("a call", "that is refused");
+    if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) breach("prctl", "new privileges");
+    for (int fd = 3; fd < 1024; fd++)
+        if (fcntl(fd, F_GETFD) >= 0) breach("a descriptor", "that was left open");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1) return serve();
+    processes();
+    char up[512] = "/", path[600];
+    reach(WITNESS);
+    for (int i = 0; i < 40; i++) strcat(up, "../");
+    strcat(up, "tmp/witness");
+    reach(up);
+    reach(up + 1);
+    symlink(WITNESS, "/absolute");
+    reach("/absolute/../witness");
+    symlink(up + 1, "/relative");
+    symlink("/proc/1/root" WITNESS, "/magic");
+    symlink("/proc/self/root" WITNESS, "/own");
+    const char *links[] = {"/absolute", "/relative", "/magic", "/own"};
+    for (int i = 0; i < 4; i++) {
+        struct stat st;
+        if (stat(links[i], &st) == 0) breach("stat", links[i]);
+        if (open(links[i], O_RDWR) >= 0) breach("open", links[i]);
+        if (chmod(links[i], 0777) == 0) breach("chmod", links[i]);
+    }
+    int root = open("/", O_RDONLY | O_DIRECTORY);
+    if (fchdir(root) != 0 || openat(root, "../../.." WITNESS, O_RDONLY) >= 0) breach("openat", "the root");
+    int proc = open("/proc/self", O_RDONLY | O_DIRECTORY);
+    if (openat(proc, "../1/root" WITNESS, O_RDONLY) >= 0) breach("openat", "a directory of /proc");
+    if (fchdir(proc) == 0 && open("root/../../../.." WITNESS, O_RDONLY) >= 0) breach("open", "from /proc");
+    fchdir(root);
+    for (int depth = 1; depth < 12; depth++) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d/", root);
+        for (int i = 0; i < depth; i++) strcat(path, "../");
+        strcat(path, "tmp/witness");
+        if (open(path, O_RDONLY) >= 0) breach("open", path);
+    }
+    terminal();
+    race();
+    moves();
+    sockets();
+    programs(argv[0]);
+    foreign();
+    puts("all was tried");
+    return 0;
+}
