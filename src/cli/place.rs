@@ -4,6 +4,7 @@ use super::Environment;
 use crate::sandbox::EnterError;
 use rustix::fs::{Access, access};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// What starts the containers of a place.
@@ -131,9 +132,10 @@ pub(in crate::cli) fn own_proc(environment: &Environment) -> Option<String> {
              Unmasked}"
         }
         Engine::GitLab => {
-            "in the runner's config.toml: [runners.docker] security_opt = \
-             [\"systempaths=unconfined\"]; with the Kubernetes executor, \
-             [runners.kubernetes.build_container_security_context] proc_mount = \"Unmasked\""
+            // `systempaths` is an option of docker's client, and runners talk to the daemon.
+            "with the Kubernetes executor, in the runner's config.toml: a \
+             [[runners.kubernetes.pod_spec]] patch: hostUsers: false, and of the container build: \
+             securityContext: {procMount: Unmasked}; the Docker executor has no such setting"
         }
         Engine::GitHub => "in the job: container: {options: --security-opt systempaths=unconfined}",
         Engine::Docker => "docker run --security-opt systempaths=unconfined …",
@@ -231,7 +233,17 @@ pub(in crate::cli) fn more_ids() -> String {
         text.lines().any(|line| line.split(':').next().is_some_and(|o| o == name || o == number))
     };
     if has_range(lines("/etc/subuid")) && has_range(lines("/etc/subgid")) {
-        // The ranges are there, and newuidmap could not use them.
+        // The ranges are there, and newuidmap could not use them. With set-user-id bits it takes
+        // CAP_SYS_ADMIN of the place, which containers do not have; with capabilities it does not.
+        let has_bits = fs::metadata("/usr/bin/newuidmap").is_ok_and(|m| m.mode() & 0o4000 != 0);
+        if has_bits {
+            let command = "sh -c 'cd /usr/bin && chmod u-s newuidmap newgidmap && setcap \
+                           cap_setuid=ep newuidmap && setcap cap_setgid=ep newgidmap'";
+            return match is_container() {
+                true => format!("as root, where the container's image is made: {command}"),
+                false => as_root_of_the_machine(command),
+            };
+        }
         return match is_container() {
             true => "start the container with newuidmap's capabilities: --cap-add SETUID,SETGID"
                 .to_owned(),

@@ -166,6 +166,19 @@ mkdir /c && printf 'FROM scratch\nCOPY Dockerfile /\n' >/c/Dockerfile
 executor --context dir:///c --no-push -d app:1
 "#;
 
+/// User 1000 has ids of its own where namespaces can be made; and what doctor says gives them back.
+const OWN_IDS: &str = r#"
+doctor() { setpriv --reuid=1000 --regid=1000 --clear-groups builder doctor; }
+has_ids() { doctor | grep -q 'a user namespace with your subordinate ids'; }
+has_ids
+cd /usr/bin
+setcap -r newuidmap && setcap -r newgidmap && chmod u+s newuidmap newgidmap
+! has_ids
+eval "$(doctor | sed -n 's/.*fix: sudo \(sh -c .*newuidmap.*\)/\1/p' | head -n 1)"
+has_ids
+echo has its ids
+"#;
+
 /// Makes the context of our images in a kit that has their base.
 fn context(kit: &Kit) {
     import(kit);
@@ -179,10 +192,16 @@ fn context(kit: &Kit) {
 /// Builds one of our images, and unpacks it.
 fn image(kit: &Kit, target: &str) -> Image {
     let root = kit.beside(&format!("image-{target}"));
-    let local = format!("--output=type=local,dest={}", root.display());
-    let build = kit.builder(["build", "--output=type=image,rewrite-timestamp=true", &local]);
+    let tar = kit.beside("files.tar").display().to_string();
+    let files = format!("--output=type=tar,dest={tar}");
+    let build = kit.builder(["build", "--output=type=image,rewrite-timestamp=true", &files]);
     let build = build.arg(format!("--target={target}")).args(["-t", target]).arg(kit.path(""));
     build.env("SOURCE_DATE_EPOCH", release::EPOCH).ok();
+    // With owners and capabilities.
+    fs::create_dir(&root).unwrap();
+    let to = root.to_str().unwrap();
+    let xattrs = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "-C", to];
+    host::tool(&[&["tar", "-xpf", &tar], &xattrs[..]].concat());
     let config = kit.builder(["inspect", target]).ok().json()[0]["Config"].clone();
     Image { root, config }
 }
@@ -210,6 +229,14 @@ fn images_of_ourselves_build_themselves_in_a_stock_pod_as_equal_bytes() {
     let inspect = kit.command("/usr/bin/builder").arg("inspect").args(TARGETS);
     let inspect = git.lay(inspect, Pod::Docker, |config| show(config, &store, STORE)).ok();
     assert_eq!(ids(&inspect.stdout()), wanted);
+
+    let store = volume(&kit, "user-store");
+    let run = kit.command("/bin/sh").args(["-euc", OWN_IDS]);
+    let ids = git.lay(run, Pod::Docker, |config| {
+        show(config, &store, STORE);
+        config["linux"].as_object_mut().unwrap().remove("seccomp");
+    });
+    assert!(ids.ok().stdout().ends_with("has its ids\n"));
 }
 
 #[test]
