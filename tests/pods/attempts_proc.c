@@ -107,11 +107,16 @@ static void machine(void)
     for (unsigned i = 0; i < sizeof written / sizeof *written; i++) {
         if (open(written[i], O_WRONLY) >= 0) breach("write", written[i]);
         if (truncate(written[i], 0) == 0) breach("truncate", written[i]);
+        if (chmod(written[i], 0777) == 0) breach("chmod", written[i]);
+        if (fchownat(AT_FDCWD, written[i], 1, 1, 0) == 0) breach("chown", written[i]);
         if (open(written[i], O_WRONLY | O_CREAT | O_TRUNC, 0666) >= 0) breach("create", written[i]);
         int fd = open(written[i], O_RDONLY);
         if (fd < 0) continue;
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         int again = open(path, O_RDWR);
+        if (chmod(path, 0777) == 0 && strncmp(written[i], "/proc/sys", 9) && strcmp(written[i], "/proc/version")
+            && strcmp(written[i], "/proc/self/mountinfo") && strcmp(written[i], "/proc/self/exe"))
+            breach("chmod again", written[i]);
         struct statfs fs;
         if (again >= 0 && fstatfs(again, &fs) == 0 && fs.f_type == 0x9fa0) breach("write again", written[i]);
         close(fd);
@@ -220,6 +225,8 @@ static void terminals(void)
         if (open(name, O_RDWR | O_NOCTTY) >= 0) breach("a terminal of the container", name);
         if (access(name, F_OK) == 0) breach("a terminal of the container", name);
     }
+    struct statfs fs;
+    works("their file system", !statfs("/dev/pts", &fs) && fs.f_type == 0x1cd1);
     int near = posix_openpt(O_RDWR | O_NOCTTY);
     works("a new terminal", near >= 0 && !grantpt(near) && !unlockpt(near) && !ptsname_r(near, name, sizeof name));
     int far = open(name, O_RDWR | O_NOCTTY);
@@ -262,6 +269,14 @@ static void useful(const char *own)
     int named = mkfifo("/fifo", 0600) == 0 ? open("/fifo", O_RDWR) : -1;
     snprintf(path, sizeof path, "/proc/self/fd/%d", named);
     works("a pipe with a name", open(path, O_RDONLY) >= 0);
+    int file = open("/", O_TMPFILE | O_RDWR, 0600);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    works("a mode by a descriptor", !chmod(path, 0640) && !fstat(file, &stat) && (stat.st_mode & 0777) == 0640);
+    works("an owner", !fchownat(AT_FDCWD, path, 5, -1, 0) && !fstat(file, &stat) && stat.st_uid == 5 && stat.st_gid == 0);
+    struct timespec times[2] = {{7, 0}, {9, 0}};
+    works("a time", !utimensat(AT_FDCWD, path, times, 0) && !fstat(file, &stat) && stat.st_mtime == 9);
+    works("a name", !linkat(AT_FDCWD, path, AT_FDCWD, "named", AT_SYMLINK_FOLLOW) && !access("/named", F_OK));
+    works("one of a name that is there", linkat(AT_FDCWD, path, AT_FDCWD, "/named", AT_SYMLINK_FOLLOW) < 0 && errno == EEXIST);
     int dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY);
     snprintf(path, sizeof path, "%d", pipes[1]);
     works("a descriptor by its directory", openat(dir, path, O_WRONLY) >= 0);

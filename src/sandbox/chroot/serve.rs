@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Access, OFlags};
 use rustix::io::Errno;
 
-use super::super::procfs::{Caller, Found, Named, Procfs, named};
+use super::super::procfs::{Caller, Change, Found, Named, Procfs, named};
 use super::super::seccomp;
 use super::super::supervisor::{StatFormat, narrow};
 use crate::sys::notify::{self, Answer, Call};
@@ -103,6 +103,16 @@ enum Want {
     Attributes {
         error: Option<Errno>,
     },
+    Change(Change),
+    /// A change of times, which are at this address.
+    Touch {
+        times: u64,
+    },
+    /// A further name, for a file that has none perhaps.
+    Link {
+        directory: i32,
+        path: u64,
+    },
     Enter,
     Execute,
 }
@@ -167,6 +177,27 @@ impl Request {
             "lgetxattr" => here(false, Want::Attributes { error: Some(Errno::OPNOTSUPP) }),
             "listxattr" => here(true, Want::Attributes { error: None }),
             "llistxattr" => here(false, Want::Attributes { error: None }),
+            "chmod" => here(true, Want::Change(Change::Mode(second as u32))),
+            "fchmodat" => at(first, second, true, Want::Change(Change::Mode(third as u32))),
+            "fchmodat2" => {
+                let want = Want::Change(Change::Mode(third as u32));
+                at(first, second, follows(fourth), want)
+            }
+            "chown" if is_narrow => None,
+            "chown" | "chown32" => {
+                here(true, Want::Change(Change::Owner(second as u32, third as u32)))
+            }
+            "fchownat" => {
+                let want = Want::Change(Change::Owner(third as u32, fourth as u32));
+                at(first, second, follows(fifth), want)
+            }
+            "utimensat" if !is_narrow => {
+                at(first, second, follows(fourth), Want::Touch { times: third })
+            }
+            // The only kind of link that can be made of a descriptor.
+            "linkat" if fifth as i32 & libc::AT_SYMLINK_FOLLOW != 0 => {
+                at(first, second, true, Want::Link { directory: third as i32, path: fourth })
+            }
             "chdir" => here(true, Want::Enter),
             "execve" => here(true, Want::Execute),
             _ => None,
@@ -195,10 +226,9 @@ impl Server<'_> {
         let Some(mut request) = Request::of(call) else { return Ok(Answer::Kernel) };
         let tid = call.pid as i32;
         if let Want::OpenHow { how } = request.want {
-            let Ok(bytes) = reading(procfs, tid, || bytes(tid, how)) else {
+            let Ok([flags, _mode, resolve]) = reading(procfs, tid, || numbers(tid, how)) else {
                 return Ok(Answer::Kernel);
             };
-            let [flags, _mode, resolve] = bytes;
             // What stays in a directory or a file system is the kernel's.
             if resolve != 0 {
                 return Ok(Answer::Kernel);
@@ -332,6 +362,27 @@ impl Server<'_> {
                 procfs.hold(found, caller, request.follows)?;
                 Ok(Answer::Value(0))
             }
+            Want::Change(change) => {
+                procfs.change(found, caller, change)?;
+                Ok(Answer::Value(0))
+            }
+            Want::Touch { times } => {
+                let change = touch(procfs, caller.thread, times)?;
+                procfs.change(found, caller, change)?;
+                Ok(Answer::Value(0))
+            }
+            Want::Link { directory, path } => {
+                let thread = caller.thread;
+                let mut path = reading(procfs, thread, || text(thread, path))?;
+                if !path.starts_with(b"/") {
+                    let mut whole = procfs.base(caller, directory).ok_or(Errno::NOENT)?;
+                    whole.push(b'/');
+                    whole.append(&mut path);
+                    path = whole;
+                }
+                procfs.link(found, caller, &path)?;
+                Ok(Answer::Value(0))
+            }
             Want::Enter => {
                 self.looks = true;
                 procfs.enter(found, caller);
@@ -358,7 +409,13 @@ impl Server<'_> {
         if !notify::is_waiting(self.listener, call) {
             return Err(Errno::SRCH);
         }
+        // The directory is the tree's own, but for what file system it says that it is: the C library
+        // of Debian 12 asks.
+        if names.is_some_and(<[_]>::is_empty) && !matches!(request.want, Want::FileSystem { .. }) {
+            return Ok(Answer::Kernel);
+        }
         let hold = |procfs: &Procfs| match names {
+            Some([]) => Procfs::hold_terminals(),
             Some(names) => procfs.hold_terminal(names),
             None => Procfs::hold_multiplexer(),
         };
@@ -387,7 +444,22 @@ impl Server<'_> {
                 hold(procfs)?;
                 error.map_or(Ok(Answer::Value(0)), Err)
             }
-            Want::OpenHow { .. } | Want::FileSystem { .. } | Want::Enter | Want::Execute => {
+            Want::Change(_) | Want::Touch { .. } => {
+                let Some(names) = names else { return Err(Errno::PERM) };
+                let change = match request.want {
+                    Want::Touch { times } => touch(procfs, caller.thread, times)?,
+                    Want::Change(change) => change,
+                    _ => return Ok(Answer::Kernel),
+                };
+                procfs.change_terminal(names, caller, change)?;
+                Ok(Answer::Value(0))
+            }
+            Want::FileSystem { buffer } => {
+                let held = hold(procfs)?;
+                self.write(call, caller, &statfs_bytes(held.as_fd())?, buffer)?;
+                Ok(Answer::Value(0))
+            }
+            Want::OpenHow { .. } | Want::Link { .. } | Want::Enter | Want::Execute => {
                 Ok(Answer::Kernel)
             }
         }
@@ -448,9 +520,19 @@ fn reading<T>(
     }
 }
 
-/// Reads the numbers of openat2(2).
-fn bytes(thread: i32, address: u64) -> Result<[u64; 3], Errno> {
-    let mut bytes = [0; 24];
+/// Reads the times of utimensat(2).
+fn touch(procfs: &Procfs, thread: i32, address: u64) -> Result<Change, Errno> {
+    if address == 0 {
+        return Ok(Change::Times(None));
+    }
+    let [a, b, c, d] = reading(procfs, thread, || numbers(thread, address))?;
+    let times = [(a as i64, b as i64), (c as i64, d as i64)];
+    Ok(Change::Times(Some(times)))
+}
+
+/// Reads numbers of 64 bits.
+fn numbers<const COUNT: usize>(thread: i32, address: u64) -> Result<[u64; COUNT], Errno> {
+    let mut bytes = vec![0; 8 * COUNT];
     let base = usize::try_from(address).map_err(|_| Errno::FAULT)?;
     let remote = [RemoteIoVec { base, len: bytes.len() }];
     let pid = nix::unistd::Pid::from_raw(thread);
@@ -459,7 +541,7 @@ fn bytes(thread: i32, address: u64) -> Result<[u64; 3], Errno> {
     if read < bytes.len() {
         return Err(Errno::FAULT);
     }
-    let mut numbers = [0; 3];
+    let mut numbers = [0; COUNT];
     for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
         *number = u64::from_ne_bytes(bytes.try_into().map_err(|_| Errno::FAULT)?);
     }

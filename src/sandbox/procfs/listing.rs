@@ -259,8 +259,8 @@ impl Procfs {
     }
 }
 
-/// Makes the directories of a path. The command may put links in their places meanwhile, which are
-/// not followed.
+/// Makes the directories of a path. The command may put links in their places in the meantime, which
+/// are not followed.
 fn make_directories(top: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
     let mut above = top.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
     for name in path.split('/') {

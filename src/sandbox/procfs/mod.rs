@@ -79,6 +79,16 @@ pub(super) struct Procfs {
     terminals: Terminals,
 }
 
+/// A change of a file that is named by a descriptor of its user.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    Mode(u32),
+    /// User and group; all ones leave one as it is.
+    Owner(u32, u32),
+    /// `None` for now.
+    Times(Option<[(i64, i64); 2]>),
+}
+
 /// What a path of `/proc` leads to.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -183,8 +193,7 @@ impl Procfs {
         openat(&self.proc, path, flags, Mode::empty()).map(File::from)
     }
 
-    /// Returns the absolute path, as the caller has it, at which its relative paths start; `None`
-    /// for one that is not below `/proc` or `/dev`.
+    /// Returns the absolute path, as the caller has it, at which its relative paths start.
     pub(super) fn base(&self, caller: &Caller, directory: i32) -> Option<Vec<u8>> {
         let _acting = Self::act(caller).ok()?;
         let path = match directory {
@@ -428,6 +437,35 @@ impl Procfs {
     ) -> Result<(), Errno> {
         let _acting = Self::act(caller)?;
         rustix::fs::accessat(&self.proc, own_link(held), mode, AtFlags::EACCESS)
+    }
+
+    /// Changes what a descriptor leads to.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` for anything else.
+    pub(super) fn change(
+        &self,
+        found: &Found,
+        caller: &Caller,
+        change: Change,
+    ) -> Result<(), Errno> {
+        match found.route.kind {
+            Kind::Descriptor => self.object(found, caller)?.change(caller, change),
+            _ => Err(Errno::PERM),
+        }
+    }
+
+    /// Gives what a descriptor leads to, a file without a name perhaps, a name in the tree.
+    ///
+    /// # Errors
+    ///
+    /// What linkat(2) says.
+    pub(super) fn link(&self, found: &Found, caller: &Caller, path: &[u8]) -> Result<(), Errno> {
+        match found.route.kind {
+            Kind::Descriptor => self.object(found, caller)?.link(caller, self.root.as_fd(), path),
+            _ => Err(Errno::XDEV),
+        }
     }
 
     /// Puts a link to the caller's program where the kernel will look for `/proc/self/exe`.

@@ -2,10 +2,10 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, openat};
 use rustix::io::Errno;
 
-use super::{Caller, Procfs, errno, own_link};
+use super::{Caller, Change, Procfs, errno, own_link};
 use crate::sys::rooted::open_in_root;
 
 /// File systems by the numbers that statfs(2) has for them.
@@ -45,6 +45,56 @@ impl<'a> Object<'a> {
 
     pub(super) fn into_held(self) -> OwnedFd {
         self.held
+    }
+
+    /// Changes it with the rights of the caller.
+    pub(super) fn change(self, caller: &Caller, change: Change) -> Result<(), Errno> {
+        if self.again != Again::Freely {
+            return Err(Errno::PERM);
+        }
+        let name = own_link(&self.held);
+        let _acting = Procfs::act(caller)?;
+        match change {
+            Change::Mode(mode) => {
+                let mode = Mode::from_raw_mode(mode & 0o7777);
+                rustix::fs::chmodat(self.proc, name, mode, AtFlags::empty())
+            }
+            Change::Owner(uid, gid) => {
+                let uid = (uid != u32::MAX).then(|| Uid::from_raw(uid));
+                let gid = (gid != u32::MAX).then(|| Gid::from_raw(gid));
+                rustix::fs::chownat(self.proc, name, uid, gid, AtFlags::empty())
+            }
+            Change::Times(times) => {
+                let now = (0, rustix::fs::UTIME_NOW);
+                let [access, modification] = times.unwrap_or([now, now]);
+                let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
+                let times =
+                    Timestamps { last_access: time(access), last_modification: time(modification) };
+                rustix::fs::utimensat(self.proc, name, &times, AtFlags::empty())
+            }
+        }
+    }
+
+    /// Makes a name for it below a root directory with the rights of the caller.
+    pub(super) fn link(
+        self,
+        caller: &Caller,
+        root: BorrowedFd<'_>,
+        path: &[u8],
+    ) -> Result<(), Errno> {
+        if self.again != Again::Freely {
+            return Err(Errno::XDEV);
+        }
+        let slash = path.iter().rposition(|&byte| byte == b'/').ok_or(Errno::NOENT)?;
+        let (parent, name) = (&path[..=slash], &path[slash + 1..]);
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(Errno::EXIST);
+        }
+        let _acting = Procfs::act(caller)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = open_in_root(root, parent, flags).map_err(|error| errno(&error))?;
+        let from = own_link(&self.held);
+        rustix::fs::linkat(self.proc, from, parent, name, AtFlags::SYMLINK_FOLLOW)
     }
 
     /// Opens it again with the rights of the caller.

@@ -11,7 +11,7 @@ pub(in super::super) enum Named {
     Proc(Vec<Vec<u8>>),
     /// `/dev/ptmx`.
     Multiplexer,
-    /// Below `/dev/pts`: the names that follow.
+    /// `/dev/pts` or below: the names that follow.
     Terminals(Vec<Vec<u8>>),
 }
 
@@ -57,7 +57,7 @@ pub(in super::super) fn named(base: &[u8], path: &[u8], follows: bool) -> Option
         [b"dev", b"ptmx"] | [b"dev", b"pts", b"ptmx"] if follows => {
             return Some(Named::Multiplexer);
         }
-        [b"dev", b"pts", rest @ ..] if !rest.is_empty() => {
+        [b"dev", b"pts", rest @ ..] => {
             return Some(Named::Terminals(rest.iter().map(|part| part.to_vec()).collect()));
         }
         _ => return None,

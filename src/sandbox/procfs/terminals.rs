@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 
 use super::object::Object;
-use super::{Caller, HELD, Procfs};
+use super::{Caller, Change, HELD, Procfs};
 
 /// Most terminals of a command at one time, each of which takes a descriptor.
 const TERMINALS_MAX: usize = 256;
@@ -134,6 +134,21 @@ impl Procfs {
         Object::new(self.proc.as_fd(), held, false, name).open(caller, flags)
     }
 
+    /// Changes the owner, the mode or the times of a terminal of the command.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` for any other.
+    pub(in super::super) fn change_terminal(
+        &self,
+        names: &[Vec<u8>],
+        caller: &Caller,
+        change: Change,
+    ) -> Result<(), Errno> {
+        let held = self.hold_terminal(names)?;
+        Object::new(self.proc.as_fd(), held, false, b"").change(caller, change)
+    }
+
     /// Holds the far side of a terminal of the command, to look at it.
     ///
     /// # Errors
@@ -141,6 +156,15 @@ impl Procfs {
     /// `ENOENT` for any other.
     pub(in super::super) fn hold_terminal(&self, names: &[Vec<u8>]) -> Result<OwnedFd, Errno> {
         rustix::io::fcntl_dupfd_cloexec(self.terminals.get(names)?, 0)
+    }
+
+    /// Holds the file system of terminals, to ask which one it is.
+    ///
+    /// # Errors
+    ///
+    /// What looking at it says.
+    pub(in super::super) fn hold_terminals() -> Result<OwnedFd, Errno> {
+        openat(CWD, "/dev/pts", HELD, Mode::empty())
     }
 
     /// Holds the device that makes terminals, to look at it.

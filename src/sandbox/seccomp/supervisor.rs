@@ -21,6 +21,7 @@ const PATHS: &str = "
     stat lstat newfstatat statx stat64 lstat64 fstatat64
     readlink readlinkat access faccessat faccessat2 statfs
     getxattr lgetxattr listxattr llistxattr
+    chmod fchmodat fchmodat2 chown chown32 fchownat utimensat linkat
     chdir execve";
 
 /// All calls that name a file.
