@@ -45,6 +45,8 @@ pub struct Environment {
     pub emulated: Option<Result<u32, String>>,
     /// Whether this command may touch the files of layers.
     pub(super) touches_layers: bool,
+    /// Whether the next command makes durable what this one puts into the store.
+    syncs_later: bool,
     /// The time at which we were started.
     pub started: Timestamp,
     begun: Instant,
@@ -71,6 +73,7 @@ impl Environment {
             chroot: None,
             emulated: None,
             touches_layers: false,
+            syncs_later: false,
             started: Timestamp::now(),
             begun: Instant::now(),
             cancel: Cancel::new(),
@@ -83,6 +86,8 @@ impl Environment {
     pub(super) fn take_from(&mut self, command: &Command) -> Result<(), Failure> {
         let Command::Kaniko(args) = command else { return Ok(()) };
         self.registries = args.registries()?;
+        // The store of a job of kaniko's mostly goes with its container.
+        self.syncs_later = true;
         if self.variable("DOCKER_CONFIG").is_none_or(|dir| dir.is_empty()) {
             self.docker_config = kaniko::KanikoArgs::docker_config();
         }
@@ -116,6 +121,9 @@ impl Environment {
     pub fn store(&self) -> Result<Store, Failure> {
         let store = Store::open(&self.store_root()?).map_err(|error| unusable(&error))?;
         store.stop_waiting_with(&self.cancel);
+        if self.syncs_later {
+            store.sync_later();
+        }
         self.agree_on_form(&store)?;
         Ok(store)
     }

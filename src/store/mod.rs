@@ -70,6 +70,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tracing::debug;
@@ -215,6 +216,8 @@ struct Inner {
     is_user: bool,
     /// Ends the wait for a lock.
     cancel: OnceLock<Cancel>,
+    /// Whether the next process makes durable what this one writes.
+    syncs_later: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -277,8 +280,14 @@ impl Store {
 
     fn at(root: PathBuf, is_user: bool) -> Self {
         let (session, leases) = (Mutex::default(), Mutex::default());
-        let cancel = OnceLock::new();
-        Self { inner: Arc::new(Inner { root, session, leases, is_user, cancel }) }
+        let (cancel, syncs_later) = (OnceLock::new(), Arc::default());
+        Self { inner: Arc::new(Inner { root, session, leases, is_user, cancel, syncs_later }) }
+    }
+
+    /// Leaves it to the next process to make durable what this one writes: for a job whose store is
+    /// seldom used again. After a power cut the layers and blobs of it are gone, and made anew.
+    pub fn sync_later(&self) {
+        self.inner.syncs_later.store(true, Ordering::Relaxed);
     }
 
     /// Lets `cancel` end the wait for a lock. Has no effect after the first call.

@@ -17,7 +17,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tracing::debug;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -31,6 +31,8 @@ pub(super) struct Live {
     root: PathBuf,
     dir: PathBuf,
     next: AtomicU64,
+    /// See [`Store::sync_later`].
+    syncs_later: Arc<AtomicBool>,
     _lock: File,
 }
 
@@ -79,7 +81,7 @@ impl Store {
         if let Some(live) = &*slot {
             return Ok(Session(Arc::clone(live)));
         }
-        let live = Arc::new(Live::begin(&self.inner.root)?);
+        let live = Arc::new(Live::begin(&self.inner.root, &self.inner.syncs_later)?);
         *slot = Some(Arc::clone(&live));
         Ok(Session(live))
     }
@@ -99,7 +101,7 @@ impl Store {
 }
 
 impl Live {
-    fn begin(root: &Path) -> Result<Self, StoreError> {
+    fn begin(root: &Path, syncs_later: &Arc<AtomicBool>) -> Result<Self, StoreError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         // No process sweeps while a session is between mkdir and lock.
         let _making = sweep_lock(root, LockKind::Shared)?;
@@ -122,10 +124,14 @@ impl Live {
         lock.lock().context("lock", &lock_path)?;
         let pending = dir.join("pending");
         fs::create_dir(&pending).context("create", &pending)?;
-        Ok(Self { root: root.to_owned(), dir, next: AtomicU64::new(0), _lock: lock })
+        let (root, next) = (root.to_owned(), AtomicU64::new(0));
+        Ok(Self { root, dir, next, syncs_later: Arc::clone(syncs_later), _lock: lock })
     }
 
     fn sync(&self) -> Result<(), StoreError> {
+        if self.syncs_later.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let pending = self.dir.join("pending");
         let names: Vec<_> =
             fs::read_dir(&pending).context("list", &pending)?.filter_map(Result::ok).collect();
@@ -143,8 +149,28 @@ impl Live {
     }
 }
 
+impl Live {
+    /// Removes all but what the next process needs to know: nothing, if nothing is pending.
+    fn leave_pending(&self) -> io::Result<()> {
+        let pending = self.dir.join("pending");
+        if fs::read_dir(&pending)?.next().is_none() {
+            return super::remove_tree(&self.dir);
+        }
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name() != "pending" && entry.file_name() != "lock" {
+                super::remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Live {
     fn drop(&mut self) {
+        if self.syncs_later.load(Ordering::Relaxed) && self.leave_pending().is_ok() {
+            return;
+        }
         // What could not be synced stays pending, and the next open sees to it.
         if self.sync().is_ok() && fault::at("session.ending").is_ok() {
             let _ = super::remove_tree(&self.dir);
@@ -298,6 +324,33 @@ mod tests {
         let store = Store::open(&root).unwrap();
         fs::write(store.session().unwrap().new_work().unwrap().join("x"), "y").unwrap();
         drop(store);
+        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_to_be_synced_later_stays_pending_until_the_store_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        for is_pending in [false, true] {
+            let store = Store::open(&root).unwrap();
+            store.sync_later();
+            let session = store.session().unwrap();
+            fs::write(session.new_work().unwrap().join("x"), "y").unwrap();
+            if is_pending {
+                session.pend("blob-00").unwrap();
+            }
+            store.sync().unwrap();
+            let place = session.dir().to_owned();
+            drop((session, store));
+            let mut left: Vec<_> = match is_pending {
+                true => fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name()).collect(),
+                false => Vec::new(),
+            };
+            left.sort();
+            assert_eq!(left, if is_pending { vec!["lock", "pending"] } else { vec![] });
+            assert_eq!(place.exists(), is_pending);
+        }
+        drop(Store::open(&root).unwrap());
         assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
     }
 
