@@ -90,14 +90,40 @@ fn commands_whose_paths_are_resolved_reach_nothing_of_their_pod() {
     assert!(found > 10, "what is not confined reaches most of it: {native}");
 }
 
+/// Owners, modes and names of all kinds of files, by programs that look closely.
+const FILES: &str = r#"
+USER root
+RUN ln -s /tmp/x /l && chown -h 7:8 /l && mv /l /l2 && ln /l2 /l3 && cp -a /l2 /l4 && \
+    mkdir -p /deep/a && cp -a /l2 /deep/a/ && mv /deep /deeper && mkfifo -m 640 /fifo && \
+    chown 3:4 /fifo && mv /fifo /deeper/ && \
+    perl -e 'use Socket; socket(S,AF_UNIX,SOCK_STREAM,0); bind(S,sockaddr_un("/sock")) or die "$!"'
+RUN mkdir -m 2755 /g && chgrp 55 /g && mkdir /g/sub && touch /g/f && ln -s x /g/l && \
+    chmod 0 /g/f && echo more >> /g/f && chmod 4755 /g/f && chown 9:9 /g/f && \
+    mkdir -m 0 /none && touch /none/in && cp /bin/true /suid && chmod 4711 /suid && chmod 1777 /none
+RUN perl -e 'open F,">","/sparse"; seek F,1000000,0; print F "e"; utime 5,7,"/sparse"' && \
+    chown -R 5:5 /usr/share/doc/perl* && rm -rf /usr/share/man && \
+    mv /usr/share/doc/dpkg /usr/share/doc/moved && sed -i s/a/b/ /etc/debian_version && \
+    chmod u+s /usr/bin/env
+USER app
+RUN umask 027; id > ~/id; touch /tmp/app; mkdir -p ~/x/y; ln ~/id ~/id2; chmod 2775 ~/x; touch ~/x/z
+USER root
+RUN tar cf /t.tar --numeric-owner /home/app /g /l2 /deeper && mkdir /out && \
+    tar xpf /t.tar -C /out && rm /t.tar && cp -a /out /copied && \
+    find / -xdev -perm -4000 -printf '%p %m %u\n' | sort > /suids
+SHELL ["/bin/bash", "-c"]
+RUN cat <(echo a) - <<< here > /sub && exec 3<>/tmp/rw && echo w >&3 && cat /proc/self/fd/3 >> /sub && \
+    cd /tmp && mkdir q && cd q && rmdir ../q && ls && script -qc 'test -t 0' /dev/null
+"#;
+
 #[test]
 fn commands_of_debian_make_the_same_image_in_a_pod_without_privileges() {
     if !Pod::can_run() || !host::has("mmdebstrap", "mmdebstrap") {
         return;
     }
     let (plain, pod) = (Kit::new(), Kit::of(users::without_ranges()));
-    plain.dockerfile(crate::chroot::DEBIAN);
-    pod.dockerfile(crate::chroot::DEBIAN);
+    let dockerfile = [crate::chroot::DEBIAN, FILES].concat();
+    plain.dockerfile(&dockerfile);
+    pod.dockerfile(&dockerfile);
     plain.builder(["import"]).arg(base::debian()).arg("debian:bookworm").ok();
     // The same, with the time of its import.
     let saved = pod.beside("debian.tar");

@@ -157,21 +157,32 @@ impl World {
         mode: u32,
     ) -> Result<Answer, Errno> {
         let mut given = OFlags::from_bits_retain(flags as u32);
-        if given.contains(OFlags::PATH) {
+        let holds = given.contains(OFlags::PATH);
+        if holds {
             // The kernel passes no descriptor on that only holds a file: one that reads it stands in.
-            // A link itself can be held by none.
             let kept = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             given = given & kept & !OFlags::PATH | OFlags::NONBLOCK;
         }
         let closes = given.contains(OFlags::CLOEXEC);
         let flags = given & FLAGS;
-        let mut path = self.path(target, name)?;
+        let address = name.path.ok_or(Errno::FAULT)?;
+        let text = target.text(address)?;
+        let makes = flags.contains(OFlags::CREATE) || flags.contains(OFlags::TMPFILE);
+        if text == b"." && !makes {
+            let found = self.current(target, name.directory)?;
+            return self.reopen(target, found, flags, closes);
+        }
+        let mut path = self.absolute(target, name.directory, text)?;
         if flags.contains(OFlags::TMPFILE) {
             return self.nameless(target, &path, flags, mode, closes);
         }
         if !flags.contains(OFlags::CREATE) {
             let found = self.find(target, &path, !flags.contains(OFlags::NOFOLLOW))?;
-            return self.reopen(target, found, flags, closes);
+            return self.reopen(target, found, flags, closes).map_err(|error| match error {
+                // A link itself can be held by none. It is what libraries say of its mode.
+                Errno::LOOP if holds => Errno::OPNOTSUPP,
+                error => error,
+            });
         }
         let is_new = flags.contains(OFlags::EXCL);
         for _ in 0..64 {

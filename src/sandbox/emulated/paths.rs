@@ -132,16 +132,34 @@ impl World {
             }
             return self.opened(target, name.directory);
         }
+        if given == b"." {
+            return self.current(target, name.directory);
+        }
         let path = self.absolute(target, name.directory, given)?;
         self.find(target, &path, name.flags & libc::AT_SYMLINK_NOFOLLOW == 0)
+    }
+
+    /// Finds a directory that paths start from, which may have no name any more.
+    pub(super) fn current(&self, target: Target<'_>, number: i32) -> Result<Found, Errno> {
+        if number != libc::AT_FDCWD {
+            let found = self.opened(target, number)?;
+            return match &found {
+                Found::Open(_, stat, _) if kind(stat).is_dir() => Ok(found),
+                _ => Err(Errno::NOTDIR),
+            };
+        }
+        let place = format!("/proc/{}/cwd", target.call.pid);
+        let file = rustix::fs::open(&place, HELD, Mode::empty())?;
+        target.check()?;
+        let stat = rustix::fs::fstat(&file)?;
+        Ok(Found::Open(file, stat, place))
     }
 
     /// Finds what a process has open.
     fn opened(&self, target: Target<'_>, number: i32) -> Result<Found, Errno> {
         let pid = target.call.pid;
         if number == libc::AT_FDCWD {
-            let path = self.directory(target, number)?;
-            return self.find(target, &path, true);
+            return self.current(target, number);
         }
         if number < 0 {
             return Err(Errno::BADF);
