@@ -377,6 +377,11 @@ pub(super) fn identity_in(root: BorrowedFd<'_>, user: &str) -> Result<Identity, 
 }
 
 pub(super) fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
+    set_ulimit_of(0, limit)
+}
+
+/// As [`set_ulimit`], of a child.
+pub(super) fn set_ulimit_of(pid: i32, limit: &Ulimit) -> Result<(), Fault> {
     let Some(number) = super::limits::rlimit(&limit.name) else {
         return Err(Fault::Refused(format!("unknown ulimit {}", limit.name)));
     };
@@ -385,7 +390,7 @@ pub(super) fn set_ulimit(limit: &Ulimit) -> Result<(), Fault> {
         return Ok(());
     }
     let or_all = |value: Option<u64>| value.unwrap_or(u64::MAX);
-    process::set_rlimit(number, or_all(limit.soft), or_all(limit.hard))
+    process::set_rlimit(pid, number, or_all(limit.soft), or_all(limit.hard))
         .doing(|| format!("setting the ulimit {}", limit.name))
 }
 

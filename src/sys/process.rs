@@ -454,15 +454,16 @@ pub fn dup_to(fd: BorrowedFd<'_>, to: i32) -> io::Result<()> {
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sets a resource limit by number; `u64::MAX` means unlimited.
+/// Sets a resource limit of a process, 0 for this one, by number; `u64::MAX` means unlimited.
 ///
 /// # Errors
 ///
-/// What setrlimit(2) says.
-pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: `limit` outlives the call, which only reads it.
-    let status = unsafe { libc::setrlimit(resource as _, &raw const limit) };
+/// What prlimit(2) says.
+pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let old = std::ptr::null_mut();
+    // SAFETY: `limit` outlives the call, which only reads it; the old one is not asked for.
+    let status = unsafe { libc::prlimit64(pid, resource as _, &raw const limit, old) };
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

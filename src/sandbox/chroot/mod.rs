@@ -23,6 +23,7 @@ pub(super) use placed::{OPENING, Placed};
 pub(super) use serve::{Service, serve};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -236,7 +237,7 @@ fn prepare(
         caps::bound(KILL).and_then(|()| caps::hold(KILL)).doing(|| "giving up capabilities")
     {
         // What is reported as a failure has left nothing.
-        end_all(&running, &mut ChildUsage::default(), &mut None);
+        end_all(running.proc.as_fd(), running.pid, &mut ChildUsage::default(), &mut None);
         return Err(fault);
     }
     Ok(running)
@@ -284,7 +285,7 @@ fn supervise(running: &Running, control: &OwnedFd) {
             status = init::reap(running.pid, &mut used, false);
         }
     }
-    end_all(running, &mut used, &mut status);
+    end_all(running.proc.as_fd(), running.pid, &mut used, &mut status);
     let report = InitMessage::Exited {
         status: status.unwrap_or(255),
         user_us: used.user_us,
@@ -296,59 +297,77 @@ fn supervise(running: &Running, control: &OwnedFd) {
     protocol::send(control.as_fd(), &report, &[]).ok();
 }
 
-/// Kills all children, and theirs, which become ours, until there is none.
-pub(super) fn end_all(running: &Running, used: &mut ChildUsage, status: &mut Option<i32>) {
+/// Kills all children, and theirs, which become ours, until there is none. `status` becomes that of
+/// the child `main`, if it had not ended before.
+pub(super) fn end_all(
+    proc: BorrowedFd<'_>,
+    main: i32,
+    used: &mut ChildUsage,
+    status: &mut Option<i32>,
+) {
     loop {
-        let children = children(running.proc.as_fd());
-        if children.is_empty() {
-            return;
-        }
-        for child in children {
+        let children = children(proc);
+        for &child in children.iter().flatten() {
             process::send_signal(child, libc::SIGKILL).ok();
         }
-        // One at least, then what else has ended.
-        if let Ok(Some(ended)) = process::wait_any(true) {
-            used.max_rss = used.max_rss.max(ended.usage.max_rss);
-            used.user_us += ended.usage.user_us;
-            used.system_us += ended.usage.system_us;
-            if ended.pid == running.pid {
-                *status = Some(ended.status);
+        // One at least, then what else has ended. Which there are may not be known for a moment.
+        let is_known = children.is_some_and(|children| !children.is_empty());
+        match process::wait_any(is_known) {
+            Ok(Some(ended)) => {
+                used.max_rss = used.max_rss.max(ended.usage.max_rss);
+                used.user_us += ended.usage.user_us;
+                used.system_us += ended.usage.system_us;
+                if ended.pid == main {
+                    *status = Some(ended.status);
+                }
             }
+            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return,
+            Err(_) => {}
         }
-        if let Some(found) = init::reap(running.pid, used, false) {
+        if let Some(found) = init::reap(main, used, false) {
             *status = Some(found);
         }
     }
 }
 
-/// Lists the children of this process, which has one thread.
-fn children(proc: BorrowedFd<'_>) -> Vec<i32> {
+/// Lists the children of this process, which has one thread; `None` where that cannot be read.
+fn children(proc: BorrowedFd<'_>) -> Option<Vec<i32>> {
     // Names of processes in them may have any bytes.
-    let read = |path: &str| -> Option<String> {
+    let read = |path: &str| -> std::io::Result<String> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(proc, path, flags, Mode::empty()).ok()?;
+        let file = rustix::fs::openat(proc, path, flags, Mode::empty())?;
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let thread = rustix::thread::gettid().as_raw_nonzero();
-    if let Some(text) = read(&format!("self/task/{thread}/children")) {
-        return text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    match read(&format!("self/task/{thread}/children")) {
+        Ok(text) => {
+            return Some(text.split_whitespace().filter_map(|word| word.parse().ok()).collect());
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(_) => return None,
     }
     // A kernel without that file: whose parent we are.
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let listing = rustix::fs::openat(proc, ".", flags, Mode::empty());
-    let Ok(entries) = listing.and_then(|fd| rustix::fs::Dir::read_from(&fd)) else {
-        return Vec::new();
-    };
-    let numbers =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok());
-    numbers
-        .filter(|pid: &i32| {
-            read(&format!("{pid}/stat")).and_then(|stat| parent_in(&stat)) == Some(own)
-        })
-        .collect()
+    let listing = rustix::fs::openat(proc, ".", flags, Mode::empty()).ok()?;
+    let mut found = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&listing).ok()? {
+        let entry = entry.ok()?;
+        let Some(pid) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        match read(&format!("{pid}/stat")) {
+            Ok(stat) if parent_in(&stat) == Some(own) => found.push(pid),
+            Ok(_) => {}
+            // Ended in the meantime.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(found)
 }
 
 /// Reads the parent from the text of `/proc/PID/stat`, whose second field may have any bytes.

@@ -26,6 +26,7 @@ mod calls;
 mod change;
 mod elf;
 mod exec;
+mod guard;
 mod look;
 mod paths;
 mod procfs;
@@ -264,6 +265,7 @@ fn prepare(
     mut fds: Descriptors,
     control: &OwnedFd,
 ) -> Result<(chroot::Running, World, OwnedFd), Fault> {
+    guard::split_off(proof)?;
     let spec = &request.spec;
     let version =
         request.emulated.ok_or_else(|| Fault::Refused("no version of Landlock".into()))?;
@@ -284,9 +286,6 @@ fn prepare(
     }
     if let Some(index) = request.cgroup2 {
         fds.close(index);
-    }
-    for limit in &spec.policy.ulimits {
-        init::set_ulimit(limit)?;
     }
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening /dev/null")?;
@@ -338,12 +337,18 @@ fn prepare(
         let received = protocol::receive::<()>(ours.as_fd()).doing(|| "waiting for the command")?;
         let listener = received.and_then(|((), mut fds)| fds.pop());
         // It has said itself why it could not begin.
-        listener.ok_or_else(|| Fault::Refused("the command could not be confined".into()))
+        let listener =
+            listener.ok_or_else(|| Fault::Refused("the command could not be confined".into()))?;
+        // Of the command alone, whose next call waits: the keeper needs what it needs.
+        for limit in &spec.policy.ulimits {
+            init::set_ulimit_of(running.pid, limit)?;
+        }
+        Ok(listener)
     };
     match ready() {
         Ok(listener) => Ok((running, world, listener)),
         Err(fault) => {
-            end_all(&running, &mut ChildUsage::default(), &mut None);
+            end_all(running.proc.as_fd(), running.pid, &mut ChildUsage::default(), &mut None);
             Err(fault)
         }
     }
@@ -392,7 +397,7 @@ fn supervise(running: &chroot::Running, control: &OwnedFd, world: &mut World, li
     }
     // What waits for an answer gets none.
     drop(listener);
-    end_all(running, &mut used, &mut status);
+    end_all(running.proc.as_fd(), running.pid, &mut used, &mut status);
     let report = InitMessage::Exited {
         status: status.unwrap_or(255),
         user_us: used.user_us,

@@ -65,7 +65,15 @@ impl World {
             .ok()
             .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
         let Some(&socket_type) = inode.and_then(|inode| self.sockets.get(&inode)) else {
-            return Ok(Answer::Kernel);
+            // One that is connected or listens has no use for a path, but the kernel would look
+            // there first, and so say whether it is there.
+            let mut family = [0; 2];
+            target.read_exact(&mut family, address)?;
+            return match i32::from(u16::from_ne_bytes(family)) == libc::AF_UNIX {
+                true if is_bind => Err(Errno::INVAL),
+                true => Err(Errno::ISCONN),
+                false => Ok(Answer::Kernel),
+            };
         };
         let mut bytes = vec![0; (length as u32 as usize).min(ADDRESS_MAX)];
         target.read_exact(&mut bytes, address)?;

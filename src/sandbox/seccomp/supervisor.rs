@@ -107,6 +107,20 @@ const REFUSED: &[(&str, i32)] = &[
 /// be executed in the command's domain.
 pub(in super::super) const MARK: u64 = 0x4255_494c;
 
+/// All processes of a user, for ioprio_set(2).
+const IOPRIO_USER: i32 = 3;
+
+/// Flags of clone(2) that make namespaces. That of time shares its bits with the signal at the end.
+const NAMESPACES: &[u64] = &[
+    libc::CLONE_NEWNS as u64,
+    libc::CLONE_NEWCGROUP as u64,
+    libc::CLONE_NEWUTS as u64,
+    libc::CLONE_NEWIPC as u64,
+    libc::CLONE_NEWUSER as u64,
+    libc::CLONE_NEWPID as u64,
+    libc::CLONE_NEWNET as u64,
+];
+
 /// No path, no other process.
 pub(super) fn all_paths() -> Vec<Rule> {
     let rule =
@@ -118,7 +132,9 @@ pub(super) fn all_paths() -> Vec<Rule> {
         let action = Action::Errno(*errno as u16);
         rules.extend(names.split_whitespace().map(|name| rule(name, action, Vec::new())));
     }
-    rules.push(rule("execveat", Action::Allow, vec![equal(5, MARK)]));
+    let itself = equal(4, libc::AT_EMPTY_PATH as u64);
+    rules.push(rule("execveat", Action::Allow, vec![equal(5, MARK), itself]));
+    rules.push(rule("execveat", Action::Errno(libc::EACCES as u16), vec![equal(5, MARK)]));
     rules.push(notify("execveat", Vec::new()));
     let (unix, datagram) = (libc::AF_UNIX as u64, libc::SOCK_DGRAM as u64);
     let kinds = |kind| masked(1, 0xf, kind);
@@ -151,6 +167,19 @@ pub(super) fn all_paths() -> Vec<Rule> {
     let sets = argument(2, Comparison::NotEqual, 0);
     rules.push(rule("prlimit64", done, vec![low(1, LIMIT_LOCKS as i32), sets]));
     rules.push(rule("prlimit64", Action::Allow, Vec::new()));
+    // Nor the order in which other processes run.
+    let refused = Action::Errno(libc::EPERM as u16);
+    for name in ["sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"] {
+        rules.push(rule(name, refused, vec![argument(0, Comparison::NotEqual, 0)]));
+    }
+    for (name, of_user) in [("setpriority", libc::PRIO_USER as i32), ("ioprio_set", IOPRIO_USER)] {
+        rules.push(rule(name, refused, vec![low(0, of_user)]));
+        rules.push(rule(name, refused, vec![argument(1, Comparison::NotEqual, 0)]));
+    }
+    for flag in NAMESPACES {
+        rules.push(rule("clone", refused, vec![masked(0, *flag, *flag)]));
+    }
+    rules.push(rule("clone3", Action::Errno(libc::ENOSYS as u16), Vec::new()));
     rules
 }
 

@@ -133,7 +133,8 @@ impl Target<'_> {
         acting.map(Some).map_err(|_| Errno::PERM)
     }
 
-    /// Reads out of its memory; less where that ends.
+    /// Reads out of its memory; less where that ends. By its number, which may be another's by then:
+    /// what was read counts only once [`check`](Self::check) says that it waits still.
     fn read(self, bytes: &mut [u8], address: u64) -> Result<usize, Errno> {
         let pid = nix::unistd::Pid::from_raw(self.call.pid as i32);
         let base = usize::try_from(address).map_err(|_| Errno::FAULT)?;
@@ -144,7 +145,9 @@ impl Target<'_> {
 
     /// Reads all of it.
     pub(in super::super) fn read_exact(self, bytes: &mut [u8], address: u64) -> Result<(), Errno> {
-        if self.read(bytes, address)? == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
+        let read = self.read(bytes, address)?;
+        self.check()?;
+        if read == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
     }
 
     /// Reads a path.
@@ -161,6 +164,7 @@ impl Target<'_> {
             }
             if let Some(end) = piece[..read].iter().position(|&byte| byte == 0) {
                 text.extend(&piece[..end]);
+                self.check()?;
                 return Ok(text);
             }
             text.extend(&piece[..read]);

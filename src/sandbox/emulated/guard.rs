@@ -1,0 +1,66 @@
+//! The process above a keeper. A keeper answers a hostile command, and may fail at it: what it leaves
+//! then becomes the guard's, which ends it.
+//!
+//! The guard knows nothing of the command: it has no descriptor of the step, and answers no call.
+
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::set_child_subreaper;
+
+use super::super::chroot;
+use super::super::fault::{Doing, Fault};
+use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
+
+/// How long a keeper that is to end has for it.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Goes on as the keeper, below a guard. The guard does not return.
+pub(super) fn split_off(proof: SingleThreaded) -> Result<(), Fault> {
+    process::reset_signals();
+    let mut handled = SigSet::empty();
+    handled.add(Signal::SIGCHLD);
+    handled.add(Signal::SIGTERM);
+    handled.thread_block().doing(|| "blocking signals")?;
+    chroot::die_with_parent()?;
+    set_child_subreaper(Some(rustix::process::getpid()))
+        .doing(|| "becoming the reaper of the command")?;
+    let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening /proc")?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&handled, flags).doing(|| "watching signals")?;
+    let Forked::Parent(keeper) = proof.clone_process(0, None).doing(|| "starting the keeper")?
+    else {
+        return Ok(());
+    };
+    process::close_others(proof, &[proc.as_fd(), signals.as_fd()]).ok();
+    let mut deadline = None;
+    loop {
+        let left = deadline.map(|end: Instant| end.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut watched = [PollFd::new(&signals, PollFlags::IN)];
+        let seen = rustix::event::poll(&mut watched, left.as_ref());
+        while let Ok(Some(signal)) = signals.read_signal() {
+            if signal.ssi_signo == Signal::SIGTERM as u32 && deadline.is_none() {
+                process::send_signal(keeper.pid, libc::SIGTERM).ok();
+                deadline = Some(Instant::now() + LIMIT);
+            }
+        }
+        if seen == Ok(0) {
+            process::send_signal(keeper.pid, libc::SIGKILL).ok();
+            deadline = Some(Instant::now() + LIMIT);
+        }
+        match process::wait_any(false) {
+            Ok(Some(ended)) if ended.pid == keeper.pid => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    chroot::end_all(proc.as_fd(), keeper.pid, &mut ChildUsage::default(), &mut None);
+    process::exit_now(0)
+}
