@@ -64,9 +64,18 @@ pub(super) const MKNOD: u64 = 1 << 27;
 /// The one that gives files away.
 pub(super) const CHOWN: u64 = 1 << 0;
 
+/// The one that changes files of others.
+pub(super) const FOWNER: u64 = 1 << 3;
+
+/// The one that keeps set-id bits.
+pub(super) const FSETID: u64 = 1 << 4;
+
+/// The one that gives files capabilities.
+pub(super) const SETFCAP: u64 = 1 << 31;
+
 /// The ones that the kernel asks for about files: `CHOWN`, `DAC_OVERRIDE`, `FOWNER`, `FSETID`,
 /// `MKNOD`.
-pub(super) const FILES: u64 = CHOWN | 1 << 1 | 1 << 3 | 1 << 4 | MKNOD;
+pub(super) const FILES: u64 = CHOWN | 1 << 1 | FOWNER | FSETID | MKNOD;
 
 /// The ones that change users and groups: `SETGID`, `SETUID`.
 pub(super) const SETGID: u64 = 1 << 6;

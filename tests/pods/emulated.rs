@@ -74,7 +74,10 @@ fn commands_whose_paths_are_resolved_reach_nothing_of_their_pod() {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/paths.c");
     let program = kit.path("attempt");
     host::tool(&["cc", "-static", "-O1", "-w", "-o", program.to_str().unwrap(), source]);
-    kit.dockerfile("FROM fixture/base\nCOPY attempt /attempt\nRUN /attempt\n");
+    kit.dockerfile(
+        "FROM fixture/base\nCOPY attempt /attempt\nRUN /attempt\nRUN test -e /proc/net/dev\n\
+         RUN --network=none test -e /proc/self/stat && ! ls /proc/net && ! ls /proc/self/net\n",
+    );
     let script = kit.out("script");
     fs::write(&script, WATCHED).unwrap();
     let builder = kit.builder([""; 0]).program();

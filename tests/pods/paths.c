@@ -4,6 +4,8 @@
    `paths serve` is the other side: it listens at /tmp/witness.sock and writes /tmp/breach when it is
    called. */
 #define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -166,6 +168,105 @@ static void sockets(void)
     if (connect(fd, (void *)&abstract, sizeof(sa_family_t) + 8) == 0) breach("connect", "an abstract name");
 }
 
+/* A descriptor that becomes a pipe, which has no other end, while it is opened: who answers must not wait. */
+static void pipes(void)
+{
+    mkfifo("/waiting", 0600);
+    int pipe = open("/waiting", O_RDONLY | O_NONBLOCK), file = open("/inside1234", O_RDONLY | O_CREAT, 0600);
+    if (pipe < 0 || file < 0) return;
+    struct swap swap = {pipe, file, dup(file)};
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", getpid(), swap.at);
+    static char stack[65536];
+    pid_t other = clone(swaps, stack + sizeof stack, CLONE_VM | CLONE_FS | CLONE_FILES | SIGCHLD, &swap);
+    for (int i = 0; i < 50; i++) {
+        pid_t child = fork();
+        if (child == 0)
+            for (;;) close(open(path, O_RDONLY));
+        for (int n = 0; n < 20; n++) access(path, F_OK);
+        kill(child, SIGKILL);
+        waitpid(child, 0, 0);
+    }
+    kill(other, SIGKILL);
+    waitpid(other, 0, __WALL);
+    close(pipe);
+}
+
+/* Whatever process can be looked at is one that can be signalled. */
+static void others(void)
+{
+    char path[300], buffer[64];
+    mkfifo("/unopened", 0600);
+    pid_t child = fork();
+    if (child == 0) _exit(open("/unopened", O_RDONLY) >= 0);
+    for (int i = 0; i < 100; i++) access("/", F_OK);
+    DIR *all = opendir("/proc");
+    for (struct dirent *entry; all && (entry = readdir(all));) {
+        if (!isdigit(entry->d_name[0]) || kill(atoi(entry->d_name), 0) == 0) continue;
+        const char *names[] = {"status", "cmdline", "environ", "maps", "fd", "fd/0", "exe", "cwd"};
+        for (unsigned n = 0; n < sizeof names / sizeof *names; n++) {
+            snprintf(path, sizeof path, "/proc/%s/%s", entry->d_name, names[n]);
+            if (open(path, O_RDONLY) >= 0 || readlink(path, buffer, sizeof buffer) >= 0)
+                breach("a process of others", path);
+        }
+    }
+    int file = open("/proc/self/comm", O_RDONLY);
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", child, file);
+    if (open(path, O_RDONLY) >= 0) breach("open", "a descriptor that another process has not");
+    snprintf(path, sizeof path, "/proc/%d/fd/0", child);
+    if (access(path, F_OK) != 0) puts("failed: looking at a child");
+    kill(child, SIGKILL);
+    waitpid(child, 0, 0);
+    if (access(path, F_OK) == 0) breach("access", "a process that is gone");
+    snprintf(path, sizeof path, "/proc/0%d/status", getpid());
+    if (open(path, O_RDONLY) >= 0) breach("open", path);
+}
+
+/* Writes the beginning of capabilities: the revision. */
+static int capable(const char *path, unsigned revision, size_t size)
+{
+    unsigned char value[256] = {revision, revision >> 8, revision >> 16, revision >> 24, 1};
+    return setxattr(path, "security.capability", value, size, 0);
+}
+
+/* What only owners may do. */
+static void owners(void)
+{
+    const unsigned second = 0x02000000, third = 0x03000000;
+    close(open("/roots", O_WRONLY | O_CREAT, 0755));
+    chmod("/roots", 0755), setxattr("/roots", "user.kept", "x", 1, 0);
+    if (fork() == 0) {
+        if (setgid(5) || setuid(5)) _exit(0);
+        if (chmod("/roots", 04755) == 0) breach("chmod", "a file of root's");
+        int file = open("/roots", O_RDONLY);
+        if (fchmod(file, 0777) == 0) breach("fchmod", "a file of root's");
+        if (setxattr("/roots", "user.x", "x", 1, 0) == 0) breach("setxattr", "a file of root's");
+        if (fremovexattr(file, "user.kept") == 0) breach("removexattr", "a file of root's");
+        if (capable("/roots", second, 20) == 0) breach("setxattr", "capabilities");
+        int own = open("/tmp/own-file", O_WRONLY | O_CREAT, 0600);
+        if (fchmod(own, 04711) || setxattr("/tmp/own-file", "user.x", "x", 1, 0)) puts("failed: a file of its own");
+        if (fchmod(memfd_create("own", 0), 0700)) puts("failed: a file in memory");
+        if (capable("/tmp/own-file", second, 20) == 0) breach("setxattr", "capabilities of its own file");
+        fflush(stdout);
+        _exit(0);
+    }
+    wait(0);
+    struct { unsigned revision; size_t size; } junk[] = {
+        {second, 0}, {second, 4}, {second, 12}, {second, 24}, {second, 65}, {second, 255}, {third, 20},
+        {0x01000000, 12}, {0x04000000, 20}, {second + 2, 20}, {0, 20}};
+    for (unsigned n = 0; n < sizeof junk / sizeof *junk; n++)
+        if (capable("/roots", junk[n].revision, junk[n].size) == 0 || (errno != EINVAL && getuid() == 0))
+            breach("setxattr", "junk for capabilities");
+    if (capable("/roots", second | 1, 20) || removexattr("/roots", "security.capability"))
+        puts("failed: capabilities");
+    const char *names[] = {"system.posix_acl_access", "system.posix_acl_default"};
+    for (int n = 0; n < 2; n++) {
+        if (setxattr("/roots", names[n], "\2\0\0\0", 4, 0) == 0 || (errno != EOPNOTSUPP && getuid() == 0))
+            breach("setxattr", names[n]);
+        if (setxattr("/tmp", names[n], "\2\0\0\0", 4, 0) == 0) breach("setxattr of a directory", names[n]);
+    }
+}
+
 /* What a command may do is not refused with it. */
 static void terminal(void)
 {
@@ -308,6 +409,9 @@ int main(int argc, char **argv)
     race();
     moves();
     sockets();
+    pipes();
+    others();
+    owners();
     programs(argv[0]);
     foreign();
     puts("all was tried");

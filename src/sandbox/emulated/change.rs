@@ -7,10 +7,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::rc::Rc;
 
+use super::super::caps::{CHOWN, FOWNER, FSETID, SETFCAP};
+use super::super::supervisor::credentials::Identity;
 use super::super::supervisor::target::{Name, Target};
 use super::World;
-use super::paths::{Found, HELD, kind, link};
+use super::paths::{Found, HELD, is_nameless, kind, link};
 use crate::layer::owner;
 use crate::sys::notify::Answer;
 
@@ -250,8 +253,65 @@ impl World {
         if kind(&stat).is_symlink() {
             return Err(Errno::OPNOTSUPP);
         }
-        owner::set_mode_linked(&link(&file), kind(&stat), mode & 0o7777)?;
+        let (identity, shown) = self.as_owner(target, &file, &stat)?;
+        let mut mode = mode & 0o7777;
+        // Of a group that the caller is not in: as the kernel does.
+        let me = identity.user.file;
+        let is_in_group = identity.may_give((me, !shown.st_gid), (me, shown.st_gid));
+        if !is_in_group && !(me == 0 && self.powers & FSETID != 0) {
+            mode &= !SET_GROUP;
+        }
+        owner::set_mode_linked(&link(&file), kind(&stat), mode)?;
         DONE
+    }
+
+    /// Says that a caller is the owner of a file, or root. Returns who that is, and what is shown of
+    /// the file.
+    fn as_owner(
+        &self,
+        target: Target<'_>,
+        file: &OwnedFd,
+        stat: &Stat,
+    ) -> Result<(Rc<Identity>, Stat), Errno> {
+        let mut shown = *stat;
+        self.show(file, &mut shown);
+        let identity = self.identity(target)?;
+        let is_root = identity.user.file == 0 && self.powers & FOWNER != 0;
+        if !is_root && identity.user.file != shown.st_uid {
+            // What has no name has no owner written down.
+            let text = rustix::fs::readlink(link(file), Vec::new())?;
+            if !is_nameless(text.as_bytes()) {
+                return Err(Errno::PERM);
+            }
+        }
+        Ok((identity, shown))
+    }
+
+    /// Says that a caller may set or remove an attribute.
+    fn may_set_attribute(
+        &self,
+        target: Target<'_>,
+        (file, stat): (&OwnedFd, &Stat),
+        attribute: &[u8],
+    ) -> Result<(), Errno> {
+        if attribute == owner::capability_attribute().as_bytes() {
+            let [_, effective, ..] = self.identity(target)?.shown();
+            let may = effective == 0 && self.powers & SETFCAP != 0;
+            return if may { Ok(()) } else { Err(Errno::PERM) };
+        }
+        if attribute.starts_with(b"user.") {
+            return self.as_owner(target, file, stat).map(drop).map_err(|_| Errno::ACCESS);
+        }
+        let is_privileged =
+            [&b"security."[..], b"trusted."].iter().any(|&p| attribute.starts_with(p));
+        Err(if is_privileged { Errno::PERM } else { Errno::OPNOTSUPP })
+    }
+
+    /// Returns who a caller is.
+    fn identity(&self, target: Target<'_>) -> Result<Rc<Identity>, Errno> {
+        let identity = self.credentials.noted(target.call.pid as i32);
+        target.check()?;
+        Ok(identity)
     }
 
     pub(super) fn chown(
@@ -268,8 +328,8 @@ impl World {
         let before = (shown.st_uid, shown.st_gid);
         let or = |id: u32, old: u32| if id == KEEP { old } else { id };
         let after = (or(uid, before.0), or(gid, before.1));
-        let identity = self.credentials.noted(target.call.pid as i32);
-        let may_all = identity.user.file == 0 && self.powers & super::super::caps::CHOWN != 0;
+        let identity = self.identity(target)?;
+        let may_all = identity.user.file == 0 && self.powers & CHOWN != 0;
         if !may_all && !identity.may_give(before, after) {
             return Err(Errno::PERM);
         }
@@ -364,6 +424,11 @@ impl World {
         if kind(&stat).is_symlink() {
             return Err(Errno::PERM);
         }
+        let is_capability = attribute == owner::capability_attribute().as_bytes();
+        if is_capability && !is_of_known_revision(&bytes) {
+            return Err(Errno::INVAL);
+        }
+        self.may_set_attribute(target, (&file, &stat), &attribute)?;
         let flags = XattrFlags::from_bits_retain(flags as u32);
         rustix::fs::setxattr(link(&file), attribute, &bytes, flags)?;
         DONE
@@ -376,9 +441,19 @@ impl World {
         attribute: u64,
     ) -> Result<Answer, Errno> {
         let found = self.named(target, name)?;
-        let (file, _) = self.own(found)?;
+        let (file, stat) = self.own(found)?;
         let attribute = Self::attribute(target, attribute)?;
+        self.may_set_attribute(target, (&file, &stat), &attribute)?;
         rustix::fs::removexattr(link(&file), attribute)?;
         DONE
     }
+}
+
+/// Says whether the kernel would take a value for capabilities: one of the two revisions that it still
+/// takes, each of which has its length.
+fn is_of_known_revision(value: &[u8]) -> bool {
+    /// Whether the capabilities have effect at once.
+    const EFFECTIVE: u32 = 1;
+    let word = value.first_chunk().map(|&word| u32::from_le_bytes(word) & !EFFECTIVE);
+    matches!((value.len(), word), (20, Some(0x0200_0000)) | (24, Some(0x0300_0000)))
 }

@@ -1,6 +1,6 @@
 //! Calls that look at files, and open them.
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -84,7 +84,8 @@ impl World {
         const WRITE: i32 = 2;
         let found = self.named(target, name)?;
         let is_writable = match &found {
-            Found::Proc(path) | Found::Text(_, path) => Self::is_writable(path),
+            Found::Proc(_, path) => Self::is_writable(path),
+            Found::Text(..) => false,
             _ => true,
         };
         let (file, mut stat) = Self::held(found)?;
@@ -107,8 +108,8 @@ impl World {
             return Err(Errno::INVAL);
         }
         let mut text = match self.named(target, name)? {
-            Found::Link(text, _) => text,
-            Found::File(file, stat) | Found::Open(file, stat, _) if kind(&stat).is_symlink() => {
+            Found::Link(_, text) => text,
+            Found::File(file, stat) | Found::Open(file, stat) if kind(&stat).is_symlink() => {
                 rustix::fs::readlinkat(&file, "", Vec::new())?.into_bytes()
             }
             _ => return Err(Errno::INVAL),
@@ -282,12 +283,10 @@ impl World {
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
         let is_wanted = flags.contains(OFlags::CREATE);
         let open = |path: &str| rustix::fs::open(path, again, Mode::empty());
-        let (_held, stat, place) = match found {
-            Found::File(file, stat) => {
-                let place = link(&file);
-                (file, stat, place)
-            }
-            Found::Open(file, stat, place) => {
+        // What was judged is what is opened: by no number or name that may be another's by now.
+        let (held, stat) = match found {
+            Found::File(file, stat) => (file, stat),
+            Found::Open(file, stat) => {
                 let text = rustix::fs::readlink(link(&file), Vec::new())?;
                 if let Ok(text) = text.to_str()
                     && text.starts_with("/proc")
@@ -296,7 +295,7 @@ impl World {
                 {
                     return Err(Errno::ACCESS);
                 }
-                (file, stat, place)
+                (file, stat)
             }
             Found::Device(name) => {
                 let file = open(&format!("/dev/{name}"))?;
@@ -305,23 +304,17 @@ impl World {
                 }
                 return Ok(Answer::Descriptor(file, closes));
             }
-            Found::Proc(path) => {
-                if writes && !Self::is_writable(&path) {
-                    return Err(Errno::ACCESS);
-                }
-                let file = open(&path)?;
-                target.check()?;
-                // Its number may be another's by now.
-                if !self.is_still_shown(target, &path) {
-                    return Err(Errno::NOENT);
-                }
-                return Ok(Answer::Descriptor(file, closes));
+            Found::Proc(_, path) if writes && !Self::is_writable(&path) => {
+                return Err(Errno::ACCESS);
             }
-            Found::Text(text, _) => {
+            Found::Proc(file, _) => {
+                return Ok(Answer::Descriptor(open(&link(&file))?, closes));
+            }
+            Found::Text(file, text) => {
                 return match (writes, flags.contains(OFlags::DIRECTORY)) {
                     (true, _) => Err(Errno::ACCESS),
                     (_, true) => Err(Errno::NOTDIR),
-                    _ => Ok(Answer::Descriptor(file_of(&text)?, closes)),
+                    _ => Ok(Answer::Descriptor(file_of(&self.content(text, &file)?)?, closes)),
                 };
             }
             Found::Link(..) => return Err(Errno::LOOP),
@@ -334,13 +327,9 @@ impl World {
             FileType::Symlink => Err(Errno::LOOP),
             FileType::Directory if writes || is_wanted => Err(Errno::ISDIR),
             FileType::Fifo if !flags.contains(OFlags::NONBLOCK) => {
-                self.open_waiting(target, &place, again, closes)
+                self.open_waiting(target, &held, again, closes)
             }
-            _ => {
-                let opened = open(&place)?;
-                target.check()?;
-                Ok(Answer::Descriptor(opened, closes))
-            }
+            _ => Ok(Answer::Descriptor(open(&link(&held))?, closes)),
         }
     }
 
@@ -364,7 +353,7 @@ impl World {
     fn open_waiting(
         &mut self,
         target: Target<'_>,
-        place: &str,
+        held: &OwnedFd,
         flags: OFlags,
         closes: bool,
     ) -> Result<Answer, Errno> {
@@ -372,7 +361,7 @@ impl World {
         let Forked::Child = forked else { return Err(super::LATER) };
         let death = rustix::process::Signal::KILL;
         rustix::process::set_parent_process_death_signal(Some(death)).ok();
-        let answer = match rustix::fs::openat(CWD, place, flags, Mode::empty()) {
+        let answer = match rustix::fs::open(link(held), flags, Mode::empty()) {
             Ok(file) => Answer::Descriptor(file, closes),
             Err(error) => Answer::Error(error.raw_os_error()),
         };
@@ -395,11 +384,15 @@ impl World {
         Self::fill(target, &value, buffer, size)
     }
 
-    /// Reads the name of an attribute; those of ours are not there.
+    /// Reads the name of an attribute; those of ours are not there, and the kernel's own are of no
+    /// file here.
     pub(super) fn attribute(target: Target<'_>, address: u64) -> Result<Vec<u8>, Errno> {
         let name = target.text(address)?;
         if owner::is_attribute_of_ours(&name) {
             return Err(Errno::NODATA);
+        }
+        if name.starts_with(b"system.") {
+            return Err(Errno::OPNOTSUPP);
         }
         if name == b"security.capability" {
             return Ok(owner::capability_attribute().as_bytes().to_vec());
@@ -424,6 +417,7 @@ impl World {
             let name: &[u8] = match name {
                 name if name == owner::capability_attribute().as_bytes() => b"security.capability",
                 name if owner::is_attribute_of_ours(name) => continue,
+                name if name.starts_with(b"system.") => continue,
                 name => name,
             };
             shown.extend_from_slice(name);

@@ -49,6 +49,7 @@ use super::descriptors::Descriptors;
 use super::fault::{Doing, Fault};
 use super::init::{self, Filters};
 use super::mounts::NODES;
+use super::policy::NetworkMode;
 use super::protocol::{self, InitMessage, Order, RunRequest, StdioFds};
 use super::supervisor::credentials::{Credentials, Identity};
 use super::supervisor::target::Target;
@@ -82,6 +83,8 @@ struct World {
     devices: Vec<((u64, u64), &'static str)>,
     keeper: u32,
     powers: u64,
+    /// Whether the step has a network.
+    has_network: bool,
     credentials: Credentials,
     /// Paths of what processes execute, by number, from 1 on.
     programs: Vec<Vec<u8>>,
@@ -117,6 +120,7 @@ impl World {
             devices,
             keeper: rustix::process::getpid().as_raw_nonzero().get() as u32,
             powers,
+            has_network: true,
             credentials: Credentials::default(),
             programs: Vec::new(),
             numbers: BTreeMap::new(),
@@ -313,6 +317,7 @@ fn prepare(
     workdir::enter_in(root.as_fd(), &spec.cwd, &identity)?;
     let powers = init::capabilities(spec)?;
     let mut world = World::new(proof, root, powers)?;
+    world.has_network = spec.policy.network != NetworkMode::None;
     if has_terminal {
         let name = rustix::fs::readlink(paths::link(&stdio[0]), Vec::new());
         name.and_then(|name| world.hold(&name)).doing(|| "holding the terminal")?;

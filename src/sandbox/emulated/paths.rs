@@ -9,12 +9,13 @@
 //! that leads into it, by whatever links: such a path is followed here, part by part, and ends at a
 //! file of the container's `/proc` if [`procfs`](super::procfs) lets it be seen.
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use super::super::supervisor::target::{Name, Target};
 use super::World;
+use super::procfs::Text;
 
 /// Links followed before a path is taken for a loop; the kernel's own limit.
 const LINKS_MAX: u32 = 40;
@@ -29,14 +30,14 @@ pub(super) enum Found {
     File(OwnedFd, Stat),
     /// A device of the container, where the tree has an empty file.
     Device(String),
-    /// A file or a directory of the container's `/proc`, by its path.
-    Proc(String),
-    /// A file of `/proc` that is made up: its content, and the path of the one it stands for.
-    Text(Vec<u8>, String),
+    /// A file or a directory of the container's `/proc`, and its path.
+    Proc(OwnedFd, String),
+    /// A file of `/proc` that is made up, and the one it stands for.
+    Text(OwnedFd, Text),
     /// A link of `/proc` itself, with what it says.
-    Link(Vec<u8>, String),
-    /// What a process has open, and a link of `/proc` by which it is opened again.
-    Open(OwnedFd, Stat, String),
+    Link(OwnedFd, Vec<u8>),
+    /// What a process has open.
+    Open(OwnedFd, Stat),
 }
 
 /// Names an open file in `/proc`.
@@ -144,18 +145,18 @@ impl World {
         if number != libc::AT_FDCWD {
             let found = self.opened(target, number)?;
             return match &found {
-                Found::Open(_, stat, _) if kind(stat).is_dir() => Ok(found),
+                Found::Open(_, stat) if kind(stat).is_dir() => Ok(found),
                 _ => Err(Errno::NOTDIR),
             };
         }
         let place = format!("/proc/{}/cwd", target.call.pid);
-        let file = rustix::fs::open(&place, HELD, Mode::empty())?;
+        let file = rustix::fs::open(place, HELD, Mode::empty())?;
         target.check()?;
         let stat = rustix::fs::fstat(&file)?;
-        Ok(Found::Open(file, stat, place))
+        Ok(Found::Open(file, stat))
     }
 
-    /// Finds what a process has open.
+    /// Finds what the caller has open.
     fn opened(&self, target: Target<'_>, number: i32) -> Result<Found, Errno> {
         let pid = target.call.pid;
         if number == libc::AT_FDCWD {
@@ -165,13 +166,13 @@ impl World {
             return Err(Errno::BADF);
         }
         let place = format!("/proc/{pid}/fd/{number}");
-        let file = rustix::fs::open(&place, HELD, Mode::empty()).map_err(|error| match error {
+        let file = rustix::fs::open(place, HELD, Mode::empty()).map_err(|error| match error {
             Errno::NOENT => Errno::BADF,
             error => error,
         })?;
         target.check()?;
         let stat = rustix::fs::fstat(&file)?;
-        Ok(Found::Open(file, stat, place))
+        Ok(Found::Open(file, stat))
     }
 
     /// Finds what is at an absolute path.
@@ -186,7 +187,8 @@ impl World {
             Ok(file) => {
                 let stat = rustix::fs::fstat(&file)?;
                 if (stat.st_dev, stat.st_ino) == self.proc {
-                    return Ok(Found::Proc("/proc".to_owned()));
+                    let path = "/proc".to_owned();
+                    return Ok(Found::Proc(rustix::fs::open(&path, HELD, Mode::empty())?, path));
                 }
                 match self.device(&stat) {
                     Some(name) => Ok(Found::Device(name)),
@@ -255,16 +257,15 @@ impl World {
             let text = if at[0] == b"proc" {
                 match self.proc_link(target, &at)? {
                     None => continue,
-                    Some((text, place)) if is_last && !follows => {
-                        return Ok(Found::Link(text, place));
+                    Some(link) if is_last && !follows => {
+                        return Ok(Found::Link(link.held()?, link.text));
                     }
-                    Some((_, place)) if is_last && is_descriptor(&at) => {
-                        let file = rustix::fs::open(&place, HELD, Mode::empty())?;
-                        target.check()?;
+                    Some(link) if is_last && is_descriptor(&at) => {
+                        let file = link.end()?;
                         let stat = rustix::fs::fstat(&file)?;
-                        return Ok(Found::Open(file, stat, place));
+                        return Ok(Found::Open(file, stat));
                     }
-                    Some((text, _)) => text,
+                    Some(link) => link.text,
                 }
             } else {
                 let file = self.open_in_tree(&at.join(&b'/'), HELD | OFlags::NOFOLLOW)?;
@@ -298,39 +299,29 @@ impl World {
         }
     }
 
-    /// Opens a found thing for reading, if it is a directory, or just holds it.
+    /// Returns what holds a found thing.
     pub(super) fn held(found: Found) -> Result<(OwnedFd, Stat), Errno> {
-        let at = |path: &str| {
-            let file = rustix::fs::open(path, HELD, Mode::empty())?;
-            let stat = rustix::fs::fstat(&file)?;
-            Ok((file, stat))
+        let file = match found {
+            Found::File(file, stat) | Found::Open(file, stat) => return Ok((file, stat)),
+            Found::Device(name) => rustix::fs::open(format!("/dev/{name}"), HELD, Mode::empty())?,
+            Found::Proc(file, _) | Found::Text(file, _) | Found::Link(file, _) => file,
         };
-        match found {
-            Found::File(file, stat) | Found::Open(file, stat, _) => Ok((file, stat)),
-            Found::Device(name) => at(&format!("/dev/{name}")),
-            Found::Proc(path) | Found::Text(_, path) => at(&path),
-            Found::Link(_, place) => {
-                let file = rustix::fs::openat(CWD, place, HELD | OFlags::NOFOLLOW, Mode::empty())?;
-                let stat = rustix::fs::fstat(&file)?;
-                Ok((file, stat))
-            }
-        }
+        let stat = rustix::fs::fstat(&file)?;
+        Ok((file, stat))
     }
 
     /// The same of what may be changed: what is in the tree, by whatever name.
     pub(super) fn own(&self, found: Found) -> Result<(OwnedFd, Stat), Errno> {
         match found {
             Found::File(file, stat) => Ok((file, stat)),
-            Found::Open(file, stat, _) => {
-                // Pipes, sockets and files in memory are the step's own too.
+            Found::Open(file, stat) => {
                 let text = rustix::fs::readlink(link(&file), Vec::new())?;
-                let is_outside = text.as_bytes().starts_with(b"/")
-                    && !text.as_bytes().starts_with(b"/memfd:")
+                let is_outside = !is_nameless(text.as_bytes())
                     && self.inside(text.as_bytes()).is_none_or(|path| path.starts_with(b"/proc"));
                 if is_outside { Err(Errno::PERM) } else { Ok((file, stat)) }
             }
             Found::Device(_) => Err(Errno::PERM),
-            Found::Proc(_) | Found::Text(..) | Found::Link(..) => Err(Errno::PERM),
+            Found::Proc(..) | Found::Text(..) | Found::Link(..) => Err(Errno::PERM),
         }
     }
 
@@ -351,7 +342,7 @@ impl World {
         let held = number.and_then(|number| self.terminals.get(&number)).ok_or(Errno::NOENT)?;
         let file = rustix::io::fcntl_dupfd_cloexec(held, 0)?;
         let stat = rustix::fs::fstat(&file)?;
-        Ok(Found::Open(file, stat, link(held)))
+        Ok(Found::Open(file, stat))
     }
 
     /// Says whether something is still in the tree where its descriptor says.
@@ -365,6 +356,12 @@ impl World {
 
 fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".")
+}
+
+/// Says whether the text of a descriptor is that of something that has never had a name: pipes, sockets
+/// and files in memory, which are the step's own.
+pub(super) fn is_nameless(text: &[u8]) -> bool {
+    !text.starts_with(b"/") || text.starts_with(b"/memfd:")
 }
 
 /// Says whether a path of `/proc` is a descriptor's.

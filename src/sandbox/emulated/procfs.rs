@@ -3,19 +3,33 @@
 //! A directory or a file is handed in as it is, so that listing and reading cost no more. The links by
 //! which a process shows what it has open are followed by their meaning in the step's view.
 //!
+//! A number says nothing for long: its process may end, and another get it. So the directory of a
+//! process is held before it is judged, as are those of the processes above it, and all that is looked
+//! at is opened through what is held.
+//!
 //! | path | what is there |
 //! |---|---|
 //! | `/proc/PID` of a process of the step | what [`OF_PROCESS`] lists |
 //! | `mounts`, `mountinfo`, `maps` | made up: one root, and paths as the step knows them |
 //! | `/proc/PID` of another process | nothing |
-//! | what [`OF_MACHINE`] lists, `/proc/sys` and `/proc/net` | the container's, read-only |
+//! | what [`OF_MACHINE`] lists, `/proc/sys` and, of a step with a network, `/proc/net` | the container's, read-only |
 //! | all else | not there |
 
+use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
 
 use super::super::supervisor::target::Target;
 use super::World;
-use super::paths::Found;
+use super::paths::{Found, HELD, link};
+
+/// How many processes are looked at, one above the other, to find the keeper.
+const PARENTS_MAX: usize = 256;
+
+/// Longest text of the memory of a process.
+const MAPS_MAX: u64 = 16 << 20;
 
 /// Files in which a process shows itself. Its memory, its namespaces and what would reach past the
 /// step are not among them.
@@ -89,87 +103,128 @@ const MOUNTINFO: &[u8] = b"21 1 0:20 / / rw,relatime - overlay overlay rw\n\
     22 21 0:21 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n\
     23 21 0:22 / /dev rw,nosuid - tmpfs tmpfs rw,mode=755\n";
 
+/// A file of `/proc` that is made up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Text {
+    Fixed(&'static [u8]),
+    /// What a process has mapped.
+    Maps,
+}
+
+/// A link of `/proc`.
+pub(super) struct Link {
+    /// What it says in the step's view.
+    pub text: Vec<u8>,
+    directory: OwnedFd,
+    name: String,
+}
+
+impl Link {
+    /// Holds the link itself.
+    pub(super) fn held(&self) -> Result<OwnedFd, Errno> {
+        beneath(&self.directory, &self.name)
+    }
+
+    /// Holds what it leads to.
+    pub(super) fn end(&self) -> Result<OwnedFd, Errno> {
+        rustix::fs::openat(&self.directory, self.name.as_str(), HELD, Mode::empty())
+    }
+}
+
 impl World {
-    /// Returns what a link of `/proc` says in the step's view, and its own path; `None` for what is
-    /// not a link.
+    /// Returns a link of `/proc`; `None` for what is not a link.
     pub(super) fn proc_link(
         &self,
         target: Target<'_>,
         at: &[Vec<u8>],
-    ) -> Result<Option<(Vec<u8>, String)>, Errno> {
+    ) -> Result<Option<Link>, Errno> {
         let names: Vec<&[u8]> = at.iter().map(Vec::as_slice).collect();
-        let plain =
-            |text: String, name: &str| Ok(Some((text.into_bytes(), format!("/proc/{name}"))));
+        let of_all = |text: String, name: &str| {
+            let (text, name) = (text.into_bytes(), name.to_owned());
+            Ok(Some(Link { text, directory: all()?, name }))
+        };
         match names[1..] {
-            [b"self"] => return plain(Self::group_of(target)?.to_string(), "self"),
+            [b"self"] => return of_all(Self::group_of(target)?.to_string(), "self"),
             [b"thread-self"] => {
                 let group = Self::group_of(target)?;
-                return plain(format!("{group}/task/{}", target.call.pid), "thread-self");
+                return of_all(format!("{group}/task/{}", target.call.pid), "thread-self");
             }
-            [b"mounts"] => return plain("self/mounts".to_owned(), "mounts"),
-            [b"net"] => return plain("self/net".to_owned(), "net"),
+            [b"mounts"] => return of_all("self/mounts".to_owned(), "mounts"),
+            [b"net"] if self.has_network => return of_all("self/net".to_owned(), "net"),
             _ => {}
         }
         let Some((pid, rest)) = names[1..].split_first() else { return Ok(None) };
         let Some(pid) = number(pid) else { return Ok(None) };
-        if !self.is_own(target, pid) {
-            return Err(Errno::NOENT);
-        }
-        let (place, rest) = match rest {
-            [b"task", thread, rest @ ..] => {
-                (format!("/proc/{pid}/task/{}", number(thread).ok_or(Errno::NOENT)?), rest)
-            }
-            rest => (format!("/proc/{pid}"), rest),
-        };
-        match rest {
-            [b"root"] => Ok(Some((b"/".to_vec(), format!("{place}/root")))),
+        let (directory, rest) = self.process(target, pid, rest)?;
+        let (name, text) = match rest {
+            [b"root"] => ("root".to_owned(), Some(b"/".to_vec())),
             [b"exe"] => {
-                Ok(Some((self.program_of(pid).ok_or(Errno::NOENT)?, format!("{place}/exe"))))
+                let program = self.program_of(pid);
+                // So that the number is still this one's.
+                rustix::fs::accessat(&directory, "stat", Access::EXISTS, AtFlags::empty())?;
+                ("exe".to_owned(), Some(program.ok_or(Errno::NOENT)?))
             }
-            [b"cwd"] => self.said(format!("{place}/cwd")),
-            [b"fd", file] => self.said(format!("{place}/fd/{}", number(file).ok_or(Errno::NOENT)?)),
-            _ => Ok(None),
-        }
-    }
-
-    /// Reads a link of the container's `/proc`.
-    fn said(&self, place: String) -> Result<Option<(Vec<u8>, String)>, Errno> {
-        let text = rustix::fs::readlink(&place, Vec::new())?.into_bytes();
-        let text = self.inside(&text).unwrap_or(text);
-        Ok(Some((text, place)))
+            [b"cwd"] => ("cwd".to_owned(), None),
+            [b"fd", file] => (format!("fd/{}", number(file).ok_or(Errno::NOENT)?), None),
+            _ => return Ok(None),
+        };
+        let text = match text {
+            Some(text) => text,
+            None => {
+                let text = rustix::fs::readlinkat(&directory, name.as_str(), Vec::new())?;
+                let text = text.into_bytes();
+                self.inside(&text).unwrap_or(text)
+            }
+        };
+        Ok(Some(Link { text, directory, name }))
     }
 
     /// Returns what is at a path of `/proc` that is not a link.
     pub(super) fn shown_of_proc(&self, target: Target<'_>, at: &[Vec<u8>]) -> Result<Found, Errno> {
         let names: Vec<&[u8]> = at.iter().map(Vec::as_slice).collect();
-        let path = at.iter().map(|part| std::str::from_utf8(part).map_err(|_| Errno::NOENT));
-        let path = format!("/{}", path.collect::<Result<Vec<_>, _>>()?.join("/"));
-        let [first, rest @ ..] = &names[1..] else { return Ok(Found::Proc(path)) };
+        let joined =
+            |names: &[&[u8]]| String::from_utf8(names.join(&b'/')).map_err(|_| Errno::NOENT);
+        let path = format!("/{}", joined(&names)?);
+        let [first, rest @ ..] = &names[1..] else { return Ok(Found::Proc(all()?, path)) };
         let Some(pid) = number(first) else {
             let is_shown = OF_MACHINE.contains(first) && (rest.is_empty() || *first == b"sys");
-            return if is_shown { Ok(Found::Proc(path)) } else { Err(Errno::NOENT) };
-        };
-        if !self.is_own(target, pid) {
-            return Err(Errno::NOENT);
-        }
-        let rest = match rest {
-            [b"task", thread, rest @ ..] if number(thread).is_some() => rest,
-            rest => rest,
-        };
-        match rest {
-            [] => Ok(Found::Proc(path)),
-            [b"mounts"] => Ok(Found::Text(MOUNTS.to_vec(), path)),
-            [b"mountinfo"] => Ok(Found::Text(MOUNTINFO.to_vec(), path)),
-            [b"maps"] => {
-                let text = std::fs::read(&path).map_err(|_| Errno::NOENT)?;
-                target.check()?;
-                Ok(Found::Text(self.without_prefix(&text), path))
+            if !is_shown {
+                return Err(Errno::NOENT);
             }
-            [b"net", ..] => Ok(Found::Proc(path)),
-            [b"fdinfo" | b"fd", _] => Ok(Found::Proc(path)),
-            [name] if OF_PROCESS.contains(name) => Ok(Found::Proc(path)),
-            _ => Err(Errno::NOENT),
+            return Ok(Found::Proc(beneath(&all()?, &joined(&names[1..])?)?, path));
+        };
+        let (directory, rest) = self.process(target, pid, rest)?;
+        let text = match rest {
+            [] => return Ok(Found::Proc(directory, path)),
+            [b"mounts"] => Some(Text::Fixed(MOUNTS)),
+            [b"mountinfo"] => Some(Text::Fixed(MOUNTINFO)),
+            [b"maps"] => Some(Text::Maps),
+            [b"net", ..] if !self.has_network => return Err(Errno::NOENT),
+            [b"net", ..] | [b"fdinfo" | b"fd", _] => None,
+            [name] if OF_PROCESS.contains(name) => None,
+            _ => return Err(Errno::NOENT),
+        };
+        let file = beneath(&directory, &joined(rest)?)?;
+        Ok(match text {
+            Some(text) => Found::Text(file, text),
+            None => Found::Proc(file, path),
+        })
+    }
+
+    /// Returns what is in a file that is made up.
+    pub(super) fn content(&self, text: Text, file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+        if let Text::Fixed(text) = text {
+            return Ok(text.to_vec());
         }
+        let how = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(link(file), how, Mode::empty())?);
+        let mut text = Vec::new();
+        let read = file.take(MAPS_MAX + 1).read_to_end(&mut text);
+        read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?;
+        if text.len() as u64 > MAPS_MAX {
+            return Err(Errno::NOMEM);
+        }
+        self.without_prefix(&text)
     }
 
     /// Says whether a file of `/proc` may be opened to be written.
@@ -184,22 +239,24 @@ impl World {
     }
 
     /// Takes the path of the tree out of a text.
-    fn without_prefix(&self, text: &[u8]) -> Vec<u8> {
+    fn without_prefix(&self, text: &[u8]) -> Result<Vec<u8>, Errno> {
         let prefix = [self.prefix.as_slice(), b"/"].concat();
-        let mut out = Vec::with_capacity(text.len());
+        let mut out = Vec::new();
+        out.try_reserve_exact(text.len()).map_err(|_| Errno::NOMEM)?;
         let mut rest = text;
         while let Some(at) = rest.windows(prefix.len()).position(|window| window == prefix) {
             out.extend_from_slice(&rest[..at]);
             rest = &rest[at + prefix.len() - 1..];
         }
         out.extend_from_slice(rest);
-        out
+        Ok(out)
     }
 
     /// Returns the process that a calling thread belongs to.
     pub(super) fn group_of(target: Target<'_>) -> Result<u32, Errno> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", target.call.pid));
         let text = text.map_err(|_| Errno::SRCH)?;
+        target.check()?;
         let field = text.lines().find_map(|line| line.strip_prefix("Tgid:"));
         field.and_then(|field| field.trim().parse().ok()).ok_or(Errno::SRCH)
     }
@@ -210,42 +267,92 @@ impl World {
         self.programs.get(number.checked_sub(1)? as usize).cloned()
     }
 
-    /// Says whether a path of `/proc` is about a process of the step, if it is about one.
-    pub(super) fn is_still_shown(&self, target: Target<'_>, path: &str) -> bool {
-        let name = path.split('/').nth(2).and_then(|name| number(name.as_bytes()));
-        name.is_none_or(|pid| self.is_own(target, pid))
+    /// Holds the directory of a process of the step, or of its thread that a path leads to. Returns it
+    /// with the rest of the path. It stays this process's, whoever gets its number.
+    fn process<'a, 'b>(
+        &self,
+        target: Target<'_>,
+        pid: u32,
+        rest: &'a [&'b [u8]],
+    ) -> Result<(OwnedFd, &'a [&'b [u8]]), Errno> {
+        let process = beneath(&all()?, &pid.to_string())?;
+        if pid == target.call.pid {
+            target.check()?;
+        } else if !self.is_own(&process) {
+            return Err(Errno::NOENT);
+        }
+        match rest {
+            [b"task", thread, rest @ ..] => {
+                let thread = number(thread).ok_or(Errno::NOENT)?;
+                Ok((beneath(&process, &format!("task/{thread}"))?, rest))
+            }
+            rest => Ok((process, rest)),
+        }
     }
 
-    /// Says whether a process is one of the step: the keeper is above it.
-    fn is_own(&self, target: Target<'_>, pid: u32) -> bool {
-        if pid == target.call.pid {
-            return true;
-        }
-        let mut pid = pid;
-        for _ in 0..256 {
-            let Ok(text) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
-            let text = String::from_utf8_lossy(&text);
-            let parent = text.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
-            match parent.and_then(|parent| parent.parse::<u32>().ok()) {
-                Some(parent) if parent == self.keeper => return true,
-                Some(parent) if parent > 1 => pid = parent,
-                _ => return false,
+    /// Says whether a process that is held is one of the step: the keeper is above it. One that is stays
+    /// so, as what loses its parent becomes the keeper's.
+    fn is_own(&self, process: &OwnedFd) -> bool {
+        let mut above: Option<OwnedFd> = None;
+        for _ in 0..PARENTS_MAX {
+            let process = above.as_ref().unwrap_or(process);
+            let Ok((parent, session)) = place_of(process) else { return false };
+            if parent == self.keeper {
+                // The keeper's own children, which open what waits, have not left its session.
+                let keepers = all().and_then(|all| beneath(&all, &self.keeper.to_string()));
+                let keepers = keepers.and_then(|keeper| place_of(&keeper));
+                return keepers.is_ok_and(|(_, keepers)| keepers != session);
+            }
+            if parent <= 1 {
+                return false;
+            }
+            // What is held is the parent if the number was still the parent's afterwards.
+            let held = all().and_then(|all| beneath(&all, &parent.to_string()));
+            if let Ok(held) = held
+                && place_of(process).is_ok_and(|(still, _)| still == parent)
+            {
+                above = Some(held);
             }
         }
         false
     }
 }
 
+/// Holds the container's `/proc`.
+fn all() -> Result<OwnedFd, Errno> {
+    rustix::fs::open("/proc", HELD | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Holds what is beneath a directory of `/proc`, following no link.
+fn beneath(directory: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(directory, path, HELD | OFlags::NOFOLLOW, Mode::empty(), resolve)
+}
+
+/// Returns the parent and the session of a process that is held.
+fn place_of(process: &OwnedFd) -> Result<(u32, u32), Errno> {
+    let how = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(process, "stat", how, Mode::empty())?;
+    let mut bytes = [0; 256];
+    let length = rustix::io::read(&file, &mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes[..length]);
+    // After the name, which may have anything in it: the state, the parent, the group, the session.
+    let mut fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(1);
+    let mut field = |skipped| fields.nth(skipped).and_then(|field| field.parse().ok());
+    Ok((field(0).ok_or(Errno::SRCH)?, field(1).ok_or(Errno::SRCH)?))
+}
+
 fn number(name: &[u8]) -> Option<u32> {
-    let is_number = !name.is_empty() && name.iter().all(u8::is_ascii_digit);
+    let is_number =
+        matches!(name, [b'0'] | [b'1'..=b'9', ..]) && name.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(name).ok().filter(|_| is_number)?.parse().ok()
 }
 
 /// Puts a text into a file in memory, at its beginning.
-pub(super) fn file_of(text: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+pub(super) fn file_of(text: &[u8]) -> Result<OwnedFd, Errno> {
     use std::io::{Seek as _, Write as _};
     let file = rustix::fs::memfd_create("text", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut file = std::fs::File::from(file);
+    let mut file = File::from(file);
     let written = file.write_all(text).and_then(|()| file.rewind());
     written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok(file.into())
