@@ -258,7 +258,8 @@ impl World {
         // Of a group that the caller is not in: as the kernel does.
         let me = identity.user.file;
         let is_in_group = identity.may_give((me, !shown.st_gid), (me, shown.st_gid));
-        if !is_in_group && !(me == 0 && self.powers & FSETID != 0) {
+        let keeps_bits = is_in_group || me == 0 && self.powers & FSETID != 0;
+        if !keeps_bits {
             mode &= !SET_GROUP;
         }
         owner::set_mode_linked(&link(&file), kind(&stat), mode)?;

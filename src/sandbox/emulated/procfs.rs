@@ -268,7 +268,7 @@ impl World {
     }
 
     /// Holds the directory of a process of the step, or of its thread that a path leads to. Returns it
-    /// with the rest of the path. It stays this process's, whoever gets its number.
+    /// with the rest of the path. It stays the directory of this process when the number is another's.
     fn process<'a, 'b>(
         &self,
         target: Target<'_>,
