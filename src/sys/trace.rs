@@ -12,6 +12,7 @@ use super::notify::{self, Answer, Call};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 /// What the kernel returns inside for a call that it makes again in any case.
 const RESTART: i32 = 513;
@@ -35,6 +36,15 @@ const IN_PROGRESS: usize = 0x404;
 /// Stops at calls are marked.
 const MARK_CALLS: usize = 1;
 
+/// A program that is executed is a stop.
+const MARK_EXECUTION: usize = 0x10;
+
+/// The stop of a call that is marked.
+const CALL_STOP: i32 = libc::SIGTRAP | 0x80;
+
+const EVENT_EXECUTION: i32 = 4;
+const EVENT_STOP: i32 = 128;
+
 #[cfg(target_arch = "x86_64")]
 type Registers = libc::user_regs_struct;
 #[cfg(target_arch = "aarch64")]
@@ -51,42 +61,171 @@ pub enum Failure {
     Gone,
 }
 
+/// What became of a call that executes a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Execution {
+    /// The process executes it, and has run no instruction of it yet.
+    Done,
+    /// The call has returned an error.
+    Failed,
+}
+
 /// A thread that stands still right after its call. Dropping it lets it go, with the call to be made
 /// again.
 #[derive(Debug)]
 pub struct Stopped {
     thread: i32,
     before: Registers,
+    patience: Patience,
+}
+
+/// How long a thread is waited for. Time counts only while this process runs, so that a container
+/// that was frozen is not one whose process hides.
+#[derive(Debug)]
+struct Patience {
+    left: Duration,
+    next: Duration,
+}
+
+/// How long a thread may take to the stops of one call. It needs some microseconds; one that changes
+/// its own instructions meanwhile never comes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest wait for a message that a thread has stopped.
+const SLICE: Duration = Duration::from_millis(32);
+
+/// What a stop costs that is not the one waited for.
+const DETOUR: Duration = Duration::from_millis(40);
+
+impl Patience {
+    fn new() -> Self {
+        Self { left: PATIENCE, next: Duration::from_millis(1) }
+    }
+
+    /// Waits until a child may have stopped; says whether one has, by a signal that is to be sent
+    /// again. `None` where it has been waited long enough.
+    fn wait(&mut self) -> Option<bool> {
+        self.left = self.left.checked_sub(self.next)?;
+        // SAFETY: all-zero is a valid set of signals, which the second call fills.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        let slice = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: libc::c_long::try_from(self.next.as_nanos()).unwrap_or(1_000_000),
+        };
+        // SAFETY: the pointers are to live locals.
+        let signal = unsafe {
+            libc::sigaddset(&raw mut set, libc::SIGCHLD);
+            libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const slice)
+        };
+        if signal != libc::SIGCHLD {
+            self.next = (self.next * 2).min(SLICE);
+        }
+        Some(signal == libc::SIGCHLD)
+    }
+
+    fn pay(&mut self, cost: Duration) -> bool {
+        self.left = self.left.saturating_sub(cost);
+        !self.left.is_zero()
+    }
 }
 
 fn request(request: u32, thread: i32, address: usize, data: usize) -> io::Result<()> {
-    // SAFETY: the callers pass addresses of live locals of the sizes that their requests ask for, or
-    // plain numbers.
+    // SAFETY: the callers pass exposed addresses of live locals of the sizes that their requests ask
+    // for, or plain numbers.
     let status = unsafe { libc::syscall(libc::SYS_ptrace, request, thread, address, data) };
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Waits until a seized thread stands still.
-fn wait(thread: i32) -> Result<i32, Failure> {
-    loop {
-        let mut status = 0;
-        // SAFETY: the pointer is to a live local.
-        let pid = unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) };
-        if pid == thread && libc::WIFSTOPPED(status) {
-            return Ok(status);
-        }
-        if pid == thread {
-            let ended = if libc::WIFSIGNALED(status) {
-                128 + libc::WTERMSIG(status)
-            } else {
-                libc::WEXITSTATUS(status)
-            };
-            return Err(Failure::Ended(ended));
-        }
-        if io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
-            return Err(Failure::Gone);
-        }
+/// Looks whether a thread stands still or has ended, without waiting.
+fn look(thread: i32) -> Result<Option<i32>, Failure> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a live local.
+    let pid = unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    if pid == 0 {
+        return Ok(None);
     }
+    if pid != thread {
+        return Err(Failure::Gone);
+    }
+    if libc::WIFSTOPPED(status) {
+        return Ok(Some(status));
+    }
+    Err(Failure::Ended(if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    }))
+}
+
+/// Says whether a thread is traced by this process. One whose process has executed a program by
+/// another thread has left its number to that one, which is not.
+fn is_traced(thread: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    tracer.and_then(|tracer| tracer.trim().parse().ok()) == Some(own)
+}
+
+/// Waits until a seized thread stands still; also under the number of its process, which it has once
+/// it executes a program. Returns its number and its status. One that does not stand still is killed
+/// with its process, if it may be.
+fn wait(
+    thread: i32,
+    process: i32,
+    patience: &mut Patience,
+    may_kill: bool,
+) -> Result<(i32, i32), Failure> {
+    let mut is_signalled = false;
+    let stopped = loop {
+        match look(thread) {
+            Ok(Some(status)) => break Ok((thread, status)),
+            Err(Failure::Gone) if process != thread => {}
+            Err(failure) => break Err(failure),
+            Ok(None) => {}
+        }
+        if process != thread {
+            match look(process) {
+                Ok(Some(status)) => break Ok((process, status)),
+                Err(Failure::Gone) | Ok(None) => {}
+                Err(failure) => break Err(failure),
+            }
+        }
+        match patience.wait() {
+            Some(true) => is_signalled = true,
+            Some(false) if is_traced(thread) || is_traced(process) => {}
+            Some(false) => {
+                // It may have stopped, or ended, in between.
+                match look(thread) {
+                    Ok(Some(status)) => break Ok((thread, status)),
+                    Ok(None) => break Err(Failure::Gone),
+                    Err(failure) => break Err(failure),
+                }
+            }
+            None => {
+                // What is traced has its number for as long as it is.
+                let traced = [thread, process].into_iter().find(|&number| is_traced(number));
+                if let Some(number) = traced.filter(|_| may_kill) {
+                    super::process::send_signal(number, libc::SIGKILL).ok();
+                }
+                break Err(Failure::Gone);
+            }
+        }
+    };
+    if is_signalled {
+        // Who waits for other children is to see them.
+        let own = rustix::process::getpid();
+        rustix::process::kill_process(own, rustix::process::Signal::CHILD).ok();
+    }
+    stopped
+}
+
+/// What a thread has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// The beginning or the end of a call.
+    Call,
+    /// Another program.
+    Execution,
 }
 
 impl Stopped {
@@ -100,18 +239,23 @@ impl Stopped {
         let refused = |error: io::Error| {
             Failure::Refused(Errno::from_io_error(&error).unwrap_or(Errno::PERM))
         };
-        request(SEIZE, thread, 0, MARK_CALLS).map_err(refused)?;
+        request(SEIZE, thread, 0, MARK_CALLS | MARK_EXECUTION).map_err(refused)?;
         // A call that waits now has waited all the time: the thread seized is the one that made it,
         // and not a later one of its number.
         let is_callers = notify::is_waiting(listener, call);
         request(INTERRUPT, thread, 0, 0).map_err(|_| Failure::Gone)?;
         let restart = Answer::Error(RESTART);
         let is_restarted = is_callers && notify::answer(listener, call, &restart).is_ok();
-        wait(thread)?;
+        let mut patience = Patience::new();
+        let (_, status) = wait(thread, thread, &mut patience, is_callers)?;
         match registers(thread) {
-            Ok(before) if is_restarted => Ok(Self { thread, before }),
+            Ok(before) if is_restarted && status >> 16 == EVENT_STOP => {
+                Ok(Self { thread, before, patience })
+            }
             _ => {
-                request(DETACH, thread, 0, 0).ok();
+                // A signal that it was to get, it gets.
+                let signal = if status >> 16 == 0 { libc::WSTOPSIG(status) } else { 0 };
+                request(DETACH, thread, 0, signal as usize).ok();
                 Err(Failure::Gone)
             }
         }
@@ -132,31 +276,105 @@ impl Stopped {
     /// # Errors
     ///
     /// [`Failure::Ended`] and [`Failure::Gone`].
-    pub fn call_and_return(self, calls: &[(i64, [u64; 6])]) -> Result<(), Failure> {
-        let mut mask = 0_u64;
-        let lost = |_| Failure::Gone;
-        request(GET_MASK, self.thread, 8, (&raw mut mask).addr()).map_err(lost)?;
-        let all = u64::MAX;
-        request(SET_MASK, self.thread, 8, (&raw const all).addr()).map_err(lost)?;
+    pub fn call_and_return(mut self, calls: &[(i64, [u64; 6])]) -> Result<(), Failure> {
+        let mask = self.block_signals()?;
         let mut first = None;
         for (number, arguments) in calls {
-            let mut registers = self.before;
-            prepare(&mut registers, *number, *arguments);
-            set_registers(self.thread, &registers).map_err(lost)?;
-            forget_call(self.thread);
-            // To its beginning, and to its end.
-            for _ in 0..2 {
-                request(CALL, self.thread, 0, 0).map_err(lost)?;
-                wait(self.thread)?;
-            }
-            let result = result(&self::registers(self.thread).map_err(lost)?);
+            let result = self.call(*number, *arguments)?;
             first.get_or_insert(result);
         }
+        self.go_on(first.unwrap_or_default(), mask)
+    }
+
+    /// Has it execute a program in the place of its own call; where that fails, has it close a
+    /// descriptor, and go on with the error. `is_meant` is asked whether what the process executes
+    /// then is what was meant.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Ended`] and [`Failure::Gone`].
+    pub fn execute_instead(
+        mut self,
+        process: i32,
+        (number, arguments): (i64, [u64; 6]),
+        descriptor: u64,
+        is_meant: impl FnOnce(i32) -> bool,
+    ) -> Result<Execution, Failure> {
+        let mask = self.block_signals()?;
         let mut registers = self.before;
-        finish(&mut registers, first.unwrap_or_default());
+        prepare(&mut registers, number, arguments);
+        set_registers(self.thread, &registers).map_err(|_| Failure::Gone)?;
+        forget_call(self.thread);
+        let begun = self.advance(process)?;
+        let ended = if begun == Stop::Call { self.advance(process)? } else { begun };
+        if ended == Stop::Execution {
+            self.set_mask(mask)?;
+            return if is_meant(self.thread) { Ok(Execution::Done) } else { Err(Failure::Gone) };
+        }
+        let result = result(&self::registers(self.thread).map_err(|_| Failure::Gone)?);
+        self.call(libc::SYS_close, [descriptor, 0, 0, 0, 0, 0])?;
+        self.go_on(result, mask)?;
+        Ok(Execution::Failed)
+    }
+
+    /// Has it make a call; returns what that returns.
+    fn call(&mut self, number: i64, arguments: [u64; 6]) -> Result<i64, Failure> {
+        let lost = |_| Failure::Gone;
+        let mut registers = self.before;
+        prepare(&mut registers, number, arguments);
         set_registers(self.thread, &registers).map_err(lost)?;
         forget_call(self.thread);
-        request(SET_MASK, self.thread, 8, (&raw const mask).addr()).map_err(lost)
+        // To its beginning, and to its end.
+        for _ in 0..2 {
+            if self.advance(self.thread)? != Stop::Call {
+                return Err(Failure::Gone);
+            }
+        }
+        Ok(result(&self::registers(self.thread).map_err(lost)?))
+    }
+
+    /// Lets it run to the next beginning or end of a call. Other stops, such as a SIGSTOP, are gone
+    /// through.
+    fn advance(&mut self, process: i32) -> Result<Stop, Failure> {
+        let mut signal = 0;
+        loop {
+            request(CALL, self.thread, 0, signal as usize).map_err(|_| Failure::Gone)?;
+            let (thread, status) = wait(self.thread, process, &mut self.patience, true)?;
+            self.thread = thread;
+            signal = match (status >> 16, libc::WSTOPSIG(status)) {
+                (0, CALL_STOP) => return Ok(Stop::Call),
+                (EVENT_EXECUTION, _) => return Ok(Stop::Execution),
+                (0, signal) => signal,
+                _ => 0,
+            };
+            if !self.patience.pay(DETOUR) {
+                super::process::send_signal(self.thread, libc::SIGKILL).ok();
+                return Err(Failure::Gone);
+            }
+        }
+    }
+
+    /// Lets it go on as if its call had returned a value.
+    fn go_on(&self, value: i64, mask: u64) -> Result<(), Failure> {
+        let mut registers = self.before;
+        finish(&mut registers, value);
+        set_registers(self.thread, &registers).map_err(|_| Failure::Gone)?;
+        forget_call(self.thread);
+        self.set_mask(mask)
+    }
+
+    /// Blocks all signals of it; returns which were.
+    fn block_signals(&self) -> Result<u64, Failure> {
+        let mut mask = 0_u64;
+        let place = (&raw mut mask).expose_provenance();
+        request(GET_MASK, self.thread, 8, place).map_err(|_| Failure::Gone)?;
+        self.set_mask(u64::MAX)?;
+        Ok(mask)
+    }
+
+    fn set_mask(&self, mask: u64) -> Result<(), Failure> {
+        let place = (&raw const mask).expose_provenance();
+        request(SET_MASK, self.thread, 8, place).map_err(|_| Failure::Gone)
     }
 }
 
@@ -171,7 +389,7 @@ fn registers(thread: i32) -> io::Result<Registers> {
     let mut registers: Registers = unsafe { std::mem::zeroed() };
     let place =
         libc::iovec { iov_base: (&raw mut registers).cast(), iov_len: size_of::<Registers>() };
-    request(GET_REGISTERS, thread, GENERAL, (&raw const place).addr())?;
+    request(GET_REGISTERS, thread, GENERAL, (&raw const place).expose_provenance())?;
     Ok(registers)
 }
 
@@ -180,7 +398,7 @@ fn set_registers(thread: i32, registers: &Registers) -> io::Result<()> {
         iov_base: std::ptr::from_ref(registers).cast_mut().cast(),
         iov_len: size_of::<Registers>(),
     };
-    request(SET_REGISTERS, thread, GENERAL, (&raw const place).addr())
+    request(SET_REGISTERS, thread, GENERAL, (&raw const place).expose_provenance())
 }
 
 /// Makes the registers those of a thread that is about to make a call.
@@ -191,7 +409,7 @@ fn prepare(registers: &mut Registers, number: i64, arguments: [u64; 6]) {
     registers.rax = number as u64;
     registers.orig_rax = u64::MAX;
     // The instruction has two bytes.
-    registers.rip -= 2;
+    registers.rip = registers.rip.wrapping_sub(2);
 }
 
 /// Makes the registers those of a thread whose call has returned.
@@ -214,7 +432,7 @@ fn forget_call(_thread: i32) {}
 fn prepare(registers: &mut Registers, number: i64, arguments: [u64; 6]) {
     registers.regs[..6].copy_from_slice(&arguments);
     registers.regs[8] = number as u64;
-    registers.pc -= 4;
+    registers.pc = registers.pc.wrapping_sub(4);
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -232,5 +450,5 @@ fn result(registers: &Registers) -> i64 {
 fn forget_call(thread: i32) {
     let number = -1_i32;
     let place = libc::iovec { iov_base: (&raw const number).cast_mut().cast(), iov_len: 4 };
-    request(SET_REGISTERS, thread, IN_PROGRESS, (&raw const place).addr()).ok();
+    request(SET_REGISTERS, thread, IN_PROGRESS, (&raw const place).expose_provenance()).ok();
 }

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -34,6 +35,7 @@
 #define WITNESS "/tmp/witness"
 #define SOCKET "/tmp/witness.sock"
 #define MARK 0x4255494cL
+#define ASK 0x42554c44
 #define ROUNDS 3000
 
 static void breach(const char *how, const char *what) { printf("BREACH %s: %s\n", how, what); }
@@ -371,8 +373,124 @@ static void processes(void)
         if (fcntl(fd, F_GETFD) >= 0) breach("a descriptor", "that was left open");
 }
 
+/* Questions of the loader by who is none, after a program that could not be executed. */
+static void questions(const char *self)
+{
+    char *none[] = {0}, *args[] = {"raised", "raised", 0};
+    unsigned long *words = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int from = open(self, O_RDONLY), to = open("/raised", O_WRONLY | O_CREAT, 0755);
+    char buffer[65536];
+    for (long n; (n = read(from, buffer, sizeof buffer)) > 0;) write(to, buffer, n);
+    close(to);
+    chmod("/raised", 04755);
+    int status;
+    for (int odd = 0; odd < 16; odd++)
+        if (fork() == 0) {
+            memset(words, 0xff, 8192);
+            execve(self, (char **)8, none);
+            prctl(ASK, (char *)words + odd, 0, 0, 0);
+            memset(words + 1, 0, 4096);
+            execve(self, (char **)8, none);
+            prctl(ASK, words, 0, 0, 0);
+            _exit(0);
+        } else
+            wait(&status);
+    if (fork() == 0) {
+        setuid(5);
+        memset(words, 0, 8192);
+        words += 512;
+        words[0] = 1, words[1] = 8;
+        execve("/raised", (char **)8, none);
+        prctl(ASK, words, 0, 0, 0);
+        if (geteuid() == 0) breach("execve", "a set-id program that did not run");
+        fflush(stdout);
+        execve("/raised", args, none);
+        _exit(7);
+    }
+    wait(&status);
+    if (status != 0) puts("failed: a set-id program");
+}
+
+#ifdef __x86_64__
+/* A call whose instruction becomes an endless loop while the call waits. */
+static void loops(void)
+{
+    for (int i = 0; i < 80; i++) {
+        char *page = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        volatile int *calls = (int *)(page + 1024);
+        /* mov eax, chdir; nop; syscall; ret */
+        memcpy(page, "\xb8\x50\0\0\0\x90\x0f\x05\xc3", 9);
+        pid_t writer = fork();
+        if (writer == 0) {
+            while (!*calls) {}
+            for (volatile int n = 0; n < i * 3000; n++) {}
+            *(volatile unsigned short *)(page + 6) = 0xfeeb;
+            _exit(0);
+        }
+        pid_t caller = fork();
+        if (caller == 0) {
+            struct itimerval soon = {.it_value = {0, 20000}};
+            setitimer(ITIMER_REAL, &soon, 0);
+            *calls = 1;
+            for (;;) ((long (*)(const char *))page)("/");
+        }
+        int status;
+        waitpid(caller, &status, 0);
+        kill(writer, SIGKILL);
+        waitpid(writer, 0, 0);
+        if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) break;
+    }
+}
+
+static int own_program = -1;
+
+static int executes(void *data)
+{
+    char *none[] = {0};
+    for (volatile int n = 0; n < *(int *)data; n++) {}
+    syscall(SYS_execveat, own_program, "", none, none, AT_EMPTY_PATH, MARK);
+    return 0;
+}
+
+/* Another thread executes a program, an endless loop, while a call waits. */
+static void executions(void)
+{
+    struct { Elf64_Ehdr head; Elf64_Phdr part; char code[8]; } file = {
+        .head = {.e_ident = {0x7f, 'E', 'L', 'F', 2, 1, 1}, .e_type = ET_EXEC, .e_machine = EM_X86_64,
+            .e_version = 1, .e_entry = 0x700078, .e_phoff = 64, .e_ehsize = 64, .e_phentsize = 56, .e_phnum = 1},
+        .part = {.p_type = PT_LOAD, .p_flags = 5, .p_vaddr = 0x700000, .p_filesz = sizeof file,
+            .p_memsz = sizeof file, .p_align = 4096},
+        .code = "\xeb\xfe"};
+    own_program = memfd_create("own", 0);
+    write(own_program, &file, sizeof file);
+    volatile pid_t *started = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < 40; i++) {
+        *started = 0;
+        if (fork() == 0) {
+            if (fork() != 0) _exit(0);
+            static char stack[65536];
+            int after = i * 20000;
+            int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
+            *started = getpid();
+            clone(executes, stack + sizeof stack, flags, &after);
+            for (;;) syscall(SYS_chdir, "/");
+        }
+        wait(0);
+        while (!*started) {}
+        usleep(10000);
+        access("/", F_OK);
+        kill(*started, SIGKILL);
+    }
+    close(own_program);
+}
+#else
+static void loops(void) {}
+static void executions(void) {}
+#endif
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "raised") == 0) return geteuid() != 0 || getauxval(AT_SECURE) != 1;
     if (argc > 1) return serve();
     processes();
     char up[512] = "/", path[600];
@@ -414,6 +532,9 @@ int main(int argc, char **argv)
     owners();
     programs(argv[0]);
     foreign();
+    questions(argv[0]);
+    loops();
+    executions();
     puts("all was tried");
     return 0;
 }

@@ -19,9 +19,9 @@ use super::super::supervisor::target::{Name, Target};
 use super::World;
 use super::elf::{Elf, HEAD, Operation, script};
 use super::paths::{Found, kind, link};
-use crate::sys::loader::JUMP;
-use crate::sys::notify::{self, Answer};
-use crate::sys::trace::{Failure, Stopped};
+use crate::sys::loader::{ASK, JUMP};
+use crate::sys::notify::{self, Answer, Call};
+use crate::sys::trace::{Execution, Failure, Stopped};
 
 /// Where programs go that can go anywhere, and their interpreters: far from each other, from the
 /// loader with the heap above it, and from what the kernel puts at the end.
@@ -60,6 +60,10 @@ pub(super) struct Pending {
     /// Its path, without links.
     path: Vec<u8>,
     set_ids: SetIds,
+    /// The thread whose call this is. Another call of it says that this one has failed.
+    thread: u32,
+    /// That the loader has been seen to be executed: without that, set-id bits mean nothing.
+    is_executed: bool,
 }
 
 impl World {
@@ -83,6 +87,7 @@ impl World {
         let loader = notify::add(target.listener, target.call, self.loader.as_fd(), None);
         let loader =
             loader.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
+        let raises = pending.set_ids != (None, None);
         self.pending.insert(group, pending);
         let stopped = match Stopped::at(target.listener, target.call) {
             Ok(stopped) => stopped,
@@ -90,15 +95,51 @@ impl World {
                 self.pending.remove(&group);
                 return Err(error);
             }
-            Err(Failure::Ended(status)) => return self.ended(target, status),
-            Err(Failure::Gone) => return Err(super::LATER),
+            Err(failure) => return self.lost(target, group, &failure),
         };
         // No path: the end of the one that was given.
-        let empty = address + given.len() as u64;
+        let empty = address.wrapping_add(given.len() as u64);
         let flags = libc::AT_EMPTY_PATH as u64;
         let arguments = [loader as u64, empty, argv, env, flags, MARK];
-        stopped.call_instead(libc::SYS_execveat, arguments);
+        if !raises {
+            stopped.call_instead(libc::SYS_execveat, arguments);
+            return Err(super::LATER);
+        }
+        // Whom it makes of the process, it makes of the program, which has to be seen to begin.
+        let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let wanted = rustix::fs::fstat(&self.loader).map(place);
+        let is_loader = |process: i32| {
+            let executed = rustix::fs::stat(format!("/proc/{process}/exe")).map(place);
+            executed.is_ok() && executed == wanted
+        };
+        let instead = (libc::SYS_execveat, arguments);
+        match stopped.execute_instead(group as i32, instead, loader as u64, is_loader) {
+            Ok(Execution::Done) => {
+                if let Some(pending) = self.pending.get_mut(&group) {
+                    pending.is_executed = true;
+                }
+            }
+            Ok(Execution::Failed) => _ = self.pending.remove(&group),
+            Err(failure) => return self.lost(target, group, &failure),
+        }
         Err(super::LATER)
+    }
+
+    /// Forgets what a process was to execute that is lost, or notes its end.
+    fn lost(&mut self, target: Target<'_>, group: u32, failure: &Failure) -> Result<Answer, Errno> {
+        self.pending.remove(&group);
+        match failure {
+            Failure::Ended(status) => self.ended(target, *status),
+            _ => Err(super::LATER),
+        }
+    }
+
+    /// Forgets what a caller was to execute whose call shows that it goes on with its old program.
+    pub(super) fn forget_failed(&mut self, call: &Call) {
+        let asks = i64::from(call.number) == libc::SYS_prctl && call.arguments[0] as u32 == ASK;
+        if !asks && !self.pending.is_empty() {
+            self.pending.retain(|_, pending| pending.thread != call.pid);
+        }
     }
 
     /// Looks at a program, and at its interpreters.
@@ -139,6 +180,8 @@ impl World {
                     name: called,
                     path,
                     set_ids,
+                    thread: target.call.pid,
+                    is_executed: false,
                 });
             };
             // In the place of the first argument: the interpreter, its argument, the script.
@@ -175,6 +218,9 @@ impl World {
     /// Answers the loader, whose stack begins at an address.
     pub(super) fn load(&mut self, target: Target<'_>, stack: u64) -> Result<Answer, Errno> {
         let pending = self.pending.remove(&target.call.pid).ok_or(Errno::PERM)?;
+        if pending.set_ids != (None, None) && !pending.is_executed {
+            return Err(Errno::PERM);
+        }
         let number = self.number_of(&pending.path);
         let identity = self.credentials.executes(target, number, pending.set_ids)?;
         let give = |file: &File| {
@@ -193,13 +239,14 @@ impl World {
             operations.push(call(libc::SYS_close, [number as u64, 0, 0]));
             (starts_at, base) = (placed.entry, placed.base);
         }
+        let [user, acting_user, group, acting_group] = identity.shown();
         let values = [
             (libc::AT_PHDR, placed.headers),
             (libc::AT_PHENT, 56),
             (libc::AT_PHNUM, pending.elf.count.into()),
             (libc::AT_BASE, base),
             (libc::AT_ENTRY, placed.entry),
-            (libc::AT_SECURE, 0),
+            (libc::AT_SECURE, u64::from(user != acting_user || group != acting_group)),
         ];
         let ids = [libc::AT_UID, libc::AT_EUID, libc::AT_GID, libc::AT_EGID];
         let ids = ids.into_iter().zip(identity.shown().map(u64::from));
@@ -295,10 +342,14 @@ struct Vectors {
 
 impl Vectors {
     fn read(target: Target<'_>, stack: u64) -> Result<Self, Errno> {
+        // Where the kernel puts it; whole words come out of whole pages.
+        if !stack.is_multiple_of(16) {
+            return Err(Errno::FAULT);
+        }
         let mut words: Vec<u64> = Vec::new();
         let mut piece = vec![0; 4096];
         let mut zeros = (0, 0);
-        let mut at = 1;
+        let (mut at, mut pair) = (1, 0);
         loop {
             // Up to the end of a page: the next may not be there.
             let from = stack.checked_add(8 * words.len() as u64).ok_or(Errno::FAULT)?;
@@ -317,11 +368,14 @@ impl Vectors {
             }
             if zeros.1 != 0 {
                 let values = zeros.1 + 1;
-                let end = words[values.min(words.len())..].chunks(2).position(|pair| pair[0] == 0);
-                if let Some(end) = end.filter(|end| values + 2 * end + 2 <= words.len()) {
-                    words.truncate(values + 2 * end + 2);
+                pair = pair.max(values);
+                while pair + 1 < words.len() && words[pair] != 0 {
+                    pair += 2;
+                }
+                if pair + 1 < words.len() {
+                    words.truncate(pair + 2);
                     let count = usize::try_from(words[0]).map_err(|_| Errno::FAULT)?;
-                    if zeros.0 != count + 1 {
+                    if count.checked_add(1) != Some(zeros.0) {
                         return Err(Errno::FAULT);
                     }
                     return Ok(Self { words, count, values });

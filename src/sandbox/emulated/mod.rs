@@ -141,6 +141,7 @@ impl World {
         if let Some(first) = self.first.take() {
             self.credentials.set(target, first).ok();
         }
+        self.forget_failed(&call);
         let answer = match self.answer(target) {
             Err(LATER) => return,
             Err(error) => Answer::Error(error.raw_os_error()),
