@@ -61,7 +61,7 @@ pub enum Failure {
     Gone,
 }
 
-/// What became of a call that executes a program.
+/// The outcome of a call that executes a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Execution {
     /// The process executes it, and has run no instruction of it yet.
@@ -88,7 +88,7 @@ struct Patience {
 }
 
 /// How long a thread may take to the stops of one call. It needs some microseconds; one that changes
-/// its own instructions meanwhile never comes.
+/// its own instructions in the meantime never comes.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for a message that a thread has stopped.
