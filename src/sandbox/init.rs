@@ -288,15 +288,7 @@ fn supervise(running: &Running, control: &OwnedFd) {
     if process::kill_all(libc::SIGKILL).is_ok() {
         reap(-1, &mut used, true);
     }
-    let report = InitMessage::Exited {
-        status: status.unwrap_or(255),
-        user_us: used.user_us,
-        system_us: used.system_us,
-        max_rss: used.max_rss,
-        io_read: used.io_read,
-        io_written: used.io_written,
-    };
-    protocol::send(control.as_fd(), &report, &[]).ok();
+    protocol::send(control.as_fd(), &InitMessage::exited(status, &used), &[]).ok();
 }
 
 /// Waits for all that has ended (`all`: until no child is left); returns the status of `main`.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::idmap::IdMap;
 use super::spec::RunSpec;
 use crate::sys::foreign;
+use crate::sys::process::ChildUsage;
 
 /// Longest JSON sent as a packet. Well under the least default socket buffer; an environment and
 /// argv of usual size fit many times over.
@@ -183,6 +184,18 @@ pub(super) enum InitMessage {
 }
 
 impl InitMessage {
+    /// Says how a command ended, and what it and all that it started used.
+    pub(super) fn exited(status: Option<i32>, used: &ChildUsage) -> Self {
+        Self::Exited {
+            status: status.unwrap_or(255),
+            user_us: used.user_us,
+            system_us: used.system_us,
+            max_rss: used.max_rss,
+            io_read: used.io_read,
+            io_written: used.io_written,
+        }
+    }
+
     /// The name of what it reports, for the diagnostic log.
     pub(super) fn stage(&self) -> &'static str {
         match self {

@@ -36,7 +36,7 @@ fn context(kit: &Kit) {
 }
 
 /// Builds, and returns the digest of the image.
-fn digest(kit: &Kit, lay: impl FnOnce(Run) -> Run) -> String {
+pub(crate) fn digest(kit: &Kit, lay: impl FnOnce(Run) -> Run) -> String {
     let archive = kit.out("image.tar");
     let run = kit.build().env("SOURCE_DATE_EPOCH", "1600000000");
     let output = format!("-otype=oci,dest={},rewrite-timestamp=true", archive.display());

@@ -1,8 +1,9 @@
 //! The third rung: commands whose every path is resolved for them, in a pod without any privilege.
 
+use crate::builds::digest;
 use crate::kit::pod::Pod;
 use crate::kit::wait::eventually;
-use crate::kit::{Archive, Kit, Run, base, host, users};
+use crate::kit::{Kit, base, host, users};
 use std::fs;
 
 /// What commands leave behind, in all the forms that a layer has.
@@ -27,14 +28,6 @@ EOF
 COPY f /bin/env
 RUN test -s /bin/env && touch /last
 ";
-
-fn digest(kit: &Kit, lay: impl FnOnce(Run) -> Run) -> String {
-    let archive = kit.out("image.tar");
-    let run = kit.build().env("SOURCE_DATE_EPOCH", "1600000000");
-    let output = format!("-otype=oci,dest={},rewrite-timestamp=true", archive.display());
-    lay(run.arg(output)).ok();
-    Archive::open(&archive).digest
-}
 
 #[test]
 fn commands_in_a_pod_without_privileges_make_the_same_image() {

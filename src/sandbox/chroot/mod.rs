@@ -286,15 +286,7 @@ fn supervise(running: &Running, control: &OwnedFd) {
         }
     }
     end_all(running.proc.as_fd(), running.pid, &mut used, &mut status);
-    let report = InitMessage::Exited {
-        status: status.unwrap_or(255),
-        user_us: used.user_us,
-        system_us: used.system_us,
-        max_rss: used.max_rss,
-        io_read: used.io_read,
-        io_written: used.io_written,
-    };
-    protocol::send(control.as_fd(), &report, &[]).ok();
+    protocol::send(control.as_fd(), &InitMessage::exited(status, &used), &[]).ok();
 }
 
 /// Kills all children, and theirs, which become ours, until there is none. `status` becomes that of

@@ -14,6 +14,7 @@ use rustix::process::set_child_subreaper;
 
 use super::super::chroot;
 use super::super::fault::{Doing, Fault};
+use super::super::init;
 use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
 
 /// How long a keeper that is to end has for it.
@@ -38,7 +39,7 @@ pub(super) fn split_off(proof: SingleThreaded) -> Result<(), Fault> {
         return Ok(());
     };
     process::close_others(proof, &[proc.as_fd(), signals.as_fd()]).ok();
-    let mut deadline = None;
+    let (mut deadline, mut used) = (None, ChildUsage::default());
     loop {
         let left = deadline.map(|end: Instant| end.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
@@ -54,13 +55,11 @@ pub(super) fn split_off(proof: SingleThreaded) -> Result<(), Fault> {
             process::send_signal(keeper.pid, libc::SIGKILL).ok();
             deadline = Some(Instant::now() + LIMIT);
         }
-        match process::wait_any(false) {
-            Ok(Some(ended)) if ended.pid == keeper.pid => break,
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => break,
+        // One signal may stand for several ends: those of what a keeper left come with its own.
+        if init::reap(keeper.pid, &mut used, false).is_some() {
+            break;
         }
     }
-    chroot::end_all(proc.as_fd(), keeper.pid, &mut ChildUsage::default(), &mut None);
+    chroot::end_all(proc.as_fd(), keeper.pid, &mut used, &mut None);
     process::exit_now(0)
 }

@@ -404,13 +404,5 @@ fn supervise(running: &chroot::Running, control: &OwnedFd, world: &mut World, li
     // What waits for an answer gets none.
     drop(listener);
     end_all(running.proc.as_fd(), running.pid, &mut used, &mut status);
-    let report = InitMessage::Exited {
-        status: status.unwrap_or(255),
-        user_us: used.user_us,
-        system_us: used.system_us,
-        max_rss: used.max_rss,
-        io_read: used.io_read,
-        io_written: used.io_written,
-    };
-    protocol::send(control.as_fd(), &report, &[]).ok();
+    protocol::send(control.as_fd(), &InitMessage::exited(status, &used), &[]).ok();
 }
