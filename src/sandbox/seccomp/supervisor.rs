@@ -4,6 +4,9 @@ use crate::sys::process::LIMIT_LOCKS;
 
 use super::profile::{Action, Argument, Comparison, Rule};
 
+/// A lease of a file or of a directory, since Linux 6.19.
+const F_SETDELEG: i32 = 1040;
+
 /// Calls of users without subordinate ids that would show that there is one id only.
 const APPEARANCES: &str = "
     chown fchown lchown fchownat chown32 fchown32 lchown32
@@ -157,8 +160,9 @@ pub(super) fn all_paths() -> Vec<Rule> {
     for option in [libc::PR_SET_DUMPABLE, libc::PR_CAPBSET_DROP, libc::PR_SET_SECUREBITS] {
         rules.push(rule("prctl", done, vec![low(0, option)]));
     }
-    for (command, errno) in [(libc::F_SETLEASE, libc::EINVAL), (libc::F_NOTIFY, libc::EINVAL)] {
-        rules.push(rule("fcntl", Action::Errno(errno as u16), vec![low(1, command)]));
+    // A lease makes others wait who open the file; a notice says what they do in a directory.
+    for command in [libc::F_SETLEASE, F_SETDELEG, libc::F_NOTIFY] {
+        rules.push(rule("fcntl", Action::Errno(libc::EINVAL as u16), vec![low(1, command)]));
     }
     rules.push(rule("setrlimit", done, vec![low(0, LIMIT_LOCKS as i32)]));
     // Limits of other processes, of which the builder is one.
