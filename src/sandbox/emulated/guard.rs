@@ -44,14 +44,15 @@ pub(super) fn split_off(proof: SingleThreaded) -> Result<(), Fault> {
         let left = deadline.map(|end: Instant| end.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         let mut watched = [PollFd::new(&signals, PollFlags::IN)];
-        let seen = rustix::event::poll(&mut watched, left.as_ref());
+        rustix::event::poll(&mut watched, left.as_ref()).ok();
         while let Ok(Some(signal)) = signals.read_signal() {
             if signal.ssi_signo == Signal::SIGTERM as u32 && deadline.is_none() {
                 process::send_signal(keeper.pid, libc::SIGTERM).ok();
                 deadline = Some(Instant::now() + LIMIT);
             }
         }
-        if seen == Ok(0) {
+        // Whatever has woken it.
+        if deadline.is_some_and(|end| end <= Instant::now()) {
             process::send_signal(keeper.pid, libc::SIGKILL).ok();
             deadline = Some(Instant::now() + LIMIT);
         }
