@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::super::supervisor::target::{Name, Target};
 use super::World;
-use super::paths::{Found, HELD, kind, link};
+use super::paths::{Found, HELD, is_proc, kind, link};
 use super::procfs::file_of;
 use crate::layer::owner;
 use crate::sys::notify::{self, Answer};
@@ -289,7 +289,7 @@ impl World {
             Found::Open(file, stat) => {
                 let text = rustix::fs::readlink(link(&file), Vec::new())?;
                 if let Ok(text) = text.to_str()
-                    && text.starts_with("/proc")
+                    && is_proc(text.as_bytes())
                     && writes
                     && !Self::is_writable(text)
                 {

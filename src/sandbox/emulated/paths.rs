@@ -100,7 +100,7 @@ impl World {
 
     /// Returns what a path of the container's is called in the step's view.
     pub(super) fn inside(&self, path: &[u8]) -> Option<Vec<u8>> {
-        if path == b"/proc" || path.starts_with(b"/proc/") {
+        if is_proc(path) {
             return Some(path.to_vec());
         }
         match path.strip_prefix(self.prefix.as_slice())? {
@@ -317,7 +317,7 @@ impl World {
             Found::Open(file, stat) => {
                 let text = rustix::fs::readlink(link(&file), Vec::new())?;
                 let is_outside = !is_nameless(text.as_bytes())
-                    && self.inside(text.as_bytes()).is_none_or(|path| path.starts_with(b"/proc"));
+                    && self.inside(text.as_bytes()).is_none_or(|path| is_proc(&path));
                 if is_outside { Err(Errno::PERM) } else { Ok((file, stat)) }
             }
             Found::Device(_) => Err(Errno::PERM),
@@ -348,9 +348,7 @@ impl World {
     /// Says whether something is still in the tree where its descriptor says.
     pub(super) fn is_in_tree(&self, file: &OwnedFd) -> bool {
         let text = rustix::fs::readlink(link(file), Vec::new());
-        text.is_ok_and(|text| {
-            self.inside(text.as_bytes()).is_some_and(|path| !path.starts_with(b"/proc"))
-        })
+        text.is_ok_and(|text| self.inside(text.as_bytes()).is_some_and(|path| !is_proc(&path)))
     }
 }
 
@@ -364,7 +362,27 @@ pub(super) fn is_nameless(text: &[u8]) -> bool {
     !text.starts_with(b"/") || text.starts_with(b"/memfd:")
 }
 
+/// Says whether a path without links is `/proc` or leads into it. A name may begin like that one.
+pub(super) fn is_proc(path: &[u8]) -> bool {
+    path == b"/proc" || path.starts_with(b"/proc/")
+}
+
 /// Says whether a path of `/proc` is a descriptor's.
 fn is_descriptor(at: &[Vec<u8>]) -> bool {
     at.len() >= 4 && at[at.len() - 2] == b"fd"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_proc;
+
+    #[test]
+    fn names_that_begin_like_proc_are_of_the_tree() {
+        for path in ["/proc", "/proc/", "/proc/self", "/proc/1/fd/0"] {
+            assert!(is_proc(path.as_bytes()), "{path}");
+        }
+        for path in ["/process", "/procs/x", "/proc.old/self", "/proc (deleted)", "/", "/a/proc"] {
+            assert!(!is_proc(path.as_bytes()), "{path}");
+        }
+    }
 }
