@@ -145,7 +145,8 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Waits for any child, or returns `None` at once when `block` is false and none has ended.
+/// Waits for any child, or returns `None` at once when `block` is false and none has ended. A thread
+/// that is still traced, and stands still, has not ended: it is let go.
 ///
 /// # Errors
 ///
@@ -155,14 +156,16 @@ pub fn wait_any(block: bool) -> io::Result<Option<Ended>> {
     // SAFETY: all-zero is a valid `rusage`.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let options = libc::__WALL | if block { 0 } else { libc::WNOHANG };
-    // SAFETY: both pointers are to live locals of the right types.
-    let pid = unsafe { libc::wait4(-1, &raw mut status, options, &raw mut usage) };
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if pid == 0 {
-        return Ok(None);
-    }
+    let pid = loop {
+        // SAFETY: both pointers are to live locals of the right types.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, options, &raw mut usage) };
+        match pid {
+            0 => return Ok(None),
+            ..0 => return Err(io::Error::last_os_error()),
+            pid if libc::WIFSTOPPED(status) => super::trace::let_go(pid, status),
+            pid => break pid,
+        }
+    };
     let status = if libc::WIFSIGNALED(status) {
         128 + libc::WTERMSIG(status)
     } else {
@@ -178,6 +181,14 @@ pub fn wait_any(block: bool) -> io::Result<Option<Ended>> {
         io_written: usage.ru_oublock as u64 * 512,
     };
     Ok(Some(Ended { pid, status, usage }))
+}
+
+/// Says whether a process is a child that has not been waited for.
+#[must_use]
+pub fn is_child(pid: i32) -> bool {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Pid::from_raw(pid).is_some_and(|pid| waitid(WaitId::Pid(pid), options).is_ok())
 }
 
 /// Gives every signal its default disposition and unblocks all: what a new program expects.

@@ -55,8 +55,14 @@ type Registers = libc::user_regs_struct;
 pub enum Failure {
     /// The thread may not be traced: its call still waits for an answer.
     Refused(Errno),
-    /// It has ended with this status; if it was a child, it has been waited for.
-    Ended(i32),
+    /// What had this number has ended with this status: the thread, or its process. It has been
+    /// waited for.
+    Ended {
+        /// The number, which may be another's from now on.
+        pid: i32,
+        /// Exit status; 128 + signal number where a signal ended it.
+        status: i32,
+    },
     /// Its call has been given up, or it is no longer to be found.
     Gone,
 }
@@ -150,11 +156,20 @@ fn look(thread: i32) -> Result<Option<i32>, Failure> {
     if libc::WIFSTOPPED(status) {
         return Ok(Some(status));
     }
-    Err(Failure::Ended(if libc::WIFSIGNALED(status) {
+    let status = if libc::WIFSIGNALED(status) {
         128 + libc::WTERMSIG(status)
     } else {
         libc::WEXITSTATUS(status)
-    }))
+    };
+    Err(Failure::Ended { pid, status })
+}
+
+/// Lets go a thread that stands still and is waited for by none: one that was let alone before it
+/// stopped. What it was to get, it gets.
+pub(super) fn let_go(thread: i32, status: i32) {
+    let signal = if status >> 16 == 0 { libc::WSTOPSIG(status) } else { 0 };
+    let signal = if signal == CALL_STOP { 0 } else { signal };
+    request(DETACH, thread, 0, signal as usize).ok();
 }
 
 /// Says whether a thread is traced by this process. One whose process has executed a program by
@@ -168,7 +183,7 @@ fn is_traced(thread: i32) -> bool {
 
 /// Waits until a seized thread stands still; also under the number of its process, which it has once
 /// it executes a program. Returns its number and its status. One that does not stand still is killed
-/// with its process, if it may be.
+/// with its process, if it may be; another is [let go](let_go) when its stop is seen.
 fn wait(
     thread: i32,
     process: i32,
@@ -253,9 +268,7 @@ impl Stopped {
                 Ok(Self { thread, before, patience })
             }
             _ => {
-                // A signal that it was to get, it gets.
-                let signal = if status >> 16 == 0 { libc::WSTOPSIG(status) } else { 0 };
-                request(DETACH, thread, 0, signal as usize).ok();
+                let_go(thread, status);
                 Err(Failure::Gone)
             }
         }

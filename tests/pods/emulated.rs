@@ -13,6 +13,8 @@ RUN mkdir -p /d/sub /gone/deep && echo 1 > /d/f && echo 2 > /d/sub/g && mkfifo /
 RUN chown -R app:app /d && chmod 4711 /d/f && ln /d/f /d/hard && ln -s f /d/link && touch -d @1500000000 /d/sub/g
 RUN rm -r /gone /d/sub && mkdir /d/sub && echo new > /d/sub/h && mv /d/hard /d/moved && chmod 0700 /home
 RUN mv /d/sub /d/renamed && mkdir /d/sub && ln /d/moved /again && cp /d/renamed/h /d/copy
+RUN mkdir /process /procs && ln -s a /process/l && chown -h app:app /process/l && echo 1 > /procs/f && \\
+    ln /procs/f /process/hard && sed -i s/1/2/ /procs/f && cp -a /process /proc.old
 USER app
 WORKDIR /home/app/w
 RUN id -u > uid && echo $HOME >> uid && echo x > /dev/null && cat /etc/hosts > /dev/null
@@ -42,6 +44,13 @@ fn commands_in_a_pod_without_privileges_make_the_same_image() {
     assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
 }
 
+/// Makes the program of all attempts, `attempt`, in the context.
+fn compile_attempts(kit: &Kit) {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/paths.c");
+    let program = kit.path("attempt");
+    host::tool(&["cc", "-static", "-O1", "-w", "-o", program.to_str().unwrap(), source]);
+}
+
 /// Runs a build in a pod in which it is watched from outside, then the same attempts without it.
 const WATCHED: &str = r#"
 set -eu
@@ -65,9 +74,7 @@ fn commands_whose_paths_are_resolved_reach_nothing_of_their_pod() {
         return;
     }
     let kit = Kit::of(users::without_ranges());
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/paths.c");
-    let program = kit.path("attempt");
-    host::tool(&["cc", "-static", "-O1", "-w", "-o", program.to_str().unwrap(), source]);
+    compile_attempts(&kit);
     kit.dockerfile(
         "FROM fixture/base\nCOPY attempt /attempt\nRUN /attempt\nRUN test -e /proc/net/dev\n\
          RUN --network=none test -e /proc/self/stat && ! ls /proc/net && ! ls /proc/self/net\n",
@@ -85,6 +92,22 @@ fn commands_whose_paths_are_resolved_reach_nothing_of_their_pod() {
     let (_, native) = stdout.split_once("watched to the end\n").unwrap();
     let found: usize = native.trim().parse().unwrap();
     assert!(found > 10, "what is not confined reaches most of it: {native}");
+}
+
+#[test]
+fn a_command_that_ends_while_a_thread_of_it_executes_a_program_is_seen_to_end() {
+    if !Pod::can_run() {
+        return;
+    }
+    let kit = Kit::of(users::without_ranges());
+    compile_attempts(&kit);
+    kit.dockerfile(
+        "FROM fixture/base\nCOPY attempt /attempt\n\
+         RUN cp /attempt /raised && chmod 4755 /raised && chown app /raised && chmod 4755 /raised\n\
+         RUN [\"/attempt\", \"ends\"]\n",
+    );
+    let outcome = kit.build_showing("plain").in_pod(Pod::Restricted).any();
+    assert!(outcome.text().contains("139"), "{}", outcome.text());
 }
 
 /// Owners, modes and names of all kinds of files, by programs that look closely.

@@ -488,8 +488,27 @@ static void loops(void) {}
 static void executions(void) {}
 #endif
 
+static int fails_late(void *data)
+{
+    struct rlimit little = {1 << 16, 1 << 16};
+    char *none[] = {0}, *args[] = {"/raised", 0};
+    setrlimit(RLIMIT_AS, &little);
+    execve("/raised", args, none);
+    return 9;
+}
+
+/* A thread executes a program, and ends with its process once it has that one's number. */
+static int ends(void)
+{
+    static char stack[65536];
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
+    clone(fails_late, stack + sizeof stack, flags, 0);
+    for (;;) pause();
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "ends") == 0) return ends();
     if (argc > 1 && strcmp(argv[1], "raised") == 0) return geteuid() != 0 || getauxval(AT_SECURE) != 1;
     if (argc > 1) return serve();
     processes();

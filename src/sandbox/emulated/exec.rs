@@ -8,7 +8,7 @@
 //! domain no file can be executed by a path, so that who makes such a call starts a file in memory
 //! of its own, in the same confinement.
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -18,7 +18,7 @@ use super::super::seccomp::MARK;
 use super::super::supervisor::target::{Name, Target};
 use super::World;
 use super::elf::{Elf, HEAD, Operation, script};
-use super::paths::{Found, kind, link};
+use super::paths::{Found, HELD, kind, link};
 use crate::sys::loader::{ASK, JUMP};
 use crate::sys::notify::{self, Answer, Call};
 use crate::sys::trace::{Execution, Failure, Stopped};
@@ -41,8 +41,9 @@ const VECTORS_MAX: usize = 8 << 20;
 /// Most programs whose paths are kept for `/proc/PID/exe`.
 const PROGRAMS_MAX: usize = 1 << 14;
 
-/// How many programs are remembered whose processes have not asked for them.
-const PENDING_MAX: usize = 64;
+/// How many programs are remembered whose processes have not asked for them: as many as can be executed
+/// at once. Each has three descriptors at most.
+const PENDING_MAX: usize = 1024;
 
 /// Whom the bits of a program make of the user and the group that execute it.
 type SetIds = (Option<u32>, Option<u32>);
@@ -60,6 +61,10 @@ pub(super) struct Pending {
     /// Its path, without links.
     path: Vec<u8>,
     set_ids: SetIds,
+    /// The process, in whose place another of its number is known not to be.
+    process: OwnedFd,
+    /// The number of the loader in it.
+    loader: i32,
     /// The thread whose call this is. Another call of it says that this one has failed.
     thread: u32,
     /// That the loader has been seen to be executed: without that, set-id bits mean nothing.
@@ -77,25 +82,24 @@ impl World {
         let address = name.path.ok_or(Errno::FAULT)?;
         let given = target.text(address)?;
         let found = self.named_by(target, name, given.clone())?;
-        let pending = self.prepare(target, found, name.directory, &given)?;
         let group = Self::group_of(target)?;
         if self.pending.len() >= PENDING_MAX {
-            self.pending.retain(|pid, _| {
-                rustix::fs::access(format!("/proc/{pid}"), rustix::fs::Access::EXISTS).is_ok()
-            });
+            self.pending.retain(|_, pending| lives(&pending.process));
+            if self.pending.len() >= PENDING_MAX {
+                return Err(Errno::AGAIN);
+            }
         }
-        let loader = notify::add(target.listener, target.call, self.loader.as_fd(), None);
-        let loader =
-            loader.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
+        let pending = self.prepare(target, found, (name.directory, &given), group)?;
+        let loader = pending.loader;
         let raises = pending.set_ids != (None, None);
         self.pending.insert(group, pending);
         let stopped = match Stopped::at(target.listener, target.call) {
             Ok(stopped) => stopped,
             Err(Failure::Refused(error)) => {
-                self.pending.remove(&group);
+                self.note_failed(group);
                 return Err(error);
             }
-            Err(failure) => return self.lost(target, group, &failure),
+            Err(failure) => return self.lost(group, &failure),
         };
         // No path: the end of the one that was given.
         let empty = address.wrapping_add(given.len() as u64);
@@ -106,12 +110,7 @@ impl World {
             return Err(super::LATER);
         }
         // Whom it makes of the process, it makes of the program, which has to be seen to begin.
-        let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
-        let wanted = rustix::fs::fstat(&self.loader).map(place);
-        let is_loader = |process: i32| {
-            let executed = rustix::fs::stat(format!("/proc/{process}/exe")).map(place);
-            executed.is_ok() && executed == wanted
-        };
+        let is_loader = |process: i32| is_same(&self.loader, &format!("/proc/{process}/exe"));
         let instead = (libc::SYS_execveat, arguments);
         match stopped.execute_instead(group as i32, instead, loader as u64, is_loader) {
             Ok(Execution::Done) => {
@@ -120,17 +119,49 @@ impl World {
                 }
             }
             Ok(Execution::Failed) => _ = self.pending.remove(&group),
-            Err(failure) => return self.lost(target, group, &failure),
+            Err(failure) => return self.lost(group, &failure),
         }
         Err(super::LATER)
     }
 
     /// Forgets what a process was to execute that is lost, or notes its end.
-    fn lost(&mut self, target: Target<'_>, group: u32, failure: &Failure) -> Result<Answer, Errno> {
+    fn lost(&mut self, group: u32, failure: &Failure) -> Result<Answer, Errno> {
         self.pending.remove(&group);
         match failure {
-            Failure::Ended(status) => self.ended(target, *status),
+            Failure::Ended { pid, status } => self.ended(*pid, *status),
             _ => Err(super::LATER),
+        }
+    }
+
+    /// Holds the process of a caller.
+    fn hold_process(target: Target<'_>, group: u32) -> Result<OwnedFd, Errno> {
+        let how = HELD | OFlags::DIRECTORY;
+        let held = rustix::fs::open(format!("/proc/{group}"), how, Mode::empty());
+        let held = held.map_err(|_| Errno::SRCH)?;
+        target.check()?;
+        Ok(held)
+    }
+
+    /// Puts the loader into a caller: where a call of it that failed has left it, if it is there.
+    fn give_loader(&mut self, target: Target<'_>, group: u32) -> Result<i32, Errno> {
+        if let Some((process, number)) = self.left.remove(&group) {
+            let place = format!("/proc/{}/fd/{number}", target.call.pid);
+            if lives(&process) && is_same(&self.loader, &place) {
+                return target.check().map(|()| number);
+            }
+        }
+        notify::add(target.listener, target.call, self.loader.as_fd(), None)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
+    }
+
+    /// Forgets what a process was to execute that goes on with its old program.
+    fn note_failed(&mut self, group: u32) {
+        let Some(Pending { process, loader, .. }) = self.pending.remove(&group) else { return };
+        if self.left.len() >= PENDING_MAX {
+            self.left.retain(|_, (process, _)| lives(process));
+        }
+        if self.left.len() < PENDING_MAX {
+            self.left.insert(group, (process, loader));
         }
     }
 
@@ -138,17 +169,21 @@ impl World {
     pub(super) fn forget_failed(&mut self, call: &Call) {
         let asks = i64::from(call.number) == libc::SYS_prctl && call.arguments[0] as u32 == ASK;
         if !asks && !self.pending.is_empty() {
-            self.pending.retain(|_, pending| pending.thread != call.pid);
+            let failed = self.pending.iter().filter(|(_, pending)| pending.thread == call.pid);
+            let failed: Vec<u32> = failed.map(|(&group, _)| group).collect();
+            for group in failed {
+                self.note_failed(group);
+            }
         }
     }
 
     /// Looks at a program, and at its interpreters.
     fn prepare(
-        &self,
+        &mut self,
         target: Target<'_>,
         found: Found,
-        directory: i32,
-        given: &[u8],
+        (directory, given): (i32, &[u8]),
+        group: u32,
     ) -> Result<Pending, Errno> {
         let mut found = found;
         let mut name = match given.is_empty() {
@@ -172,6 +207,7 @@ impl World {
                         Some((file, elf))
                     }
                 };
+                let process = Self::hold_process(target, group)?;
                 return Ok(Pending {
                     program,
                     elf,
@@ -180,6 +216,8 @@ impl World {
                     name: called,
                     path,
                     set_ids,
+                    process,
+                    loader: self.give_loader(target, group)?,
                     thread: target.call.pid,
                     is_executed: false,
                 });
@@ -218,6 +256,9 @@ impl World {
     /// Answers the loader, whose stack begins at an address.
     pub(super) fn load(&mut self, target: Target<'_>, stack: u64) -> Result<Answer, Errno> {
         let pending = self.pending.remove(&target.call.pid).ok_or(Errno::PERM)?;
+        if !lives(&pending.process) {
+            return Err(Errno::PERM);
+        }
         if pending.set_ids != (None, None) && !pending.is_executed {
             return Err(Errno::PERM);
         }
@@ -301,26 +342,38 @@ impl World {
         let stopped = match Stopped::at(target.listener, target.call) {
             Ok(stopped) => stopped,
             Err(Failure::Refused(error)) => return Err(error),
-            Err(Failure::Ended(status)) => return self.ended(target, status),
+            Err(Failure::Ended { pid, status }) => return self.ended(pid, status),
             Err(Failure::Gone) => return Err(super::LATER),
         };
         let number = [number as u64, 0, 0, 0, 0, 0];
         let calls = [(libc::SYS_fchdir, number), (libc::SYS_close, number)];
         match stopped.call_and_return(&calls) {
-            Err(Failure::Ended(status)) => self.ended(target, status),
+            Err(Failure::Ended { pid, status }) => self.ended(pid, status),
             _ => Err(super::LATER),
         }
     }
 
-    /// Notes the end of a process that was waited for here.
-    fn ended(&mut self, target: Target<'_>, status: i32) -> Result<Answer, Errno> {
-        self.waited.push((target.call.pid as i32, status));
+    /// Notes the end of what was waited for here.
+    fn ended(&mut self, pid: i32, status: i32) -> Result<Answer, Errno> {
+        self.waited.push((pid, status));
         Err(super::LATER)
     }
 }
 
 /// What the kernel says of an interpreter that is not one.
 const LIBRARY_BAD: Errno = Errno::LIBBAD;
+
+/// Says whether a process that is held has not been waited for: then its number is no other's.
+fn lives(process: &OwnedFd) -> bool {
+    rustix::fs::statat(process, "stat", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// Says whether a path leads to an open file.
+fn is_same(file: &OwnedFd, path: &str) -> bool {
+    let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let found = rustix::fs::stat(path).map(place);
+    found.is_ok() && found == rustix::fs::fstat(file).map(place)
+}
 
 fn call(number: i64, [first, second, third]: [u64; 3]) -> Operation {
     [number as u64, first, second, third, 0, 0, 0]

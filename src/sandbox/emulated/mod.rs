@@ -91,6 +91,8 @@ struct World {
     numbers: BTreeMap<Vec<u8>, u32>,
     loader: OwnedFd,
     pending: BTreeMap<u32, exec::Pending>,
+    /// Processes in which calls that failed have left the loader, and its numbers there.
+    left: BTreeMap<u32, (OwnedFd, i32)>,
     /// The terminals that the step has made, by number.
     terminals: BTreeMap<u32, OwnedFd>,
     /// Sockets that are not what they seem, by inode.
@@ -126,6 +128,7 @@ impl World {
             numbers: BTreeMap::new(),
             loader: loader::make().doing(|| "making a loader")?,
             pending: BTreeMap::new(),
+            left: BTreeMap::new(),
             terminals: BTreeMap::new(),
             sockets: BTreeMap::new(),
             waited: Vec::new(),
@@ -134,20 +137,33 @@ impl World {
     }
 
     /// Answers one call that waits.
-    fn serve(&mut self, listener: BorrowedFd<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// What keeps the command from being who it is to be.
+    fn serve(&mut self, listener: BorrowedFd<'_>) -> Result<(), Fault> {
         // One that was given up in the meantime wants no answer.
-        let Ok(call) = notify::receive(listener) else { return };
+        let Ok(call) = notify::receive(listener) else { return Ok(()) };
         let target = Target { listener, call: &call, powers: Some(self.powers) };
         if let Some(first) = self.first.take() {
-            self.credentials.set(target, first).ok();
+            match self.credentials.set(target, first.clone()) {
+                Ok(_) => {}
+                // Given up: the next call is the first.
+                Err(_) if target.check().is_err() => {
+                    self.first = Some(first);
+                    return Ok(());
+                }
+                Err(error) => return Err(error).doing(|| "becoming the step's user"),
+            }
         }
         self.forget_failed(&call);
         let answer = match self.answer(target) {
-            Err(LATER) => return,
+            Err(LATER) => return Ok(()),
             Err(error) => Answer::Error(error.raw_os_error()),
             Ok(answer) => answer,
         };
         notify::answer(listener, &call, &answer).ok();
+        Ok(())
     }
 }
 
@@ -258,8 +274,7 @@ pub(super) fn main(
 ) -> ! {
     init::live(fds, |fds, control| {
         let (running, mut world, listener) = prepare(proof, request, filters, fds, control)?;
-        supervise(&running, control, &mut world, listener);
-        Ok(())
+        supervise(&running, control, &mut world, listener)
     })
 }
 
@@ -337,6 +352,7 @@ fn prepare(
         process::exit_now(status);
     };
     drop((stdio, child.pidfd, theirs, domain));
+    allow_descriptors();
     let running = chroot::Running { pid: child.pid, signals, proc };
     let ready = || -> Result<OwnedFd, Fault> {
         rustix::process::chdir("/proc").doing(|| "entering /proc")?;
@@ -360,14 +376,29 @@ fn prepare(
     }
 }
 
+/// Lets this process have the descriptors that many programs need which are executed at once: as many
+/// as it may. The command has its own limit.
+fn allow_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).ok();
+}
+
 /// Answers calls until the command has ended, ends all that it left, and reports how.
-fn supervise(running: &chroot::Running, control: &OwnedFd, world: &mut World, listener: OwnedFd) {
+fn supervise(
+    running: &chroot::Running,
+    control: &OwnedFd,
+    world: &mut World,
+    listener: OwnedFd,
+) -> Result<(), Fault> {
     notify::take_turns(listener.as_fd());
     let mut listener = Some(listener);
     let mut used = ChildUsage::default();
     let mut status = None;
+    let mut fault = None;
     let mut is_abandoned = false;
-    while status.is_none() && !is_abandoned {
+    while status.is_none() && fault.is_none() && !is_abandoned {
         let mut watched =
             vec![PollFd::new(&running.signals, PollFlags::IN), PollFd::new(control, PollFlags::IN)];
         watched.extend(listener.as_ref().map(|listener| PollFd::new(listener, PollFlags::IN)));
@@ -378,13 +409,16 @@ fn supervise(running: &chroot::Running, control: &OwnedFd, world: &mut World, li
         drop(watched);
         if let (Some(flags), Some(waiting)) = (seen.get(2), &listener) {
             if flags.contains(PollFlags::IN) {
-                world.serve(waiting.as_fd());
+                fault = world.serve(waiting.as_fd()).err();
             } else if !flags.is_empty() {
                 // No process is left that could call: it would be reported for ever.
                 listener = None;
             }
         }
-        if !seen[1].is_empty() {
+        let waited = world.waited.drain(..).find(|(pid, _)| *pid == running.pid);
+        status = waited.map(|(_, status)| status);
+        // The number of a command that was waited for may be another's.
+        if !seen[1].is_empty() && status.is_none() {
             match protocol::receive::<Order>(control.as_fd()) {
                 Ok(Some((Order::Signal(signal), _))) => {
                     process::send_signal(running.pid, signal).ok();
@@ -396,13 +430,17 @@ fn supervise(running: &chroot::Running, control: &OwnedFd, world: &mut World, li
             while let Ok(Some(signal)) = running.signals.read_signal() {
                 is_abandoned |= signal.ssi_signo == Signal::SIGTERM as u32;
             }
-            status = init::reap(running.pid, &mut used, false);
+            status = status.or(init::reap(running.pid, &mut used, false));
+            // Waited for, in whatever way: how it ended is not known.
+            is_abandoned |= status.is_none() && !process::is_child(running.pid);
         }
-        let waited = world.waited.drain(..).find(|(pid, _)| *pid == running.pid);
-        status = status.or(waited.map(|(_, status)| status));
     }
     // What waits for an answer gets none.
     drop(listener);
     end_all(running.proc.as_fd(), running.pid, &mut used, &mut status);
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
     protocol::send(control.as_fd(), &InitMessage::exited(status, &used), &[]).ok();
+    Ok(())
 }
