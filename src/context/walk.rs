@@ -191,14 +191,14 @@ pub(super) fn read_capability(
     path: &[u8],
 ) -> std::io::Result<Option<Box<[u8]>>> {
     let file = rooted::open_beneath(dir, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    capability(|value| rustix::fs::fgetxattr(file, owner::capability_attribute(), value))
+    capability(|value| owner::capability(file, value))
 }
 
 /// Reads `security.capability` of a name in an open directory, which takes one call; a link is not
 /// followed.
 fn capability_at(dir: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<Option<Box<[u8]>>> {
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
-    match capability(|value| rustix::fs::lgetxattr(&*path, owner::capability_attribute(), value)) {
+    match capability(|value| owner::capability_at(&path, value)) {
         // Without /proc, or where the name is too long behind that prefix.
         Err(_) => read_capability(dir, name),
         found => found,
@@ -211,8 +211,8 @@ fn capability(
     // Three words of four bytes, or six in later versions of the format.
     let mut value = [0u8; 64];
     match read(&mut value) {
+        Ok(0) => Ok(None),
         Ok(length) => Ok(Some(value[..length].into())),
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(e) => Err(e.into()),
     }
 }

@@ -16,7 +16,12 @@
 //! | owner of a link, pipe, socket in a namespace | `security.capability` | a capability whose permitted set is the user, whose inheritable one is the group |
 //! | the same without one | `user.builder.links` of the directory | see the module `links` |
 //! | mode | `user.builder.mode` | octal |
-//! | capabilities | `user.builder.capability` | those of `security.capability` |
+//! | capabilities | `user.builder.capabilities` | those of `security.capability` |
+//!
+//! The kernel takes set-id bits and capabilities from a file when its content changes, by whatever
+//! call. So that it does the same to what is written down, the file itself has the set-id bits too,
+//! and one with capabilities has the set-user-id bit whatever its mode: what is written down holds as
+//! long as the bit is there.
 //!
 //! The kernel lets users put attributes of their own on files and directories alone. On the rest it
 //! takes file capabilities of a namespace's root, which nothing there uses: only what is executed
@@ -39,7 +44,16 @@ const ATTRIBUTE: &str = "user.builder.owner";
 const MODE: &str = "user.builder.mode";
 
 /// What a file may do, where the kernel does not take that from us.
-const WRITTEN_CAPABILITY: &str = "user.builder.capability";
+const WRITTEN_CAPABILITY: &str = "user.builder.capabilities";
+
+/// The same in layers of before, which no bit of the file stands for.
+const OLD_CAPABILITY: &str = "user.builder.capability";
+
+/// Bits of a mode that the kernel takes when the content changes.
+const SET_IDS: u32 = 0o6000;
+
+/// The one that stands for what is written down about capabilities.
+const SET_USER: u32 = 0o4000;
 
 /// Of all else; what a file may do.
 const CAPABILITY: &str = "security.capability";
@@ -159,21 +173,10 @@ pub fn mode_to_make(kind: FileType, mode: u32) -> u32 {
 ///
 /// What chmod(2) says.
 pub fn set_mode(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
-    let chmod = |mode| rustix::fs::chmodat(dir, name, Mode::from(mode), AtFlags::empty());
     if !is_without_rights() {
-        return chmod(mode);
+        return rustix::fs::chmodat(dir, name, Mode::from(mode), AtFlags::empty());
     }
-    let kind = kind(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
-    let (made, path) = (mode_to_make(kind, mode), entry(dir, name));
-    chmod(made)?;
-    match made == mode {
-        true if has_attributes(kind) => gone(rustix::fs::lremovexattr(path.as_slice(), MODE)),
-        true => Ok(()),
-        false => {
-            let value = format!("{mode:o}");
-            rustix::fs::lsetxattr(path.as_slice(), MODE, value.as_bytes(), XattrFlags::empty())
-        }
-    }
+    Place::Name(&entry(dir, name)).set_mode(mode)
 }
 
 /// Gives an open file its mode.
@@ -185,15 +188,7 @@ pub fn set_mode_open(file: impl AsFd, mode: u32) -> Result<(), Errno> {
     if !is_without_rights() {
         return rustix::fs::fchmod(file, Mode::from(mode));
     }
-    let made = mode_to_make(kind(&rustix::fs::fstat(&file)?), mode);
-    rustix::fs::fchmod(&file, Mode::from(made))?;
-    match made == mode {
-        true => gone(rustix::fs::fremovexattr(file, MODE)),
-        false => {
-            let value = format!("{mode:o}");
-            rustix::fs::fsetxattr(file, MODE, value.as_bytes(), XattrFlags::empty())
-        }
-    }
+    Place::Open(file.as_fd()).set_mode(mode)
 }
 
 /// Returns the attribute that has the capabilities of regular files.
@@ -207,7 +202,32 @@ pub fn capability_attribute() -> &'static str {
 ///
 /// What setxattr(2) says.
 pub fn set_capability(file: impl AsFd, value: &[u8]) -> Result<(), Errno> {
-    rustix::fs::fsetxattr(file, capability_attribute(), value, XattrFlags::empty())
+    if !is_without_rights() {
+        return rustix::fs::fsetxattr(file, CAPABILITY, value, XattrFlags::empty());
+    }
+    Place::Open(file.as_fd()).set_capability(value, XattrFlags::empty())
+}
+
+/// Gives the file behind a link of `/proc/*/fd` capabilities.
+///
+/// # Errors
+///
+/// What setxattr(2) says.
+pub fn set_capability_linked(link: &str, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+    if !is_without_rights() {
+        return rustix::fs::setxattr(link, CAPABILITY, value, flags);
+    }
+    Place::Link(link).set_capability(value, flags)
+}
+
+/// Removes what is written down about the capabilities of the file behind a link of `/proc/*/fd` where
+/// its content has changed since.
+///
+/// # Errors
+///
+/// What stat(2) and removexattr(2) say.
+pub fn settle_linked(link: &str) -> Result<(), Errno> {
+    if is_without_rights() { Place::Link(link).settle().map(drop) } else { Ok(()) }
 }
 
 /// Reads the capabilities of an open file: how many bytes they have, none for a file without.
@@ -216,9 +236,30 @@ pub fn set_capability(file: impl AsFd, value: &[u8]) -> Result<(), Errno> {
 ///
 /// What getxattr(2) says.
 pub fn capability(file: impl AsFd, value: &mut [u8]) -> Result<usize, Errno> {
-    match rustix::fs::fgetxattr(file, capability_attribute(), value) {
+    capability_of(Place::Open(file.as_fd()), value)
+}
+
+/// The same of a path, which is not that of a link.
+///
+/// # Errors
+///
+/// What getxattr(2) says.
+pub fn capability_at(path: &[u8], value: &mut [u8]) -> Result<usize, Errno> {
+    capability_of(Place::Name(path), value)
+}
+
+fn capability_of(file: Place<'_>, value: &mut [u8]) -> Result<usize, Errno> {
+    let absent_is_none = |result| match result {
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(0),
         result => result,
+    };
+    if !is_without_rights() {
+        return absent_is_none(file.get(CAPABILITY, value));
+    }
+    match absent_is_none(file.get(WRITTEN_CAPABILITY, value))? {
+        0 => absent_is_none(file.get(OLD_CAPABILITY, value)),
+        _ if file.stat()?.st_mode & SET_USER == 0 => Ok(0),
+        length => Ok(length),
     }
 }
 
@@ -277,15 +318,105 @@ pub fn amend_linked(link: &str, stat: &mut Stat) {
 ///
 /// What chmod(2) says.
 pub fn set_mode_linked(link: &str, kind: FileType, mode: u32) -> Result<(), Errno> {
-    let made = mode_to_make(kind, mode);
-    rustix::fs::chmod(link, Mode::from(made))?;
-    match made == mode {
-        _ if !is_without_rights() || !has_attributes(kind) => Ok(()),
-        true => gone(rustix::fs::removexattr(link, MODE)),
-        false => {
-            let value = format!("{mode:o}");
-            rustix::fs::setxattr(link, MODE, value.as_bytes(), XattrFlags::empty())
+    if !is_without_rights() || !has_attributes(kind) {
+        return rustix::fs::chmod(link, Mode::from(mode_to_make(kind, mode)));
+    }
+    Place::Link(link).set_mode(mode)
+}
+
+/// What is written down about: a path that is not that of a link, an open file, a link of `/proc/*/fd`.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    Name(&'a [u8]),
+    Open(BorrowedFd<'a>),
+    Link(&'a str),
+}
+
+impl Place<'_> {
+    fn get(self, name: &str, value: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Name(path) => rustix::fs::lgetxattr(path, name, value),
+            Self::Open(file) => rustix::fs::fgetxattr(file, name, value),
+            Self::Link(link) => rustix::fs::getxattr(link, name, value),
         }
+    }
+
+    fn set(self, name: &str, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        match self {
+            Self::Name(path) => rustix::fs::lsetxattr(path, name, value, flags),
+            Self::Open(file) => rustix::fs::fsetxattr(file, name, value, flags),
+            Self::Link(link) => rustix::fs::setxattr(link, name, value, flags),
+        }
+    }
+
+    fn remove(self, name: &str) -> Result<(), Errno> {
+        gone(match self {
+            Self::Name(path) => rustix::fs::lremovexattr(path, name),
+            Self::Open(file) => rustix::fs::fremovexattr(file, name),
+            Self::Link(link) => rustix::fs::removexattr(link, name),
+        })
+    }
+
+    fn stat(self) -> Result<Stat, Errno> {
+        match self {
+            Self::Name(path) => rustix::fs::lstat(path),
+            Self::Open(file) => rustix::fs::fstat(file),
+            Self::Link(link) => rustix::fs::stat(link),
+        }
+    }
+
+    fn chmod(self, mode: u32) -> Result<(), Errno> {
+        match self {
+            Self::Name(path) => rustix::fs::chmod(path, Mode::from(mode)),
+            Self::Open(file) => rustix::fs::fchmod(file, Mode::from(mode)),
+            Self::Link(link) => rustix::fs::chmod(link, Mode::from(mode)),
+        }
+    }
+
+    fn note_mode(self, mode: u32) -> Result<(), Errno> {
+        self.set(MODE, format!("{mode:o}").as_bytes(), XattrFlags::empty())
+    }
+
+    /// Sets a mode, and writes down what the file itself has otherwise.
+    fn set_mode(self, mode: u32) -> Result<(), Errno> {
+        let kind = kind(&self.stat()?);
+        let has_capability = kind == FileType::RegularFile && self.settle()?;
+        let stands_for_it = if has_capability { SET_USER } else { 0 };
+        let made = mode_to_make(kind, mode) | stands_for_it;
+        self.chmod(made)?;
+        match made == mode {
+            true if has_attributes(kind) => self.remove(MODE),
+            true => Ok(()),
+            false => self.note_mode(mode),
+        }
+    }
+
+    /// Removes capabilities that the kernel would have taken from the file. Says whether it has any.
+    fn settle(self) -> Result<bool, Errno> {
+        match self.get(WRITTEN_CAPABILITY, &mut [0; 64]) {
+            Err(Errno::NODATA | Errno::NOTSUP) => return Ok(false),
+            Err(Errno::RANGE) | Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+        let stat = self.stat()?;
+        if kind(&stat) != FileType::RegularFile || stat.st_mode & SET_USER != 0 {
+            return Ok(true);
+        }
+        self.remove(WRITTEN_CAPABILITY)?;
+        Ok(false)
+    }
+
+    fn set_capability(self, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        self.settle()?;
+        self.set(WRITTEN_CAPABILITY, value, flags)?;
+        let mut stat = self.stat()?;
+        let made = stat.st_mode & 0o7777;
+        if kind(&stat) != FileType::RegularFile || made & SET_USER != 0 {
+            return Ok(());
+        }
+        put(&mut stat, |name, value| self.get(name, value));
+        self.note_mode(stat.st_mode & 0o7777)?;
+        self.chmod(made | SET_USER)
     }
 }
 
@@ -320,7 +451,8 @@ fn put(stat: &mut Stat, get: impl Fn(&str, &mut [u8]) -> Result<usize, Errno>) {
                 u32::from_str_radix(std::str::from_utf8(&value[..length]).ok()?, 8).ok()
             });
             if let Some(mode) = written {
-                stat.st_mode = stat.st_mode & !0o7777 | mode & 0o7777;
+                let set_ids = mode & stat.st_mode & SET_IDS;
+                stat.st_mode = stat.st_mode & !0o7777 | mode & 0o1777 | set_ids;
             }
         }
     }

@@ -44,6 +44,33 @@ fn commands_in_a_pod_without_privileges_make_the_same_image() {
     assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
 }
 
+/// Files with set-id bits and capabilities whose content changes, and what is seen of them.
+const CHANGED: &str = "\
+FROM fixture/base
+COPY rewrite /rewrite
+RUN /rewrite make && /rewrite change > /seen
+RUN /rewrite make
+RUN /rewrite change > /later
+RUN for f in /f/*-4555 /f/*-6511; do cat /seen > $f; done; cp /seen /f/none-755 && chown 5 /f/none-4755 && \\
+    chmod 4511 /f/append-755 && /rewrite show >> /later
+";
+
+#[test]
+fn what_the_kernel_takes_from_a_file_that_changes_is_taken_from_what_is_written_down() {
+    if !Pod::can_run() {
+        return;
+    }
+    let (plain, pod) = (Kit::new(), Kit::of(users::without_ranges()));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/rewrite.c");
+    for kit in [&plain, &pod] {
+        let program = kit.path("rewrite");
+        host::tool(&["cc", "-static", "-O1", "-o", program.to_str().unwrap(), source]);
+        kit.dockerfile(CHANGED);
+    }
+    let wanted = digest(&plain, |run| run);
+    assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
+}
+
 /// Makes the program of all attempts, `attempt`, in the context.
 fn compile_attempts(kit: &Kit) {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/paths.c");

@@ -431,7 +431,10 @@ impl World {
         }
         self.may_set_attribute(target, (&file, &stat), &attribute)?;
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        rustix::fs::setxattr(link(&file), attribute, &bytes, flags)?;
+        match is_capability {
+            true => owner::set_capability_linked(&link(&file), &bytes, flags)?,
+            false => rustix::fs::setxattr(link(&file), attribute, &bytes, flags)?,
+        }
         DONE
     }
 
@@ -445,6 +448,7 @@ impl World {
         let (file, stat) = self.own(found)?;
         let attribute = Self::attribute(target, attribute)?;
         self.may_set_attribute(target, (&file, &stat), &attribute)?;
+        owner::settle_linked(&link(&file))?;
         rustix::fs::removexattr(link(&file), attribute)?;
         DONE
     }

@@ -378,6 +378,7 @@ impl World {
         let found = self.named(target, name)?;
         let (file, _) = self.own(found).map_err(|_| Errno::OPNOTSUPP)?;
         let attribute = Self::attribute(target, attribute)?;
+        owner::settle_linked(&link(&file))?;
         let mut value = vec![0; 65_536];
         let length = rustix::fs::getxattr(link(&file), attribute, value.as_mut_slice())?;
         value.truncate(length);
@@ -409,6 +410,7 @@ impl World {
     ) -> Result<Answer, Errno> {
         let found = self.named(target, name)?;
         let Ok((file, _)) = self.own(found) else { return Ok(Answer::Value(0)) };
+        owner::settle_linked(&link(&file))?;
         let mut names = vec![0; 65_536];
         let length = rustix::fs::listxattr(link(&file), names.as_mut_slice())?;
         names.truncate(length);
