@@ -134,7 +134,7 @@ fn a_command_that_ends_while_a_thread_of_it_executes_a_program_is_seen_to_end() 
          RUN [\"/attempt\", \"ends\"]\n",
     );
     let outcome = kit.build_showing("plain").in_pod(Pod::Restricted).any();
-    assert!(outcome.text().contains("139"), "{}", outcome.text());
+    assert!(outcome.text().contains("exit code: 139 "), "{}", outcome.text());
 }
 
 /// Owners, modes and names of all kinds of files, by programs that look closely.

@@ -396,6 +396,14 @@ static void questions(const char *self)
         } else
             wait(&status);
     if (fork() == 0) {
+        int before = open("/", O_RDONLY);
+        for (int i = 0; i < 16; i++) execve(self, (char **)8, none), access("/", F_OK);
+        if (open("/", O_RDONLY) > before + 2) puts("failed: the descriptors after programs that did not run");
+        fflush(stdout);
+        _exit(0);
+    }
+    wait(&status);
+    if (fork() == 0) {
         setuid(5);
         memset(words, 0, 8192);
         words += 512;

@@ -363,7 +363,7 @@ impl World {
 /// What the kernel says of an interpreter that is not one.
 const LIBRARY_BAD: Errno = Errno::LIBBAD;
 
-/// Says whether a process that is held has not been waited for: then its number is no other's.
+/// Says whether a process that is held has not been waited for: until then no other has its number.
 fn lives(process: &OwnedFd) -> bool {
     rustix::fs::statat(process, "stat", AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
