@@ -29,6 +29,8 @@
 
 mod links;
 
+pub use links::Record;
+
 use super::XattrSpace;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -123,8 +125,8 @@ pub fn set(dir: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), E
     }
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if is_without_rights() && !has_attributes(kind(&stat)) {
-        let had = || links::read(dir, name);
-        return links::write(dir, name, merged((uid, gid), had));
+        let had = || links::read(dir, name, stat.st_ino);
+        return links::write(dir, name, stat.st_ino, merged((uid, gid), had));
     }
     let path = entry(dir, name);
     let had =
@@ -152,6 +154,38 @@ pub fn set_open(file: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
         (name, Some(value)) => rustix::fs::fsetxattr(file, name, &value, XattrFlags::empty()),
         (name, None) => gone(rustix::fs::fremovexattr(file, name)),
     }
+}
+
+/// Returns what is written down of the links of an open directory, to be put back.
+///
+/// # Errors
+///
+/// What getxattr(2) says.
+pub fn links_of(dir: BorrowedFd<'_>) -> Result<Record, Errno> {
+    links::record(dir, b".")
+}
+
+/// Puts back what was written down of the links of an open directory.
+///
+/// # Errors
+///
+/// What setxattr(2) says.
+pub fn put_back_links(dir: BorrowedFd<'_>, record: &Record) -> Result<(), Errno> {
+    links::restore(dir, b".", record)
+}
+
+/// Writes down, without rights, whose a link is that is about to get a name in an open directory.
+///
+/// # Errors
+///
+/// What setxattr(2) says: `ENOSPC` where the owners of a directory's links take more room than it has.
+pub fn set_coming(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    inode: u64,
+    owner: (u32, u32),
+) -> Result<(), Errno> {
+    links::write(dir, name, inode, owner)
 }
 
 /// Returns the mode with which a file is made, so that it can be written and described: the mode
@@ -269,7 +303,7 @@ pub fn amend(dir: BorrowedFd<'_>, name: &[u8], stat: &mut Stat) {
         return;
     }
     if is_without_rights() && !has_attributes(kind(stat)) {
-        (stat.st_uid, stat.st_gid) = links::read(dir, name).unwrap_or_default();
+        (stat.st_uid, stat.st_gid) = links::read(dir, name, stat.st_ino).unwrap_or_default();
         return;
     }
     let path = entry(dir, name);

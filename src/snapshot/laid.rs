@@ -332,7 +332,8 @@ impl Collected<'_> {
         let place = self.directory(parent)?;
         if shares
             && let Some(first) = self.links.get(&inode)
-            && link(self.into, first, place.as_fd(), name).map_err(|e| fail("link", path, e))?
+            && link(self.into, first, place.as_fd(), name, &stat)
+                .map_err(|e| fail("link", path, e))?
         {
             return Ok(());
         }
@@ -424,7 +425,8 @@ fn lay_out(
             let file = (stat.st_dev, stat.st_ino);
             if stat.st_nlink > 1
                 && let Some(first) = links.get(&file)
-                && link(root, first, place.as_fd(), &name).map_err(|e| fail("link", &path, e))?
+                && link(root, first, place.as_fd(), &name, &stat)
+                    .map_err(|e| fail("link", &path, e))?
             {
                 continue;
             }
@@ -611,8 +613,13 @@ fn link(
     first: &[u8],
     dir: BorrowedFd<'_>,
     name: &[u8],
+    stat: &Stat,
 ) -> Result<bool, Errno> {
     match linkat(root, first, dir, name, AtFlags::empty()) {
+        // The owner of what has no attributes may be written down beside each of its names.
+        Ok(()) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
+            owner::set(dir, name, stat.st_uid, stat.st_gid).map(|()| true)
+        }
         Ok(()) => Ok(true),
         Err(Errno::MLINK | Errno::NAMETOOLONG | Errno::PERM) => Ok(false),
         Err(error) => Err(error),

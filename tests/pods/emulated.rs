@@ -44,6 +44,34 @@ fn commands_in_a_pod_without_privileges_make_the_same_image() {
     assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
 }
 
+/// More links than have room in an attribute by their names, of one owner and of several.
+const LINKS: &str = "\
+FROM fixture/base
+RUN mkdir -p /app/bin && cd /app/bin && for i in $(seq 1 5000); do ln -s ../package-$i/cli.js program-$i; done
+RUN chown -R 1000:1000 /app
+RUN cd /app/bin && chown -h 7 *3 && mv program-5 moved && ln moved /app/again && rm *8
+RUN mkdir /from /to && cd /to && for i in $(seq 1 185); do ln -s x quite-a-long-name-of-a-link-$i; done && \\
+    chown -h 3:3 quite-a-long-name-of-a-link-1 && cd /from && \\
+    for i in $(seq 1 40); do ln -s y t$i && chown -h 7:7 t$i && mv t$i /to/ || exit 1; done && mkdir /to/d && \\
+    if mv -T /to/t1 /to/d; then exit 1; fi && mv /to/t2 /to/t3 && ls -ln /to | awk '{ print $3, $4, $9 }' > /seen
+FROM fixture/base
+COPY --from=0 /app /app
+COPY --from=0 /to /seen /to/
+";
+
+#[test]
+fn thousands_of_links_in_a_directory_have_their_owners() {
+    if !Pod::can_run() {
+        return;
+    }
+    let (plain, pod) = (Kit::new(), Kit::of(users::without_ranges()));
+    for kit in [&plain, &pod] {
+        kit.dockerfile(LINKS);
+    }
+    let wanted = digest(&plain, |run| run);
+    assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
+}
+
 /// Files with set-id bits and capabilities whose content changes, and what is seen of them.
 const CHANGED: &str = "\
 FROM fixture/base

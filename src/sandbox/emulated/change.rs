@@ -23,6 +23,10 @@ const DONE: Result<Answer, Errno> = Ok(Answer::Value(0));
 const SET_USER: u32 = libc::S_ISUID;
 const SET_GROUP: u32 = libc::S_ISGID;
 
+/// What can have no attribute of its own and is about to get a name: the directory, the name, its inode
+/// and its owner.
+type Coming<'a> = (&'a OwnedFd, &'a [u8], u64, (u32, u32));
+
 impl World {
     /// Writes down whose something is that was just made.
     pub(super) fn give_to_caller(
@@ -107,8 +111,7 @@ impl World {
         if made != mode {
             owner::set_mode_linked(&link(&file), node, mode)?;
         }
-        self.give_to_caller(target, &parent, &file, &name)?;
-        DONE
+        self.give_or_remove(target, &parent, &file, &name)
     }
 
     pub(super) fn symlink(
@@ -128,7 +131,22 @@ impl World {
         rustix::fs::symlinkat(text.as_slice(), &parent, name.as_slice())?;
         let made =
             rustix::fs::openat(&parent, name.as_slice(), HELD | OFlags::NOFOLLOW, Mode::empty())?;
-        self.give_to_caller(target, &parent, &made, &name)?;
+        self.give_or_remove(target, &parent, &made, &name)
+    }
+
+    /// Writes down whose something is that was just made, and is not a directory; what has no owner is
+    /// not made.
+    fn give_or_remove(
+        &mut self,
+        target: Target<'_>,
+        parent: &OwnedFd,
+        made: &OwnedFd,
+        name: &[u8],
+    ) -> Result<Answer, Errno> {
+        if let Err(error) = self.give_to_caller(target, parent, made, name) {
+            rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+            return Err(error);
+        }
         DONE
     }
 
@@ -148,15 +166,18 @@ impl World {
             return Err(Errno::PERM);
         }
         let owner = self.owner_of_link(&file, &stat);
-        if kind(&stat).is_symlink() {
-            // A link of /proc/self/fd would lead further.
-            let (home, old) = self.home(&file)?;
-            rustix::fs::linkat(&home, old.as_slice(), &parent, name.as_slice(), AtFlags::empty())?;
-        } else {
+        let coming = owner.map(|owner| (&parent, name.as_slice(), stat.st_ino, owner));
+        let make = || {
+            if kind(&stat).is_symlink() {
+                // A link of /proc/self/fd would lead further.
+                let (home, old) = self.home(&file)?;
+                let (old, new) = (old.as_slice(), name.as_slice());
+                return rustix::fs::linkat(&home, old, &parent, new, AtFlags::empty());
+            }
             let follow = AtFlags::SYMLINK_FOLLOW;
-            rustix::fs::linkat(CWD, link(&file), &parent, name.as_slice(), follow)?;
-        }
-        Self::write_owner_of_link(&parent, &name, owner);
+            rustix::fs::linkat(CWD, link(&file), &parent, name.as_slice(), follow)
+        };
+        Self::with_owners([coming, None], make)?;
         DONE
     }
 
@@ -170,10 +191,32 @@ impl World {
         Some((stat.st_uid, stat.st_gid))
     }
 
-    fn write_owner_of_link(parent: &OwnedFd, name: &[u8], owner: Option<(u32, u32)>) {
-        if let Some((uid, gid)) = owner {
-            owner::set(parent.as_fd(), name, uid, gid).ok();
+    /// Gives links names, with their owners written down before; if that fails, or the names cannot be
+    /// given, nothing has changed.
+    fn with_owners(
+        coming: [Option<Coming<'_>>; 2],
+        name: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let mut records = Vec::new();
+        for (parent, ..) in coming.iter().flatten() {
+            records.push((parent, owner::links_of(parent.as_fd())?));
         }
+        let write = || {
+            for &(parent, name, inode, owner) in coming.iter().flatten() {
+                owner::set_coming(parent.as_fd(), name, inode, owner)?;
+            }
+            name()
+        };
+        let result = write();
+        if result.is_err() {
+            for (parent, record) in records {
+                let now = owner::links_of(parent.as_fd())?;
+                if now != record {
+                    owner::put_back_links(parent.as_fd(), &record)?;
+                }
+            }
+        }
+        result
     }
 
     fn kind_at(parent: &OwnedFd, name: &[u8]) -> Result<Stat, Errno> {
@@ -230,15 +273,16 @@ impl World {
             owner::amend(parent.as_fd(), name, &mut stat);
             (stat.st_uid, stat.st_gid)
         };
-        let moved = (!is_plain(&stat)).then(|| owner(&old, old_name, stat));
+        let moved =
+            (!is_plain(&stat)).then(|| (&new, new_name, stat.st_ino, owner(&old, old_name, stat)));
         let replaced = Self::kind_at(&new, new_name).ok();
         let is_exchange = flags.contains(RenameFlags::EXCHANGE);
         let back = replaced
             .filter(|there| is_exchange && !is_plain(there))
-            .map(|there| owner(&new, new_name, there));
-        rustix::fs::renameat_with(&old, old_name, &new, new_name, flags)?;
-        Self::write_owner_of_link(&new, new_name, moved);
-        Self::write_owner_of_link(&old, old_name, back);
+            .map(|there| (&old, old_name, there.st_ino, owner(&new, new_name, there)));
+        Self::with_owners([moved, back], || {
+            rustix::fs::renameat_with(&old, old_name, &new, new_name, flags)
+        })?;
         DONE
     }
 
