@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::super::procfs::{Caller, Change, Found, Named, Procfs, named};
 use super::super::seccomp;
+use super::super::supervisor::target::Target;
 use super::super::supervisor::{StatFormat, narrow};
 use crate::sys::notify::{self, Answer, Call};
 use crate::sys::stat::{stat_bytes, statfs_bytes, statx_bytes};
@@ -222,6 +223,11 @@ struct Server<'a> {
 impl Server<'_> {
     fn answer(&mut self, call: &Call) -> Result<Answer, Errno> {
         let is_first = std::mem::replace(&mut self.is_first, false);
+        if seccomp::call_name(call) == Some("prlimit64") {
+            let target = Target { listener: self.listener, call, powers: None };
+            let is_own = target.is_itself(call.arguments[0]);
+            return if is_own { Ok(Answer::Kernel) } else { Err(Errno::PERM) };
+        }
         let Some(procfs) = &self.procfs else { return Ok(Answer::Kernel) };
         let Some(mut request) = Request::of(call) else { return Ok(Answer::Kernel) };
         let tid = call.pid as i32;

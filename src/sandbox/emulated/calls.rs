@@ -11,10 +11,14 @@ use super::World;
 use super::look::Form;
 use crate::sys::loader::ASK;
 use crate::sys::notify::Answer;
+use crate::sys::process::LIMIT_LOCKS;
 
 const HERE: u64 = libc::AT_FDCWD as u32 as u64;
 const NO_LINK: u64 = libc::AT_SYMLINK_NOFOLLOW as u64;
 const CREATION: u64 = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u64;
+
+/// A process, for ioprio_set(2).
+const IOPRIO_PROCESS: u32 = 1;
 
 fn at(directory: u64, path: u64, flags: u64) -> Name {
     Name { directory: directory as i32, path: Some(path), flags: flags as i32 }
@@ -102,6 +106,14 @@ impl World {
             "connect" => self.name_socket(target, [a, b, c], false),
             "prctl" if a as u32 == ASK => self.load(target, b),
             "prctl" => self.credentials.keep(target, b != 0),
+            "prlimit64" => Self::limit(target),
+            "sched_setaffinity" | "sched_setscheduler" | "sched_setparam" | "sched_setattr" => {
+                Self::if_own(target.is_of_its_process(a))
+            }
+            "setpriority" => {
+                Self::if_own(a as u32 == libc::PRIO_PROCESS && target.is_of_its_process(b))
+            }
+            "ioprio_set" => Self::if_own(a as u32 == IOPRIO_PROCESS && target.is_of_its_process(b)),
             "getgroups" => self.credentials.groups(target, a, b, Width::Four),
             "setgroups" => self.credentials.set_groups(target, a, b, Width::Four),
             name => {
@@ -109,6 +121,23 @@ impl World {
                     question(name, Width::Four, [a, b, c]).ok_or(Errno::NOSYS)?;
                 self.credentials.ask(target, which, question, Width::Four)
             }
+        }
+    }
+}
+
+impl World {
+    /// Leaves a call to the kernel whose argument is a number of the caller's own.
+    fn if_own(is_own: bool) -> Result<Answer, Errno> {
+        if is_own { Ok(Answer::Kernel) } else { Err(Errno::PERM) }
+    }
+
+    /// Sets a limit of the caller, named by its number.
+    fn limit(target: Target<'_>) -> Result<Answer, Errno> {
+        let [number, limit, new, ..] = target.call.arguments;
+        match Self::if_own(target.is_itself(number))? {
+            // As the filter has it for the number zero.
+            _ if limit as u32 == LIMIT_LOCKS as u32 && new != 0 => Ok(Answer::Value(0)),
+            answer => Ok(answer),
         }
     }
 }

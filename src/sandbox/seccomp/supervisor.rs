@@ -32,11 +32,8 @@ pub(super) fn paths() -> Vec<Rule> {
     let mut rules: Vec<Rule> =
         PATHS.split_whitespace().map(|name| notify(name, Vec::new())).collect();
     // By a limit of its processor time a process of the same user ends: the builder.
-    rules.push(Rule {
-        names: vec!["prlimit64".to_owned()],
-        action: Action::Errno(libc::EPERM as u16),
-        arguments: vec![argument(0, Comparison::NotEqual, 0), argument(2, Comparison::NotEqual, 0)],
-    });
+    let other = argument(0, Comparison::NotEqual, 0);
+    rules.push(notify("prlimit64", vec![other, argument(2, Comparison::NotEqual, 0)]));
     rules
 }
 
@@ -165,20 +162,20 @@ pub(super) fn all_paths() -> Vec<Rule> {
         rules.push(rule("fcntl", Action::Errno(libc::EINVAL as u16), vec![low(1, command)]));
     }
     rules.push(rule("setrlimit", done, vec![low(0, LIMIT_LOCKS as i32)]));
-    // Limits of other processes, of which the builder is one.
+    // Limits of other processes, of which the builder is one: whose number it is, the supervisor says.
     let other = argument(0, Comparison::NotEqual, 0);
-    rules.push(rule("prlimit64", Action::Errno(libc::EPERM as u16), vec![other]));
+    rules.push(notify("prlimit64", vec![other]));
     let sets = argument(2, Comparison::NotEqual, 0);
     rules.push(rule("prlimit64", done, vec![low(1, LIMIT_LOCKS as i32), sets]));
     rules.push(rule("prlimit64", Action::Allow, Vec::new()));
     // Nor the order in which other processes run.
     let refused = Action::Errno(libc::EPERM as u16);
     for name in ["sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"] {
-        rules.push(rule(name, refused, vec![argument(0, Comparison::NotEqual, 0)]));
+        rules.push(notify(name, vec![argument(0, Comparison::NotEqual, 0)]));
     }
     for (name, of_user) in [("setpriority", libc::PRIO_USER as i32), ("ioprio_set", IOPRIO_USER)] {
         rules.push(rule(name, refused, vec![low(0, of_user)]));
-        rules.push(rule(name, refused, vec![argument(1, Comparison::NotEqual, 0)]));
+        rules.push(notify(name, vec![argument(1, Comparison::NotEqual, 0)]));
     }
     for flag in NAMESPACES {
         rules.push(rule("clone", refused, vec![masked(0, *flag, *flag)]));

@@ -63,6 +63,28 @@ impl Target<'_> {
         if notify::is_waiting(self.listener, self.call) { Ok(()) } else { Err(Errno::SRCH) }
     }
 
+    /// Says whether a number of an argument is the caller's own: zero, or that of its thread or its
+    /// process, which no other can get while the call waits.
+    pub(in super::super) fn is_itself(self, number: u64) -> bool {
+        let number = number as u32;
+        if number == 0 || number == self.call.pid {
+            return true;
+        }
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.call.pid));
+        let text = text.unwrap_or_default();
+        let group = text.lines().find_map(|line| line.strip_prefix("Tgid:"));
+        group.and_then(|group| group.trim().parse().ok()) == Some(number) && self.check().is_ok()
+    }
+
+    /// The same, and the number of another thread of its process, which may end in the meantime: for
+    /// calls that do no harm to the process that then has its number.
+    pub(in super::super) fn is_of_its_process(self, number: u64) -> bool {
+        let thread = format!("/proc/{}/task/{}", self.call.pid, number as u32);
+        self.is_itself(number)
+            || rustix::fs::access(thread, rustix::fs::Access::EXISTS).is_ok()
+                && self.check().is_ok()
+    }
+
     /// Returns which capabilities have effect for it, in its own user namespace.
     pub(in super::super) fn capabilities(self) -> Result<u64, Errno> {
         if let Some(powers) = self.powers {
