@@ -208,30 +208,40 @@ fn commands_of_debian_make_the_same_image_in_a_pod_without_privileges() {
     assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
 }
 
-/// Numbers of the processes that have a word in their command line, and those of their parents.
-fn processes_with(word: &str) -> Vec<(i32, i32)> {
+/// Numbers of all processes, and those of their parents.
+fn processes() -> Vec<(i32, i32)> {
     let numbers = fs::read_dir("/proc").unwrap().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let found = numbers.filter(|pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|part| part == word.as_bytes())
-    });
     let parent = |pid: i32| {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         let stat = String::from_utf8_lossy(&stat).into_owned();
         stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
     };
-    found.filter_map(|pid| Some((pid, parent(pid)?))).collect()
+    numbers.filter_map(|pid| Some((pid, parent(pid)?))).collect()
+}
+
+/// The same of those that have a word in their command line.
+fn processes_with(word: &str) -> Vec<(i32, i32)> {
+    let mut found = processes();
+    found.retain(|(pid, _)| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|part| part == word.as_bytes())
+    });
+    found
 }
 
 #[test]
-fn what_a_keeper_leaves_that_is_killed_is_ended() {
+fn what_a_keeper_leaves_is_ended_and_it_keeps_no_process_of_a_dead_caller() {
     if !Pod::can_run() {
         return;
     }
     let kit = Kit::of(users::without_ranges());
     let word = format!("4{}", std::process::id());
-    kit.dockerfile(&format!("FROM fixture/base\nRUN (setsid sleep {word} &); exec sleep {word}\n"));
+    compile_attempts(&kit);
+    kit.dockerfile(&format!(
+        "FROM fixture/base\nCOPY attempt /attempt\n\
+         RUN /attempt waiters && (setsid sleep {word} &) && exec sleep {word}\n"
+    ));
     let run = kit.build_showing("plain").in_pod(Pod::Restricted);
     let mut command = run.into_command();
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
@@ -240,6 +250,8 @@ fn what_a_keeper_leaves_that_is_killed_is_ended() {
     // The one that was left to the keeper, and the keeper's own child.
     let parents: Vec<i32> = processes_with(&word).iter().map(|(_, parent)| *parent).collect();
     assert_eq!(parents[0], parents[1]);
+    let children = || processes().iter().filter(|(_, parent)| *parent == parents[0]).count();
+    eventually("the helpers of callers that were killed end", || children() == 2);
     let keeper = rustix::process::Pid::from_raw(parents[0]).unwrap();
     rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
     eventually("nothing of the step is left", || processes_with(&word).is_empty());

@@ -170,6 +170,57 @@ static void sockets(void)
     if (connect(fd, (void *)&abstract, sizeof(sa_family_t) + 8) == 0) breach("connect", "an abstract name");
 }
 
+/* What servers and clients may expect of sockets of their own. */
+static void servers(void)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    memset(name.sun_path, 'n', 100);
+    mkdir("/servers", 0755), chdir("/servers");
+    int server = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0), status;
+    struct stat st;
+    if (bind(server, (void *)&name, sizeof name) || listen(server, 0)) puts("failed: a long name");
+    if (stat(name.sun_path, &st) || !S_ISSOCK(st.st_mode)) puts("failed: the file of a long name");
+    if (connect(client, (void *)&name, sizeof name)) puts("failed: a connection by a long name");
+    int again = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (bind(again, (void *)&name, sizeof name) == 0 || errno != EADDRINUSE) puts("failed: a name in use");
+    if (connect(again, (void *)&name, sizeof name) == 0 || errno != EAGAIN) puts("failed: not to wait");
+    if (fork() == 0) {
+        int waits = socket(AF_UNIX, SOCK_STREAM, 0);
+        char got = 0;
+        _exit(connect(waits, (void *)&name, sizeof name) || read(waits, &got, 1) != 1 || got != 'x');
+    }
+    usleep(50000);
+    int first = accept(server, 0, 0), second = accept(server, 0, 0);
+    if (first < 0 || second < 0 || write(second, "x", 1) != 1) puts("failed: to accept");
+    if (wait(&status) < 0 || status != 0) puts("failed: to wait for a server");
+    close(server), close(client), close(again), close(first), close(second);
+    chdir("/");
+}
+
+/* The same openers of a pipe twice, which wait until they are killed; how many can is bounded. */
+static int waiters(void)
+{
+    enum { MANY = 160, MOST = 128 };
+    pid_t all[MANY];
+    int status;
+    mkfifo("/never", 0600);
+    alarm(120);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < MANY; i++)
+            if ((all[i] = fork()) == 0) _exit(open("/never", O_RDONLY) < 0 ? errno : 0);
+        for (int i = MOST; i < MANY; i++)
+            if (wait(&status) < 0 || WEXITSTATUS(status) != EAGAIN) return 1;
+        for (int i = 0; i < MANY; i++) kill(all[i], SIGKILL);
+        while (wait(0) > 0) {}
+        if (round == 1) break;
+        if (fork() == 0) _exit(open("/never", O_RDONLY) < 0);
+        int end = open("/never", O_WRONLY);
+        if (end < 0 || wait(&status) < 0 || status != 0) return 2;
+        close(end);
+    }
+    return 0;
+}
+
 /* A descriptor that becomes a pipe, which has no other end, while it is opened: who answers must not wait. */
 static void pipes(void)
 {
@@ -352,6 +403,11 @@ static void processes(void)
         if (ptrace(PTRACE_SEIZE, pid, 0, 0) == 0) breach("ptrace", i ? "the keeper" : "process 1");
         if (process_vm_readv(pid, &local, 1, &remote, 1, 0) > 0) breach("memory", "another process");
         if (prlimit(pid, RLIMIT_NOFILE, &limit, 0) == 0) breach("prlimit", "another process");
+        cpu_set_t set;
+        if (sched_getaffinity(pid, sizeof set, &set) == 0 && sched_setaffinity(pid, sizeof set, &set) == 0)
+            breach("sched_setaffinity", "another process");
+        if (setpriority(PRIO_PROCESS, pid, 1) == 0) breach("setpriority", "another process");
+        if (syscall(SYS_ioprio_set, 1, pid, 2 << 13 | 5) == 0) breach("ioprio_set", "another process");
         const char *names[] = {"mem", "environ", "root" WITNESS, "cwd", "exe", "fd", "fd/3", "status", "maps"};
         for (unsigned n = 0; n < sizeof names / sizeof *names; n++) {
             snprintf(path, sizeof path, "/proc/%d/%s", pid, names[n]);
@@ -514,12 +570,40 @@ static int ends(void)
     for (;;) pause();
 }
 
+static int waits(void *data) { return read(*(int *)data, data, 1) != 1; }
+
+/* By its own number a process may do what it may by the number zero. */
+static void itself(void)
+{
+    pid_t me = getpid();
+    int ends[2], flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
+    static char stack[65536];
+    pipe(ends);
+    pid_t thread = clone(waits, stack + sizeof stack, flags, ends);
+    struct sched_param param = {0};
+    struct rlimit limit, locks = {5, 5};
+    cpu_set_t set;
+    if (prlimit(me, RLIMIT_NOFILE, 0, &limit) || prlimit(me, RLIMIT_NOFILE, &limit, 0)) puts("failed: its limit");
+    if (prlimit(me, RLIMIT_LOCKS, &locks, 0)) puts("failed: its limit of locks");
+    pid_t both[] = {me, thread};
+    for (int i = 0; i < 2; i++) {
+        if (sched_getaffinity(both[i], sizeof set, &set) || sched_setaffinity(both[i], sizeof set, &set))
+            puts("failed: its processors");
+        if (sched_setscheduler(both[i], SCHED_OTHER, &param)) puts("failed: its policy");
+        if (setpriority(PRIO_PROCESS, both[i], 0)) puts("failed: its priority");
+        if (syscall(SYS_ioprio_set, 1, both[i], 2 << 13 | 4)) puts("failed: its priority of storage");
+    }
+    write(ends[1], "x", 1);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "ends") == 0) return ends();
     if (argc > 1 && strcmp(argv[1], "raised") == 0) return geteuid() != 0 || getauxval(AT_SECURE) != 1;
+    if (argc > 1 && strcmp(argv[1], "waiters") == 0) return waiters();
     if (argc > 1) return serve();
     processes();
+    itself();
     char up[512] = "/", path[600];
     reach(WITNESS);
     for (int i = 0; i < 40; i++) strcat(up, "../");
@@ -554,6 +638,7 @@ int main(int argc, char **argv)
     race();
     moves();
     sockets();
+    servers();
     pipes();
     others();
     owners();

@@ -9,8 +9,7 @@ use super::World;
 use super::paths::{Found, HELD, is_proc, kind, link};
 use super::procfs::file_of;
 use crate::layer::owner;
-use crate::sys::notify::{self, Answer};
-use crate::sys::process::{self, Forked};
+use crate::sys::notify::Answer;
 use crate::sys::stat::{stat_bytes, statfs_bytes, statx_bytes};
 
 /// What a call about a file fills in.
@@ -349,7 +348,7 @@ impl World {
         Ok(())
     }
 
-    /// Opens a pipe, which waits for the other end: in a process of its own, which answers the call.
+    /// Opens a pipe, which waits for the other end: in a helper.
     fn open_waiting(
         &mut self,
         target: Target<'_>,
@@ -357,16 +356,10 @@ impl World {
         flags: OFlags,
         closes: bool,
     ) -> Result<Answer, Errno> {
-        let forked = self.proof.clone_process(0, None).map_err(|_| Errno::AGAIN)?;
-        let Forked::Child = forked else { return Err(super::LATER) };
-        let death = rustix::process::Signal::KILL;
-        rustix::process::set_parent_process_death_signal(Some(death)).ok();
-        let answer = match rustix::fs::open(link(held), flags, Mode::empty()) {
-            Ok(file) => Answer::Descriptor(file, closes),
-            Err(error) => Answer::Error(error.raw_os_error()),
-        };
-        notify::answer(target.listener, target.call, &answer).ok();
-        process::exit_now(0)
+        self.helpers.answer(self.proof, target, || {
+            let file = rustix::fs::open(link(held), flags, Mode::empty())?;
+            Ok(Answer::Descriptor(file, closes))
+        })
     }
 
     pub(super) fn get_attribute(

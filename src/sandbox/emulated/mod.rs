@@ -27,6 +27,7 @@ mod change;
 mod elf;
 mod exec;
 mod guard;
+mod helpers;
 mod look;
 mod paths;
 mod procfs;
@@ -99,6 +100,8 @@ struct World {
     sockets: BTreeMap<u64, SocketType>,
     /// Processes that ended while they were stopped, with their status.
     waited: Vec<(i32, i32)>,
+    /// Forks that wait in the keeper's place.
+    helpers: helpers::Helpers,
     /// Who the command is, until its first call.
     first: Option<Identity>,
 }
@@ -132,6 +135,7 @@ impl World {
             terminals: BTreeMap::new(),
             sockets: BTreeMap::new(),
             waited: Vec::new(),
+            helpers: helpers::Helpers::default(),
             first: None,
         })
     }
@@ -402,11 +406,14 @@ fn supervise(
         let mut watched =
             vec![PollFd::new(&running.signals, PollFlags::IN), PollFd::new(control, PollFlags::IN)];
         watched.extend(listener.as_ref().map(|listener| PollFd::new(listener, PollFlags::IN)));
-        if rustix::event::poll(&mut watched, None).is_err() {
+        if rustix::event::poll(&mut watched, world.helpers.timeout()).is_err() {
             continue;
         }
         let seen: Vec<PollFlags> = watched.iter().map(PollFd::revents).collect();
         drop(watched);
+        if let Some(listener) = &listener {
+            world.helpers.look_at_times(listener.as_fd());
+        }
         if let (Some(flags), Some(waiting)) = (seen.get(2), &listener) {
             if flags.contains(PollFlags::IN) {
                 fault = world.serve(waiting.as_fd()).err();

@@ -17,6 +17,7 @@ use super::World;
 use super::paths::{Found, HELD, kind, link};
 use crate::layer::owner;
 use crate::sys::notify::{self, Answer};
+use crate::sys::process;
 
 /// How many connections wait for a server that has not said it.
 const WAITING: i32 = 128;
@@ -88,8 +89,13 @@ impl World {
             return Err(if is_bind { Errno::ACCESS } else { Errno::CONNREFUSED });
         }
         let path = self.absolute(target, libc::AT_FDCWD, path.to_vec())?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, socket_type, flags, None)?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+        let status = status.map_err(|_| Errno::BADF)?;
+        let flags = status.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        let flags = flags.ok_or(Errno::BADF)?;
+        let kinds = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, socket_type, kinds, None)?;
         if is_bind {
             self.bind(target, &socket, &path)?;
         } else {
@@ -99,19 +105,21 @@ impl World {
             if kind(&stat) != FileType::Socket {
                 return Err(Errno::CONNREFUSED);
             }
-            rustix::net::connect(&socket, &SocketAddrUnix::new(link(&file))?)?;
+            let server = SocketAddrUnix::new(link(&file))?;
+            match rustix::net::connect(&socket, &server) {
+                // The server has as many connections waiting as it wants: so does the caller.
+                Err(Errno::AGAIN) if flags & libc::O_NONBLOCK == 0 => {
+                    return self.helpers.answer(self.proof, target, || {
+                        rustix::io::ioctl_fionbio(&socket, false)?;
+                        rustix::net::connect(&socket, &server)?;
+                        place(target, &socket, number, flags)?;
+                        Ok(Answer::Value(0))
+                    });
+                }
+                connected => connected?,
+            }
         }
-        let status = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
-        let status = status.map_err(|_| Errno::BADF)?;
-        let flags = status.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
-        let flags = flags.ok_or(Errno::BADF)?;
-        if flags & libc::O_NONBLOCK == 0 {
-            rustix::io::ioctl_fionbio(&socket, false)?;
-        }
-        let at = Some((number, flags & libc::O_CLOEXEC != 0));
-        notify::add(target.listener, target.call, socket.as_fd(), at)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        place(target, &socket, number, flags)?;
         if let Some(inode) = inode {
             self.sockets.remove(&inode);
         }
@@ -122,8 +130,15 @@ impl World {
         let in_use = |error| if error == Errno::EXIST { Errno::ADDRINUSE } else { error };
         let (parent, name) = self.parent(path).map_err(in_use)?;
         let mode = 0o777 & !target.status()?.umask;
-        let place = [link(&parent).as_bytes(), b"/", name].concat();
-        rustix::net::bind(socket, &SocketAddrUnix::new(place.as_slice())?)?;
+        let address = SocketAddrUnix::new(name)?;
+        // A path of the directory would leave a long name no room.
+        rustix::process::fchdir(&parent)?;
+        let bound = rustix::net::bind(socket, &address);
+        if rustix::process::chdir("/proc").is_err() {
+            // The keeper reads its own paths from there: in a directory of the step it must not.
+            process::exit_now(1);
+        }
+        bound?;
         rustix::net::listen(socket, WAITING)?;
         let made = rustix::fs::openat(&parent, name, HELD | OFlags::NOFOLLOW, Mode::empty())?;
         let stat = rustix::fs::fstat(&made)?;
@@ -133,4 +148,13 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Puts a socket where the caller has the one that stood in for it, with the flags of that.
+fn place(target: Target<'_>, socket: &OwnedFd, number: u32, flags: i32) -> Result<(), Errno> {
+    rustix::io::ioctl_fionbio(socket, flags & libc::O_NONBLOCK != 0)?;
+    let at = Some((number, flags & libc::O_CLOEXEC != 0));
+    notify::add(target.listener, target.call, socket.as_fd(), at)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(())
 }
