@@ -136,7 +136,7 @@ impl World {
         let [number, limit, new, ..] = target.call.arguments;
         match Self::if_own(target.is_itself(number))? {
             // As the filter has it for the number zero.
-            _ if limit as u32 == LIMIT_LOCKS as u32 && new != 0 => Ok(Answer::Value(0)),
+            _ if limit as u32 == LIMIT_LOCKS && new != 0 => Ok(Answer::Value(0)),
             answer => Ok(answer),
         }
     }
