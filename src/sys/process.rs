@@ -166,11 +166,7 @@ pub fn wait_any(block: bool) -> io::Result<Option<Ended>> {
             pid => break pid,
         }
     };
-    let status = if libc::WIFSIGNALED(status) {
-        128 + libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    };
+    let status = exit_status(status);
     let micros = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
     let usage = ChildUsage {
         user_us: micros(usage.ru_utime),
@@ -181,6 +177,11 @@ pub fn wait_any(block: bool) -> io::Result<Option<Ended>> {
         io_written: usage.ru_oublock as u64 * 512,
     };
     Ok(Some(Ended { pid, status, usage }))
+}
+
+/// Returns the exit status in what wait(2) reports of an end: 128 + signal number where a signal was it.
+pub(super) fn exit_status(waited: i32) -> i32 {
+    if libc::WIFSIGNALED(waited) { 128 + libc::WTERMSIG(waited) } else { libc::WEXITSTATUS(waited) }
 }
 
 /// Says whether a process is a child that has not been waited for.

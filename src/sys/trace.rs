@@ -156,12 +156,7 @@ fn look(thread: i32) -> Result<Option<i32>, Failure> {
     if libc::WIFSTOPPED(status) {
         return Ok(Some(status));
     }
-    let status = if libc::WIFSIGNALED(status) {
-        128 + libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    };
-    Err(Failure::Ended { pid, status })
+    Err(Failure::Ended { pid, status: super::process::exit_status(status) })
 }
 
 /// Lets go a thread that stands still and is waited for by none: one that was let alone before it
