@@ -19,6 +19,7 @@ mod outcome;
 pub mod pod;
 pub mod release;
 pub mod running;
+pub mod swapping;
 pub mod users;
 pub mod wait;
 

@@ -31,17 +31,21 @@ COPY f /bin/env
 RUN test -s /bin/env && touch /last
 ";
 
-#[test]
-fn commands_in_a_pod_without_privileges_make_the_same_image() {
-    if !Pod::can_run() {
-        return;
-    }
+/// Builds what `make` puts into a context, as root of a plain machine and in a pod without privileges,
+/// and compares the images.
+fn makes_the_same_image(make: impl Fn(&Kit)) {
     let (plain, pod) = (Kit::new(), Kit::of(users::without_ranges()));
-    for kit in [&plain, &pod] {
-        kit.file("f", "1").dockerfile(DOCKERFILE);
-    }
+    make(&plain);
+    make(&pod);
     let wanted = digest(&plain, |run| run);
     assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
+}
+
+#[test]
+fn commands_in_a_pod_without_privileges_make_the_same_image() {
+    if Pod::can_run() {
+        makes_the_same_image(|kit| _ = kit.file("f", "1").dockerfile(DOCKERFILE));
+    }
 }
 
 /// More links than have room in an attribute by their names, of one owner and of several.
@@ -61,15 +65,9 @@ COPY --from=0 /to /seen /to/
 
 #[test]
 fn thousands_of_links_in_a_directory_have_their_owners() {
-    if !Pod::can_run() {
-        return;
+    if Pod::can_run() {
+        makes_the_same_image(|kit| _ = kit.dockerfile(LINKS));
     }
-    let (plain, pod) = (Kit::new(), Kit::of(users::without_ranges()));
-    for kit in [&plain, &pod] {
-        kit.dockerfile(LINKS);
-    }
-    let wanted = digest(&plain, |run| run);
-    assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
 }
 
 /// Files with set-id bits and capabilities whose content changes, and what is seen of them.
@@ -88,22 +86,25 @@ fn what_the_kernel_takes_from_a_file_that_changes_is_taken_from_what_is_written_
     if !Pod::can_run() {
         return;
     }
-    let (plain, pod) = (Kit::new(), Kit::of(users::without_ranges()));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/rewrite.c");
-    for kit in [&plain, &pod] {
-        let program = kit.path("rewrite");
-        host::tool(&["cc", "-static", "-O1", "-o", program.to_str().unwrap(), source]);
+    makes_the_same_image(|kit| {
+        compile(kit, "rewrite.c", "rewrite");
         kit.dockerfile(CHANGED);
-    }
-    let wanted = digest(&plain, |run| run);
-    assert_eq!(digest(&pod, |run| run.in_pod(Pod::Restricted)), wanted);
+    });
 }
 
-/// Makes the program of all attempts, `attempt`, in the context.
-fn compile_attempts(kit: &Kit) {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods/paths.c");
-    let program = kit.path("attempt");
-    host::tool(&["cc", "-static", "-O1", "-w", "-o", program.to_str().unwrap(), source]);
+/// Makes a program of this directory's in a context.
+fn compile(kit: &Kit, source: &str, name: &str) {
+    let source = format!("{}/tests/pods/{source}", env!("CARGO_MANIFEST_DIR"));
+    let program = kit.path(name);
+    host::tool(&["cc", "-static", "-O1", "-w", "-o", program.to_str().unwrap(), &source]);
+}
+
+/// A user's kit with the program of all attempts and what is to run it.
+fn with_attempts(steps: &str) -> Kit {
+    let kit = Kit::of(users::without_ranges());
+    compile(&kit, "paths.c", "attempt");
+    kit.dockerfile(&format!("FROM fixture/base\nCOPY attempt /attempt\n{steps}"));
+    kit
 }
 
 /// Runs a build in a pod in which it is watched from outside, then the same attempts without it.
@@ -128,10 +129,8 @@ fn commands_whose_paths_are_resolved_reach_nothing_of_their_pod() {
     if !Pod::can_run() {
         return;
     }
-    let kit = Kit::of(users::without_ranges());
-    compile_attempts(&kit);
-    kit.dockerfile(
-        "FROM fixture/base\nCOPY attempt /attempt\nRUN /attempt\nRUN test -e /proc/net/dev\n\
+    let kit = with_attempts(
+        "RUN /attempt\nRUN test -e /proc/net/dev\n\
          RUN --network=none test -e /proc/self/stat && ! ls /proc/net && ! ls /proc/self/net\n",
     );
     let script = kit.out("script");
@@ -154,11 +153,8 @@ fn a_command_that_ends_while_a_thread_of_it_executes_a_program_is_seen_to_end() 
     if !Pod::can_run() {
         return;
     }
-    let kit = Kit::of(users::without_ranges());
-    compile_attempts(&kit);
-    kit.dockerfile(
-        "FROM fixture/base\nCOPY attempt /attempt\n\
-         RUN cp /attempt /raised && chmod 4755 /raised && chown app /raised && chmod 4755 /raised\n\
+    let kit = with_attempts(
+        "RUN cp /attempt /raised && chmod 4755 /raised && chown app /raised && chmod 4755 /raised\n\
          RUN [\"/attempt\", \"ends\"]\n",
     );
     let outcome = kit.build_showing("plain").in_pod(Pod::Restricted).any();
@@ -235,12 +231,9 @@ fn what_a_keeper_leaves_is_ended_and_it_keeps_no_process_of_a_dead_caller() {
     if !Pod::can_run() {
         return;
     }
-    let kit = Kit::of(users::without_ranges());
     let word = format!("4{}", std::process::id());
-    compile_attempts(&kit);
-    kit.dockerfile(&format!(
-        "FROM fixture/base\nCOPY attempt /attempt\n\
-         RUN /attempt waiters && (setsid sleep {word} &) && exec sleep {word}\n"
+    let kit = with_attempts(&format!(
+        "RUN /attempt waiters && (setsid sleep {word} &) && exec sleep {word}\n"
     ));
     let run = kit.build_showing("plain").in_pod(Pod::Restricted);
     let mut command = run.into_command();

@@ -26,4 +26,5 @@ mod commands;
 mod emulated;
 mod escapes;
 mod pages;
+mod races;
 mod release;
