@@ -28,6 +28,9 @@ pub struct Descriptor {
     /// The type of an artifact manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
+    /// Fields that are not known here, kept as they came.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
 }
 
 impl Descriptor {
@@ -41,6 +44,7 @@ impl Descriptor {
             annotations: BTreeMap::new(),
             platform: None,
             artifact_type: None,
+            other: BTreeMap::new(),
         }
     }
 }

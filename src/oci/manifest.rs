@@ -4,7 +4,7 @@
 //! Version 2, Schema 2".
 
 use super::annotation::ATTESTATION;
-use super::{Descriptor, Digest, DocumentError, Platform, media_type};
+use super::{Descriptor, Digest, DocumentError, Platform, canonical_json, media_type};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -54,6 +54,9 @@ pub struct Index {
     /// Free-form notes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Fields that are not known here, kept as they came.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 impl Manifest {
@@ -72,7 +75,34 @@ impl Index {
             media_type: Some(media_type::OCI_INDEX.to_owned()),
             manifests,
             annotations: BTreeMap::new(),
+            other: BTreeMap::new(),
         }
+    }
+
+    /// Makes the index of images that were made apart: an OCI index, or for `is_docker` a manifest
+    /// list of Docker's.
+    ///
+    /// Images are in the order of their platforms, those without one behind them, statements about
+    /// images last; an image that is given twice is listed once. So the same images give the same
+    /// bytes, whatever their order.
+    pub fn joined(
+        mut children: Vec<Descriptor>,
+        annotations: BTreeMap<String, String>,
+        is_docker: bool,
+    ) -> Self {
+        children.sort_by_cached_key(|child| (ListOrder::of(child), canonical_json(child)));
+        children.dedup_by(|later, first| {
+            let is_same =
+                later.digest == first.digest && ListOrder::of(later) == ListOrder::of(first);
+            if is_same {
+                for (name, value) in std::mem::take(&mut later.annotations) {
+                    first.annotations.entry(name).or_insert(value);
+                }
+            }
+            is_same
+        });
+        let media_type = if is_docker { media_type::DOCKER_INDEX } else { media_type::OCI_INDEX };
+        Self { media_type: Some(media_type.to_owned()), annotations, ..Self::new(children) }
     }
 
     /// Returns the images among the manifests that `wanted` can run, the best first; statements
@@ -95,6 +125,35 @@ impl Index {
     pub fn platforms(&self) -> Vec<Platform> {
         let all = self.manifests.iter().filter(|d| !d.annotations.contains_key(ATTESTATION));
         all.filter_map(|d| d.platform.as_ref().and_then(Platform::of_json)).collect()
+    }
+}
+
+/// The place of an image in an index: images of known platforms first, statements about images
+/// last.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ListOrder {
+    group: u8,
+    platform: Option<Platform>,
+    /// Version and features of the operating system: Windows' images differ in them.
+    system: String,
+    digest: Digest,
+}
+
+impl ListOrder {
+    fn of(child: &Descriptor) -> Self {
+        let platform = child.platform.as_ref().and_then(Platform::of_json);
+        let is_unknown = platform.as_ref().is_some_and(|p| p.os == "unknown");
+        let group = match &platform {
+            _ if is_unknown || child.annotations.contains_key(ATTESTATION) => 2,
+            None => 1,
+            Some(_) => 0,
+        };
+        let field = |name: &str| {
+            let value = child.platform.as_ref().and_then(|platform| platform.get(name));
+            value.map(Value::to_string).unwrap_or_default()
+        };
+        let system = format!("{} {}", field("os.version"), field("os.features"));
+        Self { group, platform, system, digest: child.digest }
     }
 }
 
@@ -213,5 +272,62 @@ mod tests {
         assert_eq!(best("linux/amd64"), Some(Digest::of(&[3])));
         assert_eq!(best("linux/s390x"), None);
         assert_eq!(index.platforms().len(), 3);
+    }
+
+    #[test]
+    fn images_joined_in_any_order_make_the_same_bytes() {
+        let entry = |n: u8, platform: &str| {
+            let mut d = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(&[n]), 1);
+            d.platform = platform.parse::<Platform>().ok().map(|platform| platform.to_json());
+            d
+        };
+        let mut statement = entry(9, "unknown/unknown");
+        statement.annotations.insert(ATTESTATION.to_owned(), "attestation-manifest".to_owned());
+        let noted = |mut d: Descriptor, note: &str| {
+            d.annotations.insert(note.to_owned(), note.to_owned());
+            d
+        };
+        let all = [
+            statement,
+            entry(1, "linux/riscv64"),
+            entry(2, "linux/arm/v7"),
+            entry(3, "linux/arm64"),
+            noted(entry(3, "linux/arm64/v8"), "a"),
+            noted(entry(3, "linux/arm64"), "b"),
+            entry(4, "linux/amd64"),
+            entry(5, "linux/arm/v6"),
+            entry(6, "none"),
+        ];
+        let join = |children: Vec<Descriptor>| {
+            canonical_json(&Index::joined(children, BTreeMap::new(), false))
+        };
+        let bytes = join(all.to_vec());
+        for turn in 0..all.len() {
+            let mut turned = all.to_vec();
+            turned.rotate_left(turn);
+            assert_eq!(join(turned.clone()), bytes, "{turn}");
+            turned.reverse();
+            assert_eq!(join(turned), bytes, "{turn}");
+        }
+        let Ok(Document::Index(index)) = Document::parse(&bytes, &Digest::of(&bytes)) else {
+            panic!("an index");
+        };
+        let listed: Vec<_> = index.manifests.iter().map(|d| d.digest).collect();
+        assert_eq!(listed, [4, 5, 2, 3, 1, 6, 9].map(|n: u8| Digest::of(&[n])));
+        assert_eq!(index.manifests[3].annotations.len(), 2);
+        let list = Index::joined(vec![entry(1, "linux/amd64")], BTreeMap::new(), true);
+        assert_eq!(list.media_type.as_deref(), Some(media_type::DOCKER_INDEX));
+    }
+
+    #[test]
+    fn fields_that_are_not_known_survive_being_written_again() {
+        let mut child = blob(media_type::OCI_MANIFEST);
+        child["data"] = json!("e30=");
+        let text = json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [child],
+            "artifactType": "x/y", "subject": blob(media_type::OCI_MANIFEST), "annotations": {"a": "b"},
+        });
+        let Ok(Document::Index(index)) = parse(&text) else { panic!("an index") };
+        assert_eq!(serde_json::to_value(index).unwrap(), text);
     }
 }
