@@ -48,6 +48,21 @@ pub(crate) fn call(data: &[u8]) {
     probe::call(arch, first as u32, std::array::from_fn(|_| next()));
 }
 
+/// A file that a step executes.
+pub(crate) fn program(data: &[u8]) {
+    probe::program(data);
+}
+
+/// The stack of a process that executes a program: how many words a script puts in front, how long
+/// what it is called by is, that, and the memory.
+pub(crate) fn vectors(data: &[u8]) {
+    let [words, length, rest @ ..] = data else { return };
+    let (called, memory) = rest.split_at(rest.len().min(usize::from(*length)));
+    let words = (*words % 8).checked_sub(1);
+    let arguments = words.map(|count| vec![called.to_vec(); usize::from(count) + 1]);
+    probe::vectors(memory, called, arguments.as_deref());
+}
+
 /// `USER` of an image, its `/etc/passwd` and its `/etc/group`, with NUL between them.
 pub(crate) fn user(data: &[u8]) {
     let text = String::from_utf8_lossy(data);

@@ -253,6 +253,16 @@ fn any_system_call_is_the_deputys_or_the_kernels() {
 }
 
 #[test]
+fn any_program_of_a_step_is_mapped_in_whole_pages_or_refused() {
+    try_all(&samples("fuzz/program"), invariants::peers::program);
+}
+
+#[test]
+fn any_stack_of_a_step_keeps_its_arguments_or_is_refused() {
+    try_all(&samples("fuzz/vectors"), invariants::peers::vectors);
+}
+
+#[test]
 fn any_user_of_an_image_is_found_or_refused() {
     try_all(&samples("fuzz/user"), invariants::peers::user);
 }

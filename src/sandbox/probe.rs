@@ -13,7 +13,7 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::protocol::{self, InitMessage, Order, SpawnRequest};
-use super::{agent, caps, limits, seccomp, spawner, supervisor, users};
+use super::{agent, caps, emulated, limits, seccomp, spawner, supervisor, users};
 use crate::sys::notify::Call;
 
 /// Longest packet that is sent: more does not fit a socket's buffer.
@@ -135,6 +135,22 @@ pub fn ssh_agent(requests: &[u8], answers: &[u8]) {
 pub fn call(arch: u32, number: u32, arguments: [u64; 6]) {
     let call = Call { id: 0, pid: 0, arch, number, arguments };
     assert!(!supervisor::is_taken(&call) || seccomp::call_name(&call).is_some());
+}
+
+/// A file that a step executes where its paths are resolved for it: what is mapped are whole pages, in
+/// places that a process may have.
+pub fn program(bytes: &[u8]) {
+    let Ok(file) = rustix::fs::memfd_create("program", MemfdFlags::CLOEXEC) else { return };
+    let mut file = std::fs::File::from(file);
+    if file.write_all(bytes).is_ok() {
+        emulated::probe_program(&file);
+    }
+}
+
+/// The stack of a process that executes a program there, with what the program is called by and the
+/// words that a script puts in front: it is refused, or laid out anew with the same arguments.
+pub fn vectors(memory: &[u8], called: &[u8], arguments: Option<&[Vec<u8>]>) {
+    emulated::probe_vectors(memory, called, arguments);
 }
 
 /// A user as an image has it, with its `/etc/passwd` and `/etc/group`: the ids are such that the

@@ -16,7 +16,7 @@ const PAGE: u64 = if cfg!(target_arch = "aarch64") { 65_536 } else { 4096 };
 const SEGMENTS_MAX: u16 = 512;
 
 /// Highest address that a program may ask for.
-const ADDRESS_MAX: u64 = 1 << 47;
+pub(super) const ADDRESS_MAX: u64 = 1 << 47;
 
 const MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
 
@@ -232,6 +232,37 @@ pub(super) fn script(head: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
         rest[first..=last].to_vec()
     });
     Some((program.to_vec(), argument))
+}
+
+/// Asserts what must hold for any file that is executed. For fuzzing.
+pub(in super::super) fn probe(file: &File) {
+    let mut head = [0; HEAD];
+    let length = file.read_at(&mut head, 0).unwrap_or_default();
+    if let Some((program, argument)) = script(&head[..length]) {
+        let is_blank = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | 0);
+        assert!(!program.is_empty() && !program.into_iter().any(is_blank), "another program");
+        assert!(argument.is_none_or(|argument| !argument.is_empty()), "an empty argument");
+    }
+    let Ok(elf) = Elf::read(file) else { return };
+    if let Ok(Some(path)) = elf.interpreter(file) {
+        assert!((1..4096).contains(&path.len()), "a path that is none");
+    }
+    let _ = elf.executes_stack();
+    for about in [0x5600_0000_0000, 0x7800_0000_0000 + (1 << 39)] {
+        let (_, operations) = elf.place(about, 7);
+        for [number, at, length, _, flags, file, offset] in operations {
+            let end = at.checked_add(length).filter(|end| *end <= 2 * ADDRESS_MAX);
+            assert!(end.is_some() && length > 0, "{at:#x} and {length:#x}");
+            if number == ZERO {
+                assert!(length < 4096 && up(at) == at + length, "more than the rest of a page");
+                continue;
+            }
+            assert_eq!(number, libc::SYS_mmap as u64);
+            let is_file = flags & libc::MAP_ANONYMOUS as u64 == 0;
+            assert!(at.is_multiple_of(4096) && offset.is_multiple_of(4096), "parts of pages");
+            assert!(is_file == (file == 7) && flags & libc::MAP_FIXED as u64 != 0, "another file");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::super::supervisor::target::{Name, Target};
 use super::World;
 use super::elf::{Elf, HEAD, Operation, script};
 use super::paths::{Found, HELD, kind, link};
+use super::vectors::Vectors;
 use crate::sys::loader::{ASK, JUMP};
 use crate::sys::notify::{self, Answer, Call};
 use crate::sys::trace::{Execution, Failure, Stopped};
@@ -34,9 +35,6 @@ const SPREAD: u64 = if cfg!(target_arch = "aarch64") { 1 << 30 } else { 1 << 40 
 
 /// Scripts may have scripts as their interpreters; the kernel follows this many.
 const INTERPRETERS_MAX: usize = 5;
-
-/// Longest list of arguments, variables and auxiliary values, in bytes.
-const VECTORS_MAX: usize = 8 << 20;
 
 /// Most programs whose paths are kept for `/proc/PID/exe`.
 const PROGRAMS_MAX: usize = 1 << 14;
@@ -291,15 +289,12 @@ impl World {
         ];
         let ids = [libc::AT_UID, libc::AT_EUID, libc::AT_GID, libc::AT_EGID];
         let ids = ids.into_iter().zip(identity.shown().map(u64::from));
-        let mut vectors = Vectors::read(target, stack)?;
+        let mut vectors = Vectors::read(stack, |bytes, at| target.read_exact(bytes, at))?;
         for (kind, value) in values.into_iter().chain(ids) {
             vectors.set(kind, value);
         }
-        // Room for what is put below.
-        if stack < 1 << 20 {
-            return Err(Errno::FAULT);
-        }
-        let (bytes, stack, comm) = vectors.with(&pending, stack);
+        let arguments = pending.arguments.as_deref();
+        let (bytes, stack, comm) = vectors.with(&pending.name, arguments, stack);
         target.write(&bytes, stack)?;
         operations.push(call(libc::SYS_prctl, [libc::PR_SET_NAME as u64, comm, 0]));
         if pending.elf.executes_stack() {
@@ -383,102 +378,4 @@ fn random() -> u64 {
     let mut bytes = [0_u8; 8];
     rustix::rand::getrandom(bytes.as_mut_slice(), rustix::rand::GetRandomFlags::empty()).ok();
     u64::from_ne_bytes(bytes) & !4095
-}
-
-/// What the kernel has put at the end of a new stack: arguments, variables, auxiliary values.
-struct Vectors {
-    words: Vec<u64>,
-    count: usize,
-    /// Index of the first auxiliary value.
-    values: usize,
-}
-
-impl Vectors {
-    fn read(target: Target<'_>, stack: u64) -> Result<Self, Errno> {
-        // Where the kernel puts it; whole words come out of whole pages.
-        if !stack.is_multiple_of(16) {
-            return Err(Errno::FAULT);
-        }
-        let mut words: Vec<u64> = Vec::new();
-        let mut piece = vec![0; 4096];
-        let mut zeros = (0, 0);
-        let (mut at, mut pair) = (1, 0);
-        loop {
-            // Up to the end of a page: the next may not be there.
-            let from = stack.checked_add(8 * words.len() as u64).ok_or(Errno::FAULT)?;
-            let length = 4096 - (from % 4096) as usize;
-            target.read_exact(&mut piece[..length], from)?;
-            words.extend(
-                piece[..length]
-                    .chunks_exact(8)
-                    .map(|word| word.iter().rev().fold(0, |all, &byte| all << 8 | u64::from(byte))),
-            );
-            while at < words.len() && zeros.1 == 0 {
-                if words[at] == 0 {
-                    zeros = if zeros.0 == 0 { (at, 0) } else { (zeros.0, at) };
-                }
-                at += 1;
-            }
-            if zeros.1 != 0 {
-                let values = zeros.1 + 1;
-                pair = pair.max(values);
-                while pair + 1 < words.len() && words[pair] != 0 {
-                    pair += 2;
-                }
-                if pair + 1 < words.len() {
-                    words.truncate(pair + 2);
-                    let count = usize::try_from(words[0]).map_err(|_| Errno::FAULT)?;
-                    if count.checked_add(1) != Some(zeros.0) {
-                        return Err(Errno::FAULT);
-                    }
-                    return Ok(Self { words, count, values });
-                }
-            }
-            if words.len() * 8 > VECTORS_MAX {
-                return Err(Errno::TOOBIG);
-            }
-        }
-    }
-
-    fn set(&mut self, kind: u64, value: u64) {
-        let mut at = self.values;
-        while at + 1 < self.words.len() {
-            if self.words[at] == kind {
-                self.words[at + 1] = value;
-            }
-            at += 2;
-        }
-    }
-
-    /// Lays them out anew with the strings of a program, so that they end where they did. Returns the
-    /// bytes, the address at which they begin, and that of the name of the process.
-    fn with(mut self, pending: &Pending, stack: u64) -> (Vec<u8>, u64, u64) {
-        let end = stack + 8 * self.words.len() as u64;
-        let mut strings: Vec<u8> = Vec::new();
-        let mut places = Vec::new();
-        let name = pending.name.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        let comm: &[u8] = &name[..name.len().min(15)];
-        for text in [comm, &pending.name]
-            .into_iter()
-            .chain(pending.arguments.iter().flatten().map(Vec::as_slice))
-        {
-            places.push(strings.len() as u64);
-            strings.extend_from_slice(text);
-            strings.push(0);
-        }
-        let strings_at = (end - strings.len() as u64) & !15;
-        let at = |index: usize| strings_at + places[index];
-        self.set(libc::AT_EXECFN, at(1));
-        if let Some(arguments) = &pending.arguments {
-            let first: Vec<u64> = (0..arguments.len()).map(|index| at(index + 2)).collect();
-            let skipped = self.count.min(1);
-            self.words.splice(1..=skipped, first);
-            self.words[0] = (self.count - skipped + arguments.len()) as u64;
-        }
-        let begins = (strings_at - 8 * self.words.len() as u64) & !15;
-        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        bytes.resize((strings_at - begins) as usize, 0);
-        bytes.extend_from_slice(&strings);
-        (bytes, begins, at(0))
-    }
 }

@@ -32,6 +32,10 @@ mod look;
 mod paths;
 mod procfs;
 mod sockets;
+mod vectors;
+
+pub(super) use elf::probe as probe_program;
+pub(super) use vectors::probe as probe_vectors;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
