@@ -67,6 +67,10 @@ pub(super) struct RunRequest {
     pub emulated: Option<u32>,
     /// Listening sockets of agents, which are in the root already.
     pub listeners: Vec<usize>,
+    /// What was put into the root, where the command's paths are resolved for it and some of that can
+    /// only be read.
+    #[serde(default)]
+    pub places: Vec<Place>,
     /// Network namespace to join.
     pub netns: Option<usize>,
     /// User namespace to join, and how it maps.
@@ -83,6 +87,15 @@ pub(super) struct RunRequest {
     pub hosts: String,
     /// Text of `/etc/resolv.conf`.
     pub resolv_conf: String,
+}
+
+/// Where something was put into the root, in the place of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// The path in the root, without links and a leading slash.
+    pub path: super::spec::OsBytes,
+    /// Whether writes are refused.
+    pub is_read_only: bool,
 }
 
 /// A source as it travels.

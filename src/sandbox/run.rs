@@ -344,7 +344,9 @@ impl Sandbox {
         if let Some(placed) = placed {
             if session.has_ended_all() {
                 session.end_service();
-                placed.take_out()?;
+                for path in placed.take_out()? {
+                    lock(&self.notices).add(chroot::written_to(&path));
+                }
             } else {
                 // A process that is left could be led out of the tree by what is moved out of it.
                 placed.abandon();
@@ -458,6 +460,7 @@ impl Sandbox {
             chroot: None,
             emulated: None,
             listeners: Vec::new(),
+            places: Vec::new(),
             sources,
             stdio,
             netns,
@@ -499,6 +502,9 @@ impl Sandbox {
                 "a secret is a file on the disk of the store while its command runs".to_owned(),
             );
         }
+        for lack in chroot::lacks(spec) {
+            lock(&self.notices).add(lack);
+        }
         if chroot.is_some_and(|version| version < landlock::SCOPED_FROM) {
             lock(&self.notices).add(
                 "before Linux 6.12 commands reach the other processes of the container by signals \
@@ -525,6 +531,11 @@ impl Sandbox {
             }
             error => error,
         })?;
+        let places = match emulated {
+            Some(_) => placed.places(),
+            None => Ok(Vec::new()),
+        };
+        let places = places.map_err(|error| SandboxError::io("cannot find a mount", error))?;
         let root = plan.add(copy(inputs.root)?);
         let listeners = sockets.into_iter().map(|socket| plan.add(socket)).collect();
         let stdio = plan.stdio(&inputs.stdio)?;
@@ -538,6 +549,7 @@ impl Sandbox {
             chroot,
             emulated,
             listeners,
+            places,
             sources: Vec::new(),
             stdio,
             netns: None,

@@ -25,7 +25,10 @@
 //! [`Laid::collect`] returns such names, for a notice. (A tree without links would take a copy for each:
 //! git alone has more than a hundred.)
 
+mod state;
 mod unseen;
+
+pub use state::TreeState;
 
 use super::SnapshotError;
 use crate::layer::whiteout::{Whiteout, announce_whiteout_files, make_whiteout};
@@ -138,6 +141,17 @@ struct Seen {
 }
 
 impl Seen {
+    fn of(stat: &Stat) -> Self {
+        let mtime = (stat.st_mtime, stat.st_mtime_nsec);
+        Self {
+            inode: stat.st_ino,
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+            is_dir: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+            facts: (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, mtime),
+            names: stat.st_nlink,
+        }
+    }
+
     /// Says whether it is a device that a command could open.
     fn is_device_at(&self, path: &[u8]) -> bool {
         is_device(self.facts.0) && !path.starts_with(b"dev/")
@@ -194,25 +208,13 @@ impl Laid {
     /// Notes what is there now, and waits until the clock of its file system has moved on.
     fn look(&mut self) -> Result<(), SnapshotError> {
         self.known = index(self.root.as_fd())?;
-        let newest = self.known.values().map(|seen| seen.changed).max().unwrap_or_default();
         let mark = self.dir.join("mark");
-        // A tick has at most ten milliseconds; of some file systems it is a second or two.
-        let mut has_passed = false;
-        for _ in 0..3000 {
-            let _ = fs::remove_file(&mark);
-            let made = File::create(&mark).and_then(|file| Ok(rustix::fs::fstat(file)?));
-            let stat = made.map_err(|source| SnapshotError::Io {
-                doing: "create",
-                path: mark.clone(),
-                source,
-            })?;
-            has_passed = (stat.st_ctime, stat.st_ctime_nsec) > newest;
-            if has_passed {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let _ = fs::remove_file(&mark);
+        let has_passed = wait_until_past(&mark, newest(&self.known));
+        let has_passed = has_passed.map_err(|source| SnapshotError::Io {
+            doing: "create",
+            path: mark,
+            source,
+        })?;
         match has_passed {
             true => Ok(()),
             // What is written next could go unseen.
@@ -450,6 +452,28 @@ fn lay_out(
     Ok(())
 }
 
+/// Returns the latest time at which something was changed.
+fn newest(index: &Index) -> (i64, u64) {
+    index.values().map(|seen| seen.changed).max().unwrap_or_default()
+}
+
+/// Waits until the clock of a file system has passed a time, by making a file; says whether it has.
+fn wait_until_past(mark: &Path, time: (i64, u64)) -> std::io::Result<bool> {
+    let mut has_passed = false;
+    // A tick has at most ten milliseconds; of some file systems it is a second or two.
+    for _ in 0..3000 {
+        let _ = fs::remove_file(mark);
+        let stat = File::create(mark).and_then(|file| Ok(rustix::fs::fstat(file)?))?;
+        has_passed = (stat.st_ctime, stat.st_ctime_nsec) > time;
+        if has_passed {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = fs::remove_file(mark);
+    Ok(has_passed)
+}
+
 /// Lists all that is in a tree.
 fn index(root: BorrowedFd<'_>) -> Result<Index, SnapshotError> {
     let mut index = Index::new();
@@ -467,15 +491,11 @@ fn index(root: BorrowedFd<'_>) -> Result<Index, SnapshotError> {
             let path = join(&path, name);
             let stat = statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| LayerError::io("read", &path, e))?;
-            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if is_dir {
+            let seen = Seen::of(&stat);
+            if seen.is_dir {
                 todo.push(path.clone());
             }
-            let changed = (stat.st_ctime, stat.st_ctime_nsec);
-            let mtime = (stat.st_mtime, stat.st_mtime_nsec);
-            let facts = (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, mtime);
-            let names = stat.st_nlink;
-            index.insert(path, Seen { inode: stat.st_ino, changed, is_dir, facts, names });
+            index.insert(path, seen);
         }
     }
     Ok(index)

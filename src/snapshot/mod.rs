@@ -29,7 +29,7 @@ mod scratch;
 pub use crate::layer::XattrSpace;
 pub use commit::{Cleaned, clean, commit};
 pub use error::SnapshotError;
-pub use laid::{LaidTrees, copy_part};
+pub use laid::{LaidTrees, TreeState, copy_part};
 pub use mount::{
     Finished, IdMapping, LOWER_MAX, MountOptions, Mounted, Upper, View, can_map, can_mount, mount,
     view,

@@ -14,8 +14,9 @@ use crate::context::{SelectOptions, Source};
 use crate::copy::Selection;
 use crate::layer::owner;
 use crate::plan::{CacheStart, Mount, MountKind, Op, Sharing, Tree};
+use crate::sandbox::Rung;
 use crate::store::MountName;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -34,36 +35,94 @@ pub(super) fn files_of(
     Ok((from, selection, id))
 }
 
-/// Finds the directory of a mount, made where it is missing, and takes what keeps it away from
-/// others into `locks`. Returns it with the path of the part to show, and whether writing fails.
-pub(super) fn open(
+/// A cache mount that a step is about to have.
+pub(super) struct Opened {
+    pub(super) dir: PathBuf,
+    /// Path of the part to show.
+    pub(super) part: String,
+    /// Whether writing fails.
+    pub(super) is_read_only: bool,
+}
+
+/// A cache mount before its directory is found.
+struct Wanted<'a> {
+    id: &'a str,
+    sharing: Sharing,
+    start: &'a CacheStart,
+    is_read_only: bool,
+    /// What it starts from, in words.
+    described: String,
+    files: Option<Source>,
+}
+
+impl Wanted<'_> {
+    fn name(&self, copy: u32) -> MountName {
+        MountName::new(self.id, &self.described, copy)
+    }
+}
+
+/// Finds the directories of a step's cache mounts, in the order of its mounts, made where they are
+/// missing, and takes what keeps them away from others into `locks`.
+///
+/// Where nothing can be mounted the files of a mount are moved into the tree of the command, which
+/// has them alone for that time: one that is shared is locked there. Locks are taken in the order of
+/// their names, so that no two steps wait for each other.
+pub(super) fn open_all(
     context: &StepContext<'_>,
     locks: &mut Vec<File>,
-    mount: &Mount,
-) -> Result<(PathBuf, String, bool), Cause> {
+    mounts: &[Mount],
+) -> Result<Vec<Opened>, Cause> {
     let (job, step) = (context.job, context.step());
-    let MountKind::Cache { id, sharing, start, is_read_only } = &mount.kind else {
-        unreachable!("called for cache mounts");
+    let mut wanted = Vec::new();
+    for mount in mounts {
+        let MountKind::Cache { id, sharing, start, is_read_only } = &mount.kind else { continue };
+        let content = start.tree().map(|tree| files_of(context, tree)).transpose()?;
+        let described = describe(start, content.as_ref().map(|(_, _, id)| *id));
+        let files = content.map(|(files, ..)| files);
+        let (sharing, is_read_only) = (*sharing, *is_read_only);
+        wanted.push(Wanted { id, sharing, start, is_read_only, described, files });
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let moves = job.sandbox.rung()? != Rung::Namespaces;
+    let is_locked = |mount: &&Wanted<'_>| match mount.sharing {
+        Sharing::Locked => true,
+        Sharing::Shared => moves,
+        Sharing::Private => false,
     };
-    let content = start.tree().map(|tree| files_of(context, tree)).transpose()?;
-    let described = describe(start, content.as_ref().map(|(_, _, id)| *id));
-    let name = |copy| MountName::new(id, &described, copy);
-    let (name, lock) = match sharing {
-        Sharing::Shared => (name(0), None),
-        Sharing::Locked => {
-            let waiting = || {
-                let place = step.place();
-                let text = format!("{place} waiting for another step that uses cache mount {id}");
-                job.progress.notice(text);
-            };
-            let lock = format!("mount-{}", name(0));
-            (name(0), Some(job.store.lock_unless(&lock, Some(job.cancel), waiting)?))
-        }
+    let names: BTreeMap<String, &str> = wanted
+        .iter()
+        .filter(is_locked)
+        .map(|mount| (format!("mount-{}", mount.name(0)), mount.id))
+        .collect();
+    for (lock, id) in &names {
+        let waiting = || {
+            let place = step.place();
+            let text = format!("{place} waiting for another step that uses cache mount {id}");
+            job.progress.notice(text);
+        };
+        locks.push(job.store.lock_unless(lock, Some(job.cancel), waiting)?);
+    }
+    wanted.iter().map(|mount| open(context, locks, mount)).collect()
+}
+
+/// Finds the directory of a mount whose lock is held, if it has one.
+fn open(
+    context: &StepContext<'_>,
+    locks: &mut Vec<File>,
+    mount: &Wanted<'_>,
+) -> Result<Opened, Cause> {
+    let (job, step) = (context.job, context.step());
+    let id = mount.id;
+    let (name, lock) = match mount.sharing {
+        Sharing::Shared | Sharing::Locked => (mount.name(0), None),
         Sharing::Private => {
             let mut copy = 0;
             loop {
-                if let Some(lock) = job.store.try_lock(&format!("mount-{}", name(copy)))? {
-                    break (name(copy), Some(lock));
+                let name = mount.name(copy);
+                if let Some(lock) = job.store.try_lock(&format!("mount-{name}"))? {
+                    break (name, Some(lock));
                 }
                 copy += 1;
             }
@@ -78,15 +137,15 @@ pub(super) fn open(
     while !job.store.hold_mount(&name, seized)? {
         let _making = job.store.lock("mounts", || {})?;
         if !dir.is_dir() {
-            make(job, &dir, id, &described, start, content.as_ref().map(|(from, ..)| from))?;
+            make(job, &dir, id, &mount.described, mount.start, mount.files.as_ref())?;
         }
     }
     locks.extend(lock);
-    let part = match start {
+    let part = match mount.start {
         CacheStart::Files { source, .. } => source.clone(),
         CacheStart::Empty | CacheStart::Owned { .. } => String::new(),
     };
-    Ok((dir, part, *is_read_only))
+    Ok(Opened { dir, part, is_read_only: mount.is_read_only })
 }
 
 /// Says what a mount starts from, in words that are equal for the same beginning only; nothing for

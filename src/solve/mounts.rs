@@ -110,6 +110,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, Cause> {
     let job = context.job;
     let mut prepared = Prepared::default();
+    let mut caches = cache_mounts::open_all(context, &mut prepared.locks, mounts)?.into_iter();
     let mut sockets = 0;
     let mut has_agent = false;
     for mount in mounts {
@@ -123,17 +124,18 @@ pub(super) fn prepare(
                 prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
             }
             MountKind::Cache { .. } => {
-                let (dir, part, is_read_only) =
-                    cache_mounts::open(context, &mut prepared.locks, mount)?;
-                let source = prepared.hold(Held::Tree(open_dir(&dir)?));
-                let (subpath, readonly) = (part, is_read_only);
+                let Some(cache) = caches.next() else { continue };
+                let source = prepared.hold(Held::Tree(open_dir(&cache.dir)?));
+                let (subpath, readonly) = (cache.part, cache.is_read_only);
                 prepared.add(target, sandbox::MountKind::Bind { source, subpath, readonly });
             }
             MountKind::Host { source, is_read_only } => {
                 if job.sandbox.rung()? != Rung::Namespaces {
-                    let message = "a directory of this machine takes namespaces to be shown to \
-                                   commands, which this place does not allow";
-                    let error = sandbox::SandboxError::Spec { message: message.to_owned() };
+                    let message = format!(
+                        "--volume shows commands {source} of this machine at {target}, which takes \
+                         namespaces that this place does not allow"
+                    );
+                    let error = sandbox::SandboxError::Spec { message };
                     return Err(error.into());
                 }
                 let flags = OFlags::PATH | OFlags::CLOEXEC;

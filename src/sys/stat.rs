@@ -63,16 +63,24 @@ fn checked(status: libc::c_long) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Returns the `struct statfs` of the file system of a file, as native programs get it.
+/// Returns the `struct statfs` of the file system of a file, as native programs get it; that of a
+/// mount that can only be read where `is_read_only` says so.
 ///
 /// # Errors
 ///
 /// What fstatfs(2) says.
-pub fn statfs_bytes(file: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+pub fn statfs_bytes(file: BorrowedFd<'_>, is_read_only: bool) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; size_of::<libc::statfs>()];
     // SAFETY: the kernel writes one `struct statfs`, whose size the buffer has.
     let status = unsafe { libc::syscall(libc::SYS_fstatfs, file.as_raw_fd(), bytes.as_mut_ptr()) };
     checked(status)?;
+    if is_read_only {
+        // The flags come behind the size of fragments, each as wide as a word.
+        let place = offset_of!(libc::statfs, f_frsize) + size_of::<usize>();
+        let place =
+            if cfg!(target_endian = "big") { place + size_of::<usize>() - 1 } else { place };
+        bytes[place] |= libc::ST_RDONLY as u8;
+    }
     Ok(bytes)
 }
 

@@ -25,6 +25,7 @@ mod chroot;
 mod commands;
 mod emulated;
 mod escapes;
+mod mounts;
 mod pages;
 mod races;
 mod release;

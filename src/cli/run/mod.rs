@@ -240,7 +240,8 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let sandbox = Arc::new(Sandbox::new(options));
     let rung = sandbox.rung().map_err(|error| Failure::of(Class::Environment, &error))?;
     if rung != Rung::Namespaces && !opened.is_empty() {
-        let message = "volumes take namespaces, which this place does not allow";
+        let message = "--volume and --mount type=bind take namespaces, which this place does not \
+                       allow: put the files into the image with COPY";
         return Err(Failure::new(Class::Environment, message));
     }
     environment.signals.freeze_with_us(&sandbox);

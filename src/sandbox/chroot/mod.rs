@@ -37,8 +37,9 @@ use super::command::Command;
 use super::descriptors::Descriptors;
 use super::fault::{Doing, Fault};
 use super::init::{self, Filters};
+use super::policy::DEFAULT_SHM_SIZE;
 use super::protocol::{self, InitMessage, Order, RunRequest, StdioFds};
-use super::spec::{RunSpec, Security};
+use super::spec::{MountKind, RunSpec, Security};
 use super::workdir;
 use crate::sys::landlock::Domain;
 use crate::sys::process::{self, ChildUsage, Forked, SingleThreaded};
@@ -66,6 +67,35 @@ pub(super) fn check(spec: &RunSpec) -> Result<(), SandboxError> {
     };
     let message = format!("{lacks} takes namespaces, which this place does not allow");
     Err(SandboxError::Spec { message })
+}
+
+/// Says what of a spec has no effect here, where directories stand for what is mounted elsewhere.
+pub(super) fn lacks(spec: &RunSpec) -> Vec<String> {
+    let mut lacks = Vec::new();
+    for mount in &spec.mounts {
+        if let MountKind::Tmpfs { size: Some(size), .. } = mount.kind {
+            lacks.push(format!(
+                "size={size} of the tmpfs mount at {} has no effect here: it is a directory of the store",
+                mount.target
+            ));
+        }
+    }
+    let size = spec.policy.shm_size;
+    if size != DEFAULT_SHM_SIZE {
+        lacks.push(format!(
+            "--shm-size={size} has no effect here: /dev/shm is a directory of the store"
+        ));
+    }
+    lacks
+}
+
+/// Says that a command has written to what it was to read only, which no rule of Landlock can refuse:
+/// rules add rights, and one that lets files be made in a directory lets them be made below it.
+pub(super) fn written_to(path: &str) -> String {
+    format!(
+        "a command has written to {path}, which is mounted read-only: in namespaces that fails; here \
+         it wrote to a copy, which is thrown away"
+    )
 }
 
 /// What no command gets here: a root to change, devices to make.

@@ -4,6 +4,8 @@
 //! there, which waits in a directory beside the tree. Afterwards both go back, and the directory
 //! around them gets the time that it had, or that the command gave it: a layer shows no trace.
 
+mod readonly;
+
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -20,7 +22,7 @@ use super::super::mounts::{LINKS, NODES, check_place, depth};
 use super::super::spec::{MountKind, RunSpec};
 use super::super::{SandboxError, Source};
 use crate::layer::owner;
-use crate::snapshot;
+use crate::snapshot::{self, TreeState};
 use crate::store::remove_tree;
 use crate::sys::cancel::Cancel;
 use crate::sys::remove::remove_tree as remove_tree_at;
@@ -67,6 +69,10 @@ struct Put {
     times: (Timespec, Timespec),
     /// What was put, whatever becomes of its name.
     made: Option<OwnedFd>,
+    /// Whether it is to be read only.
+    is_read_only: bool,
+    /// What it was before the command ran, where nothing keeps the command from changing it.
+    before: Option<TreeState>,
 }
 
 impl Placed {
@@ -146,6 +152,7 @@ impl Placed {
                     }
                     Some(Source::Tree(from) | Source::Detached(from)) => {
                         self.copied(target, *from, subpath, cancel)?;
+                        self.mark_last(*readonly);
                     }
                     _ => return Err(Fault::Refused("a descriptor is missing".into())),
                 },
@@ -158,11 +165,15 @@ impl Placed {
                     io::Read::read_to_end(&mut std::fs::File::from(from), &mut bytes)
                         .doing(doing)?;
                     self.file(target, &bytes, *mode, (*uid, *gid))?;
+                    self.mark_last(true);
                 }
                 MountKind::Ssh { mode, uid, gid, .. } => {
                     agents.push(self.socket(target, *mode, (*uid, *gid))?);
                 }
             }
+        }
+        if !self.is_emulated {
+            self.look().doing(|| "looking at what is to be read only")?;
         }
         Ok(agents)
     }
@@ -271,6 +282,8 @@ impl Placed {
                 is_stub: false,
                 times: (before, before),
                 made,
+                is_read_only: false,
+                before: None,
             });
             result.and(timed)
         };
@@ -295,6 +308,8 @@ impl Placed {
             is_stub: true,
             times,
             made: None,
+            is_read_only: false,
+            before: None,
         });
         Ok(())
     }
@@ -341,6 +356,15 @@ impl Placed {
         let mut stat =
             rustix::fs::fstat(&from).doing(|| format!("looking at what is for {path}"))?;
         owner::amend_open(&from, &mut stat);
+        if self.put.iter().filter_map(|put| put.back.as_ref()).any(|back| {
+            let is_same = |it: Stat| (it.st_dev, it.st_ino) == (stat.st_dev, stat.st_ino);
+            rustix::fs::fstat(back).is_ok_and(is_same)
+        }) {
+            return Err(Fault::Refused(format!(
+                "one cache mount at two targets, the second {path}, takes namespaces, which this place \
+                 does not allow"
+            )));
+        }
         let source = from.try_clone().doing(|| "copying a descriptor")?;
         let (mode, owner) = (stat.st_mode & 0o7777, (stat.st_uid, stat.st_gid));
         self.put(path, Some(from), |dir, name| {
@@ -364,20 +388,22 @@ impl Placed {
         })
     }
 
-    /// Takes all out again, the last first.
+    /// Takes all out again, the last first. Returns the paths of what was to be read only and was
+    /// written to.
     ///
     /// # Errors
     ///
     /// The first thing that could not be taken out: the tree is to be given up then.
-    pub(in super::super) fn take_out(mut self) -> Result<(), SandboxError> {
+    pub(in super::super) fn take_out(mut self) -> Result<Vec<String>, SandboxError> {
         let moved = self.moved_by_the_command();
+        let written_to = self.written_to();
         self.undo()
             .map_err(|error| SandboxError::io("cannot take out what a command was given", error))?;
         match moved {
             Some(path) => Err(SandboxError::Spec {
                 message: format!("the command has moved or linked what it was given at {path}"),
             }),
-            None => Ok(()),
+            None => Ok(written_to),
         }
     }
 

@@ -357,7 +357,7 @@ impl Server<'_> {
             }
             Want::FileSystem { buffer } => {
                 let held = procfs.hold(found, caller, true)?;
-                self.write(call, caller, &statfs_bytes(held.as_fd())?, buffer)?;
+                self.write(call, caller, &statfs_bytes(held.as_fd(), false)?, buffer)?;
                 Ok(Answer::Value(0))
             }
             Want::Attributes { error: Some(error) } => {
@@ -462,7 +462,7 @@ impl Server<'_> {
             }
             Want::FileSystem { buffer } => {
                 let held = hold(procfs)?;
-                self.write(call, caller, &statfs_bytes(held.as_fd())?, buffer)?;
+                self.write(call, caller, &statfs_bytes(held.as_fd(), false)?, buffer)?;
                 Ok(Answer::Value(0))
             }
             Want::OpenHow { .. } | Want::Link { .. } | Want::Enter | Want::Execute => {

@@ -60,6 +60,7 @@ impl World {
     ) -> Result<(OwnedFd, Vec<u8>, bool), Errno> {
         let path = self.path(target, name)?;
         let (parent, name) = self.parent(&path)?;
+        self.check_new(&parent, name)?;
         Ok((parent, name.to_vec(), path.ends_with(b"/")))
     }
 
@@ -162,6 +163,7 @@ impl World {
         let found = self.named(target, Name { flags: flags | empty, ..from })?;
         let (file, stat) = self.own(found)?;
         let (parent, name, _) = self.path_of_new(target, to)?;
+        self.check_same_place(&file, &parent)?;
         if kind(&stat).is_dir() || !self.is_in_tree(&file) && stat.st_nlink > 0 {
             return Err(Errno::PERM);
         }
@@ -237,6 +239,7 @@ impl World {
             Errno::EXIST => Errno::BUSY,
             error => error,
         })?;
+        self.check_name(&parent, last)?;
         if is_directory {
             rustix::fs::unlinkat(&parent, last, AtFlags::REMOVEDIR)?;
             return DONE;
@@ -259,6 +262,9 @@ impl World {
         let (from, to) = (self.path(target, from)?, self.path(target, to)?);
         let (old, old_name) = self.parent(&from).map_err(busy)?;
         let (new, new_name) = self.parent(&to).map_err(busy)?;
+        self.check_same_place(&old, &new)?;
+        self.check_name(&old, old_name)?;
+        self.check_name(&new, new_name)?;
         let stat = Self::kind_at(&old, old_name)?;
         if !kind(&stat).is_dir() && (from.ends_with(b"/") || to.ends_with(b"/")) {
             return Err(Errno::NOTDIR);
@@ -283,6 +289,7 @@ impl World {
         Self::with_owners([moved, back], || {
             rustix::fs::renameat_with(&old, old_name, &new, new_name, flags)
         })?;
+        self.places.renamed();
         DONE
     }
 
@@ -294,6 +301,7 @@ impl World {
     ) -> Result<Answer, Errno> {
         let found = self.named(target, name)?;
         let (file, stat) = self.own(found)?;
+        self.check_writable(&file)?;
         if kind(&stat).is_symlink() {
             return Err(Errno::OPNOTSUPP);
         }
@@ -368,6 +376,7 @@ impl World {
         const KEEP: u32 = u32::MAX;
         let found = self.named(target, name)?;
         let (file, stat) = self.own(found)?;
+        self.check_writable(&file)?;
         let mut shown = stat;
         self.show(&file, &mut shown);
         let before = (shown.st_uid, shown.st_gid);
@@ -425,6 +434,7 @@ impl World {
             Found::Device(_) => return DONE,
             found => self.own(found)?,
         };
+        self.check_writable(&file)?;
         let times = Timestamps { last_access, last_modification };
         rustix::fs::utimensat(&file, "", &times, AtFlags::EMPTY_PATH)?;
         DONE
@@ -443,6 +453,7 @@ impl World {
             FileType::Directory => return Err(Errno::ISDIR),
             _ => return Err(Errno::INVAL),
         }
+        self.check_writable(&file)?;
         let how = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::open(link(&file), how, Mode::empty())?;
         rustix::fs::ftruncate(&file, length)?;
@@ -466,6 +477,7 @@ impl World {
         }
         let mut bytes = vec![0; size as usize];
         target.read_exact(&mut bytes, value)?;
+        self.check_writable(&file)?;
         if kind(&stat).is_symlink() {
             return Err(Errno::PERM);
         }
@@ -491,6 +503,7 @@ impl World {
         let found = self.named(target, name)?;
         let (file, stat) = self.own(found)?;
         let attribute = Self::attribute(target, attribute)?;
+        self.check_writable(&file)?;
         self.may_set_attribute(target, (&file, &stat), &attribute)?;
         owner::settle_linked(&link(&file))?;
         rustix::fs::removexattr(link(&file), attribute)?;

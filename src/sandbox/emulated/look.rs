@@ -93,6 +93,11 @@ impl World {
         if wanted & EXECUTE != 0 && !is_program || wanted & WRITE != 0 && !is_writable {
             return Err(Errno::ACCESS);
         }
+        let can_refuse =
+            matches!(kind(&stat), FileType::RegularFile | FileType::Directory | FileType::Symlink);
+        if wanted & WRITE != 0 && can_refuse {
+            self.check_writable(&file)?;
+        }
         Ok(Answer::Value(0))
     }
 
@@ -144,7 +149,8 @@ impl World {
     ) -> Result<Answer, Errno> {
         let found = self.named(target, name)?;
         let (file, _) = Self::held(found)?;
-        target.write(&statfs_bytes(file.as_fd())?, buffer)?;
+        let is_read_only = self.is_read_only(&file)?;
+        target.write(&statfs_bytes(file.as_fd(), is_read_only)?, buffer)?;
         Ok(Answer::Value(0))
     }
 
@@ -227,6 +233,7 @@ impl World {
             return Err(Errno::ISDIR);
         }
         let (parent, name) = self.parent(path)?;
+        self.check_new(&parent, name)?;
         let mode = mode & 0o7777 & !target.status()?.umask;
         let made = owner::mode_to_make(FileType::RegularFile, mode);
         let how = flags & !(OFlags::TRUNC | OFlags::DIRECTORY)
@@ -257,6 +264,7 @@ impl World {
         if !kind(&stat).is_dir() {
             return Err(Errno::NOTDIR);
         }
+        self.check_writable(&directory)?;
         let mode = mode & 0o7777 & !target.status()?.umask;
         let made = owner::mode_to_make(FileType::RegularFile, mode);
         let how = flags & !(OFlags::CREATE | OFlags::NOFOLLOW) | OFlags::CLOEXEC;
@@ -325,6 +333,7 @@ impl World {
         match kind {
             FileType::Symlink => Err(Errno::LOOP),
             FileType::Directory if writes || is_wanted => Err(Errno::ISDIR),
+            FileType::RegularFile if writes && self.is_read_only(&held)? => Err(Errno::ROFS),
             FileType::Fifo if !flags.contains(OFlags::NONBLOCK) => {
                 self.open_waiting(target, &held, again, closes)
             }

@@ -12,6 +12,7 @@
 //! | other processes | the domain: no ptrace, no signal, no abstract socket; the filter: no reading of memory, no limits of others |
 //! | sockets with paths | made, bound and connected by the keeper ([`sockets`]) |
 //! | `/proc` | the step's own processes, and what any process may know of the machine ([`procfs`]) |
+//! | mounts | directories and files in the tree; those that can only be read are refused to writers ([`places`]) |
 //! | `/dev` | the container's null, zero, full, random, urandom and tty, and terminals that the step makes |
 //! | users, owners, modes | written down and shown, as for a user with one id |
 //! | other architectures | their calls are refused: they would have other numbers |
@@ -30,6 +31,7 @@ mod guard;
 mod helpers;
 mod look;
 mod paths;
+mod places;
 mod procfs;
 mod sockets;
 mod vectors;
@@ -104,6 +106,8 @@ struct World {
     sockets: BTreeMap<u64, SocketType>,
     /// Processes that ended while they were stopped, with their status.
     waited: Vec<(i32, i32)>,
+    /// What stands for mounts.
+    places: places::Places,
     /// Forks that wait in the keeper's place.
     helpers: helpers::Helpers,
     /// Who the command is, until its first call.
@@ -139,6 +143,7 @@ impl World {
             terminals: BTreeMap::new(),
             sockets: BTreeMap::new(),
             waited: Vec::new(),
+            places: places::Places::default(),
             helpers: helpers::Helpers::default(),
             first: None,
         })
@@ -340,7 +345,9 @@ fn prepare(
     let identity = init::identity_in(root.as_fd(), &spec.user)?;
     workdir::enter_in(root.as_fd(), &spec.cwd, &identity)?;
     let powers = init::capabilities(spec)?;
+    let places = places::Places::open(&root, &request.places)?;
     let mut world = World::new(proof, root, powers)?;
+    world.places = places;
     world.has_network = spec.policy.network != NetworkMode::None;
     if has_terminal {
         let name = rustix::fs::readlink(paths::link(&stdio[0]), Vec::new());

@@ -129,6 +129,7 @@ impl World {
     fn bind(&mut self, target: Target<'_>, socket: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
         let in_use = |error| if error == Errno::EXIST { Errno::ADDRINUSE } else { error };
         let (parent, name) = self.parent(path).map_err(in_use)?;
+        self.check_new(&parent, name).map_err(in_use)?;
         let mode = 0o777 & !target.status()?.umask;
         let address = SocketAddrUnix::new(name)?;
         // A path of the directory would leave a long name no room.
