@@ -8,7 +8,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark's results go to the terminal")]
 
-use builder::export::{self, Context, OutputSpec};
+use builder::export::{self, Context, OutputSpec, Product};
 use builder::image::{Image, ImageLayer};
 use builder::layer::{ScanOptions, scan};
 use builder::oci::{Config, Digest, Platform};
@@ -104,7 +104,8 @@ fn export(store: &Store, image: &Image, spec: &str) -> [Duration; 2] {
     let context = Context { store, progress: &progress, vertex: Digest::of(b""), cancel: &cancel };
     let spec = OutputSpec::parse(spec).expect("an output");
     let (start, used) = (Instant::now(), processor());
-    export::export(&context, image, &[], &spec, &mut std::io::sink()).expect("export");
+    export::export(&context, Product::Image(image), &[], &spec, &mut std::io::sink())
+        .expect("export");
     [start.elapsed(), processor().saturating_sub(used)]
 }
 

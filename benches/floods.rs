@@ -135,6 +135,7 @@ fn planned(text: &str) -> Plan {
         build_args: BTreeMap::new(),
         target: None,
         platform: None,
+        names_platforms: false,
         build_platform: Platform::new("linux", "amd64", ""),
         labels: BTreeMap::new(),
         named_contexts: BTreeSet::new(),

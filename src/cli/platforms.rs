@@ -23,7 +23,7 @@ pub enum PlatformError {
         near: Option<&'static str>,
     },
     /// More than one where one image has one.
-    #[error("several platforms ({}): one call works for one platform; call it once for each", .texts.join(", "))]
+    #[error("several platforms ({}): this command takes one; call it once for each", .texts.join(", "))]
     Several {
         /// What was given.
         texts: Vec<String>,
@@ -33,27 +33,41 @@ pub enum PlatformError {
 /// Names that users give to some of [`ARCHITECTURES`].
 const OTHER_SPELLINGS: &[&str] = &["aarch64", "armhf", "armel", "i386", "x86_64"];
 
-/// Reads the values of all `--platform` options of a command, each of which may be a list with
-/// commas; empty ones count for nothing.
+/// Reads the values of all `--platform` options of a command that takes one platform, each of which
+/// may be a list with commas; empty ones count for nothing.
 ///
 /// # Errors
 ///
 /// [`PlatformError`] for several platforms, and for operating systems, architectures and variants
 /// that do not exist.
 pub fn parse(texts: &[String]) -> Result<Option<Platform>, PlatformError> {
-    let texts = texts.iter().flat_map(|text| text.split(','));
-    let mut found: Vec<(Platform, &str)> = Vec::new();
-    for text in texts.map(str::trim).filter(|text| !text.is_empty()) {
-        let platform = parse_known(text)?;
-        if found.iter().all(|(known, _)| *known != platform) {
-            found.push((platform, text));
-        }
-    }
+    let mut found = parse_all(texts)?;
     if found.len() > 1 {
-        let texts = found.into_iter().map(|(_, text)| text.to_owned()).collect();
+        let texts = found.iter().map(ToString::to_string).collect();
         return Err(PlatformError::Several { texts });
     }
-    Ok(found.pop().map(|(platform, _)| platform))
+    Ok(found.pop())
+}
+
+/// As [`parse`], for a command that takes several: each once, in their order. `local` is the
+/// platform of this machine.
+///
+/// # Errors
+///
+/// [`PlatformError`], but for several platforms.
+pub fn parse_all(texts: &[String]) -> Result<Vec<Platform>, PlatformError> {
+    let texts = texts.iter().flat_map(|text| text.split(','));
+    let mut found: Vec<Platform> = Vec::new();
+    for text in texts.map(str::trim).filter(|text| !text.is_empty()) {
+        let platform = match text {
+            "local" => Platform::host(),
+            text => parse_known(text)?,
+        };
+        if !found.contains(&platform) {
+            found.push(platform);
+        }
+    }
+    Ok(found)
 }
 
 /// Parses a text, of which every part must be known.
@@ -108,9 +122,12 @@ mod tests {
         for same in [&["linux/arm64"][..], &["arm64", "linux/aarch64"], &["linux/arm64/v8,arm64"]] {
             assert_eq!(read(same).unwrap().unwrap().to_string(), "linux/arm64", "{same:?}");
         }
+        assert_eq!(read(&["local"]), Ok(Some(Platform::host())));
         assert_eq!(read(&["linux/arm/6"]).unwrap().unwrap().variant, "v6");
         for several in [&["linux/amd64", "linux/arm64"][..], &["linux/amd64,linux/arm64"]] {
             assert!(said(several).contains("(linux/amd64, linux/arm64)"), "{several:?}");
+            let texts: Vec<String> = several.iter().map(|&text| text.to_owned()).collect();
+            assert_eq!(parse_all(&texts).unwrap().len(), 2, "{several:?}");
         }
         for (text, expected) in [
             ("amd65", "did you mean `amd64`?"),

@@ -50,7 +50,7 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     }
     let names = names(&images)?;
     let clients = Clients::new(|| Ok(client.clone()));
-    let pulls = Pulls { clients, progress: &progress, is_forced: true };
+    let pulls = Pulls::new(clients, &progress, true);
     let mut pulled = Vec::new();
     let mut warnings = Vec::new();
     let result = names.iter().try_for_each(|name| {

@@ -14,6 +14,8 @@ pub enum AnnotationTarget {
     ManifestDescriptor,
     /// The index.
     Index,
+    /// The index's entry in the index of a layout.
+    IndexDescriptor,
 }
 
 /// A name and a value to be put on something.
@@ -41,7 +43,7 @@ pub enum AnnotationError {
     },
     /// A place that annotations do not go to.
     #[error(
-        "cannot annotate `{target}`: expected manifest, manifest-descriptor or index, as in index:name=value"
+        "cannot annotate `{target}`: expected manifest, manifest-descriptor, index or index-descriptor, as in index:name=value"
     )]
     Target {
         /// What was given.
@@ -59,7 +61,7 @@ impl Annotation {
     /// Parses a field of an output; `None` for one of another name.
     ///
     /// `annotation.N`, `annotation-manifest.N`, `annotation-manifest[linux/amd64].N`,
-    /// `annotation-manifest-descriptor.N`, `annotation-index.N`.
+    /// `annotation-manifest-descriptor.N`, `annotation-index.N`, `annotation-index-descriptor.N`.
     pub(super) fn of_field(key: &str, value: &str) -> Option<Result<Self, AnnotationError>> {
         let rest = key.strip_prefix("annotation")?;
         let (place, name) = rest.split_once("].").map_or_else(
@@ -112,6 +114,7 @@ impl Annotation {
             "manifest" => AnnotationTarget::Manifest,
             "manifest-descriptor" => AnnotationTarget::ManifestDescriptor,
             "index" if platform.is_none() => AnnotationTarget::Index,
+            "index-descriptor" if platform.is_none() => AnnotationTarget::IndexDescriptor,
             _ => return Err(wrong()),
         };
         Ok(Self { target, platform, name: name.to_owned(), value: value.to_owned() })
@@ -154,6 +157,7 @@ mod tests {
             ("index:a=", "Index a="),
             ("manifest[linux/arm64]:a=b", "Manifestlinux/arm64 a=b"),
             ("index,manifest-descriptor:a=b", "Index a=b; ManifestDescriptor a=b"),
+            ("index-descriptor:a=b", "IndexDescriptor a=b"),
         ] {
             assert_eq!(places(text).as_deref(), Ok(want), "{text}");
         }
@@ -161,7 +165,6 @@ mod tests {
             ("a", "name=value"),
             ("index:=b", "name=value"),
             ("config:a=b", "cannot annotate `config`"),
-            ("index-descriptor:a=b", "cannot annotate `index-descriptor`"),
             ("index[linux/amd64]:a=b", "cannot annotate"),
             ("manifest[x/y/z/w]:a=b", "expected a platform"),
         ] {

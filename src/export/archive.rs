@@ -7,7 +7,7 @@
 //! "Combined Image JSON + Filesystem Changeset Format".
 
 use super::dest::DestFile;
-use super::{Dest, ExportError, Form, OutputSpec, Packed, load, to_dest};
+use super::{Dest, ExportError, Form, OutputSpec, Packed, PackedProduct, load, to_dest};
 use crate::image::Closure;
 use crate::oci::{
     Descriptor, Digest, Index, Reference,
@@ -47,14 +47,21 @@ pub(super) struct ArchiveEntry<'a> {
 impl<'a> ArchiveEntry<'a> {
     /// An image that was packed.
     pub(super) fn of_packed(packed: &'a Packed, names: &'a [Reference]) -> Self {
-        let mut listed = packed.manifest.clone();
-        listed.platform = Some(packed.platform.to_json());
-        listed.annotations.extend(packed.descriptor_annotations.clone());
+        let mut listed = packed.listed();
         if let Some(created) = &packed.created {
             listed.annotations.insert(CREATED.to_owned(), created.clone());
         }
         let blobs = packed.layers.iter().chain([&packed.config, &packed.manifest]).collect();
         Self { listed, names, blobs, parts: Some((&packed.config, &packed.layers)) }
+    }
+
+    /// An index of images that were packed.
+    pub(super) fn of_index(packed: &'a PackedProduct, names: &'a [Reference]) -> Self {
+        let of_image = |one: &'a Packed| one.layers.iter().chain([&one.config, &one.manifest]);
+        let blobs = packed.images.iter().flat_map(of_image).chain(&packed.index).collect();
+        let preferred = packed.preferred();
+        let parts = Some((&preferred.config, &*preferred.layers));
+        Self { listed: packed.listed(), names, blobs, parts }
     }
 
     /// An image as it is: an index with all it names, say. What may not be distributed is left out.

@@ -24,6 +24,7 @@ mod directory;
 pub mod guard;
 mod load;
 mod metadata;
+mod product;
 mod rootfs;
 mod spec;
 
@@ -51,6 +52,7 @@ pub use cache::{CACHE_TAG, CacheFrom, CacheMode, CacheSpecError, CacheTo, export
 pub use dest::{write_by, write_whole};
 pub use directory::LayoutDirectory;
 pub use metadata::metadata;
+pub use product::{PackedProduct, Product, pack_product};
 pub use spec::{
     Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError, split_csv,
 };
@@ -86,6 +88,17 @@ pub enum ExportError {
         dest: PathBuf,
         /// Cause of the failure.
         source: io::Error,
+    },
+    /// Images for several platforms are to share a directory, and cannot.
+    #[error(
+        "{} and {} both have {path}: give each platform a directory with platform-split=true",
+        platforms[0], platforms[1]
+    )]
+    SamePath {
+        /// A path in both.
+        path: String,
+        /// The images' platforms.
+        platforms: [Platform; 2],
     },
     /// The store refused.
     #[error(transparent)]
@@ -244,6 +257,16 @@ pub fn pack(
     options: &PackOptions,
 ) -> Result<Packed, ExportError> {
     let blobs = blob::layer_blobs(context, &image.layers, options)?;
+    put_image(context, image, blobs, options)
+}
+
+/// Makes the documents of an image whose layers' blobs are there.
+fn put_image(
+    context: &Context<'_>,
+    image: &Image,
+    blobs: Vec<(Descriptor, Digest)>,
+    options: &PackOptions,
+) -> Result<Packed, ExportError> {
     let diff_ids: Vec<_> = blobs.iter().map(|(_, diff_id)| *diff_id).collect();
     let mut config = image.config.clone();
     if config.diff_ids().ok().as_ref() != Some(&diff_ids) {
@@ -298,59 +321,59 @@ fn put(store: &Store, bytes: &[u8], media_type: &str) -> Result<Descriptor, Expo
     Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
 }
 
-/// Puts an image into the store under full names; without names it is only there by its digest.
+/// Puts what a build made into the store under full names; without names it is only there by its
+/// digest.
 ///
 /// New layers become uncompressed blobs, so that other tools can read the store in place.
 ///
 /// # Errors
 ///
 /// [`ExportError`]; no name is given then.
-pub fn store_image(
+pub fn store_product(
     context: &Context<'_>,
-    image: &Image,
+    product: Product<'_>,
     names: &[Reference],
     options: &PackOptions,
-) -> Result<Packed, ExportError> {
-    let packed = pack(context, image, options)?;
-    // A reader of the image finds the layers it was made of, and need not unpack its blobs; unless
-    // these hold something else, as other times.
-    for (layer, diff_id) in image.layers.iter().zip(&packed.diff_ids) {
-        let own = context.store.layer(&layer.layer.id)?.and_then(|layer| layer.meta.tar);
-        if own.is_some_and(|tar| tar.diff_id == *diff_id)
-            && matches!(context.store.diff(diff_id)?, Diff::Unknown)
-        {
-            context.store.set_layer_of_diff(diff_id, &layer.layer.id)?;
-        }
+) -> Result<PackedProduct, ExportError> {
+    let packed = pack_product(context, product, options)?;
+    for (image, packed) in product.images().iter().zip(&packed.images) {
+        remember_layers(context.store, image, packed)?;
     }
     tag(context.store, &packed, names)?;
     if names.is_empty() {
-        context.store.keep(&described(&packed))?;
+        context.store.keep(&packed.listed())?;
     }
     Ok(packed)
 }
 
-/// What the store's index has of a packed image.
-fn described(packed: &Packed) -> Descriptor {
-    let mut descriptor = packed.manifest.clone();
-    descriptor.platform = Some(packed.platform.to_json());
-    descriptor.annotations.extend(packed.descriptor_annotations.clone());
-    descriptor
-}
-
-/// Names a packed image.
-///
-/// # Errors
-///
-/// [`ExportError::Store`].
-pub fn tag(store: &Store, packed: &Packed, names: &[Reference]) -> Result<(), ExportError> {
-    for name in names {
-        let name = name.clone().or_latest();
-        store.tag(&name.to_string(), &described(packed))?;
+/// Notes which layers an image was made of, so that its reader need not unpack its blobs; unless
+/// these hold something else, as other times.
+fn remember_layers(store: &Store, image: &Image, packed: &Packed) -> Result<(), ExportError> {
+    for (layer, diff_id) in image.layers.iter().zip(&packed.diff_ids) {
+        let own = store.layer(&layer.layer.id)?.and_then(|layer| layer.meta.tar);
+        if own.is_some_and(|tar| tar.diff_id == *diff_id)
+            && matches!(store.diff(diff_id)?, Diff::Unknown)
+        {
+            store.set_layer_of_diff(diff_id, &layer.layer.id)?;
+        }
     }
     Ok(())
 }
 
-/// Makes one output of an image. `stdout` takes what goes to `dest=-`.
+/// Names what was packed.
+///
+/// # Errors
+///
+/// [`ExportError::Store`].
+pub fn tag(store: &Store, packed: &PackedProduct, names: &[Reference]) -> Result<(), ExportError> {
+    for name in names {
+        let name = name.clone().or_latest();
+        store.tag(&name.to_string(), &packed.listed())?;
+    }
+    Ok(())
+}
+
+/// Makes one output of what a build made. `stdout` takes what goes to `dest=-`.
 ///
 /// Returns what was packed; `None` for outputs that are not images.
 ///
@@ -360,32 +383,30 @@ pub fn tag(store: &Store, packed: &Packed, names: &[Reference]) -> Result<(), Ex
 /// some of the files.
 pub fn export(
     context: &Context<'_>,
-    image: &Image,
+    product: Product<'_>,
     names: &[Reference],
     spec: &OutputSpec,
     stdout: &mut dyn Write,
-) -> Result<Option<Packed>, ExportError> {
+) -> Result<Option<PackedProduct>, ExportError> {
     let times = spec.epoch.map_or(Times::Kept, Times::Set);
     match spec.kind {
         OutputKind::CacheOnly => Ok(None),
-        OutputKind::Image => store_image(context, image, names, &PackOptions::of(spec)).map(Some),
+        OutputKind::Image => {
+            store_product(context, product, names, &PackOptions::of(spec)).map(Some)
+        }
         OutputKind::Oci | OutputKind::Docker => {
-            let packed = pack(context, image, &PackOptions::of(spec))?;
+            let packed = pack_product(context, product, &PackOptions::of(spec))?;
             // The new blobs are to be on the disk when all is over: they get there in the meantime.
             std::thread::scope(|scope| {
                 let sync = scope.spawn(|| context.store.sync());
-                write_archive(context, &[(&packed, names)], spec, stdout)?;
+                write_product(context, &packed, names, spec, stdout)?;
                 Ok(sync.join().unwrap_or_else(|panic| resume_unwind(panic))?)
             })
             .map(|()| Some(packed))
         }
         OutputKind::Local => {
             if let Some(Dest::Path(dir)) = &spec.dest {
-                let dir = match spec.is_split {
-                    true => dir.join(image.config.platform().to_string().replace('/', "_")),
-                    false => dir.clone(),
-                };
-                rootfs::write_local(context, image, times, &dir)?;
+                rootfs::write_local(context, product, spec.is_split, times, dir)?;
             }
             Ok(None)
         }
@@ -395,14 +416,37 @@ pub fn export(
                     TarSink::File(file) => *file,
                     TarSink::Other(writer) => *writer,
                 };
-                rootfs::write_tar(context, image, times, path, out)
+                rootfs::write_tar(context, product, spec.is_split, times, path, out)
             })?;
             Ok(None)
         }
     }
 }
 
-/// Writes packed images as one archive: `export` for one image, `save` for several.
+/// Writes what a build made as one archive. Readers of `manifest.json`, which has no word for an
+/// index, find one of its images there.
+fn write_product(
+    context: &Context<'_>,
+    packed: &PackedProduct,
+    names: &[Reference],
+    spec: &OutputSpec,
+    stdout: &mut dyn Write,
+) -> Result<(), ExportError> {
+    if packed.index.is_none() {
+        return write_archive(context, &[(&packed.images[0], names)], spec, stdout);
+    }
+    let archive = Archive {
+        store: context.store,
+        entries: vec![ArchiveEntry::of_index(packed, names)],
+        kept: Vec::new(),
+        is_docker: spec.kind == OutputKind::Docker,
+        index_annotations: &BTreeMap::new(),
+        cancel: context.cancel,
+    };
+    archive.write(spec, stdout)
+}
+
+/// Writes packed images as one archive, each alone.
 ///
 /// # Errors
 ///
@@ -413,9 +457,7 @@ pub fn write_archive(
     spec: &OutputSpec,
     stdout: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    // An index is of no platform, and none chooses among its annotations.
-    let index_annotations =
-        annotation::chosen(&spec.annotations, AnnotationTarget::Index, &Platform::host());
+    let index_annotations = product::of_index(&spec.annotations, AnnotationTarget::Index);
     let archive = Archive {
         store: context.store,
         entries: images

@@ -1,6 +1,6 @@
 //! The final files of an image, without its layers: as a tar, or in a directory.
 
-use super::{Context, ExportError};
+use super::{Context, ExportError, Product};
 use crate::image::Image;
 use crate::layer::{self, LayerEntry, LayerEntryKind, LayerError, TarOptions, Times, Walk};
 use crate::snapshot::{self, MountOptions, Mounted, XattrSpace};
@@ -12,6 +12,7 @@ use rustix::fs::{
     linkat, mkdirat, mknodat, openat, renameat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -25,19 +26,79 @@ fn mounted(context: &Context<'_>, image: &Image) -> Result<Mounted, ExportError>
     Ok(snapshot::mount(&lowers, None, &options)?)
 }
 
+/// Returns the directory of each image's files: one named after its platform where there are
+/// several images or `is_split` says so, else none.
+///
+/// # Errors
+///
+/// [`ExportError::SamePath`] where images of several platforms are to share one directory, and
+/// both have a file of one name.
+fn directories(
+    context: &Context<'_>,
+    product: Product<'_>,
+    is_split: Option<bool>,
+) -> Result<Vec<String>, ExportError> {
+    let images = product.images();
+    let is_split = is_split.unwrap_or(matches!(product, Product::Index(_)));
+    if !is_split && images.len() > 1 {
+        check_apart(context, images)?;
+    }
+    let name = |image: &Image| match is_split {
+        true => image.config.platform().to_string().replace('/', "_"),
+        false => String::new(),
+    };
+    Ok(images.iter().map(name).collect())
+}
+
+/// Checks that no path is that of a file in one image and of anything in another.
+fn check_apart(context: &Context<'_>, images: &[Image]) -> Result<(), ExportError> {
+    let mut taken: BTreeMap<Vec<u8>, (usize, bool)> = BTreeMap::new();
+    for (number, image) in images.iter().enumerate() {
+        let mount = mounted(context, image)?;
+        let mut twice = None;
+        let walked =
+            Walk::new(XattrSpace::detect(), context.cancel).run(mount.root(), |entry, _| {
+                let is_dir = entry.kind == LayerEntryKind::Dir;
+                match taken.get(entry.path) {
+                    Some((first, was_dir)) if *first != number && !(is_dir && *was_dir) => {
+                        twice = Some((entry.path.to_vec(), *first));
+                        return Err(LayerError::Cancelled);
+                    }
+                    Some(_) => {}
+                    None => drop(taken.insert(entry.path.to_vec(), (number, is_dir))),
+                }
+                Ok(())
+            });
+        if let Some((path, first)) = twice {
+            return Err(ExportError::SamePath {
+                path: String::from_utf8_lossy(&path).into_owned(),
+                platforms: [first, number].map(|number| images[number].config.platform()),
+            });
+        }
+        walked.map_err(|error| match error {
+            LayerError::Cancelled => ExportError::Cancelled,
+            error => error.into(),
+        })?;
+    }
+    Ok(())
+}
+
 /// Writes the final files as one tar, in the form layers have.
 pub(super) fn write_tar(
     context: &Context<'_>,
-    image: &Image,
+    product: Product<'_>,
+    is_split: Option<bool>,
     times: Times,
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    let mount = mounted(context, image)?;
+    let names = directories(context, product, is_split)?;
+    let mounts = product.images().iter().map(|image| mounted(context, image));
+    let mounts = mounts.collect::<Result<Vec<_>, _>>()?;
+    let trees: Vec<_> = names.into_iter().zip(mounts.iter().map(Mounted::root)).collect();
     let mut out = io::BufWriter::with_capacity(256 << 10, out);
     let options = TarOptions { times, ..TarOptions::detect() };
-    layer::write_tar(mount.root(), &mut out, &options, context.cancel)
-        .map_err(|e| at_path(e, path))?;
+    layer::write_trees(&trees, &mut out, &options, context.cancel).map_err(|e| at_path(e, path))?;
     out.flush().map_err(|e| ExportError::io("write", path, e))
 }
 
@@ -50,12 +111,27 @@ fn at_path(error: LayerError, path: &Path) -> ExportError {
     }
 }
 
-/// Writes the final files into a directory, beside what is there. They belong to the caller, as
+/// Writes the final files into a directory, or into one below it for each platform.
+pub(super) fn write_local(
+    context: &Context<'_>,
+    product: Product<'_>,
+    is_split: Option<bool>,
+    times: Times,
+    dir: &Path,
+) -> Result<(), ExportError> {
+    let names = directories(context, product, is_split)?;
+    for (image, name) in product.images().iter().zip(names) {
+        write_files(context, image, times, &dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// Writes the final files of an image into a directory, beside what is there. They belong to the caller, as
 /// those that `docker build -o` writes; modes and times are kept. Files are replaced one by one,
 /// each whole; what has another type than the image's entry is removed first, with all below it,
 /// and never followed. Device nodes are left out, and files that run with their owner's rights are
 /// reported.
-pub(super) fn write_local(
+fn write_files(
     context: &Context<'_>,
     image: &Image,
     times: Times,

@@ -20,8 +20,9 @@ pub struct OutputSpec {
     pub layers: LayerOptions,
     /// Whether an OCI or Docker output is a tar or a directory.
     pub form: Form,
-    /// Whether files go into a directory named after the platform, as `linux_amd64`.
-    pub is_split: bool,
+    /// Whether files go into a directory named after the platform, as `linux_amd64`; `None` where
+    /// that is for the number of platforms to decide.
+    pub is_split: Option<bool>,
     /// Whether, and how, an image goes to the registries of its names.
     pub push: Push,
     /// Whether the store keeps the image under its names.
@@ -226,7 +227,7 @@ impl OutputSpec {
             push: Push::default(),
             is_stored: true,
             dangling_name: None,
-            is_split: false,
+            is_split: None,
             annotations: Vec::new(),
             epoch: None,
         }
@@ -305,8 +306,8 @@ impl OutputSpec {
             "tar" if matches!(self.kind, OutputKind::Oci | OutputKind::Docker) => {
                 self.form = if flag(key, value)? { Form::Tar } else { Form::Dir };
             }
-            "platform-split" if self.kind == OutputKind::Local => {
-                self.is_split = flag(key, value)?;
+            "platform-split" if matches!(self.kind, OutputKind::Local | OutputKind::Tar) => {
+                self.is_split = Some(flag(key, value)?);
             }
             "compression" if is_image => {
                 self.layers.compression = Some(match value {
@@ -388,10 +389,6 @@ impl OutputSpec {
             }
         }
         self.check_media_types()?;
-        let wants_index = self.annotations.iter().any(|a| a.target == AnnotationTarget::Index);
-        if wants_index && !matches!(self.kind, OutputKind::Oci | OutputKind::Docker) {
-            return Err(SpecError::NoIndex { kind });
-        }
         Ok(())
     }
 
@@ -406,6 +403,25 @@ impl OutputSpec {
         match self.layers.oci_media_types.replace(true) {
             Some(false) => Err(SpecError::NeedsOci { what }),
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that what is said of an index is said where there is one; `has_index` says whether
+    /// the image itself is one. An archive has one in any case: its own.
+    ///
+    /// # Errors
+    ///
+    /// [`SpecError::NoIndex`].
+    pub fn check_index(&self, has_index: bool) -> Result<(), SpecError> {
+        let has_own = matches!(self.kind, OutputKind::Oci | OutputKind::Docker);
+        let is_lost = |annotation: &Annotation| match annotation.target {
+            AnnotationTarget::Manifest | AnnotationTarget::ManifestDescriptor => false,
+            AnnotationTarget::Index => !has_own,
+            AnnotationTarget::IndexDescriptor => true,
+        };
+        match !has_index && self.annotations.iter().any(is_lost) {
+            true => Err(SpecError::NoIndex { kind: self.kind.name() }),
+            false => Ok(()),
         }
     }
 
@@ -544,9 +560,8 @@ mod tests {
             ("type=oci,dest=x,annotation-config.a=b", "cannot annotate `config`"),
             ("type=oci,dest=x,annotation-manifest[a/b/c/d].a=b", "expected a platform"),
             ("type=oci,dest=x,annotation-manifest=b", "unknown field"),
-            ("type=image,annotation-index.a=b", "makes no index to annotate"),
             ("type=image,name=UPPER", "expected a name of an image"),
-            ("type=tar,dest=x,platform-split=true", "unknown field `platform-split`"),
+            ("type=oci,dest=x,platform-split=true", "unknown field `platform-split`"),
             ("type=oci,dest=x,compression-level=10", "expected 0 to 9"),
             ("type=oci,dest=x,tar=maybe", "expected true or false"),
             ("type=oci,x", "expected key=value"),
@@ -557,6 +572,16 @@ mod tests {
         for (text, what) in CASES {
             let error = OutputSpec::parse(text).expect_err(text).to_string();
             assert!(error.contains(what), "{text}: {error}");
+        }
+        // An archive has an index of its own; that of a store or registry is the image's.
+        for (text, has_index, is_meant) in [
+            ("type=image,annotation-index.a=b", false, false),
+            ("type=image,annotation-index.a=b", true, true),
+            ("type=oci,dest=x,annotation-index.a=b", false, true),
+            ("type=oci,dest=x,annotation-index-descriptor.a=b", false, false),
+        ] {
+            let spec = OutputSpec::parse(text).unwrap();
+            assert_eq!(spec.check_index(has_index).is_ok(), is_meant, "{text}, {has_index}");
         }
     }
 }

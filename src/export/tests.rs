@@ -66,7 +66,19 @@ fn names(texts: &[&str]) -> Vec<Reference> {
 fn run(store: &Store, image: &Image, tags: &[&str], spec: &str) -> Option<Packed> {
     let spec = OutputSpec::parse(spec).unwrap();
     let mut stdout = Vec::new();
-    with(store, |context| export(context, image, &names(tags), &spec, &mut stdout)).unwrap()
+    let product = Product::Image(image);
+    let made = with(store, |context| export(context, product, &names(tags), &spec, &mut stdout));
+    made.unwrap().map(|mut made| made.images.remove(0))
+}
+
+fn store_image(
+    context: &Context<'_>,
+    image: &Image,
+    names: &[Reference],
+    options: &PackOptions,
+) -> Result<Packed, ExportError> {
+    let made = store_product(context, Product::Image(image), names, options)?;
+    Ok(made.images.into_iter().next().unwrap())
 }
 
 fn blobs(store: &Store) -> Vec<(String, u64)> {
@@ -248,14 +260,15 @@ fn a_cancelled_or_failed_export_leaves_the_old_file() {
     let progress = Progress::quiet();
     let context =
         Context { store: &store, progress: &progress, vertex: Digest::of(b""), cancel: &cancel };
-    let error = export(&context, &image, &[], &spec, &mut Vec::new()).unwrap_err();
+    let error = export(&context, Product::Image(&image), &[], &spec, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, ExportError::Cancelled), "{error}");
     // A blob that was cut short in the store.
     let packed = run(&store, &image, &[], "type=oci,dest=/dev/null").unwrap();
     let blob = store.blob_path(&packed.layers[0].digest);
     fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap();
     File::options().write(true).open(&blob).unwrap().set_len(5).unwrap();
-    let error = with(&store, |c| export(c, &image, &[], &spec, &mut Vec::new())).unwrap_err();
+    let error = with(&store, |c| export(c, Product::Image(&image), &[], &spec, &mut Vec::new()))
+        .unwrap_err();
     assert!(matches!(error, ExportError::BlobSize { .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
@@ -269,7 +282,8 @@ fn dest_dash_is_stdout() {
     run(&store, &image, &["a"], &format!("type=oci,dest={}", path.display()));
     let spec = OutputSpec::parse("type=oci,dest=-").unwrap();
     let mut stdout = Vec::new();
-    with(&store, |c| export(c, &image, &names(&["a"]), &spec, &mut stdout)).unwrap();
+    with(&store, |c| export(c, Product::Image(&image), &names(&["a"]), &spec, &mut stdout))
+        .unwrap();
     assert_eq!(stdout, fs::read(&path).unwrap());
 }
 
@@ -354,7 +368,7 @@ fn privileged_a_directory_gets_the_final_files_and_nothing_is_written_through_li
     fs::create_dir(&elsewhere).unwrap();
     symlink(&elsewhere, out.join("sub")).unwrap();
     let spec = OutputSpec::parse(&out.display().to_string()).unwrap();
-    with(&store, |c| export(c, &image, &[], &spec, &mut Vec::new())).unwrap();
+    with(&store, |c| export(c, Product::Image(&image), &[], &spec, &mut Vec::new())).unwrap();
     assert!(out.join("sub/tool").exists());
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
@@ -379,7 +393,7 @@ fn privileged_a_tar_has_the_final_files() {
     assert_eq!(paths, expected);
     let spec = OutputSpec::parse("-").unwrap();
     let mut stdout = Vec::new();
-    with(&store, |c| export(c, &image, &[], &spec, &mut stdout)).unwrap();
+    with(&store, |c| export(c, Product::Image(&image), &[], &spec, &mut stdout)).unwrap();
     assert_eq!(stdout, bytes);
 }
 
@@ -466,7 +480,10 @@ fn times_are_rewritten_in_new_layers_only() {
     let text = format!("type=oci,dest={},rewrite-timestamp=true", path.display());
     let spec = OutputSpec { epoch: Some(EPOCH), ..OutputSpec::parse(&text).unwrap() };
     let pack = |spec: &OutputSpec| {
-        with(&store, |context| export(context, &based, &[], spec, &mut Vec::new())).unwrap()
+        let product = Product::Image(&based);
+        let made =
+            with(&store, |context| export(context, product, &[], spec, &mut Vec::new())).unwrap();
+        made.map(|mut made| made.images.remove(0))
     };
     let rewritten = pack(&spec).unwrap();
     assert_eq!(rewritten.layers[..2], kept.layers[..], "a received layer keeps its bytes");
@@ -501,13 +518,15 @@ fn privileged_trees_get_the_time_that_is_given() {
     let tree = dir.path().join("tree");
     let text = format!("type=local,dest={},platform-split=true", tree.display());
     let spec = OutputSpec { epoch: Some(EPOCH), ..OutputSpec::parse(&text).unwrap() };
-    with(&store, |context| export(context, &image, &[], &spec, &mut Vec::new())).unwrap();
+    with(&store, |context| export(context, Product::Image(&image), &[], &spec, &mut Vec::new()))
+        .unwrap();
     let stat = fs::metadata(tree.join("linux_amd64/b")).unwrap();
     assert_eq!((stat.mtime(), stat.mtime_nsec()), (EPOCH, 0));
 
     let spec = OutputSpec { epoch: Some(EPOCH), ..OutputSpec::parse("-").unwrap() };
     let mut bytes = Vec::new();
-    with(&store, |context| export(context, &image, &[], &spec, &mut bytes)).unwrap();
+    with(&store, |context| export(context, Product::Image(&image), &[], &spec, &mut bytes))
+        .unwrap();
     let mut tar = tar::Archive::new(bytes.as_slice());
     let times = tar.entries().unwrap().map(|e| e.unwrap().header().mtime().unwrap());
     assert!(times.into_iter().all(|time| time == EPOCH as u64));

@@ -9,7 +9,7 @@ use super::resolve::Images;
 use super::transfers::{Clients, Pulls};
 use super::{Caller, check, destination, housekeeping, limits, on_error, secrets, shared_cache};
 use crate::dockerfile::lint::Finding;
-use crate::export::OutputSpec;
+use crate::export::{OutputSpec, PackedProduct};
 use crate::history::{BuildId, History, Outcome};
 use crate::oci::Digest;
 use crate::plan::Plan;
@@ -24,9 +24,10 @@ use std::sync::Arc;
 pub struct Built {
     /// Its name in the history.
     pub build: BuildId,
-    /// The image's id, which is the digest of its configuration; `None` where no image was made.
+    /// The image's id, which is the digest of its configuration, or of the index of several;
+    /// `None` where no image was made.
     pub image: Option<Digest>,
-    /// The digest of the image's manifest.
+    /// The digest of the image's manifest, or of the index.
     pub manifest: Option<Digest>,
     /// What the scheduler did.
     pub counts: Counts,
@@ -53,7 +54,7 @@ pub fn build(
         let verifies_tls = loaded.request.verifies_tls;
         let clients = Clients::new(move || caller.client(verifies_tls, progress));
         let is_forced = source.pull == PullPolicy::Always;
-        images = images.or_pulled(Pulls { clients, progress, is_forced });
+        images = images.or_pulled(Pulls::new(clients, progress, is_forced));
     }
     let (plan, findings) = loaded.checked_plan(&mut images);
     for (name, warning) in &images.mismatches {
@@ -137,7 +138,7 @@ fn build_plan(
             return Err(failure);
         }
     };
-    let image = packed.as_ref().map(|packed| packed.config.digest);
+    let image = packed.as_ref().map(PackedProduct::id);
     recorder.finish(caller.now(), Outcome::Ok, packed.as_ref(), &solved.steps)?;
     store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
     let ran = solved.steps.iter().filter(|step| step.end == solve::StepEnd::Ran);
@@ -147,7 +148,7 @@ fn build_plan(
         progress.notice(format!("cannot tidy up the cache: {error}"));
         0
     });
-    let manifest = packed.map(|packed| packed.manifest.digest);
+    let manifest = packed.map(|packed| packed.top().digest);
     Ok(Built { build, image, manifest, counts: solved.counts, collected })
 }
 
@@ -199,8 +200,8 @@ fn guarded(
     if !job.options.wants_image || secrets::is_nothing(job) {
         return Ok(());
     }
-    let image = solve::image_of(job, solved);
+    let images = solve::images_of(job, solved);
     let dockerfile = (&*loaded.inputs.dockerfile_name, &*loaded.text());
     let is_allowed = loaded.request.delivery.allows_secrets;
-    secrets::check(job, solved, &image, build, recorder, is_allowed, dockerfile)
+    secrets::check(job, solved, &images, build, recorder, is_allowed, dockerfile)
 }

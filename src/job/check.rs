@@ -40,20 +40,22 @@ pub struct Checked {
 /// A failure for options of the checks that mean nothing, and for a context that cannot be read.
 pub fn check(loaded: &Loaded<'_>, store: &Store, caller: &dyn Caller) -> Result<Checked, Failure> {
     let options = options(loaded)?;
-    let planned = loaded.plan_request();
-    // As in BuildKit: without a target, all stages are looked at.
-    let scope = if planned.target.is_some() { Scope::Target } else { Scope::All };
     let images = Images::new(store, &loaded.contexts, caller.cancel())
         .under(&loaded.request.source.policies);
     let mut known = Known { images, unknown: Vec::new() };
-    let survey = Survey::new(&planned, scope, &mut known);
     let secret_files = secret_files(loaded, store, caller)?;
-    let findings = find(loaded, &planned, survey.as_ref().ok(), &options, Some(&secret_files));
+    let (mut findings, mut error) = (Vec::new(), None);
+    for planned in &loaded.plan_requests() {
+        // As in BuildKit: without a target, all stages are looked at.
+        let scope = if planned.target.is_some() { Scope::Target } else { Scope::All };
+        let survey = Survey::new(planned, scope, &mut known);
+        let found = find(loaded, planned, survey.as_ref().ok(), &options, Some(&secret_files));
+        add_new(&mut findings, found);
+        let failed = survey.and_then(Survey::plan).err();
+        error = error.or(failed.map(|error| loaded.plan_failure(error)));
+    }
     let violation = lint::violation(&options, &findings);
-    let error = match survey.and_then(Survey::plan) {
-        Err(error) => Some(loaded.plan_failure(error)),
-        Ok(_) => violation.map(|message| Failure::new(Class::Dockerfile, message)),
-    };
+    let error = error.or(violation.map(|message| Failure::new(Class::Dockerfile, message)));
     let mut unknown_images = known.unknown;
     unknown_images.sort();
     unknown_images.dedup();
@@ -81,6 +83,15 @@ pub(super) fn options(loaded: &Loaded<'_>) -> Result<Options, Failure> {
             ),
         }
     })
+}
+
+/// Adds the findings that are not there yet: most are the same for every platform.
+pub(super) fn add_new(all: &mut Vec<Finding>, found: Vec<Finding>) {
+    for finding in found {
+        if !all.contains(&finding) {
+            all.push(finding);
+        }
+    }
 }
 
 /// Looks for what is likely a mistake; `secret_files` is given where advice is wanted too.

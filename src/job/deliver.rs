@@ -7,8 +7,10 @@ use super::load::Loaded;
 use super::request::DeliverySpec;
 use super::transfers::{self, Pushes};
 use crate::dockerfile::lint::Finding;
-use crate::export::{self, Dest, ExportError, OutputKind, OutputSpec, Packed, Push};
-use crate::image::{self, Image, Selector, StoreSource};
+use crate::export::{
+    self, Dest, ExportError, OutputKind, OutputSpec, PackedProduct, Product, Push,
+};
+use crate::image::{self, Selector, StoreSource};
 use crate::oci::{DEFAULT_TAG, Reference, canonical_json};
 use crate::plan::Plan;
 use crate::progress::{Vertex, Warning};
@@ -34,20 +36,24 @@ pub fn check_push(spec: &OutputSpec, tags: &[Reference]) -> Result<(), String> {
     Ok(())
 }
 
-/// Puts the image where it was asked for; returns it as the first output packed it.
+/// Puts what was built where it was asked for; returns it as the first output packed it.
 pub(super) fn deliver(
     loaded: &Loaded<'_>,
     caller: &dyn Caller,
     job: &Job<'_>,
     solved: &solve::Solved,
     findings: &[Finding],
-) -> Result<Option<Packed>, Failure> {
+) -> Result<Option<PackedProduct>, Failure> {
     let request = loaded.request;
     if !job.options.wants_image {
         return Ok(None);
     }
     let delivery = &request.delivery;
-    let image = solve::image_of(job, solved);
+    let images = solve::images_of(job, solved);
+    let product = match &*images {
+        [image] if !request.source.has_index => Product::Image(image),
+        images => Product::Index(images),
+    };
     let vertex = Vertex::internal("exporting to image");
     let context = export::Context {
         store: job.store,
@@ -57,9 +63,10 @@ pub(super) fn deliver(
     };
     let shown = vertex.digest;
     job.progress.started(vertex);
-    let result = outputs(&context, &image, delivery, job.options.epoch, caller)
+    let result = outputs(&context, product, delivery, job.options.epoch, caller)
         .map_err(|error| match error {
             ExportError::Cancelled => Failure::new(Class::Interrupted, "interrupted"),
+            error @ ExportError::SamePath { .. } => Failure::of(Class::Usage, &error),
             error => Failure::of(Class::Environment, &error),
         })
         .and_then(|(packed, parcels)| {
@@ -97,7 +104,7 @@ pub(super) fn deliver(
         export::write_whole(path, &text).map_err(|e| Failure::of(Class::Environment, &e))?;
     }
     if let (Some(path), Some(packed)) = (&delivery.id_file, &packed) {
-        export::write_whole(path, packed.config.digest.to_string().as_bytes())
+        export::write_whole(path, packed.id().to_string().as_bytes())
             .map_err(|e| Failure::of(Class::Environment, &e))?;
     }
     Ok(packed)
@@ -106,14 +113,14 @@ pub(super) fn deliver(
 /// Returns what an output made, for the end of the progress: names, digest, and where it is.
 fn made(
     spec: &OutputSpec,
-    packed: Option<&Packed>,
+    packed: Option<&PackedProduct>,
     delivery: &DeliverySpec,
     job: &Job<'_>,
 ) -> Vec<String> {
     let names: Vec<_> = delivery.tags.iter().chain(&spec.names).map(Reference::familiar).collect();
     let image = match (names.as_slice(), packed) {
-        ([], Some(packed)) => format!("image {}", packed.manifest.digest),
-        (names, Some(packed)) => format!("image {} {}", names.join(", "), packed.manifest.digest),
+        ([], Some(packed)) => format!("image {}", packed.top().digest),
+        (names, Some(packed)) => format!("image {} {}", names.join(", "), packed.top().digest),
         (_, None) => "image".to_owned(),
     };
     let to = match &spec.dest {
@@ -129,7 +136,7 @@ fn made(
             let root = job.store.root().display();
             let pushed = spec.push.is_wanted.then(|| match (names.as_slice(), packed) {
                 (names, Some(packed)) if spec.push.by_digest => {
-                    format!("pushed {} by its digest {}", names.join(", "), packed.manifest.digest)
+                    format!("pushed {} by its digest {}", names.join(", "), packed.top().digest)
                 }
                 (names, _) => format!("pushed {}", names.join(", ")),
             });
@@ -156,7 +163,7 @@ fn usage(plan: &Plan, steps: &[solve::StepReport]) -> serde_json::Value {
 
 /// An image that is to go to the registries of its names.
 struct Parcel {
-    packed: Packed,
+    packed: PackedProduct,
     names: Vec<Reference>,
     push: Push,
 }
@@ -173,7 +180,7 @@ fn send(
     let export::Context { store, progress, vertex, cancel } = *context;
     let pushes = Pushes { client: client()?, store, progress, cancel };
     for Parcel { packed, names, push } in parcels {
-        let image = image::survey(store, &StoreSource(store), &packed.manifest, Selector::All)
+        let image = image::survey(store, &StoreSource(store), packed.top(), Selector::All)
             .map_err(|error| transfers::failure_of(&error))?;
         for name in names {
             let tag = name.tag().filter(|_| !push.by_digest).map(str::to_owned);
@@ -186,11 +193,11 @@ fn send(
 /// Makes every output; without any, the image goes into the store.
 fn outputs(
     context: &export::Context<'_>,
-    image: &Image,
+    product: Product<'_>,
     delivery: &DeliverySpec,
     epoch: Option<i64>,
     caller: &dyn Caller,
-) -> Result<(Option<Packed>, Vec<Parcel>), ExportError> {
+) -> Result<(Option<PackedProduct>, Vec<Parcel>), ExportError> {
     let (mut packed, mut parcels) = (None, Vec::new());
     for spec in delivery.all_outputs() {
         // Known only now, where it is the context's.
@@ -200,13 +207,13 @@ fn outputs(
         let mut stdout = caller.stdout();
         let is_kept = spec.is_stored && !spec.push.by_digest;
         let in_store = if is_kept { &names[..] } else { &[][..] };
-        let one = export::export(context, image, in_store, spec, &mut stdout)?;
+        let one = export::export(context, product, in_store, spec, &mut stdout)?;
         if let Some(packed) = &one
             && spec.kind == OutputKind::Image
         {
             let canonical = if spec.push.has_canonical_name { &names[..] } else { &[][..] };
             let dangling = spec.dangling_name.as_ref().filter(|_| names.is_empty());
-            let digest = packed.manifest.digest;
+            let digest = packed.top().digest;
             let with_digest = canonical.iter().chain(dangling).map(|name| name.with_digest(digest));
             if spec.is_stored {
                 export::tag(context.store, packed, &with_digest.collect::<Vec<_>>())?;

@@ -103,8 +103,15 @@ impl Loaded<'_> {
         Failure::of_dockerfile(errors, &self.inputs.dockerfile_name, &self.text())
     }
 
-    /// What is to be planned.
-    pub(super) fn plan_request(&self) -> plan::PlanRequest<'_> {
+    /// What is to be planned: for each platform in turn.
+    pub(super) fn plan_requests(&self) -> Vec<plan::PlanRequest<'_>> {
+        match &*self.request.source.platforms {
+            [] => vec![self.plan_request(None)],
+            all => all.iter().map(|platform| self.plan_request(Some(platform))).collect(),
+        }
+    }
+
+    fn plan_request(&self, platform: Option<&Platform>) -> plan::PlanRequest<'_> {
         let source = &self.request.source;
         let mut build_args = source.build_args.clone();
         if source.has_epoch_of_context {
@@ -119,7 +126,8 @@ impl Loaded<'_> {
             dockerfile: &self.dockerfile,
             build_args,
             target: source.target.clone().filter(|target| !target.is_empty()),
-            platform: source.platform.clone(),
+            platform: platform.cloned(),
+            names_platforms: source.has_index,
             build_platform: Platform::host(),
             labels,
             named_contexts: source.contexts.keys().cloned().collect(),
@@ -128,8 +136,10 @@ impl Loaded<'_> {
     }
 
     pub(super) fn plan(&self, images: &mut Images<'_>) -> Result<Plan, Failure> {
-        let plan = plan::plan(&self.plan_request(), images);
-        self.prepared(plan.map_err(|error| self.plan_failure(error)))
+        let requests = self.plan_requests();
+        let plans = requests.iter().map(|request| plan::plan(request, images));
+        let plans = plans.collect::<Result<Vec<_>, _>>();
+        self.prepared(plans.map(merged).map_err(|error| self.plan_failure(error)))
     }
 
     fn prepared(&self, plan: Result<Plan, Failure>) -> Result<Plan, Failure> {
@@ -149,11 +159,18 @@ impl Loaded<'_> {
             Ok(options) => options,
             Err(failure) => return (Err(failure), Vec::new()),
         };
-        let request = self.plan_request();
-        let survey = Survey::new(&request, Scope::Target, images);
-        let findings = check::find(self, &request, survey.as_ref().ok(), &options, None);
-        let plan = survey.and_then(Survey::plan).map_err(|error| self.plan_failure(error));
-        let plan = self.prepared(plan);
+        let mut findings = Vec::new();
+        let mut plans = Vec::new();
+        for request in &self.plan_requests() {
+            let survey = Survey::new(request, Scope::Target, images);
+            let found = check::find(self, request, survey.as_ref().ok(), &options, None);
+            check::add_new(&mut findings, found);
+            match survey.and_then(Survey::plan) {
+                Ok(plan) => plans.push(plan),
+                Err(error) => return (Err(self.plan_failure(error)), findings),
+            }
+        }
+        let plan = self.prepared(Ok(merged(plans)));
         let plan = plan.and_then(|plan| match lint::violation(&options, &findings) {
             None => Ok(plan),
             Some(message) => Err(Failure::new(Class::Dockerfile, message)
@@ -164,12 +181,19 @@ impl Loaded<'_> {
 
     pub(super) fn about(&self, plan: &Plan, caller: &dyn Caller) -> About {
         let rung = self.request.steps.confinement.rung().filter(|_| plan.runs_commands());
+        let platforms = plan.targets.iter().map(|target| target.platform.to_string());
+        let platforms: Vec<_> = platforms.collect();
         About {
             started_ms: caller.started().as_millisecond(),
             context: self.inputs.context_name.clone(),
             dockerfile: self.inputs.dockerfile_name.clone(),
-            target: self.request.source.target.clone().unwrap_or_else(|| plan.target.stage.clone()),
-            platform: plan.target.platform.to_string(),
+            target: self
+                .request
+                .source
+                .target
+                .clone()
+                .unwrap_or_else(|| plan.targets[0].stage.clone()),
+            platform: platforms.join(","),
             confinement: rung.map(|rung| rung.name().to_owned()),
             tags: self.request.delivery.tags.iter().map(Reference::to_string).collect(),
             name: self.build_name(),
@@ -278,4 +302,11 @@ impl Loaded<'_> {
             downloads: store.place(StorePart::Downloads),
         }
     }
+}
+
+/// Merges the plans for several platforms.
+fn merged(plans: Vec<Plan>) -> Plan {
+    let mut plans = plans.into_iter();
+    let first = plans.next().expect("there is a plan for one platform at least");
+    first.merged(plans)
 }

@@ -6,7 +6,7 @@
 
 use super::Caller;
 use super::failure::{self, Failure};
-use crate::export::{self, OutputKind, OutputSpec};
+use crate::export::{self, OutputKind, OutputSpec, Product};
 use crate::oci::Reference;
 use crate::progress::{Outcome, Vertex};
 use crate::sandbox::Stdio;
@@ -96,7 +96,7 @@ fn keep(job: &Job<'_>, failed: FailedStep, steps: &[StepReport]) -> Result<Strin
                 cancel: &cancel,
             };
             let spec = OutputSpec::new(OutputKind::Image, None);
-            export::export(&context, &image, &names, &spec, &mut io::sink())
+            export::export(&context, Product::Image(&image), &names, &spec, &mut io::sink())
                 .map_err(|error| failure::chain(&error))?;
             job.store.sync().map_err(|error| failure::chain(&error))
         });

@@ -67,7 +67,8 @@ pub fn outline(
     store: &Store,
     caller: &dyn Caller,
 ) -> Result<Outline, Failure> {
-    let planned = loaded.plan_request();
+    // Platforms differ in values only: the first one stands for all.
+    let planned = loaded.plan_requests().swap_remove(0);
     let images = Images::new(store, &loaded.contexts, caller.cancel())
         .under(&loaded.request.source.policies);
     let mut known = Known { images, unknown: Vec::new() };

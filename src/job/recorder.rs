@@ -1,7 +1,7 @@
 //! From what solving reports to what the history keeps, while the build runs.
 
 use super::failure::{Class, Failure};
-use crate::export::Packed;
+use crate::export::PackedProduct;
 use crate::history::{
     About, BuildId, BuildLog, BuildRecord, Finish, Miss, Origin, Outcome, StepLog, StepOutcome,
     StepRecord,
@@ -125,7 +125,7 @@ impl<'a> Recorder<'a> {
         &self,
         now: Timestamp,
         outcome: Outcome,
-        packed: Option<&Packed>,
+        packed: Option<&PackedProduct>,
         steps: &[StepReport],
     ) -> Result<(), Failure> {
         let Some(mut log) = self.log.lock().unwrap_or_else(PoisonError::into_inner).take() else {
@@ -139,8 +139,8 @@ impl<'a> Recorder<'a> {
         let finish = Finish {
             finished_ms: now.as_millisecond(),
             outcome,
-            image: packed.map(|packed| packed.config.digest),
-            manifest: packed.map(|packed| packed.manifest.digest),
+            image: packed.map(PackedProduct::id),
+            manifest: packed.map(|packed| packed.top().digest),
         };
         log.finish(finish).map(drop).map_err(|error| Failure::of(Class::Environment, &error))
     }

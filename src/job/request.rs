@@ -72,8 +72,10 @@ pub struct SourceSpec {
     pub contexts: BTreeMap<String, NamedContext>,
     /// The stage to build; `None` for the last.
     pub target: Option<String>,
-    /// What to build for; `None` for this machine.
-    pub platform: Option<Platform>,
+    /// What to build for, each once; none for this machine.
+    pub platforms: Vec<Platform>,
+    /// Whether the result is an index: always where there are several platforms.
+    pub has_index: bool,
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
     /// When registries are asked for base images.

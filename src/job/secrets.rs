@@ -6,9 +6,10 @@ use crate::export::ExportError;
 use crate::export::guard::{Form, Guard, Leak, SHORTEST};
 use crate::history::{BuildId, History};
 use crate::image::Image;
-use crate::plan::{Files, StepId};
+use crate::plan::StepId;
 use crate::snapshot;
 use crate::solve::{Job, Solved};
+use std::collections::BTreeSet;
 
 /// Maximum number of finds that are shown.
 const SHOWN_MAX: usize = 10;
@@ -38,7 +39,7 @@ enum What {
 pub(super) fn check(
     job: &Job<'_>,
     solved: &Solved,
-    image: &Image,
+    images: &[Image],
     build: BuildId,
     recorder: &Recorder<'_>,
     is_allowed: bool,
@@ -59,7 +60,7 @@ pub(super) fn check(
     if guard.is_empty() {
         return Ok(());
     }
-    let finds = finds(job, solved, image, build, &guard)?;
+    let finds = finds(job, solved, images, build, &guard)?;
     if finds.is_empty() {
         return Ok(());
     }
@@ -119,21 +120,19 @@ fn credentials(job: &Job<'_>) -> Vec<(String, String)> {
 fn finds(
     job: &Job<'_>,
     solved: &Solved,
-    image: &Image,
+    images: &[Image],
     build: BuildId,
     guard: &Guard,
 ) -> Result<Vec<Find>, Failure> {
     let mut finds = Vec::new();
-    let mut steps = Vec::new();
-    let mut files = job.plan.target.files;
-    while let Files::Step(StepId(index)) = files {
-        steps.push(index);
-        files = job.plan.steps[index].parent;
-    }
-    for layer in &solved.layers {
-        let step = steps.iter().copied().find(|&step| {
-            solved.steps[step].layer.as_ref().is_some_and(|made| made.id == layer.id)
-        });
+    let mut seen = BTreeSet::new();
+    let targets = &job.plan.targets;
+    for StepId(step) in targets.iter().flat_map(|target| job.plan.made(target.files)) {
+        let Some(layer) = &solved.steps[step].layer else { continue };
+        if !seen.insert(layer.id) {
+            continue;
+        }
+        let step = Some(step);
         let files = snapshot::view(&layer.directories(), job.store)
             .map_err(|error| Failure::of(Class::Environment, &error))?;
         let leaks = guard.layer(files.root(), job.cancel).map_err(|error| match error {
@@ -142,14 +141,16 @@ fn finds(
         })?;
         finds.extend(leaks.into_iter().map(|leak| Find { leak, what: What::File, step }));
     }
-    let made_by = &job.plan.target.made_by;
-    let inherited = image.config.history().len() - made_by.len();
-    for leak in guard.config(&image.config) {
-        let entry = leak.place.strip_prefix("history[").and_then(|rest| rest.split_once(']'));
-        let entry = entry.and_then(|(number, _)| number.parse::<usize>().ok());
-        let made = entry.and_then(|entry| made_by.get(entry.checked_sub(inherited)?).copied());
-        let step = made.flatten().map(|StepId(step)| step);
-        finds.push(Find { leak, what: What::Config, step });
+    for (target, image) in targets.iter().zip(images) {
+        let made_by = &target.made_by;
+        let inherited = image.config.history().len() - made_by.len();
+        for leak in guard.config(&image.config) {
+            let entry = leak.place.strip_prefix("history[").and_then(|rest| rest.split_once(']'));
+            let entry = entry.and_then(|(number, _)| number.parse::<usize>().ok());
+            let made = entry.and_then(|entry| made_by.get(entry.checked_sub(inherited)?).copied());
+            let step = made.flatten().map(|StepId(step)| step);
+            finds.push(Find { leak, what: What::Config, step });
+        }
     }
     let history = History::new(job.store);
     for (step, _) in job.plan.steps.iter().enumerate() {

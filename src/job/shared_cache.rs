@@ -4,7 +4,7 @@ use super::failure::{self, Class, Failure};
 use crate::cache::{Cache, Import, ImportError};
 use crate::export::{self, CacheFrom, CacheMode, CacheTo, ExportError};
 use crate::image::LayoutSource;
-use crate::plan::{Files, StepId, Tree};
+use crate::plan::{StepId, Tree};
 use crate::progress::{self, Progress, Vertex};
 use crate::solve::{self, Job, Solved};
 
@@ -73,10 +73,8 @@ fn write_one(
     to: &CacheTo,
 ) -> Result<(), ExportError> {
     let mut is_wanted = vec![to.mode == CacheMode::Max; solved.steps.len()];
-    let mut files = job.plan.target.files;
-    while let Files::Step(StepId(index)) = files {
+    for StepId(index) in job.plan.targets.iter().flat_map(|target| job.plan.made(target.files)) {
         is_wanted[index] = true;
-        files = job.plan.steps[index].parent;
     }
     let cache = Cache::new(job.store.clone());
     let definitions = solve::definitions(job, &solved.steps);

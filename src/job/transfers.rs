@@ -16,7 +16,8 @@ use crate::progress::{self, Event, Progress, Vertex};
 use crate::registry::{Client, RegistryError, Remote};
 use crate::store::Store;
 use crate::sys::cancel::Cancel;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 
 /// Shows blobs as parts of a vertex.
 #[derive(Debug)]
@@ -94,6 +95,8 @@ pub struct Pulls<'a> {
     pub progress: &'a Progress,
     /// Whether the registry is asked even for what the store has: `--pull`.
     pub is_forced: bool,
+    /// What names were found to mean, so that all platforms of a build come from one index.
+    looked_up: RefCell<BTreeMap<String, ResolvedRef>>,
 }
 
 /// A pull that failed.
@@ -101,7 +104,12 @@ pub struct Pulls<'a> {
 #[error(transparent)]
 pub struct PullFailed(#[from] pub ImageError);
 
-impl Pulls<'_> {
+impl<'a> Pulls<'a> {
+    /// Makes pulls that are shown by `progress`.
+    pub fn new(clients: Clients<'a>, progress: &'a Progress, is_forced: bool) -> Self {
+        Self { clients, progress, is_forced, looked_up: RefCell::default() }
+    }
+
     /// Brings an image into the store, showing how.
     ///
     /// # Errors
@@ -116,15 +124,30 @@ impl Pulls<'_> {
         cancel: &Cancel,
     ) -> Result<(ResolvedRef, Image), PullFailed> {
         let remote = client.remote_of(name).map_err(ImageError::from)?;
+        let known = self.looked_up.borrow().get(&name.to_string()).cloned();
+        let named = match known {
+            Some(named) => named,
+            None => self.look_up(store, &remote, name)?,
+        };
+        let image = self.fetch(store, &remote, name, &named, platform, cancel)?;
+        Ok((named, image))
+    }
+
+    fn look_up(
+        &self,
+        store: &Store,
+        remote: &Remote,
+        name: &Reference,
+    ) -> Result<ResolvedRef, PullFailed> {
         let offline = if self.is_forced { Offline::Fail } else { Offline::UseLast };
         let shown = Vertex::internal(format!("[internal] load metadata for {name}"));
-        let named = self.show(shown, |_| image::look_up(store, &remote, name, offline))?;
+        let named = self.show(shown, |_| image::look_up(store, remote, name, offline))?;
         if let Some(outage) = &named.outage {
             let last = named.descriptor.digest;
             self.progress.notice(format!("{outage}; using what {name} was before: {last}"));
         }
-        let image = self.fetch(store, &remote, name, &named, platform, cancel)?;
-        Ok((named, image))
+        self.looked_up.borrow_mut().insert(name.to_string(), named.clone());
+        Ok(named)
     }
 
     fn fetch(

@@ -54,7 +54,7 @@ pub use estargz::{TAR_SIZE, TOC_DIGEST};
 pub use hash_cache::HashCache;
 pub use listing::Listing;
 pub use meter::Meter;
-pub use pack::{TarOptions, Times, write_tar};
+pub use pack::{TarOptions, Times, write_tar, write_trees};
 pub use scan::{Beneath, Scan, ScanOptions, scan, scan_into, scan_over, scan_written};
 pub use stack::{Found, Stack, StackDir};
 pub use tar_split::{JoinedTar, SplitSink, split_tar};

@@ -75,6 +75,42 @@ pub fn write_tar(
     Ok(packed.tar_size)
 }
 
+/// Writes trees as one tar, each below a directory of its name, or as they are where that is empty.
+///
+/// # Errors
+///
+/// As [`write_tar`].
+pub fn write_trees(
+    trees: &[(String, BorrowedFd<'_>)],
+    out: &mut dyn Write,
+    options: &TarOptions,
+    cancel: &Cancel,
+) -> Result<u64, LayerError> {
+    let sink: &mut Sink<'_> = &mut |mut chunk| {
+        out.write_all(&chunk).map_err(|source| LayerError::Output { what: "tar", source })?;
+        chunk.clear();
+        Ok(chunk)
+    };
+    let packer = Packer::new(options.times, Wanted::Tar, LayerHasher::new(None), cancel, sink);
+    let mut packer = Packer { meter: options.meter.clone(), ..packer };
+    for (name, root) in trees {
+        let top = name.as_bytes();
+        if !top.is_empty() {
+            packer.entry(&LayerEntry::directory(top), None)?;
+        }
+        let below = |path: &[u8]| match top {
+            [] => path.to_vec(),
+            top => [top, b"/", path].concat(),
+        };
+        Walk::new(options.xattrs, cancel).run(*root, |entry, file| {
+            let (path, first) = (below(entry.path), entry.hard_link.map(below));
+            let entry = LayerEntry { path: &path, hard_link: first.as_deref(), ..*entry };
+            packer.entry(&entry, file)
+        })?;
+    }
+    Ok(packer.finish()?.tar_size)
+}
+
 /// What a pass over a layer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {

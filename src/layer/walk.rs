@@ -45,6 +45,23 @@ pub struct LayerEntry<'a> {
     pub hard_link: Option<&'a [u8]>,
 }
 
+impl<'a> LayerEntry<'a> {
+    /// A directory of root's, of 1970.
+    pub(super) fn directory(path: &'a [u8]) -> Self {
+        Self {
+            path,
+            kind: LayerEntryKind::Dir,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            mtime_nsec: 0,
+            capability: &[],
+            hard_link: None,
+        }
+    }
+}
+
 /// What an entry is. Sockets are none: no tar can hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerEntryKind<'a> {

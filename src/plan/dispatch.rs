@@ -19,6 +19,7 @@ use crate::dockerfile::ast::{self, Command, Escape, Pair, Word};
 use crate::dockerfile::env::is_scan_argument;
 use crate::dockerfile::errors::Error;
 use crate::dockerfile::golang;
+use crate::oci::Platform;
 use crate::show;
 use std::collections::BTreeMap;
 
@@ -183,7 +184,10 @@ impl Planner<'_, '_> {
             return id;
         }
         let id = BaseId(self.bases.len());
-        let step_name = format!("{}FROM {name}", self.stages.all[index].prefix(1));
+        let stage = &self.stages.all[index];
+        let platform = stage.platform.as_ref().filter(|_| self.request.names_platforms);
+        let platform = platform.map(ToString::to_string);
+        let step_name = format!("{}FROM {name}", stage.prefix(1, platform.as_deref()));
         self.bases.push(PlanBase { name: name.to_owned(), image, step_name });
         self.base_ids.insert(image, id);
         id
@@ -535,10 +539,14 @@ impl Planner<'_, '_> {
         let (keyword, rest) = shown.split_once(' ').unwrap_or((shown, ""));
         let text = format!("{} {rest}", keyword.to_uppercase());
         let lines = command.instruction.origin.lines;
+        let platform = self.request.names_platforms.then(|| {
+            let target = self.request.platform.as_ref().unwrap_or(&state.platform);
+            between(&state.platform, target)
+        });
         let step = Step {
             name: format!(
                 "{}{mark}{}",
-                stage.prefix(state.counted),
+                stage.prefix(state.counted, platform.as_deref()),
                 show::addresses(text.trim_end())
             ),
             instruction: show::addresses(&command.instruction.origin.original).into_owned(),
@@ -590,13 +598,13 @@ impl Planner<'_, '_> {
             steps: self.steps,
             bases: self.bases,
             contexts: self.contexts,
-            target: Target {
+            targets: vec![Target {
                 stage: given.clone().unwrap_or_else(|| target.to_string()),
                 files: state.files,
                 config: state.config,
                 made_by: state.made_by,
                 platform: state.image_platform,
-            },
+            }],
             unused_args,
         }
     }
@@ -604,13 +612,15 @@ impl Planner<'_, '_> {
 
 impl super::stages::Stage<'_> {
     /// `[build  2/12] `: which of the stage's steps this is; nothing where they are not counted.
-    fn prefix(&self, number: usize) -> String {
+    fn prefix(&self, number: usize, platform: Option<&str>) -> String {
         if self.total == 0 {
             return String::new();
         }
         let width = self.total.to_string().len();
-        let space = if self.name.is_empty() { "" } else { " " };
-        format!("[{}{space}{number:>width$}/{}] ", self.name, self.total)
+        let words = platform.into_iter().chain((!self.name.is_empty()).then_some(&*self.name));
+        let number = format!("{number:>width$}/{}", self.total);
+        let words: Vec<&str> = words.chain([&*number]).collect();
+        format!("[{}] ", words.join(" "))
     }
 }
 
@@ -619,6 +629,20 @@ impl Place {
     pub(super) fn at(self, word: &Word) -> Self {
         Self { span: word.span, ..self }
     }
+}
+
+/// `linux/amd64->arm64`: the platform of a step that makes something for another, and that one as
+/// far as it differs.
+fn between(own: &Platform, target: &Platform) -> String {
+    if own == target {
+        return own.to_string();
+    }
+    let text = target.to_string();
+    let other = match own.os == target.os {
+        true => text.split_once('/').map_or(&*text, |(_, rest)| rest),
+        false => &text,
+    };
+    format!("{own}->{other}")
 }
 
 /// Whether what comes behind an instruction depends on what it says.

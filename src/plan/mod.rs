@@ -24,6 +24,7 @@
 
 mod copy;
 mod dispatch;
+mod merge;
 pub(crate) mod paths;
 mod ports;
 mod run;
@@ -93,8 +94,10 @@ pub struct PlanRequest<'a> {
     pub build_args: BTreeMap<String, String>,
     /// `--target`: a stage's name or number; the last stage where `None`.
     pub target: Option<String>,
-    /// `--platform`; the build's own where `None`.
+    /// One of `--platform`; the build's own where `None`.
     pub platform: Option<Platform>,
+    /// Whether names of steps begin with their platforms, since there are several.
+    pub names_platforms: bool,
     /// The platform that builds.
     pub build_platform: Platform,
     /// `--label`s.

@@ -44,10 +44,33 @@ pub struct Plan {
     pub bases: Vec<Base>,
     /// The contexts that steps read: their names, `None` for the main one.
     pub contexts: Vec<Option<String>>,
-    /// What is built.
-    pub target: Target,
+    /// What is built: one image for each platform that was asked for, in that order.
+    pub targets: Vec<Target>,
     /// Build arguments that no ARG declares, in the order of their names.
     pub unused_args: Vec<String>,
+}
+
+impl Plan {
+    /// Returns the steps that made a stack of layers, from the bottom up.
+    pub fn made(&self, top: Files) -> Vec<StepId> {
+        let mut steps = Vec::new();
+        let mut files = top;
+        while let Files::Step(id) = files {
+            steps.push(id);
+            files = self.steps[id.0].parent;
+        }
+        steps.reverse();
+        steps
+    }
+
+    /// Returns what a stack of layers starts from: a base image, or nothing.
+    pub fn bottom(&self, top: Files) -> Files {
+        let mut files = top;
+        while let Files::Step(StepId(index)) = files {
+            files = self.steps[index].parent;
+        }
+        files
+    }
 }
 
 /// A base image, resolved.
@@ -73,12 +96,12 @@ pub struct Target {
     pub config: Config,
     /// The steps that made the layers of the history's last entries; none where an entry has none.
     pub made_by: Vec<Option<StepId>>,
-    /// Its platform.
+    /// The platform of its image.
     pub platform: Platform,
 }
 
 /// One instruction that changes files.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Step {
     /// The name that progress shows: `[build 2/4] RUN make`.
     pub name: String,
@@ -106,6 +129,27 @@ impl Step {
         self.name.find(']').map_or(self.name.as_str(), |end| &self.name[..=end])
     }
 
+    /// Replaces each tree that the step reads besides its parent.
+    pub(super) fn replace_trees(&mut self, new: impl Fn(Tree) -> Tree) {
+        match &mut self.op {
+            Op::Copy(copy) => copy.tree = new(copy.tree),
+            Op::Workdir(_) => {}
+            Op::Run(run) => {
+                for mount in &mut run.mounts {
+                    match &mut mount.kind {
+                        MountKind::Bind { tree, .. } => *tree = new(*tree),
+                        MountKind::Cache { start: CacheStart::Files { tree, .. }, .. }
+                        | MountKind::Cache {
+                            start: CacheStart::Owned { tree: Some(tree), .. },
+                            ..
+                        } => *tree = new(*tree),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
     /// Returns every tree the step reads besides its parent, in order.
     pub fn trees(&self) -> Vec<Tree> {
         match &self.op {
@@ -127,7 +171,7 @@ impl Step {
 }
 
 /// What a step does to the files it starts from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Op {
     /// Runs a command.
     Run(Box<Run>),
@@ -138,7 +182,7 @@ pub enum Op {
 }
 
 /// A command to run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// The command and its arguments, SHELL included.
     pub argv: Vec<String>,
@@ -183,7 +227,7 @@ pub enum Security {
 }
 
 /// Something mounted for one command.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// The absolute path at which it is seen; empty for a secret that is only a variable.
     pub target: String,
@@ -192,7 +236,7 @@ pub struct Mount {
 }
 
 /// What is mounted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountKind {
     /// A part of a tree. Writes, where allowed, are thrown away.
     Bind {
@@ -306,7 +350,7 @@ pub enum Sharing {
 }
 
 /// Files to copy.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
     /// Whether it is ADD.
     pub is_add: bool,
@@ -353,7 +397,7 @@ pub enum CopySource {
 }
 
 /// The working directory to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workdir {
     /// Its absolute path.
     pub path: String,

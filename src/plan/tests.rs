@@ -45,6 +45,7 @@ fn try_plan(
         build_args: BTreeMap::new(),
         target: None,
         platform: None,
+        names_platforms: false,
         build_platform: Platform::new("linux", "amd64", ""),
         labels: BTreeMap::new(),
         named_contexts: BTreeSet::from(["files".to_owned()]),
@@ -75,7 +76,7 @@ fn names(plan: &Plan) -> Vec<&str> {
 }
 
 fn history(plan: &Plan) -> Vec<String> {
-    plan.target.config.history().into_iter().map(|entry| entry.created_by).collect()
+    plan.targets[0].config.history().into_iter().map(|entry| entry.created_by).collect()
 }
 
 fn run(plan: &Plan, index: usize) -> &Run {
@@ -118,7 +119,7 @@ fn variables_are_those_before_the_instruction() {
     assert_eq!(env(0), ["PATH=/bin", "BASE=1", "A=1", "B=1", "C=none"]);
     assert_eq!(env(1), ["PATH=/bin", "BASE=1", "A=2", "B=1", "C=none"]);
     let kept: Vec<String> =
-        plan.target.config.env().iter().map(|(n, v)| format!("{n}={v}")).collect();
+        plan.targets[0].config.env().iter().map(|(n, v)| format!("{n}={v}")).collect();
     assert_eq!(kept, ["PATH=/bin", "BASE=1", "B=1", "C=none", "A=2"]);
     assert_eq!(run(&plan, 0).args, ["A"]);
 }
@@ -177,8 +178,8 @@ fn history_reads_as_buildkits() {
 
 #[test]
 fn an_entrypoint_clears_an_inherited_command_only() {
-    assert_eq!(planned("FROM base\nENTRYPOINT e\n").target.config.cmd(), None);
-    let kept = planned("FROM base\nCMD c\nENTRYPOINT e\n").target.config.cmd();
+    assert_eq!(planned("FROM base\nENTRYPOINT e\n").targets[0].config.cmd(), None);
+    let kept = planned("FROM base\nCMD c\nENTRYPOINT e\n").targets[0].config.cmd();
     assert_eq!(kept.unwrap().last().unwrap(), "c");
 }
 
@@ -190,7 +191,7 @@ fn triggers_run_first_and_reach_other_images() {
         ["[2/4] ONBUILD COPY --from=other /o /o", "[3/4] ONBUILD RUN t", "[4/4] RUN own"]
     );
     assert_eq!(asked, ["trigger", "other"]);
-    assert!(plan.target.config.on_build().is_empty());
+    assert!(plan.targets[0].config.on_build().is_empty());
     let plan = planned("FROM base AS a\nONBUILD RUN late\nRUN now\nFROM a\nRUN own\n");
     assert_eq!(
         names(&plan),
@@ -223,6 +224,7 @@ fn bytes_that_are_not_text_reach_files_but_no_command() {
             build_args: BTreeMap::new(),
             target: None,
             platform: None,
+            names_platforms: false,
             build_platform: Platform::new("linux", "amd64", ""),
             labels: BTreeMap::new(),
             named_contexts: BTreeSet::new(),
@@ -341,4 +343,59 @@ fn thousands_of_stages_are_planned_without_recursion() {
         text += &format!("FROM s{} AS s{number}\nCOPY a /\n", number - 1);
     }
     assert_eq!(planned(&text).steps.len(), 3000);
+}
+
+#[test]
+fn plans_for_several_platforms_share_what_does_not_differ() {
+    let text = "FROM --platform=$BUILDPLATFORM base AS build\nRUN once\nARG TARGETARCH\n\
+        RUN --mount=from=files,target=/f for $TARGETARCH\n\
+        FROM scratch\nCOPY --from=build /one /\nCOPY --from=files /two /\n";
+    let for_platform = |name: &str| {
+        let edit = |request: &mut PlanRequest<'_>| {
+            request.platform = Some(name.parse().unwrap());
+            request.names_platforms = true;
+            request.build_args.insert("UNUSED".to_owned(), String::new());
+        };
+        try_plan(text, edit).unwrap().0
+    };
+    let all = ["linux/arm64", "linux/amd64", "linux/arm/v7"];
+    let mut plans = all.map(for_platform).into_iter();
+    let merged = plans.next().unwrap().merged(plans);
+    let found = names(&merged);
+    assert_eq!(
+        found[..4],
+        [
+            "[linux/amd64 build 2/3] RUN once",
+            "[linux/amd64->arm64 build 3/3] RUN --mount=from=files,target=/f for arm64",
+            "[linux/arm64 stage-1 1/2] COPY --from=build /one /",
+            "[linux/arm64 stage-1 2/2] COPY --from=files /two /",
+        ]
+    );
+    assert_eq!(found[4], "[linux/amd64 build 3/3] RUN --mount=from=files,target=/f for amd64");
+    assert_eq!(
+        found[7],
+        "[linux/amd64->arm/v7 build 3/3] RUN --mount=from=files,target=/f for arm"
+    );
+    assert_eq!(found.len(), 10);
+    assert_eq!((merged.bases.len(), merged.contexts.len()), (1, 2));
+    assert_eq!(merged.bases[0].step_name, "[linux/amd64 build 1/3] FROM base");
+    assert_eq!(merged.unused_args, ["UNUSED"]);
+    for (target, name) in merged.targets.iter().zip(all) {
+        assert_eq!(target.platform.to_string(), name);
+        let made: Vec<_> = merged.made(target.files).iter().map(|id| id.0).collect();
+        assert_eq!(target.made_by.iter().flatten().map(|id| id.0).collect::<Vec<_>>(), made);
+        let Op::Copy(copy) = &merged.steps[made[0]].op else { panic!("a COPY") };
+        let Tree::Files(Files::Step(built)) = copy.tree else { panic!("of a stage") };
+        let own = merged.steps[built.0].place();
+        assert!(own.contains(name.trim_start_matches("linux/")), "{own} for {name}");
+        assert_eq!(merged.steps[built.0].parent, Files::Step(StepId(0)));
+    }
+    // Each step comes after all that it reads.
+    for (index, step) in merged.steps.iter().enumerate() {
+        for tree in step.trees().into_iter().chain([Tree::Files(step.parent)]) {
+            if let Tree::Files(Files::Step(id)) = tree {
+                assert!(id.0 < index, "{}", step.name);
+            }
+        }
+    }
 }

@@ -234,11 +234,11 @@ fn follow(
     Ok(hits)
 }
 
-/// Says of each step whether its files are needed: for the target, or to run a step that does not
+/// Says of each step whether its files are needed: for a target, or to run a step that does not
 /// hit.
 fn needed(job: &Job<'_>, hits: &[Option<Hit>]) -> Vec<bool> {
     let mut needed = vec![false; hits.len()];
-    let mut open = vec![job.plan.target.files];
+    let mut open: Vec<_> = job.plan.targets.iter().map(|target| target.files).collect();
     while let Some(files) = open.pop() {
         let Files::Step(StepId(index)) = files else { continue };
         if std::mem::replace(&mut needed[index], true) {

@@ -67,8 +67,10 @@ pub(super) fn choose(context: &StepContext<'_>, copy: &Copy) -> Result<Vec<Selec
                     let selection = source.select(&[path.as_str()], &options, job.cancel)?;
                     (source, selection)
                 }
-                CopySource::Url(address) => super::remote::download(job, copy, address, &options)?,
-                CopySource::Git(address) => super::remote::clone(job, copy, address, &options)?,
+                CopySource::Url(address) => {
+                    super::remote::download(context, copy, address, &options)?
+                }
+                CopySource::Git(address) => super::remote::clone(context, copy, address, &options)?,
             };
             let id = TreeId(selection.digest(source.keeps_owner()));
             Ok(SelectedSource::Files { source, selection, id })

@@ -94,19 +94,17 @@ impl FailedStep {
         let fs = self.scratch.into_layer(&cancel)?;
         let scan = digest::scan(job.store, &[fs], Meter::default(), &cancel)?;
         let mut layers = vec![job.store.add_layer(&self.work, &scan.meta())?];
-        let mut files = job.plan.steps[self.step].parent;
-        while let Files::Step(StepId(index)) = files {
-            layers.extend(steps[index].layer.clone());
-            files = job.plan.steps[index].parent;
-        }
-        layers.reverse();
+        let step = &job.plan.steps[self.step];
+        let made = job.plan.made(step.parent);
+        layers
+            .splice(0..0, made.into_iter().filter_map(|StepId(index)| steps[index].layer.clone()));
         add_tar_facts(job, &mut layers, &cancel)?;
-        let base = match files {
+        let base = match job.plan.bottom(step.parent) {
             Files::Base(base) => Some(&job.images[job.plan.bases[base.0].image]),
             _ => None,
         };
-        let mut config = base
-            .map_or_else(|| Config::empty(&job.plan.target.platform), |base| base.config.clone());
+        let mut config =
+            base.map_or_else(|| Config::empty(&step.platform), |base| base.config.clone());
         for (name, value) in &run.env {
             config.set_env(name, value);
         }

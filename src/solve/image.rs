@@ -1,31 +1,33 @@
-//! The target's image: its plan's configuration, its layers, and times for its history.
+//! The image of a target: its plan's configuration, its layers, and times for its history.
 
 use super::{Job, Solved};
 use crate::image::{Image, ImageLayer};
 use crate::oci::Digest;
-use crate::plan::{Files, StepId};
+use crate::plan::{Files, Target};
 use jiff::Timestamp;
 
 /// The time of an image in which nothing has a time: no step of it ever ran.
 const NO_TIME: i64 = 0;
 
-/// Puts the target's image together.
+/// Puts the images of the targets together, in the order of [`Plan::targets`].
+///
+/// [`Plan::targets`]: crate::plan::Plan::targets
+pub fn images_of(job: &Job<'_>, solved: &Solved) -> Vec<Image> {
+    job.plan.targets.iter().map(|target| image_of(job, solved, target)).collect()
+}
+
+/// Puts the image of one target together.
 ///
 /// Times are those of the records, not of this moment, so a build that ran nothing gives the same
 /// image again. `SOURCE_DATE_EPOCH` replaces those of this build's instructions.
 ///
 /// Source for the times of entries without a layer: BuildKit, `normalizeLayersAndHistory`.
-pub fn image_of(job: &Job<'_>, solved: &Solved) -> Image {
-    let target = &job.plan.target;
-    let mut bottom = target.files;
-    while let Files::Step(StepId(index)) = bottom {
-        bottom = job.plan.steps[index].parent;
-    }
-    let mut layers: Vec<ImageLayer> = match bottom {
+fn image_of(job: &Job<'_>, solved: &Solved, target: &Target) -> Image {
+    let mut layers: Vec<ImageLayer> = match job.plan.bottom(target.files) {
         Files::Base(base) => job.images[job.plan.bases[base.0].image].layers.clone(),
         _ => Vec::new(),
     };
-    layers.extend(solved.layers.iter().map(|layer| ImageLayer {
+    layers.extend(solved.layers_of(job.plan, target).into_iter().map(|layer| ImageLayer {
         diff_id: layer.meta.tar.map(|tar| tar.diff_id),
         layer: layer.clone(),
         descriptor: None,

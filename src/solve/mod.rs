@@ -65,7 +65,7 @@ use crate::cache::{Cost, Import, Inputs, Missing, Output, TreeEntry, TreeId};
 use crate::context;
 use crate::image::Image;
 use crate::oci::Digest;
-use crate::plan::Plan;
+use crate::plan::{Plan, StepId, Target};
 use crate::progress::Progress;
 use crate::sandbox::{Oom, Sandbox, SandboxPolicy, Usage};
 use crate::store::{ChainId, Key, Layer, Store};
@@ -78,7 +78,7 @@ pub use ahead::definitions;
 pub use audit::{Audited, audit};
 pub use coordinator::{predict, solve};
 pub use failed::FailedStep;
-pub use image::image_of;
+pub use image::images_of;
 
 /// Observer of the results of steps: the build's history.
 pub trait Observer: Sync {
@@ -197,13 +197,22 @@ impl std::fmt::Debug for Secret {
 /// What came of a build.
 #[derive(Debug)]
 pub struct Solved {
-    /// The layers that the target's steps made, from the bottom up, without those of its base; all
-    /// with their diff_ids where an image was wanted.
-    pub layers: Vec<Layer>,
-    /// Result of each step, by its place in the plan.
+    /// Result of each step, by its place in the plan. The layers of the targets' steps have their
+    /// diff_ids where an image was wanted.
     pub steps: Vec<StepReport>,
     /// What that took.
     pub counts: Counts,
+}
+
+impl Solved {
+    /// Returns the layers that a target's steps made, from the bottom up, without those of its base.
+    pub fn layers_of(&self, plan: &Plan, target: &Target) -> Vec<&Layer> {
+        let made = plan.made(target.files).into_iter();
+        made.map(|StepId(index)| {
+            self.steps[index].layer.as_ref().expect("a finished step has a layer")
+        })
+        .collect()
+    }
 }
 
 /// What the scheduler did, in numbers.

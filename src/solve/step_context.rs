@@ -4,6 +4,7 @@
 //! Inputs, execution, mounts and copies take a [`StepContext`]; each adds only what is its own.
 
 use super::mask;
+use super::remote::Fetched;
 use super::trees::{Stack, Trees};
 use super::{Cause, Job};
 use crate::context::Source;
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     pub(super) mask: Mutex<Option<mask::Kept>>,
     /// Trees for the steps to come, where nothing can be mounted.
     pub(super) laid: LaidTrees,
+    /// The sources elsewhere that steps name.
+    pub(super) fetched: Fetched,
     /// Whether the user was notified that there is no private network.
     has_reported_network: AtomicBool,
 }

@@ -76,6 +76,7 @@ impl Kit {
             build_args: BTreeMap::new(),
             target: None,
             platform: None,
+            names_platforms: false,
             build_platform: Platform::host(),
             labels: BTreeMap::new(),
             named_contexts: BTreeSet::new(),

@@ -60,6 +60,7 @@ mod sandbox;
 mod schemas;
 mod screens;
 mod secrets;
+mod several_platforms;
 mod shared_cache;
 mod ssh;
 mod stdio;

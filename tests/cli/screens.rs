@@ -174,7 +174,6 @@ const BUILDS: &[(&str, &str, &[&str])] = &[
     ("entitlement", "FROM fixture/base\nRUN --security=insecure true\n", &[]),
     ("network entitlement", "FROM fixture/base\nRUN --network=host true\n", &[]),
     ("bad platform", "FROM fixture/base\n", &["--platform=linux"]),
-    ("several platforms", "FROM fixture/base\n", &["--platform=linux/amd64,linux/arm64"]),
     ("unknown flag", "FROM fixture/base\n", &["--no-such-flag"]),
     ("bad size", "FROM fixture/base\n", &["--memory=lots"]),
     ("bad number of processors", "FROM fixture/base\n", &["--cpus=many"]),

@@ -48,23 +48,31 @@ impl Archive {
     #[track_caller]
     pub fn open(path: &Path) -> Self {
         let blobs = members(&fs::read(path).expect("the archive is there"));
-        let blob = |descriptor: &Value| {
-            let digest = descriptor["digest"].as_str().expect("a digest");
-            let bytes = &blobs[&format!("blobs/{}", digest.replace(':', "/"))];
-            assert_eq!(format!("sha256:{}", hex(bytes)), digest, "the blob is what its name says");
-            assert_eq!(descriptor["size"].as_u64(), Some(bytes.len() as u64), "{digest}");
-            bytes.clone()
-        };
-        let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).expect("JSON") };
-        assert_eq!(json(&blobs["oci-layout"])["imageLayoutVersion"], "1.0.0");
-        let index = json(&blobs["index.json"]);
-        assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1), "{index}");
-        let mut top = index["manifests"][0].clone();
-        let mut manifest = json(&blob(&top));
+        let mut top = listed(&blobs);
+        let manifest = json(&blob(&blobs, &top));
         if manifest["manifests"].is_array() {
             top = manifest["manifests"][0].clone();
-            manifest = json(&blob(&top));
         }
+        Self::read(&blobs, &top)
+    }
+
+    /// Reads an OCI archive of an index: how the archive lists it, the index, and its images by
+    /// their platforms.
+    #[track_caller]
+    pub fn open_index(path: &Path) -> (Value, Value, BTreeMap<String, Self>) {
+        let blobs = members(&fs::read(path).expect("the archive is there"));
+        let top = listed(&blobs);
+        let index = json(&blob(&blobs, &top));
+        let children = index["manifests"].as_array().expect("an index").iter();
+        let images =
+            children.map(|child| (platform_of(child), Self::read(&blobs, child))).collect();
+        (top, index, images)
+    }
+
+    #[track_caller]
+    fn read(blobs: &BTreeMap<String, Vec<u8>>, top: &Value) -> Self {
+        let blob = |descriptor: &Value| blob(blobs, descriptor);
+        let manifest = json(&blob(top));
         let document = json(&blob(&manifest["config"]));
         let mut layers = Vec::new();
         let descriptors = manifest["layers"].as_array().expect("layers").clone();
@@ -140,6 +148,36 @@ impl Archive {
         let untimed = |entry: &Entry| Entry { mtime: 0, pax: BTreeMap::new(), ..entry.clone() };
         self.files.iter().map(|(path, entry)| (path.as_str(), untimed(entry))).collect()
     }
+}
+
+/// What the `index.json` of an archive lists: one thing.
+#[track_caller]
+fn listed(blobs: &BTreeMap<String, Vec<u8>>) -> Value {
+    assert_eq!(json(&blobs["oci-layout"])["imageLayoutVersion"], "1.0.0");
+    let index = json(&blobs["index.json"]);
+    assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1), "{index}");
+    index["manifests"][0].clone()
+}
+
+/// The bytes that a descriptor names.
+#[track_caller]
+fn blob(blobs: &BTreeMap<String, Vec<u8>>, descriptor: &Value) -> Vec<u8> {
+    let digest = descriptor["digest"].as_str().expect("a digest");
+    let bytes = &blobs[&format!("blobs/{}", digest.replace(':', "/"))];
+    assert_eq!(format!("sha256:{}", hex(bytes)), digest, "the blob is what its name says");
+    assert_eq!(descriptor["size"].as_u64(), Some(bytes.len() as u64), "{digest}");
+    bytes.clone()
+}
+
+#[track_caller]
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).expect("JSON")
+}
+
+/// The platform of an index's entry, as `linux/arm/v7`.
+fn platform_of(child: &Value) -> String {
+    let parts = ["os", "architecture", "variant"].map(|part| child["platform"][part].as_str());
+    parts.into_iter().flatten().collect::<Vec<_>>().join("/")
 }
 
 /// The files of a tar, by name.

@@ -22,6 +22,7 @@ mod faults;
 mod git;
 mod kaniko;
 mod login;
+mod platforms;
 mod pull;
 mod push;
 mod tls;

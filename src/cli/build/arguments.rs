@@ -7,7 +7,7 @@
 //! | `BUILDKIT_SANDBOX_HOSTNAME` | the host name in RUN steps |
 //! | `BUILDKIT_CACHE_MOUNT_NS` | sets the cache mounts of builds apart; planning reads it |
 //! | `BUILDKIT_DOCKERFILE_CHECK` | options of the checks, which read it |
-//! | `BUILDKIT_MULTI_PLATFORM` | looked at, and without effect: one platform is built |
+//! | `BUILDKIT_MULTI_PLATFORM` | the result is an index, even of one platform |
 //! | `BUILDKIT_BUILD_NAME` | the build's name in the history |
 //! | `SOURCE_DATE_EPOCH` | the time of the image; `context` for that of the context |
 //!
@@ -42,6 +42,8 @@ pub(super) struct BuildArguments {
     pub(super) has_epoch_of_context: bool,
     /// The build's name in the history.
     pub(super) build_name: Option<String>,
+    /// Whether the result is an index, even of one platform.
+    pub(super) has_index: bool,
 }
 
 impl BuildArguments {
@@ -82,7 +84,6 @@ impl BuildArguments {
             );
             return Err(Failure::new(Class::Usage, message));
         }
-        truth(&all, "BUILDKIT_MULTI_PLATFORM")?;
         let (epoch, has_epoch_of_context) = match (timestamp, epoch(&all, environment)?) {
             (Some(seconds), _) => (Some(seconds), false),
             (None, Some(Epoch::At(seconds))) => (Some(seconds), false),
@@ -100,6 +101,7 @@ impl BuildArguments {
             epoch,
             has_epoch_of_context,
             build_name,
+            has_index: truth(&all, "BUILDKIT_MULTI_PLATFORM")?,
             all,
         })
     }

@@ -93,7 +93,7 @@ pub struct SourceArgs {
     /// Directory, image or OCI layout to be had under a name
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_args::full_pair)]
     pub build_context: Vec<(String, String)>,
-    /// Platform to build for, as linux/arm64
+    /// Platforms to build for, as linux/amd64,linux/arm64; several make an index
     #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
     pub platform: Vec<String>,
     /// Architecture to build for

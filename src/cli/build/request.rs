@@ -8,7 +8,7 @@ use super::given;
 use super::shared_cache;
 use crate::cli::failure::{self, Class, Failure};
 use crate::cli::{Environment, parse_args, platforms, registry};
-use crate::export::{Annotation, AnnotationTarget, Dest, OutputKind, OutputSpec, SpecError};
+use crate::export::{Annotation, Dest, OutputKind, OutputSpec, SpecError};
 use crate::image::LayoutRef;
 use crate::job::resolve::{NamedContext, context_name};
 use crate::job::{BuildRequest, DeliverySpec, GitFacts, OnError, SourceSpec, StepSpec, check_push};
@@ -17,6 +17,7 @@ use crate::plan::NoCache;
 use crate::sandbox::{DEFAULT_HOSTNAME, NetworkMode, NetworkOptions, SandboxPolicy};
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
+use std::slice;
 
 /// Reads what `builder build` takes. Sentences about flags without effect are added to `notices`.
 ///
@@ -38,7 +39,8 @@ pub(super) fn of_build(
     notices.extend(output.attestations.notice()?);
     let on_error = command.conduct.on_error.checked()?;
     let (mut source, hostname) = source_of(&command.path, source, environment)?;
-    let delivery = delivery(command, output, source.epoch, environment, notices)?;
+    let delivery =
+        delivery(command, output, (source.epoch, source.has_index), environment, notices)?;
     notices.extend(provenance_notice(output, environment));
     source.pull = neighbours.pull().unwrap_or(command.conduct.pull);
     let mut steps = steps_of(steps, hostname, environment, notices)?;
@@ -96,6 +98,7 @@ fn source_of(
         epoch,
         has_epoch_of_context,
         build_name,
+        has_index,
     } = BuildArguments::read(&args.build_arg, args.timestamp, environment)?;
     let named = |(name, value): &(String, String)| (context_name(name), NamedContext::parse(value));
     for (_, value) in &args.build_context {
@@ -106,14 +109,16 @@ fn source_of(
         }
     }
     let parts: Vec<String> = args.platform_of_parts().into_iter().collect();
-    let platform = platforms::parse(if parts.is_empty() { &args.platform } else { &parts });
+    let platforms = platforms::parse_all(if parts.is_empty() { &args.platform } else { &parts });
+    let platforms = platforms.map_err(|e| usage(failure::chain(&e)))?;
     let (secrets, access) = given::secrets(&args.secret, environment)?;
     let source = SourceSpec {
         dockerfile: args.file.clone(),
         ignore_file: args.ignorefile.clone(),
         contexts: args.build_context.iter().map(named).collect(),
         target: args.target.clone(),
-        platform: platform.map_err(|e| usage(failure::chain(&e)))?,
+        has_index: has_index || platforms.len() > 1,
+        platforms,
         labels: args.label.iter().cloned().collect(),
         normalizes_modes: args.normalize_modes,
         ssh: given::agents(&args.ssh, environment)?,
@@ -241,7 +246,7 @@ fn names(tags: &[String]) -> Result<Vec<Reference>, Failure> {
 fn delivery(
     command: &BuildCommand,
     args: &OutputArgs,
-    epoch: Option<i64>,
+    (epoch, has_index): (Option<i64>, bool),
     environment: &Environment,
     notices: &mut Vec<String>,
 ) -> Result<DeliverySpec, Failure> {
@@ -279,12 +284,14 @@ fn delivery(
     }
     let mut store_output = OutputSpec::new(OutputKind::Image, None);
     store_output.layers.oci_media_types = command.format.as_deref().map(|format| format == "oci");
-    // Without an output of its own the store takes what it can: it makes no index.
-    let of_store = annotations.iter().filter(|a| a.target != AnnotationTarget::Index);
-    let of_store: Vec<_> = of_store.cloned().collect();
     store_output
-        .annotate(if outputs.is_empty() { &annotations } else { &of_store })
+        .annotate(&annotations)
         .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
+    let made = if outputs.is_empty() { slice::from_ref(&store_output) } else { &*outputs };
+    for spec in made {
+        spec.check_index(has_index)
+            .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
+    }
     Ok(DeliverySpec {
         tags,
         outputs,

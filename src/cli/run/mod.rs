@@ -201,7 +201,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     if args.pull != PullPolicy::Never {
         let clients = Clients::new(|| registry::client(environment, args.tls.verifies, &progress));
         let is_forced = args.pull == PullPolicy::Always;
-        images = images.or_pulled(Pulls { clients, progress: &progress, is_forced });
+        images = images.or_pulled(Pulls::new(clients, &progress, is_forced));
     }
     let platform = platforms::parse(&args.platform);
     let platform = platform.map_err(|error| failed(&error))?.unwrap_or_else(Platform::host);

@@ -55,6 +55,7 @@ impl World<'_> {
             build_args: build_args.clone(),
             target: self.target.map(str::to_owned),
             platform: None,
+            names_platforms: false,
             build_platform: "linux/amd64".parse().unwrap(),
             labels: BTreeMap::new(),
             named_contexts: BTreeSet::new(),

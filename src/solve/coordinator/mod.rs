@@ -44,7 +44,7 @@ use crate::solve::{
     Cause, Counts, Failed, FailedStep, Job, Miss, Predicted, Secret, SolveError, Solved, StepEnd,
     StepError, StepReport,
 };
-use crate::store::{ChainId, Layer, LayerMeta, StepLock};
+use crate::store::{ChainId, LayerMeta, StepLock};
 use crate::text::chain;
 use crate::trace;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -74,8 +74,8 @@ pub fn solve(job: &Job<'_>) -> Result<Solved, Box<Failed>> {
             false => cache_mounts::empty(job).map_err(SolveError::Other),
         };
         let end = emptied.and_then(|()| coordinator.run());
-        let layers = end.and_then(|()| coordinator.target_layers());
-        coordinator.into_result(layers)
+        let end = end.and_then(|()| coordinator.complete_layers());
+        coordinator.into_result(end)
     });
     shared.trees.flush(job);
     solved
@@ -115,7 +115,7 @@ pub fn predict(job: &Job<'_>) -> Result<Predicted, Box<Failed>> {
                 inputs.collect_listings(&mut listings);
             }
         }
-        let solved = coordinator.into_result(end.map(|()| Vec::new()))?;
+        let solved = coordinator.into_result(end)?;
         Ok(Predicted { steps: solved.steps, listings })
     })
 }
@@ -156,7 +156,7 @@ pub(super) struct Coordinator<'scope, 'env: 'scope> {
     children: Vec<Vec<usize>>,
     readers: Vec<Vec<usize>>,
     base_chains: Vec<ChainId>,
-    /// Whether a step's layer is one of the target's.
+    /// Whether a step's layer is one of a target's.
     in_target: Vec<bool>,
     to_describe: VecDeque<usize>,
     to_run: VecDeque<usize>,
@@ -202,10 +202,9 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
             nodes.push(Node::new(missing_trees));
         }
         let mut in_target = vec![false; steps.len()];
-        let mut files = job.plan.target.files;
-        while let Files::Step(StepId(index)) = files {
+        for StepId(index) in job.plan.targets.iter().flat_map(|target| job.plan.made(target.files))
+        {
             in_target[index] = true;
-            files = steps[index].parent;
         }
         let base_chains = ahead::base_chains(job);
         Self {
@@ -455,32 +454,27 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         self.job.cancel.cancel();
     }
 
-    /// The layers that the target's steps made, with diff_ids where an image is wanted.
-    fn target_layers(&mut self) -> Result<Vec<Layer>, SolveError> {
-        let mut layers = Vec::new();
-        let mut files = self.job.plan.target.files;
-        while let Files::Step(StepId(index)) = files {
-            layers
-                .push(self.nodes[index].report.layer.clone().expect("a finished step has a layer"));
-            files = self.step(index).parent;
+    /// Finds the diff_ids of the targets' layers where images are wanted.
+    fn complete_layers(&mut self) -> Result<(), SolveError> {
+        if !self.job.options.wants_image {
+            return Ok(());
         }
-        layers.reverse();
-        if self.job.options.wants_image {
-            add_tar_facts(self.job, &mut layers, self.job.cancel).map_err(|cause| {
-                match cause.is_cancelled() {
-                    true => SolveError::Cancelled,
-                    false => SolveError::Other(cause),
-                }
-            })?;
-        }
-        Ok(layers)
+        let is_wanted = self.in_target.iter();
+        let wanted = self.nodes.iter_mut().zip(is_wanted).filter(|(_, is_wanted)| **is_wanted);
+        let layers = wanted.filter_map(|(node, _)| node.report.layer.as_mut());
+        add_tar_facts(self.job, layers, self.job.cancel).map_err(|cause| {
+            match cause.is_cancelled() {
+                true => SolveError::Cancelled,
+                false => SolveError::Other(cause),
+            }
+        })
     }
 
-    fn into_result(self, layers: Result<Vec<Layer>, SolveError>) -> Result<Solved, Box<Failed>> {
+    fn into_result(self, end: Result<(), SolveError>) -> Result<Solved, Box<Failed>> {
         let counts = self.counts;
         let steps = self.nodes.into_iter().map(|node| node.report).collect();
-        match layers {
-            Ok(layers) => Ok(Solved { layers, steps, counts }),
+        match end {
+            Ok(()) => Ok(Solved { steps, counts }),
             Err(error) => Err(Box::new(Failed { error, steps, failed_step: self.failed_step })),
         }
     }

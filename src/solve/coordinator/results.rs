@@ -178,13 +178,13 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
 }
 
 /// Hashes the tars of layers that were not part of an exported image before, side by side.
-pub(in crate::solve) fn add_tar_facts(
+pub(in crate::solve) fn add_tar_facts<'l>(
     job: &Job<'_>,
-    layers: &mut [Layer],
+    layers: impl IntoIterator<Item = &'l mut Layer>,
     cancel: &Cancel,
 ) -> Result<(), Cause> {
     let missing: Vec<&mut Layer> =
-        layers.iter_mut().filter(|layer| layer.meta.tar.is_none()).collect();
+        layers.into_iter().filter(|layer| layer.meta.tar.is_none()).collect();
     let queue = std::sync::Mutex::new(missing.into_iter());
     let workers = job.options.parallelism.clamp(1, 4);
     thread::scope(|scope| {
