@@ -326,6 +326,35 @@ fn rootless_images_are_those_of_root_in_each_compression() {
     }
 }
 
+/// The digest of an index for several platforms.
+fn index_of(kit: &Kit, threads: u32) -> String {
+    let text = "FROM --platform=$BUILDPLATFORM fixture/base AS build\n\
+        RUN echo all > /all && chown 5:6 /all\nARG TARGETARCH\n\
+        RUN echo $TARGETARCH > /own && chown app /own && chmod 4755 /own\n\
+        FROM scratch\nCOPY --from=build /all /own /\n";
+    let path = kit.out("index.tar");
+    kit.dockerfile(text)
+        .build()
+        .args(["--platform=linux/riscv64,linux/amd64", "--platform=linux/arm64"])
+        .arg(format!("--output=type=oci,rewrite-timestamp=true,dest={}", path.display()))
+        .env("SOURCE_DATE_EPOCH", "1767225600")
+        .env("BUILDER_THREADS", threads.to_string())
+        .ok();
+    let (listed, _, images) = Archive::open_index(&path);
+    assert_eq!(images["linux/riscv64"].entry("/own").mode, 0o4755);
+    listed["digest"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn rootless_indexes_for_several_platforms_are_those_of_root() {
+    let roots = index_of(&Kit::new(), 1);
+    assert_eq!(index_of(&Kit::new(), 8), roots);
+    for user in [users::with_ranges(), users::without_ranges()] {
+        let name = user.name.clone();
+        assert_eq!(index_of(&Kit::of(user), 3), roots, "{name}");
+    }
+}
+
 /// A project that needs a compiler, packages that make users and groups, programs with set-id bits and
 /// capabilities, and commands of other users.
 const PROJECT: &str = "\
