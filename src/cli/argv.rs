@@ -44,6 +44,7 @@ const GROUPS: &[(&str, &[&str], &str)] = &[
     ("buildx", &["build", "b"], "build"),
     ("buildx", &["du"], "df"),
     ("buildx", &["history"], "history"),
+    ("buildx", &["imagetools"], "index"),
     ("buildx", &["prune"], "prune"),
     ("system", &["df"], "df"),
     ("system", &["prune"], "prune"),
@@ -188,6 +189,7 @@ mod tests {
             ("builder --root=/s image rm x", "builder --root=/s rmi x"),
             ("builder --config /d image ls", "builder --config /d images"),
             ("builder system df -v", "builder df -v"),
+            ("builder buildx imagetools create -t a b", "builder index create -t a b"),
             // What a command runs, or builds, is not one of its groups.
             ("builder run x image ls", "builder run x image ls"),
             ("builder build image", "builder build image"),

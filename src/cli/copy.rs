@@ -138,7 +138,7 @@ pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
     let vertex = Vertex::internal(format!("[internal] copy {} {}", args.source, args.destination));
     let shown = vertex.digest;
     progress.started(vertex);
-    let copy = Copy { pushes, platform: wanted, is_all: args.all, vertex: shown };
+    let copy = Copy { pushes: &pushes, platform: wanted, is_all: args.all, vertex: shown };
     let result = copy.read(&from).and_then(|image| {
         copy.write(&image, &to)?;
         Ok(image.top.digest)
@@ -149,14 +149,19 @@ pub fn run(args: &CopyArgs, environment: &Environment) -> Result<(), Failure> {
     store.sync().map_err(|error| Failure::of(Class::Environment, &error))
 }
 
-struct Copy<'a> {
-    pushes: Pushes<'a>,
+pub(super) struct Copy<'a> {
+    pushes: &'a Pushes<'a>,
     platform: Platform,
     is_all: bool,
     vertex: Digest,
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    /// Writes what is in the store already.
+    pub(super) fn of(pushes: &'a Pushes<'a>, vertex: Digest) -> Self {
+        Self { pushes, platform: Platform::host(), is_all: true, vertex }
+    }
+
     fn store(&self) -> &Store {
         self.pushes.store
     }
@@ -226,7 +231,8 @@ impl Copy<'_> {
             .map_err(|error| failure_of(&error))
     }
 
-    fn write(&self, image: &Closure, to: &Endpoint) -> Result<(), Failure> {
+    /// Puts an image, all of which is in the store, into a place.
+    pub(super) fn write(&self, image: &Closure, to: &Endpoint) -> Result<(), Failure> {
         let store = self.store();
         match to {
             Endpoint::Registry(name) => {
@@ -297,6 +303,18 @@ impl Copy<'_> {
         listed.annotations.extend(tag.map(|tag| (annotation::REF_NAME.to_owned(), tag)));
         export::write_layout(&self.context(), image, listed, names, spec)
             .map_err(|error| Failure::of(Class::Environment, &error))
+    }
+
+    /// Writes an index into a layout that has its blobs already, under a tag.
+    pub(super) fn write_layout(
+        &self,
+        image: &Closure,
+        dir: &Path,
+        tag: Option<String>,
+    ) -> Result<(), Failure> {
+        let mut spec = OutputSpec::new(OutputKind::Oci, Some(Dest::Path(dir.to_owned())));
+        spec.form = Form::Dir;
+        self.layout(image, &spec, tag, &[])
     }
 
     /// Returns what an image runs on; `None` for an index and for what is not an image.

@@ -9,7 +9,6 @@ use super::image_arg::{self, ImageCommandError};
 use crate::image::{
     self, Difference, Differences, Image, LayoutRef, Presence, load_archive, load_layout,
 };
-use crate::oci::Platform;
 use crate::show;
 use crate::store::Store;
 use crate::sys::foreign::Given;
@@ -42,9 +41,8 @@ pub struct DiffArgs {
 pub fn run(args: &DiffArgs, environment: &Environment, out: &mut dyn Write) -> Result<(), Failure> {
     let store = environment.store()?;
     let compare = || -> Result<Differences, ImageCommandError> {
-        let platform = super::import::platform(&args.platform)?;
-        let a = load(&store, &args.a, &platform, environment)?;
-        let b = load(&store, &args.b, &platform, environment)?;
+        let a = load(&store, &args.a, &args.platform, environment)?;
+        let b = load(&store, &args.b, &args.platform, environment)?;
         Ok(image::compare(&store, &a, &b, &environment.cancel)?)
     };
     let found = compare().map_err(|error| Failure::of_images(&error))?;
@@ -60,10 +58,11 @@ pub fn run(args: &DiffArgs, environment: &Environment, out: &mut dyn Write) -> R
 fn load(
     store: &Store,
     text: &str,
-    platform: &Platform,
+    asked: &[String],
     environment: &Environment,
 ) -> Result<Image, ImageCommandError> {
     let cancel = &environment.cancel;
+    let platform = &super::import::platform(asked)?;
     let path = Path::new(text);
     let is_path = text.contains('/') || path.extension().is_some_and(|it| it == "tar");
     if is_path && path.is_dir() {
@@ -82,7 +81,8 @@ fn load(
         });
     }
     let found = image_arg::image(store, text)?;
-    Ok(image::load_stored(store, &found.descriptor, platform, cancel)?)
+    let platform = image_arg::platform_of(store, &found.descriptor, asked)?;
+    Ok(image::load_stored(store, &found.descriptor, &platform, cancel)?)
 }
 
 fn write_text(found: &Differences, out: &mut dyn Write) -> io::Result<()> {

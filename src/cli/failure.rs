@@ -7,6 +7,7 @@ use super::image_arg::ImageCommandError;
 use crate::history::HistoryError;
 use crate::image::ImageError;
 pub use crate::job::failure::{Class, Excerpt, Failure, cannot, chain, excerpt_at};
+use crate::job::transfers::hint_of_platform;
 use crate::show;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use std::fmt::Write as _;
@@ -77,6 +78,13 @@ impl Failure {
         let is_archive = match error {
             ImageCommandError::Unknown { .. } => {
                 return failure.with_hint("list them: builder images");
+            }
+            ImageCommandError::PartOfIndex { indexes, .. } => {
+                let remove = indexes.iter().map(|name| format!("builder rmi {name}"));
+                return remove.fold(failure, Self::with_hint);
+            }
+            ImageCommandError::Image(error) if hint_of_platform(error).is_some() => {
+                return hint_of_platform(error).into_iter().fold(failure, Self::with_hint);
             }
             ImageCommandError::Image(ImageError::NotAnArchive { .. }) => true,
             ImageCommandError::Image(ImageError::Read { what, .. }) => what == "the archive",

@@ -17,8 +17,8 @@ const GROUPS: &[(&str, &[&str])] = &[
     (
         "Images",
         &[
-            "run", "images", "inspect", "diff", "tag", "rmi", "pull", "push", "copy", "login",
-            "logout", "import", "load", "save",
+            "run", "images", "inspect", "diff", "tag", "rmi", "pull", "push", "copy", "index",
+            "login", "logout", "import", "load", "save",
         ],
     ),
     ("Cache", &["df", "prune", "mounts", "store"]),
@@ -212,6 +212,22 @@ const PAGES: &[Page] = &[
     page(
         "copy",
         &[("builder copy app docker://registry.example/app", "from the store to a registry")],
+        REGISTRY,
+        &[5, 6],
+    ),
+    page(
+        "index",
+        &[
+            (
+                "builder index create -t registry.example/app registry.example/app:amd64 registry.example/app:arm64",
+                "join what separate jobs pushed",
+            ),
+            ("builder index inspect debian:bookworm", "the platforms of an image in a registry"),
+            (
+                "builder index create -t registry.example/app --append store:app",
+                "add an image of the store, or replace that for its platform",
+            ),
+        ],
         REGISTRY,
         &[5, 6],
     ),

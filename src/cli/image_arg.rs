@@ -1,9 +1,10 @@
 //! Finding the image that an argument names, and what to say when there is none.
 
 use super::format::FormatError;
+use super::platforms;
 use crate::export::ExportError;
-use crate::image::{self, ImageError};
-use crate::oci::{Reference, ReferenceError};
+use crate::image::{self, ImageError, StoredImage};
+use crate::oci::{Descriptor, Platform, Reference, ReferenceError};
 use crate::store::{Store, StoreError, Tagged};
 use std::io;
 
@@ -52,6 +53,14 @@ pub enum ImageCommandError {
         /// The names.
         names: Vec<String>,
     },
+    /// An image of an index is to be removed alone.
+    #[error("image {id} is part of {}: it goes with that", indexes.join(", "))]
+    PartOfIndex {
+        /// The id, as given.
+        id: String,
+        /// The names of the indexes.
+        indexes: Vec<String>,
+    },
     /// Something that is not there yet.
     #[error("{what} is not supported")]
     Unsupported {
@@ -88,7 +97,7 @@ pub enum ImageCommandError {
     Output(#[from] io::Error),
     /// A `--platform` is wrong.
     #[error(transparent)]
-    Platform(#[from] super::platforms::PlatformError),
+    Platform(#[from] platforms::PlatformError),
     /// The image room failed.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -129,6 +138,31 @@ pub fn image(store: &Store, text: &str) -> Result<Tagged, ImageCommandError> {
             similar: similar(store, text)?,
         }),
     }
+}
+
+/// Returns the platform that is meant of an image of the store: the one that was asked for, else
+/// this machine's, unless the store has one image of the index only.
+///
+/// # Errors
+///
+/// [`ImageCommandError::Platform`] for options that name none, or several.
+pub fn platform_of(
+    store: &Store,
+    top: &Descriptor,
+    asked: &[String],
+) -> Result<Platform, ImageCommandError> {
+    if let Some(asked) = platforms::parse(asked)? {
+        return Ok(asked);
+    }
+    let host = Platform::host();
+    // What is wrong with the image is for its reader to report.
+    Ok(match StoredImage::read(store, top) {
+        Ok(found) if found.index.is_some() && found.best(&host).is_none() => {
+            let mut here = found.platforms();
+            if here.len() == 1 { here.remove(0) } else { host }
+        }
+        _ => host,
+    })
 }
 
 /// Returns at most three names of the store that are like `text`, the most similar first.

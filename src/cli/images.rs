@@ -6,7 +6,7 @@ use super::format::{Columns, ListFormat};
 use super::image_arg::{self, ImageCommandError};
 use super::parse_args;
 use super::template::Value;
-use crate::image;
+use crate::image::{self, StoredImage};
 use crate::oci::{Config, Digest, Manifest, Platform, Reference};
 use crate::store::{Store, Tagged};
 use crate::text::size::decimal;
@@ -60,12 +60,16 @@ const COLUMNS: &Columns = &[
     ("VirtualSize", "SIZE"),
 ];
 
-/// One line of the list.
+/// One line of the list. Of an index, what it shows is that of this machine's image, or of the first
+/// that is here.
 struct Row {
     image: Tagged,
     name: Option<Reference>,
     id: Option<Digest>,
     config: Option<Config>,
+    /// Those of the images that are here.
+    platforms: Vec<Platform>,
+    /// The bytes of all images that are here.
     size: u64,
 }
 
@@ -80,6 +84,11 @@ impl Row {
 
     fn created(&self) -> Option<Timestamp> {
         self.config.as_ref()?.created()?.parse().ok()
+    }
+
+    fn platforms(&self) -> String {
+        let platforms: Vec<_> = self.platforms.iter().map(Platform::to_string).collect();
+        platforms.join(",")
     }
 
     /// Returns the fields of [`COLUMNS`].
@@ -98,7 +107,7 @@ impl Row {
             ),
             Value::text(decimal(self.size)),
             Value::Int(self.size.into()),
-            or_none(self.config.as_ref().map(|config| config.platform().to_string())),
+            or_none((!self.platforms.is_empty()).then(|| self.platforms())),
             Value::text(labels.join(",")),
             Value::text("N/A"),
             Value::text("N/A"),
@@ -179,15 +188,35 @@ pub fn run(
 fn row(store: &Store, image: Tagged) -> Result<Row, ImageCommandError> {
     let name = image.name.as_deref().and_then(|name| Reference::parse(name).ok());
     // A damaged image is shown as such; the others must not suffer.
-    let read = image::read(store, &image.descriptor, &Platform::host());
-    let (id, config, size) = match read {
-        Ok((_, manifest, config)) => {
-            let size = unpacked_size(store, &manifest, &config)?;
-            (Some(manifest.config.digest), Some(config), size)
-        }
-        Err(_) => (None, None, 0),
+    let Ok(found) = StoredImage::read(store, &image.descriptor) else {
+        return Ok(Row { image, name, id: None, config: None, platforms: Vec::new(), size: 0 });
     };
-    Ok(Row { image, name, id, config, size })
+    let id = Some(found.id(&image.descriptor));
+    let config = found.shown().map(|(_, _, config)| config.clone());
+    let size = files_size(store, &found)?;
+    Ok(Row { image, name, id, config, platforms: found.platforms(), size })
+}
+
+/// Returns the bytes of the files of all images that are here; a layer that several have counts once.
+fn files_size(store: &Store, found: &StoredImage) -> Result<u64, ImageCommandError> {
+    let mut counted = std::collections::BTreeSet::new();
+    let mut sum = 0_u64;
+    for (_, manifest, config) in &found.here {
+        let diff_ids = config.diff_ids().unwrap_or_default();
+        let mut layers = image::layers_of(store, &diff_ids)?.into_iter();
+        let mut own = std::collections::BTreeSet::new();
+        for blob in &manifest.layers {
+            let layer = layers.next().flatten();
+            // An image may have a layer twice, and has its files twice then.
+            let is_new = own.contains(&blob.digest) || !counted.contains(&blob.digest);
+            own.insert(blob.digest);
+            if is_new {
+                sum = sum.saturating_add(layer.map_or(blob.size, |layer| layer.meta.bytes));
+            }
+        }
+        counted.extend(own);
+    }
+    Ok(sum)
 }
 
 /// Returns the bytes of an image's files; of layers that are not unpacked those of the blob.

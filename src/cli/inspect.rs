@@ -3,7 +3,7 @@
 //! The image is in the store, or somewhere else and is left there: of a registry only the manifest
 //! and the config are read.
 
-mod subject;
+pub(super) mod subject;
 
 use super::failure::{Class, Failure};
 use super::format::FormatError;
@@ -220,14 +220,23 @@ fn details(subject: &Subject) -> Value {
     if let Some(listed) = &subject.platforms {
         value["Platforms"] = listed
             .iter()
-            .map(|image| {
-                json!({
-                    "Platform": image.platform.as_ref().and_then(Platform::of_json).map(|p| p.to_string()),
+            .map(|(image, is_here)| {
+                let platform = image.platform.as_ref().and_then(Platform::of_json);
+                let mut listed = json!({
+                    "Platform": platform.map(|platform| platform.to_string()),
                     "Digest": image.digest,
                     "MediaType": image.media_type,
-                })
+                });
+                if let Some(is_here) = is_here {
+                    listed["Available"] = json!(is_here);
+                }
+                listed
             })
             .collect();
+    }
+    if let Some(id) = &subject.index_id {
+        value["Id"] = json!(id);
+        value["Descriptor"] = json!(subject.top);
     }
     value
 }

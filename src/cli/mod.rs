@@ -33,6 +33,7 @@ pub mod history;
 pub mod image_arg;
 pub mod images;
 pub mod import;
+pub mod index;
 pub mod inspect;
 pub mod kaniko;
 pub mod limits;
@@ -126,6 +127,12 @@ enum Command {
     Push(push::PushArgs),
     /// Copy an image between registries, layouts, archives and the store
     Copy(copy::CopyArgs),
+    /// Make, show and change indexes: images for several platforms under one name
+    #[command(subcommand, alias = "imagetools")]
+    Index(index::IndexCommand),
+    /// Indexes of the store, as docker manifest has them
+    #[command(hide = true, subcommand)]
+    Manifest(index::ManifestCommand),
     /// Log in to a registry
     Login(login::LoginArgs),
     /// Log out of a registry
@@ -379,6 +386,8 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Pull(_)
             | Command::Push(_)
             | Command::Copy(_)
+            | Command::Index(_)
+            | Command::Manifest(_)
             | Command::Import(_)
             | Command::Load(_)
     );
@@ -398,6 +407,8 @@ fn run_command(command: &Command, environment: &Environment) -> Result<(), Failu
         Command::Pull(args) => return pull::run(args, environment),
         Command::Push(args) => return push::run(args, environment),
         Command::Copy(args) => return copy::run(args, environment),
+        Command::Index(command) => return index::run(command, environment, out),
+        Command::Manifest(command) => return index::run_manifest(command, environment, out),
         Command::Login(args) => return login::login(args, environment),
         Command::Logout(args) => return login::logout(args, environment),
         Command::Doctor(args) => return doctor::run(args, environment),

@@ -1,6 +1,7 @@
 //! What a command needs of the process that runs it.
 
 use super::Command;
+use super::index::IndexCommand;
 
 /// Says whether a command may touch the files of layers, whose owners need a user namespace where a
 /// user keeps them; all others run as they are started.
@@ -12,6 +13,7 @@ pub(super) fn touches_layers(command: &Command) -> bool {
         | Command::Dev { .. }
         | Command::History(_)
         | Command::Images(_)
+        | Command::Index(IndexCommand::Inspect(_))
         | Command::Inspect(_)
         | Command::Login(_)
         | Command::Logout(_)
@@ -27,8 +29,10 @@ pub(super) fn touches_layers(command: &Command) -> bool {
         | Command::Doctor(_)
         | Command::Explain(_)
         | Command::Import(_)
+        | Command::Index(_)
         | Command::Kaniko(_)
         | Command::Load(_)
+        | Command::Manifest(_)
         | Command::Mounts(_)
         | Command::Prune(_)
         | Command::Pull(_)

@@ -4,7 +4,7 @@ use super::failure::{Class, Failure};
 use super::registry;
 use super::{Environment, platforms};
 use crate::job::resolve::mismatch;
-use crate::job::transfers::{self, Clients, Pulls};
+use crate::job::transfers::{self, Clients, PullFailed, Pulls};
 use crate::oci::{Platform, Reference, media_type};
 use crate::progress::{Mode, Output, Progress};
 use std::collections::BTreeSet;
@@ -15,9 +15,12 @@ pub struct PullArgs {
     /// Images to pull
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Platform, of images that have several
+    /// Platforms, of images that have several
     #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
     pub platform: Vec<String>,
+    /// Pull the images for all platforms
+    #[arg(long)]
+    pub all_platforms: bool,
     /// How to show progress: auto, tty, plain, rawjson or quiet
     #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS")]
     pub progress: Mode,
@@ -36,7 +39,7 @@ pub struct PullArgs {
 /// The failure to show; images pulled before stay.
 pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     names(&args.images)?;
-    let platform = platform(&args.platform)?;
+    let platforms = platforms_of(&args.platform)?;
     let store = environment.store()?;
     let mode = if args.quiet { Mode::Quiet } else { args.progress };
     let output = Output::stderr(environment.is_coloured);
@@ -54,10 +57,25 @@ pub fn run(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
     let mut pulled = Vec::new();
     let mut warnings = Vec::new();
     let result = names.iter().try_for_each(|name| {
-        let (named, image) = pulls
-            .pull(&client, &store, name, &platform, &environment.cancel)
-            .map_err(|error| transfers::failure_of(&error.0))?;
-        warnings.extend(mismatch(&name.to_string(), &image, &platform));
+        let failed = |error: PullFailed| transfers::failure_of(&error.0);
+        let cancel = &environment.cancel;
+        let mut own = platforms.clone();
+        if args.all_platforms {
+            let whole = pulls.pull_all(&client, &store, name, cancel).map_err(failed)?;
+            // That of this machine is unpacked as well.
+            own =
+                whole.iter().filter(|has| Platform::host().rank(has).is_some()).cloned().collect();
+            own.extend((own.is_empty()).then(|| whole.first().cloned()).flatten());
+            own.truncate(1);
+        }
+        let mut last = None;
+        for platform in &own {
+            let (named, image) =
+                pulls.pull(&client, &store, name, platform, cancel).map_err(failed)?;
+            warnings.extend(mismatch(&name.to_string(), &image, platform));
+            last = Some((named, image));
+        }
+        let Some((named, image)) = last else { return Ok(()) };
         let mut descriptor = named.descriptor;
         if !media_type::is_index(&descriptor.media_type) {
             descriptor.platform = Some(image.config.platform().to_json());
@@ -92,6 +110,14 @@ pub(super) fn names(texts: &[String]) -> Result<Vec<Reference>, Failure> {
         }
     }
     Ok(names)
+}
+
+/// Parses the `--platform` options of a command that takes several; this machine's where there are
+/// none.
+fn platforms_of(texts: &[String]) -> Result<Vec<Platform>, Failure> {
+    let found = platforms::parse_all(texts);
+    let found = found.map_err(|error| Failure::of(Class::Usage, &error))?;
+    Ok(if found.is_empty() { vec![Platform::host()] } else { found })
 }
 
 /// Parses the `--platform` options of a command; this machine's where there are none.

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 /// Flags of buildah's and podman's `build` that are refused, and what to do instead;
 /// `docs/compat.md` has a row for each.
 const FLAGS: &[(&str, &str)] = &[
-    ("--all-platforms", "one platform is built at a time: --platform names it"),
+    ("--all-platforms", "name them: --platform linux/amd64,linux/arm64"),
     ("--authfile", "name the file in the environment: REGISTRY_AUTH_FILE=FILE builder build …"),
     ("--cache-ttl", "remove what is old: builder prune --filter until=24h"),
     ("--cert-dir", "put the certificates into certs.d, or name them in registries.toml"),
@@ -32,7 +32,10 @@ const FLAGS: &[(&str, &str)] = &[
     ("--identity-label", "no such label is written"),
     ("--ipc", OWN_NAMESPACE),
     ("--logfile", "redirect stderr: builder build . 2> FILE"),
-    ("--manifest", "one platform is built at a time: --tag names the image"),
+    (
+        "--manifest",
+        "--tag names the index: builder build --platform linux/amd64,linux/arm64 -t NAME",
+    ),
     ("--no-hosts", "a step always has an /etc/hosts of its own, which is in no layer"),
     ("--omit-history", "an image always has its history"),
     ("--pid", OWN_NAMESPACE),
@@ -134,7 +137,7 @@ pub(super) fn explained(mut error: clap::Error, words: &[OsString]) -> clap::Err
             } else if let Some(ContextValue::Strings(names)) =
                 error.remove(ContextKind::SuggestedSubcommand)
                 // For tests and pipelines.
-                && let names = names.iter().map(String::as_str).filter(|name| *name != "buildx")
+                && let names = names.iter().map(String::as_str).filter(|name| !["buildx", "manifest", "imagetools"].contains(name))
                 && let Some(near) = did_you_mean(&typed, names)
             {
                 let near = ContextValue::Strings(vec![near.to_owned()]);

@@ -1,8 +1,9 @@
 //! `builder rmi`: names are taken away; what no name reaches is left to garbage collection.
 
 use super::image_arg::{self, ImageCommandError};
-use crate::oci::Reference;
-use crate::store::Store;
+use crate::image::StoredImage;
+use crate::oci::{Digest, Reference};
+use crate::store::{Store, Tagged};
 use std::io::Write;
 
 /// Remove images.
@@ -46,8 +47,12 @@ fn remove(
 ) -> Result<(), ImageCommandError> {
     let found = image_arg::image(store, text)?;
     let digest = found.descriptor.digest;
-    let names: Vec<String> = store
-        .images()?
+    let images = store.images()?;
+    if images.iter().all(|image| image.descriptor.digest != digest) {
+        let indexes = indexes_with(store, images, &digest);
+        return Err(ImageCommandError::PartOfIndex { id: text.to_owned(), indexes });
+    }
+    let names: Vec<String> = images
         .into_iter()
         .filter(|image| image.descriptor.digest == digest)
         .filter_map(|image| image.name)
@@ -74,4 +79,17 @@ fn remove(
         writeln!(out, "Deleted: {digest}")?;
     }
     Ok(())
+}
+
+/// Returns what the indexes are called that have an image.
+fn indexes_with(store: &Store, images: Vec<Tagged>, digest: &Digest) -> Vec<String> {
+    let has = |image: &Tagged| {
+        let found = StoredImage::read(store, &image.descriptor);
+        found.is_ok_and(|found| found.here.iter().any(|(child, ..)| child.digest == *digest))
+    };
+    let shown = |image: Tagged| match image.name.as_deref().map(Reference::parse) {
+        Some(Ok(name)) => name.familiar(),
+        _ => image.descriptor.digest.to_string(),
+    };
+    images.into_iter().filter(has).map(shown).collect()
 }

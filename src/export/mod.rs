@@ -26,6 +26,7 @@ mod load;
 mod metadata;
 mod product;
 mod rootfs;
+mod saved;
 mod spec;
 
 use crate::image::{Closure, Image, ImageError, LayoutSource};
@@ -53,6 +54,7 @@ pub use dest::{write_by, write_whole};
 pub use directory::LayoutDirectory;
 pub use metadata::metadata;
 pub use product::{PackedProduct, Product, pack_product};
+pub use saved::{Saved, write_saved};
 pub use spec::{
     Compression, Dest, Form, LayerOptions, OutputKind, OutputSpec, Push, SpecError, split_csv,
 };

@@ -5,6 +5,8 @@
 //!
 //! Source: Docker image specification 1.3, "Combined Image JSON + Filesystem Changeset Format".
 
+mod whole;
+
 use super::import::write_manifest;
 use super::layout::best;
 use super::receive::{BlobSource, document, receive};
@@ -25,6 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::PathBuf;
+
+pub use whole::{LoadedTop, load_all};
 
 /// The most members an archive may have.
 const MEMBERS_MAX: usize = 100_000;
@@ -65,11 +69,7 @@ pub fn load_archive(
     platform: &Platform,
     cancel: &Cancel,
 ) -> Result<Vec<Loaded>, ImageError> {
-    let spool = Spool::read(store, input, name, cancel)?;
-    let docker: Vec<DockerEntry> = match spool.document("manifest.json")? {
-        Some(bytes) => spool.parse("manifest.json", &bytes)?,
-        None => Vec::new(),
-    };
+    let (spool, docker) = Spool::open(store, input, name, cancel)?;
     if let Some(bytes) = spool.document("index.json")? {
         return spool.load_index(store, &bytes, &docker, platform, cancel);
     }
@@ -200,6 +200,21 @@ impl From<StoreError> for Unspooled {
 }
 
 impl Spool {
+    /// Reads an archive and Docker's list of its images, where it has one.
+    fn open(
+        store: &Store,
+        input: impl Read + Send,
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<(Self, Vec<DockerEntry>), ImageError> {
+        let spool = Self::read(store, input, name, cancel)?;
+        let docker = match spool.document("manifest.json")? {
+            Some(bytes) => spool.parse("manifest.json", &bytes)?,
+            None => Vec::new(),
+        };
+        Ok((spool, docker))
+    }
+
     fn read(
         store: &Store,
         input: impl Read + Send,
@@ -317,6 +332,7 @@ impl Spool {
                 Some(&i) => i,
                 None => {
                     let image = receive(store, self, entry, platform, cancel)?;
+                    let docker = if has_name(&index, entry) { &[] } else { docker };
                     let names = self.docker_names(store, &image, docker)?;
                     loaded.push(Loaded { image, names, tag: None });
                     by_digest.insert(entry.digest, loaded.len() - 1);
@@ -409,6 +425,13 @@ fn name_of(entry: &Descriptor) -> Option<Result<Reference, String>> {
         return Some(Ok(name.or_latest()));
     }
     Some(Err(text.clone()))
+}
+
+/// Says whether an entry has a whole name, or another of its digest. Then `manifest.json`, which
+/// knows images by their config only, has no say: several entries may have one config.
+fn has_name(index: &Index, entry: &Descriptor) -> bool {
+    let same = index.manifests.iter().filter(|other| other.digest == entry.digest);
+    same.chain([entry]).any(|other| matches!(name_of(other), Some(Ok(_))))
 }
 
 /// Describes a layer's file: a plain tar is known by its `diff_id`, which is verified later, a

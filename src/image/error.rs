@@ -99,6 +99,17 @@ pub enum ImageError {
         /// What there is.
         available: Vec<Platform>,
     },
+    /// The store has an index without the image of it that is wanted.
+    #[error(
+        "the image for {wanted} is not in the store{}",
+        list(" (of that index it has ", here, ")")
+    )]
+    PlatformNotHere {
+        /// What was looked for.
+        wanted: Platform,
+        /// What is here.
+        here: Vec<Platform>,
+    },
     /// A repository has no image of that tag.
     #[error("{source}")]
     NoTag {

@@ -167,7 +167,7 @@ pub fn fetch(
     Ok(whole)
 }
 
-fn fetch_blob(
+pub(super) fn fetch_blob(
     store: &Store,
     source: &dyn BlobSource,
     blob: &Descriptor,

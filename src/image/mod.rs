@@ -16,6 +16,7 @@ mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod import;
+mod index;
 mod layout;
 mod push;
 mod receive;
@@ -28,13 +29,16 @@ mod unpack;
 use crate::oci::{Config, Descriptor, Digest, Platform};
 use crate::store::Layer;
 
-pub use archive::{LayoutArchive, Loaded, load_archive};
+pub use archive::{LayoutArchive, Loaded, LoadedTop, load_all, load_archive};
 pub use compare::{Difference, Differences, FileDifference, Presence, compare};
 pub use error::ImageError;
 pub use fetch::{Closure, Selector, fetch, survey};
 pub use import::{ImportOptions, import_rootfs};
+pub use index::{
+    Listed, StoredImage, complete, listed, put_index, subject, with_only, with_replaced,
+};
 pub use layout::{LayoutRef, LayoutSource, load_layout};
-pub use push::push;
+pub use push::{Supply, push, relay};
 pub use receive::{BlobSource, Chosen, choose, document, receive};
 pub use remote::{
     ACCEPT, NoProgress, Offline, PullProgress, RegistrySource, Remembered, ResolvedRef, look_up,

@@ -10,6 +10,7 @@
 //! The protocol: [`crate::registry`]. Sending images: [`super::push`].
 
 use super::receive::{BlobSource, receive};
+use super::stored::STORE;
 use super::{Image, ImageError};
 use crate::oci::{
     DEFAULT_TAG, Descriptor, Digest, Document, DocumentError, Platform, Reference, media_type,
@@ -344,11 +345,15 @@ pub(super) fn remember_origin(
 impl ImageError {
     /// Says whether a registry is to blame, or the way to it, rather than this machine.
     pub fn is_remote(&self) -> bool {
+        if let Self::NoPlatform { name, .. } = self {
+            return *name != STORE;
+        }
         !matches!(
             self,
             Self::Io { .. }
                 | Self::Store(_)
                 | Self::Cancelled
+                | Self::PlatformNotHere { .. }
                 | Self::Registry(
                     RegistryError::File { .. }
                         | RegistryError::Local { .. }

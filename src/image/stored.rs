@@ -1,7 +1,7 @@
 //! Images that are in the store already.
 
 use super::receive::{BlobSource, choose, document, receive};
-use super::{Image, ImageError, ImageLayer};
+use super::{Image, ImageError, ImageLayer, StoredImage};
 use crate::oci::{
     Config, Descriptor, Digest, Document, DocumentError, Manifest, Platform, Reference,
 };
@@ -11,6 +11,9 @@ use std::io::Read;
 
 /// The fewest hexadecimal digits that may stand for an id: fewer are sooner a name.
 const ID_MIN: usize = 4;
+
+/// What the store is called in messages.
+pub(super) const STORE: &str = "the store";
 
 /// The store as a source of blobs.
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +28,15 @@ impl BlobSource for StoreSource<'_> {
     }
 
     fn name(&self) -> String {
-        "the store".to_owned()
+        STORE.to_owned()
     }
 }
 
 /// Finds an image by its name (`debian` is `docker.io/library/debian:latest`), by `name@digest`, by
 /// its id, or by the beginning of that.
 ///
-/// An id is the digest of the config or of the manifest. `None` where nothing fits.
+/// An id is the digest of the config or of the manifest, of an image of an index too; what is found
+/// then has no name. `None` where nothing fits.
 ///
 /// # Errors
 ///
@@ -58,6 +62,17 @@ pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
             if let Some(found) = exact.or_else(|| images.iter().find(is_it)) {
                 return Ok(Some(found.clone()));
             }
+            // It may be the digest of an image of an index.
+            let of_name =
+                |text: &str| Reference::parse(text).is_ok_and(|n| n.name() == name.name());
+            for image in images.iter().filter(|image| image.name.as_deref().is_some_and(of_name)) {
+                let children = StoredImage::read(store, &image.descriptor).map(|it| it.here);
+                let child =
+                    children.unwrap_or_default().into_iter().find(|c| c.0.digest == *digest);
+                if let Some((descriptor, ..)) = child {
+                    return Ok(Some(Tagged { name: None, descriptor }));
+                }
+            }
         } else {
             let full = name.to_string();
             if let Some(found) = images.iter().find(|image| image.name.as_ref() == Some(&full)) {
@@ -70,16 +85,17 @@ pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
         return Ok(None);
     }
     let mut found: Option<(Digest, Tagged)> = None;
+    let (mut named, mut parts) = (Vec::new(), Vec::new());
     for image in images {
-        let manifest = image.descriptor.digest;
-        let config = id(store, &image.descriptor).ok();
-        let Some(id) = [Some(manifest), config]
-            .into_iter()
-            .flatten()
-            .find(|digest| digest.to_hex().starts_with(hex))
-        else {
-            continue;
-        };
+        for (id, of) in ids(store, &image) {
+            let is_part = of.name.is_none();
+            if id.to_hex().starts_with(hex) {
+                if is_part { parts.push((id, of)) } else { named.push((id, of)) }
+            }
+        }
+    }
+    // An image of its own goes before one of an index, which may be the same.
+    for (id, image) in named.into_iter().chain(parts) {
         match &found {
             Some((other, _)) if *other != id => {
                 return Err(ImageError::AmbiguousId { id: text.to_owned() });
@@ -89,6 +105,23 @@ pub fn find(store: &Store, text: &str) -> Result<Option<Tagged>, ImageError> {
         }
     }
     Ok(found.map(|(_, image)| image))
+}
+
+/// Returns the ids of an image, each with what it stands for: of an index its own, and those of its
+/// images. Where the store has one image of an index, that image's id stands for the index.
+fn ids(store: &Store, image: &Tagged) -> Vec<(Digest, Tagged)> {
+    let mut ids = vec![(image.descriptor.digest, image.clone())];
+    let Ok(found) = StoredImage::read(store, &image.descriptor) else { return ids };
+    let is_single = found.here.len() == 1;
+    for (descriptor, manifest, _) in found.here {
+        let child = Tagged { name: None, descriptor };
+        let own = if is_single { image.clone() } else { child.clone() };
+        ids.push((manifest.config.digest, own));
+        if found.index.is_some() {
+            ids.push((child.descriptor.digest, child));
+        }
+    }
+    ids
 }
 
 /// Returns the layers of the store that tars of these `diff_ids`, the bottom first, were unpacked
@@ -214,13 +247,14 @@ pub fn annotations(
     }
 }
 
-/// Returns an image's id: the digest of its config, as Docker shows it.
+/// Returns an image's id, as Docker shows it: the digest of its config; of an index with several
+/// images, that of the index.
 ///
 /// # Errors
 ///
 /// [`ImageError`] where the manifest is missing or damaged.
 pub fn id(store: &Store, descriptor: &Descriptor) -> Result<Digest, ImageError> {
-    read(store, descriptor, &Platform::host()).map(|(_, manifest, _)| manifest.config.digest)
+    Ok(StoredImage::read(store, descriptor)?.id(descriptor))
 }
 
 /// Loads an image of the store, unpacking layers of which only the blob is here.
@@ -234,5 +268,11 @@ pub fn load_stored(
     platform: &Platform,
     cancel: &Cancel,
 ) -> Result<Image, ImageError> {
-    receive(store, &StoreSource(store), descriptor, platform, cancel)
+    match receive(store, &StoreSource(store), descriptor, platform, cancel) {
+        Err(error @ ImageError::MissingBlob { .. }) => match StoredImage::read(store, descriptor) {
+            Ok(found) if found.best(platform).is_none() => Err(found.lacks(platform)),
+            _ => Err(error),
+        },
+        other => other,
+    }
 }

@@ -8,7 +8,8 @@ use super::transfers::Pulls;
 use crate::dockerfile::address::Address;
 use crate::dockerfile::git_url::GitUrl;
 use crate::image::{
-    self, BlobSource, Image, ImageError, LayoutRef, LayoutSource, StoreSource, receive, remembered,
+    self, BlobSource, Image, ImageError, LayoutRef, LayoutSource, StoreSource, StoredImage,
+    receive, remembered,
 };
 use crate::oci::{Descriptor, Digest, Platform, Reference};
 use crate::plan::{Resolved, Resolver};
@@ -194,6 +195,11 @@ impl<'a> Images<'a> {
                 Ok(image) => return Ok(self.add(name, image)),
                 // Of an image for several platforms, others may be wanted than are here.
                 Err(ImageError::MissingBlob { .. }) if self.pulls.is_some() => {}
+                Err(error @ ImageError::MissingBlob { .. }) => {
+                    let found = StoredImage::read(self.store, &descriptor)?;
+                    let lacks = found.best(platform).is_none().then(|| found.lacks(platform));
+                    return Err(lacks.unwrap_or(error).into());
+                }
                 Err(error) => return Err(error.into()),
             }
         }

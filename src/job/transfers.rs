@@ -8,8 +8,8 @@
 use super::failure::{self, Class, Failure};
 use crate::export::{self, Annotation, Compression, Encoding, PackOptions};
 use crate::image::{
-    self, Closure, Image, ImageError, Offline, PullProgress, ResolvedRef, Selector, StoreSource,
-    load_stored,
+    self, Closure, Image, ImageError, Offline, PullProgress, RegistrySource, ResolvedRef, Selector,
+    StoreSource, StoredImage, load_stored,
 };
 use crate::oci::{Descriptor, Digest, DocumentError, Platform, Reference, media_type};
 use crate::progress::{self, Event, Progress, Vertex};
@@ -150,6 +150,29 @@ impl<'a> Pulls<'a> {
         Ok(named)
     }
 
+    /// Brings an image of several platforms into the store, all of it; returns the platforms.
+    ///
+    /// # Errors
+    ///
+    /// [`PullFailed`].
+    pub fn pull_all(
+        &self,
+        client: &Client,
+        store: &Store,
+        name: &Reference,
+        cancel: &Cancel,
+    ) -> Result<Vec<Platform>, PullFailed> {
+        let remote = client.remote_of(name).map_err(ImageError::from)?;
+        let shown = Vertex::internal(format!("[internal] pull all platforms of {name}"));
+        self.show(shown, |vertex| {
+            let named = image::look_up(store, &remote, name, Offline::Fail)?;
+            let watch = Shown::new(self.progress, vertex, "");
+            let source = RegistrySource { remote: remote.clone(), watch: &watch };
+            image::fetch(store, &source, &named.descriptor, Selector::All, cancel)?;
+            Ok(StoredImage::read(store, &named.descriptor)?.platforms())
+        })
+    }
+
     fn fetch(
         &self,
         store: &Store,
@@ -211,6 +234,9 @@ pub fn failure_of(error: &ImageError) -> Failure {
     let failure = Failure::of(class, error);
     match error {
         ImageError::Registry(error) => with_hint(failure, error),
+        error if hint_of_platform(error).is_some() => {
+            hint_of_platform(error).into_iter().fold(failure, Failure::with_hint)
+        }
         ImageError::NoTag { near, count, .. } if !near.is_empty() => {
             let more = match count - near.len().min(*count) {
                 0 => String::new(),
@@ -222,6 +248,20 @@ pub fn failure_of(error: &ImageError) -> Failure {
             failure.with_hint("check the name and the tag: the registry lists no tags for it")
         }
         _ => failure,
+    }
+}
+
+/// Returns what to do where an image is not there for a platform.
+pub fn hint_of_platform(error: &ImageError) -> Option<String> {
+    match error {
+        ImageError::NoPlatform { available, .. } => {
+            let first = available.first()?;
+            Some(format!("name one that there is: --platform {first}"))
+        }
+        ImageError::PlatformNotHere { wanted, .. } => {
+            Some(format!("fetch it: builder pull --platform {wanted} IMAGE"))
+        }
+        _ => None,
     }
 }
 
@@ -284,7 +324,8 @@ pub struct Pushes<'a> {
 
 impl Pushes<'_> {
     /// Makes an image of the store fit to be pushed. One whose layers all are compressed goes as it
-    /// is, byte for byte; of an index that is here in part, the image for the platform goes.
+    /// is, byte for byte, and so does an index; of one that is here in part, the image for the platform
+    /// goes.
     ///
     /// # Errors
     ///
@@ -297,23 +338,31 @@ impl Pushes<'_> {
     ) -> Result<Closure, Failure> {
         let (store, source) = (self.store, StoreSource(self.store));
         let failed = |error| failure_of(&error);
-        if platform.is_none()
-            && let Ok(whole) = image::survey(store, &source, descriptor, Selector::All)
-            && whole.documents.len() > 1
-            && whole.missing(store).map_err(failed)?.is_none()
-        {
-            return Ok(whole);
-        }
         let host = Platform::host();
-        let wanted = platform.unwrap_or(&host);
+        let mut wanted = platform.unwrap_or(&host).clone();
+        if platform.is_none() && media_type::is_index(&descriptor.media_type) {
+            if let Some(whole) = image::complete(store, descriptor).map_err(failed)? {
+                return self.prepared_index(whole, vertex);
+            }
+            let found = StoredImage::read(store, descriptor).map_err(failed)?;
+            let here = found.platforms();
+            if let (None, [only]) = (found.best(&wanted), here.as_slice()) {
+                wanted.clone_from(only);
+            }
+            if found.best(&wanted).is_none() {
+                return Err(failed(found.lacks(&wanted)));
+            }
+            let what = match here.as_slice() {
+                [_] => format!("only the image for {wanted} is here: that"),
+                all => {
+                    format!("{} images are here and others are not: that for {wanted}", all.len())
+                }
+            };
+            self.progress.notice(format!("of {} {what} is pushed", descriptor.digest));
+        }
+        let wanted = &wanted;
         let mut whole =
             image::survey(store, &source, descriptor, Selector::For(wanted)).map_err(failed)?;
-        if whole.top.digest != descriptor.digest && platform.is_none() {
-            self.progress.notice(format!(
-                "of {} only the image for {wanted} is here: that is pushed",
-                descriptor.digest
-            ));
-        }
         let is_packed = |blob: &Descriptor| {
             !matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER)
         };
@@ -341,6 +390,39 @@ impl Pushes<'_> {
             .map_err(|error| Failure::of(Class::Environment, &error))?;
         whole = image::survey(store, &source, &packed.manifest, Selector::All).map_err(failed)?;
         Ok(whole)
+    }
+
+    /// Makes an index fit to be pushed, all of which is in the store: where layers of its images are
+    /// not compressed, it lists images whose layers are.
+    fn prepared_index(&self, whole: Closure, vertex: Digest) -> Result<Closure, Failure> {
+        let (store, failed) = (self.store, |error| failure_of(&error));
+        let is_plain = |blob: &Descriptor| {
+            matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER)
+        };
+        if !whole.blobs.iter().any(is_plain) {
+            return Ok(whole);
+        }
+        let found = StoredImage::read(store, &whole.top).map_err(failed)?;
+        let Some(index) = found.index else { return Ok(whole) };
+        // What a statement is about must stay what it is.
+        let subjects: Vec<_> = index.manifests.iter().filter_map(image::subject).collect();
+        let mut replaced = Vec::new();
+        for (child, _, config) in &found.here {
+            let is_own = index.manifests.iter().any(|listed| listed.digest == child.digest);
+            if !is_own || subjects.contains(&child.digest) {
+                continue;
+            }
+            let prepared = self.prepared(child, Some(&config.platform()), vertex)?;
+            if prepared.top.digest != child.digest {
+                replaced.push((child.digest, prepared.top));
+            }
+        }
+        if replaced.is_empty() {
+            return Ok(whole);
+        }
+        let index = image::with_replaced(&index, &replaced);
+        let top = image::put_index(store, &index).map_err(|error| failed(error.into()))?;
+        image::survey(store, &StoreSource(store), &top, Selector::All).map_err(failed)
     }
 
     /// Pushes to the repository of `name` under `tags`; without any, by the digest only.

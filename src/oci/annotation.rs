@@ -10,3 +10,5 @@ pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 pub const CREATED: &str = "org.opencontainers.image.created";
 /// Marks a manifest in an index as a statement about another one: provenance, an SBOM.
 pub const ATTESTATION: &str = "vnd.docker.reference.type";
+/// The digest of the image that such a statement is about.
+pub const SUBJECT: &str = "vnd.docker.reference.digest";

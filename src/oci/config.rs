@@ -100,6 +100,18 @@ impl Config {
         Platform::of_json(&self.value).unwrap_or_else(Platform::host)
     }
 
+    /// Returns what a descriptor's `platform` says of the image: [`platform`](Self::platform), with
+    /// the version and features of an operating system whose images have them.
+    pub fn platform_json(&self) -> Value {
+        let mut platform = self.platform().to_json();
+        for name in ["os.version", "os.features"] {
+            if let Some(value) = self.value.get(name).filter(|value| !value.is_null()) {
+                platform[name] = value.clone();
+            }
+        }
+        platform
+    }
+
     /// Sets what the image runs on.
     pub fn set_platform(&mut self, platform: &Platform) {
         let fields = object(&mut self.value);

@@ -116,6 +116,27 @@ impl Remote {
             _ => Ok(()),
         }
     }
+
+    /// Removes a tag, or by its digest a manifest with all its tags. Says whether the registry does
+    /// such a thing.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError`], for example where there is no such manifest.
+    pub fn delete_manifest(&self, reference: &str) -> Result<bool, RegistryError> {
+        let (host, path) = self.own();
+        let what = self.named(reference);
+        let doing = format!("delete {what}");
+        let url = self.manifest_url(host, path, reference)?;
+        let scopes = [format!("repository:{path}:pull,push,delete")];
+        let request = Request::new(Method::DELETE, url);
+        let response = host.send(&self.shared, &request, path, &scopes, &doing)?;
+        match response.status {
+            200 | 202 | 204 => Ok(true),
+            400 | 405 | 501 => Ok(false),
+            _ => Err(host.refusal(response, path, &what, &doing)),
+        }
+    }
 }
 
 /// The scope that writing to a repository needs.

@@ -37,6 +37,7 @@ mod gc;
 mod history;
 mod ignore;
 mod images;
+mod indexes;
 mod interrupts;
 mod job;
 mod language;

@@ -20,6 +20,7 @@ mod backend;
 mod copy;
 mod faults;
 mod git;
+mod index;
 mod kaniko;
 mod login;
 mod platforms;

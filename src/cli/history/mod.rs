@@ -13,7 +13,6 @@ use crate::cli::image_arg::{self, ImageCommandError};
 use crate::cli::images::{since, write_table};
 use crate::cli::template::Value;
 use crate::image;
-use crate::oci::Platform;
 use crate::progress::clean_line;
 use crate::store::Store;
 use crate::text::size::decimal;
@@ -63,6 +62,9 @@ pub struct HistoryArgs {
     /// Print only ids
     #[arg(short, long)]
     pub quiet: bool,
+    /// Platform, of an image that has several
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Vec<String>,
 }
 
 /// The fields of an entry that a template can show.
@@ -92,7 +94,8 @@ pub fn run(
 ) -> Result<(), ImageCommandError> {
     let format = ListFormat::parse(&args.format, COLUMNS)?;
     let found = image_arg::image(store, name)?;
-    let (_, manifest, config) = image::read(store, &found.descriptor, &Platform::host())?;
+    let platform = image_arg::platform_of(store, &found.descriptor, &args.platform)?;
+    let (_, manifest, config) = image::read(store, &found.descriptor, &platform)?;
     let layers = image::layers_of(store, &config.diff_ids().unwrap_or_default())?;
     let mut next = 0;
     let mut rows = Vec::new();

@@ -10,11 +10,11 @@ use crate::cli::{Environment, image_arg, registry, throwaway_store};
 use crate::export::OutputKind;
 use crate::image::{
     self, BlobSource, Chosen, ImageError, LayoutArchive, LayoutRef, LayoutSource, NoProgress,
-    Offline, RegistrySource, StoreSource,
+    Offline, RegistrySource, StoreSource, StoredImage,
 };
 use crate::job::transfers::{failure_of, failure_of_registry};
 use crate::oci::annotation::ATTESTATION;
-use crate::oci::{Descriptor, Document, Platform, Reference};
+use crate::oci::{Config, Descriptor, Digest, Document, Index, Platform, Reference};
 use crate::progress::Progress;
 use crate::store::{Store, Tagged};
 use crate::sys::foreign::Given;
@@ -37,8 +37,10 @@ pub(super) struct Subject {
     pub(super) top: Descriptor,
     /// The image for the platform; none where no platform was asked for and none fits.
     pub(super) image: Option<Chosen>,
-    /// The images of an index.
-    pub(super) platforms: Option<Vec<Descriptor>>,
+    /// The images of an index, each with whether the store has it; `None` where it is not known.
+    pub(super) platforms: Option<Vec<(Descriptor, Option<bool>)>>,
+    /// The id of an index, where it is that which is shown.
+    pub(super) index_id: Option<Digest>,
     /// Names that it has, as people write them.
     pub(super) tags: Vec<String>,
     /// Names with a digest.
@@ -47,8 +49,22 @@ pub(super) struct Subject {
     pub(super) size: u64,
 }
 
+/// A document as it is, with what it lists.
+pub(in crate::cli) struct Shown {
+    /// The name that it was found by.
+    pub(in crate::cli) name: Option<Reference>,
+    /// How it is described.
+    pub(in crate::cli) top: Descriptor,
+    /// Its bytes.
+    pub(in crate::cli) bytes: Vec<u8>,
+    /// The index, where it is one.
+    pub(in crate::cli) index: Option<Index>,
+    /// The configs of its images.
+    pub(in crate::cli) configs: Vec<Config>,
+}
+
 /// Where images are, each opened when it is needed first.
-pub(super) struct Places<'e> {
+pub(in crate::cli) struct Places<'e> {
     environment: &'e Environment,
     verifies_tls: bool,
     own: OnceCell<Store>,
@@ -67,7 +83,7 @@ struct Found<'s> {
 }
 
 impl<'e> Places<'e> {
-    pub(super) fn new(environment: &'e Environment, verifies_tls: bool) -> Self {
+    pub(in crate::cli) fn new(environment: &'e Environment, verifies_tls: bool) -> Self {
         Self { environment, verifies_tls, own: OnceCell::new(), scratch: OnceCell::new() }
     }
 
@@ -184,6 +200,35 @@ impl<'e> Places<'e> {
         image::document(found.store, source, &wanted).map_err(failed)
     }
 
+    /// Returns a document with what it is called, and the images that it is or lists, each with its
+    /// config if `reads_configs` and it can be read.
+    pub(in crate::cli) fn document(
+        &self,
+        text: &str,
+        reads_configs: bool,
+    ) -> Result<Shown, Failure> {
+        let failed = |error: ImageError| failure_of(&error);
+        let host = Platform::host();
+        let found = self.find(text, &host)?;
+        let source = found.source.as_ref();
+        let bytes = image::document(found.store, source, &found.top).map_err(failed)?;
+        let parsed = Document::parse_any(&bytes, &found.top.digest);
+        let index = match parsed.map_err(|error| failed(error.into()))? {
+            Document::Index(index) => Some(index),
+            Document::Manifest(_) => None,
+        };
+        let listed = index.as_ref().map_or(vec![found.top.clone()], |it| it.manifests.clone());
+        let mut configs = Vec::new();
+        let images = listed.iter().filter(|d| !d.annotations.contains_key(ATTESTATION));
+        for child in images.filter(|_| reads_configs) {
+            // Of an index of the store some images need not be here.
+            let read = image::choose(found.store, source, child, &host);
+            configs.extend(read.ok().flatten().map(|(_, _, config)| config));
+        }
+        let name = found.names.into_iter().next();
+        Ok(Shown { name, top: found.top, bytes, index, configs })
+    }
+
     /// Returns what is known of an image. Without a platform this machine's is shown, if there is
     /// one for it.
     pub(super) fn subject(
@@ -198,16 +243,35 @@ impl<'e> Places<'e> {
             image::document(found.store, found.source.as_ref(), &found.top).map_err(failed)?;
         let platforms = match Document::parse_any(&bytes, &found.top.digest) {
             Ok(Document::Index(index)) => {
+                let is_here =
+                    |d: &Descriptor| found.is_own.then(|| found.store.has_blob(&d.digest));
                 let images = index.manifests.into_iter();
-                Some(images.filter(|d| !d.annotations.contains_key(ATTESTATION)).collect())
+                let images = images.filter(|d| !d.annotations.contains_key(ATTESTATION));
+                Some(images.map(|d| (d.clone(), is_here(&d))).collect::<Vec<_>>())
             }
             _ => None,
         };
+        let is_several = platforms.as_ref().is_some_and(|listed| {
+            listed.iter().filter(|(_, is_here)| *is_here == Some(true)).count() > 1
+        });
         let image = match choose(&found, platform.unwrap_or(&host)) {
             Ok(chosen) => Some(chosen),
             Err(ImageError::NoPlatform { .. }) if platform.is_none() && platforms.is_some() => None,
+            // Of an index of the store some images may be here.
+            Err(ImageError::MissingBlob { .. }) if found.is_own && platforms.is_some() => {
+                let stored = StoredImage::read(found.store, &found.top).map_err(failed)?;
+                match platform {
+                    Some(wanted) if stored.best(wanted).is_none() => {
+                        return Err(failed(stored.lacks(wanted)));
+                    }
+                    Some(wanted) => stored.best(wanted).cloned(),
+                    None => stored.shown().cloned(),
+                }
+            }
             Err(error) => return Err(failed(error)),
         };
+        let index_id =
+            (platform.is_none() && (is_several || image.is_none())).then_some(found.top.digest);
         let size = match &image {
             Some((_, manifest, config)) if found.is_own => {
                 unpacked_size(found.store, manifest, config)
@@ -217,7 +281,7 @@ impl<'e> Places<'e> {
             None => 0,
         };
         let shown = match (&image, found.is_own) {
-            (Some((descriptor, ..)), true) => descriptor.digest,
+            (Some((descriptor, ..)), true) if index_id.is_none() => descriptor.digest,
             _ => found.top.digest,
         };
         let names = &found.names;
@@ -230,6 +294,7 @@ impl<'e> Places<'e> {
             top: found.top,
             image,
             platforms,
+            index_id,
             digests,
             size,
         })

@@ -23,7 +23,7 @@ use super::limits::LimitArgs;
 use super::parse_args::NetworkFlag;
 use super::security::SecurityArgs;
 use super::{parse_args, platforms, registry};
-use crate::image::Image;
+use crate::image::{Image, ImageError};
 use crate::job::resolve::Images;
 use crate::job::transfers::{self, Clients, NoClient, PullFailed, Pulls};
 use crate::job::{PullPolicy, limits, step_error};
@@ -210,7 +210,11 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let resolved = resolved.map_err(|error| match (error.downcast_ref(), error.downcast_ref()) {
         (Some(PullFailed(error)), _) => transfers::failure_of(error),
         (None, Some(NoClient(failure))) => failure.clone(),
-        (None, None) => Failure::new(Class::Usage, failure::chain(&*error)),
+        (None, None) => {
+            let failure = Failure::new(Class::Usage, failure::chain(&*error));
+            let hint = error.downcast_ref::<ImageError>().and_then(transfers::hint_of_platform);
+            hint.into_iter().fold(failure, Failure::with_hint)
+        }
     });
     let resolved = resolved.map_err(|failure| failure.with_hint("list them: builder images"))?;
     let Resolved::Image { image, .. } = resolved else {
