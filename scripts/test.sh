@@ -14,7 +14,7 @@ tool_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 schemas=/usr/share/gocode/src/github.com/opencontainers/image-spec/schema
 # What each test program runs; `common` is for all of them.
 declare -A tools=(
-    [common]="busybox=busybox-static strip=binutils"
+    [common]="busybox=busybox-static strip=binutils dpkg-deb=dpkg"
     [lib]="git=git python3=python3"
     [house]=""
     [fuzz_smoke]=""
@@ -60,6 +60,16 @@ need_docker_client() {
     rm -rf "$dir"
 }
 
+# Programs of other processors and emulators, fetched before a test waits for them; tests/kit/emulation.rs
+# has the same directory.
+need_emulation() {
+    local to=${CARGO_TARGET_DIR:-target}/tmp/emulation-1
+    [ -d "$to" ] && return
+    echo "fetching emulators, and busybox for other processors"
+    mkdir -p "$(dirname "$to")"
+    scripts/emulation.sh "$to"
+}
+
 # `scripts/test.sh NAME …` runs one test program and installs only what it needs.
 programs=("${!tools[@]}")
 if [[ ${1:-} != -* && -n ${1:-} && $1 != common && -v "tools[$1]" ]]; then
@@ -77,6 +87,7 @@ for program in "${programs[@]}"; do
 done
 [ ${#packages[@]} = 0 ] || need "${packages[@]}"
 [[ " ${programs[*]} " != *" cli "* ]] || need_docker_client
+[[ ! " ${programs[*]} " =~ " "(cli|pods)" " ]] || need_emulation
 
 if [ ${#as_root[@]} != 0 ]; then
     # cargo and nextest start each test program through this; compiling stays with the caller.

@@ -23,6 +23,7 @@ pub mod dev;
 pub mod df;
 pub mod diff;
 pub mod doctor;
+pub mod emulators;
 mod environment;
 pub mod explain;
 pub mod failure;

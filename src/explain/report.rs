@@ -94,6 +94,9 @@ pub struct Step {
     /// Where it failed: its exit status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<i32>,
+    /// Where its command ran emulated in this build: the emulator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emulator: Option<String>,
     /// The last lines of its output, of a failed one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
@@ -277,6 +280,7 @@ impl<'a> Explainer<'a> {
             remade,
             below,
             exit,
+            emulator: now.emulator.clone(),
             output: Vec::new(),
             after,
             reads: reads.into_iter().collect(),

@@ -24,6 +24,7 @@ pub(super) fn step(number: usize, stage: &str, instruction: &str) -> StepRecord 
         outcome: StepOutcome::NotReached,
         miss: None,
         is_unsound: false,
+        emulator: None,
         output: None,
         began_us: 0,
         wall_us: 0,

@@ -198,6 +198,10 @@ fn step(page: &mut Page, report: &Report, step: &Step) {
     if let Some(exit) = step.exit {
         page.wrapped(INDENT, &Line::default().with(Ink::Red, format!("exit status {exit}")));
     }
+    if let Some(emulator) = &step.emulator {
+        let text = format!("ran emulated, by {}", clean(emulator));
+        page.wrapped(INDENT, &Line::default().with(Ink::Dim, text));
+    }
     if let Some((ink, text)) = describe::remade(step) {
         page.wrapped(INDENT, &Line::default().with(ink, text));
     }

@@ -237,6 +237,10 @@ pub struct StepRecord {
     /// Whether what it copied changed while it was copied, so that no record was filed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unsound: bool,
+    /// What ran its command in this build, where that was an emulator: its path, or `the host's
+    /// handler`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulator: Option<String>,
     /// The layer it made or found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,

@@ -39,6 +39,7 @@ fn step(number: usize, outcome: StepOutcome) -> StepRecord {
         outcome,
         miss: Some(Miss::NoCache),
         is_unsound: false,
+        emulator: None,
         output: None,
         began_us: 1,
         wall_us: 5,

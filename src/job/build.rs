@@ -5,18 +5,22 @@ use super::failure::{self, Class, Failure};
 use super::load::Loaded;
 use super::recorder::Recorder;
 use super::request::{BuildRequest, PullPolicy};
-use super::resolve::Images;
+use super::resolve::{Images, NamedContext};
 use super::transfers::{Clients, Pulls};
-use super::{Caller, check, destination, housekeeping, limits, on_error, secrets, shared_cache};
+use super::{
+    Caller, check, destination, emulators, housekeeping, limits, on_error, secrets, shared_cache,
+};
 use crate::dockerfile::lint::Finding;
 use crate::export::{OutputSpec, PackedProduct};
 use crate::history::{BuildId, History, Outcome};
+use crate::image::Image;
 use crate::oci::Digest;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 use crate::solve::{self, Counts, Job, SolveError};
 use crate::store::Store;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A build that succeeded.
@@ -47,15 +51,9 @@ pub fn build(
     caller: &dyn Caller,
     progress: &Progress,
 ) -> Result<Built, Failure> {
-    let BuildRequest { source, delivery, .. } = loaded.request;
+    let BuildRequest { delivery, .. } = loaded.request;
     destination::check(delivery)?;
-    let mut images = Images::new(store, &loaded.contexts, caller.cancel()).under(&source.policies);
-    if source.pull != PullPolicy::Never {
-        let verifies_tls = loaded.request.verifies_tls;
-        let clients = Clients::new(move || caller.client(verifies_tls, progress));
-        let is_forced = source.pull == PullPolicy::Always;
-        images = images.or_pulled(Pulls::new(clients, progress, is_forced));
-    }
+    let mut images = images(loaded, store, &loaded.contexts, caller, progress);
     let (plan, findings) = loaded.checked_plan(&mut images);
     for (name, warning) in &images.mismatches {
         let is_found = |finding: &Finding| {
@@ -72,6 +70,25 @@ pub fn build(
         .and_then(|plan| build_plan(loaded, store, caller, progress, &plan, &images, &findings));
     check::warn(&findings, loaded, progress);
     result
+}
+
+/// Finds images in contexts and in the store, and pulls others as the request allows.
+fn images<'a>(
+    loaded: &'a Loaded<'_>,
+    store: &'a Store,
+    contexts: &'a BTreeMap<String, NamedContext>,
+    caller: &'a dyn Caller,
+    progress: &'a Progress,
+) -> Images<'a> {
+    let source = &loaded.request.source;
+    let images = Images::new(store, contexts, caller.cancel()).under(&source.policies);
+    if source.pull == PullPolicy::Never {
+        return images;
+    }
+    let verifies_tls = loaded.request.verifies_tls;
+    let clients = Clients::new(move || caller.client(verifies_tls, progress));
+    let is_forced = source.pull == PullPolicy::Always;
+    images.or_pulled(Pulls::new(clients, progress, is_forced))
 }
 
 fn build_plan(
@@ -107,7 +124,7 @@ fn build_plan(
     let build = log.id();
     let id = build.to_string();
     let recorder = Recorder::new(log, plan, &images.images);
-    let sandbox = sandbox(loaded, store, caller, progress)?;
+    let sandbox = sandbox(loaded, store, caller, progress, (plan, &images.images))?;
     if let Some(rung) = steps.confinement.rung().filter(|_| plan.runs_commands()) {
         progress.confined(rung.name(), rung.describe());
     }
@@ -180,8 +197,16 @@ fn sandbox(
     store: &Store,
     caller: &dyn Caller,
     progress: &Progress,
+    (plan, known): (&Plan, &[Image]),
 ) -> Result<Arc<Sandbox>, Failure> {
-    let sandbox = Arc::new(Sandbox::new(loaded.sandbox_options(store)));
+    let mut options = loaded.sandbox_options(store);
+    let machines = emulators::machines_of(plan, known);
+    if !machines.is_empty() {
+        let contexts = BTreeMap::new();
+        let mut images = images(loaded, store, &contexts, caller, progress);
+        options.emulators = emulators::bring(&options.emulators, &machines, &mut images);
+    }
+    let sandbox = Arc::new(Sandbox::new(options));
     caller.sandbox_made(&sandbox);
     for notice in limits::check(&sandbox, &loaded.request.steps.policy.limits)? {
         progress.notice(notice);

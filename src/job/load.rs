@@ -220,6 +220,7 @@ impl Loaded<'_> {
         options.idmap.clone_from(&steps.idmap);
         options.network = steps.network.clone();
         options.confinement = steps.confinement.clone();
+        options.emulators = steps.emulators.clone();
         if let Some(program) = &steps.program {
             options.program.clone_from(program);
         }

@@ -20,6 +20,7 @@ mod build;
 mod check;
 mod deliver;
 mod destination;
+pub mod emulators;
 pub mod failure;
 mod git;
 pub mod housekeeping;

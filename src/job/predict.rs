@@ -1,11 +1,11 @@
 //! What a build would do: predicted without running anything, or audited by running cached steps
 //! once more.
 
-use super::Caller;
 use super::failure::{self, Failure};
 use super::load::Loaded;
 use super::recorder::{NoObserver, record_of};
 use super::resolve::Images;
+use super::{Caller, emulators};
 use crate::cache::{TreeEntry, TreeId};
 use crate::explain::{Audit, AuditVerdict, AuditedStep};
 use crate::history::{BuildId, BuildRecord, Outcome};
@@ -94,7 +94,11 @@ fn with_job<T>(
     let mut images = images.brought_to(elsewhere).under(policies);
     let plan = loaded.plan(&mut images)?;
     let progress = Progress::quiet();
-    let sandbox = Sandbox::new(loaded.sandbox_options(store));
+    let mut options = loaded.sandbox_options(store);
+    let (contexts, machines) = (BTreeMap::new(), emulators::machines_of(&plan, &images.images));
+    let mut known = Images::new(store, &contexts, cancel).brought_to(elsewhere);
+    options.emulators = emulators::bring(&options.emulators, &machines, &mut known);
+    let sandbox = Sandbox::new(options);
     let mut job = loaded.job(
         &plan,
         store,

@@ -59,6 +59,7 @@ fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> 
             solve::Miss::NoCache => Miss::NoCache,
         }),
         is_unsound: report.is_unsound,
+        emulator: report.emulator.clone(),
         output: report.output,
         began_us: report.began_us,
         wall_us: report.wall_us,

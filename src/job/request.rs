@@ -12,7 +12,9 @@ use crate::export::{CacheFrom, CacheTo, OutputKind, OutputSpec};
 use crate::oci::{Platform, Reference};
 use crate::plan::{Mount, NoCache};
 use crate::policy::Policies;
-use crate::sandbox::{self, Agent, Confinement, IdMap, NetworkMode, NetworkOptions, SandboxPolicy};
+use crate::sandbox::{
+    self, Agent, Confinement, Emulators, IdMap, NetworkMode, NetworkOptions, SandboxPolicy,
+};
 use crate::solve::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -161,6 +163,8 @@ pub struct StepSpec {
     pub confinement: Confinement,
     /// What a private network lets through.
     pub network: NetworkOptions,
+    /// Where emulators for other processors are looked for.
+    pub emulators: Emulators,
     /// What steps may ask for: `network.host`, `security.insecure`.
     pub allow: BTreeSet<String>,
     /// What every RUN sees of this machine.
@@ -193,6 +197,7 @@ impl Default for StepSpec {
             idmap: Some(sandbox::choose_map(None)),
             confinement: Confinement::default(),
             network: NetworkOptions::default(),
+            emulators: Emulators::default(),
             allow: BTreeSet::new(),
             volumes: Vec::new(),
             no_cache: NoCache::Never,

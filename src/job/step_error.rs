@@ -1,12 +1,12 @@
 //! Why a build failed, in the user's words: a class, a place, and what to do about it.
 
 use super::failure::{self, Class, Failure, hint_of_id, hint_of_owner, lines_excerpt};
-use super::limits;
 use super::load::Loaded;
 use super::on_error::OnError;
 use super::resolve::NotHere;
 use super::sources::Context;
 use super::transfers::{self, NoClient, PullFailed};
+use super::{emulators, limits};
 use crate::cgroup::CgroupError;
 use crate::context::ContextError;
 use crate::dockerfile::ast::Word;
@@ -262,6 +262,10 @@ fn explain_cause(name: &str, cause: &Cause) -> (Class, String, Vec<String>) {
         }
         Cause::Sandbox(error @ SandboxError::NoConfinement { .. }) => {
             let hints = hint_of_id(error).into_iter().collect();
+            (Class::Environment, format!("{name}: {}", failure::chain(cause)), hints)
+        }
+        Cause::Sandbox(error @ SandboxError::NoEmulator { .. }) => {
+            let hints = emulators::hints(error);
             (Class::Environment, format!("{name}: {}", failure::chain(cause)), hints)
         }
         Cause::Sandbox(error @ SandboxError::UnmappedId { .. }) => {

@@ -58,6 +58,15 @@ pub enum Event {
         /// How commands run there.
         text: String,
     },
+    /// The command of a step runs in an emulator.
+    Emulated {
+        /// Which step.
+        vertex: Digest,
+        /// What its programs are for: `linux/arm64`.
+        platform: String,
+        /// What the emulator is called: its path.
+        emulator: String,
+    },
     /// How many steps there will be.
     Expected {
         /// Instructions of the Dockerfile that are to be cached or run.

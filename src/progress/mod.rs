@@ -386,6 +386,12 @@ impl Progress {
         self.emit(Event::Confined { rung: rung.to_owned(), text: text.to_owned() });
     }
 
+    /// Says that the command of a step runs in an emulator.
+    pub fn emulated(&self, vertex: Digest, platform: &str, emulator: &str) {
+        let (platform, emulator) = (platform.to_owned(), emulator.to_owned());
+        self.emit(Event::Emulated { vertex, platform, emulator });
+    }
+
     /// Says how many steps there will be.
     pub fn expect(&self, steps: usize) {
         self.emit(Event::Expected { steps });
@@ -457,6 +463,7 @@ impl EmitterState {
             | Event::Warning(_)
             | Event::Notice { .. }
             | Event::Confined { .. }
+            | Event::Emulated { .. }
             | Event::Expected { .. }
             | Event::Made { .. } => {}
         }

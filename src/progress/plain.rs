@@ -315,6 +315,13 @@ impl Renderer for Plain {
             Event::Confined { rung, text } => {
                 self.outside(&format!("#0 commands run {text}: --confinement={rung}"));
             }
+            Event::Emulated { vertex, platform, emulator } => {
+                if let Some(lane) = self.lanes.get_mut(&vertex) {
+                    let text = format!("emulated: {platform} by {emulator}");
+                    lane.hold(&clean_line(text.as_bytes()));
+                    self.settle(vertex, at);
+                }
+            }
             Event::Expected { .. } => {}
             Event::Made { text } => self.made.push(clean_line(text.as_bytes())),
         }

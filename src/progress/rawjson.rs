@@ -16,8 +16,14 @@ use std::time::Duration;
 pub(super) struct RawJson {
     out: Quietly,
     buffer: Vec<u8>,
-    running: BTreeMap<Digest, (Vertex, Timestamp)>,
+    running: BTreeMap<Digest, Running>,
     parts: BTreeMap<(Digest, String), Timestamp>,
+}
+
+struct Running {
+    vertex: Vertex,
+    started: Timestamp,
+    emulator: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -33,6 +39,25 @@ struct VertexJson<'a> {
     cached: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+    /// What its command runs in; BuildKit has no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emulator: Option<&'a str>,
+}
+
+impl<'a> VertexJson<'a> {
+    fn of(running: &'a Running) -> Self {
+        let Running { vertex, started, emulator } = running;
+        Self {
+            digest: &vertex.digest,
+            inputs: &vertex.inputs,
+            name: &vertex.name,
+            started: started.to_string(),
+            completed: None,
+            cached: false,
+            error: None,
+            emulator: emulator.as_deref(),
+        }
+    }
 }
 
 impl RawJson {
@@ -119,39 +144,31 @@ impl Renderer for RawJson {
     fn take(&mut self, at: Timestamp, event: Event) {
         match event {
             Event::VertexStarted(vertex) => {
-                self.line(
-                    "vertexes",
-                    &VertexJson {
-                        digest: &vertex.digest,
-                        inputs: &vertex.inputs,
-                        name: &vertex.name,
-                        started: at.to_string(),
-                        completed: None,
-                        cached: false,
-                        error: None,
-                    },
-                );
-                self.running.insert(vertex.digest, (vertex, at));
+                let running = Running { vertex, started: at, emulator: None };
+                self.line("vertexes", &VertexJson::of(&running));
+                self.running.insert(running.vertex.digest, running);
             }
             Event::VertexDone { vertex, outcome } => {
-                let Some((vertex, started)) = self.running.remove(&vertex) else { return };
+                let Some(running) = self.running.remove(&vertex) else { return };
                 let error = match &outcome {
                     Outcome::Failed(message) => Some(message.as_str()),
                     Outcome::Cancelled => Some("context canceled"),
                     Outcome::Ran | Outcome::Cached => None,
                 };
-                self.line(
-                    "vertexes",
-                    &VertexJson {
-                        digest: &vertex.digest,
-                        inputs: &vertex.inputs,
-                        name: &vertex.name,
-                        started: started.to_string(),
-                        completed: Some(at.to_string()),
-                        cached: outcome == Outcome::Cached,
-                        error,
-                    },
-                );
+                let done = VertexJson {
+                    completed: Some(at.to_string()),
+                    cached: outcome == Outcome::Cached,
+                    error,
+                    ..VertexJson::of(&running)
+                };
+                self.line("vertexes", &done);
+            }
+            Event::Emulated { vertex, emulator, .. } => {
+                if let Some(mut running) = self.running.remove(&vertex) {
+                    running.emulator = Some(emulator);
+                    self.line("vertexes", &VertexJson::of(&running));
+                    self.running.insert(vertex, running);
+                }
             }
             Event::Status { vertex, id, current, total, is_done } => {
                 let part = (vertex, id);

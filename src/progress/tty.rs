@@ -52,6 +52,7 @@ struct Running {
     /// The line that has no end yet.
     partial: Vec<u8>,
     parts: BTreeMap<String, Pace>,
+    is_emulated: bool,
 }
 
 /// Colours, or none.
@@ -116,7 +117,7 @@ impl Tty {
     fn done(&mut self, at: Timestamp, digest: &Digest, outcome: &Outcome) {
         let Some(i) = self.running.iter().position(|r| r.vertex.digest == *digest) else { return };
         let running = self.running.remove(i);
-        let took = format!("{:.1}s", seconds(running.started, at));
+        let took = running.took(at);
         if running.vertex.is_step {
             let count = match outcome {
                 Outcome::Cached => &mut self.counts.cached,
@@ -176,7 +177,7 @@ impl Tty {
         let head = format!("[+] {:.1}s{done}", seconds(self.started, now));
         let mut lines = vec![fit(&head, columns)];
         for running in self.running.iter().take(shown) {
-            let took = format!("{:.1}s", seconds(running.started, now));
+            let took = running.took(now);
             lines.push(row("=> ", &running.vertex.name, &took, columns));
             let part = |(id, pace): (&String, &Pace)| {
                 format!("{}{}{}", short(&clean_line(id.as_bytes())), pace.amount(), pace.rate(now))
@@ -226,6 +227,12 @@ fn row(head: &str, name: &str, time: &str, columns: usize) -> String {
 }
 
 impl Running {
+    /// What stands at the right edge: how long it has run, and whether that was in an emulator.
+    fn took(&self, now: Timestamp) -> String {
+        let mark = if self.is_emulated { "emulated " } else { "" };
+        format!("{mark}{:.1}s", seconds(self.started, now))
+    }
+
     fn log(&mut self, data: &[u8], log_lines: usize) {
         // Only what can still be seen is looked at: a step may print gigabytes.
         let from = data
@@ -266,6 +273,7 @@ impl Renderer for Tty {
                 lines: Vec::new(),
                 partial: Vec::new(),
                 parts: BTreeMap::new(),
+                is_emulated: false,
             }),
             Event::VertexDone { vertex, outcome } => self.done(at, &vertex, &outcome),
             Event::Log { vertex, data, .. } => {
@@ -301,6 +309,11 @@ impl Renderer for Tty {
                 self.finished.push(self.paint.warning(&line));
             }
             Event::Confined { text, .. } => self.finished.push(format!("commands run {text}")),
+            Event::Emulated { vertex, .. } => {
+                if let Some(running) = self.find(&vertex) {
+                    running.is_emulated = true;
+                }
+            }
             Event::Expected { steps } => self.expected = Some(steps),
             Event::Made { text } => self.made.push(clean_line(text.as_bytes())),
         }

@@ -102,6 +102,39 @@ impl Client {
         self.ask(&SpawnRequest::MakeNetns, ids.map(Ids::userns).as_slice())
     }
 
+    /// Tries whether a program starts, which must not end by itself, with namespaces in the user
+    /// namespace of `ids`; returns the error of its start.
+    pub(super) fn probe(
+        &self,
+        program: Vec<u8>,
+        has_namespaces: bool,
+        ids: Option<&Ids>,
+    ) -> Result<Option<io::Error>, SandboxError> {
+        let request = SpawnRequest::Probe { program, has_namespaces };
+        let ours = self.order(&request, ids.map(Ids::userns).as_slice())?;
+        let gone = |source| self.gone(source);
+        match protocol::receive::<InitMessage>(ours.as_fd()).map_err(gone)? {
+            Some((InitMessage::Probed { errno: 0 }, _)) => Ok(None),
+            Some((InitMessage::Probed { errno }, _)) => {
+                Ok(Some(io::Error::from_raw_os_error(errno)))
+            }
+            Some((InitMessage::Failed { doing, errno }, _)) => {
+                Err(SandboxError::Setup { doing, errno })
+            }
+            _ => Err(gone(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    /// Registers an emulator in a user namespace; returns the mount that keeps it registered.
+    pub(super) fn register(
+        &self,
+        rule: String,
+        emulator: BorrowedFd<'_>,
+        ids: &Ids,
+    ) -> Result<OwnedFd, SandboxError> {
+        self.ask(&SpawnRequest::Register { rule }, &[emulator, ids.userns()])
+    }
+
     /// Starts a program that dies with the spawner, with descriptors from 3 on; returns its pidfd.
     pub(super) fn start_helper(
         &self,

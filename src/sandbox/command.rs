@@ -22,6 +22,7 @@ use super::fault::{Doing, Fault};
 use super::init::{Filters, capabilities};
 use super::protocol::{self, InitMessage, RunRequest};
 use super::seccomp::Program;
+use super::spec::{OsBytes, RunSpec};
 use super::supervisor::Task;
 use super::users::Identity;
 use crate::sys::landlock::Domain;
@@ -75,9 +76,9 @@ impl<'a> Command<'a> {
             .iter()
             .map(|argument| string(argument.0.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        let Some(program) = spec.argv.first() else {
+        if spec.argv.is_empty() {
             return Err(Fault::Refused("no command was given".into()));
-        };
+        }
         let mut env = spec
             .env
             .iter()
@@ -86,17 +87,8 @@ impl<'a> Command<'a> {
         if !spec.env.iter().any(|(name, _)| name == "HOME") {
             env.push(string(format!("HOME={}", identity.home).into_bytes())?);
         }
-        let programs = if program.0.contains(&b'/') || program.0.is_empty() {
-            vec![string(program.0.clone())?]
-        } else {
-            let path = spec.env.iter().rev().find(|(name, _)| name == "PATH");
-            let path = path.map_or(DEFAULT_PATH, |(_, value)| value.as_str());
-            path.split(':')
-                .filter(|dir| !dir.is_empty())
-                .map(|dir| string([dir.as_bytes(), b"/", program.0.as_slice()].concat()))
-                .collect::<Result<_, _>>()?
-        };
-        let programs: Vec<CString> = programs;
+        let programs =
+            candidates(spec).into_iter().map(string).collect::<Result<Vec<CString>, _>>()?;
         let programs = programs.into_iter().map(|program| {
             let verdict = match request.emulated {
                 // Its supervisor looks.
@@ -348,8 +340,20 @@ impl<'a> Command<'a> {
     }
 }
 
+/// Returns the files that a command's program may be, to be tried in turn.
+pub(super) fn candidates(spec: &RunSpec) -> Vec<Vec<u8>> {
+    let Some(OsBytes(program)) = spec.argv.first() else { return Vec::new() };
+    if program.contains(&b'/') || program.is_empty() {
+        return vec![program.clone()];
+    }
+    let path = spec.env.iter().rev().find(|(name, _)| name == "PATH");
+    let path = path.map_or(DEFAULT_PATH, |(_, value)| value.as_str());
+    let dirs = path.split(':').filter(|dir| !dir.is_empty());
+    dirs.map(|dir| [dir.as_bytes(), b"/", program].concat()).collect()
+}
+
 /// Scripts may have scripts as their interpreters; the kernel follows this many.
-const INTERPRETERS_MAX: u32 = 5;
+pub(super) const INTERPRETERS_MAX: u32 = 5;
 
 /// Looks where the path of a program leads, and that of its interpreter if it is a script, as the
 /// sandbox's root.
@@ -391,10 +395,10 @@ fn check(program: &[u8], interpreters: u32) -> Result<(), Errno> {
 }
 
 /// Bytes of a file in which the kernel looks for an interpreter.
-const HEAD: u64 = 256;
+pub(super) const HEAD: u64 = 256;
 
 /// Returns the interpreter that the beginning of a script names.
-fn interpreter(head: &[u8]) -> Option<&[u8]> {
+pub(super) fn interpreter(head: &[u8]) -> Option<&[u8]> {
     let line = head.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
     words.find(|word| !word.is_empty())

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::platforms::EmulatorLack;
 use crate::cgroup::CgroupError;
 
 /// A sandbox that could not be made or was given up. A command that ran and failed is not one.
@@ -59,6 +60,16 @@ pub enum SandboxError {
         reason: String,
         /// What to change.
         fix: String,
+    },
+    /// Programs of another processor do not run here.
+    #[error("programs of {platform} do not run here: {reason}")]
+    NoEmulator {
+        /// Their platform.
+        platform: String,
+        /// Why not.
+        reason: String,
+        /// What is lacking.
+        lack: EmulatorLack,
     },
     /// What stays above a command's processes was killed, so that some of them may be left.
     #[error("the process above the command was killed, and what the command started may still run")]

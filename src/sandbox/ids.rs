@@ -52,6 +52,11 @@ impl Ids {
         Ok(ids)
     }
 
+    /// Takes a further namespace with a map that another has.
+    pub(super) fn same(userns: OwnedFd, map: IdMap) -> Self {
+        Self { userns, map }
+    }
+
     /// Returns the namespace.
     pub fn userns(&self) -> BorrowedFd<'_> {
         self.userns.as_fd()

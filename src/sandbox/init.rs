@@ -312,7 +312,8 @@ pub(super) fn reap(main: i32, used: &mut ChildUsage, all: bool) -> Option<i32> {
     }
 }
 
-fn become_root() -> Result<(), Fault> {
+/// Becomes the root of the user namespace that was joined, with its capabilities.
+pub(super) fn become_root() -> Result<(), Fault> {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
     // A namespace of a single id does not allow it, and has no groups to lose.

@@ -36,6 +36,7 @@ mod network;
 mod networks;
 mod notices;
 mod options;
+mod platforms;
 mod policy;
 #[doc(hidden)]
 pub mod probe;
@@ -63,6 +64,10 @@ pub use ids::{Ids, choose_map, owns_machine};
 pub use mounts::PROC_IS_MASKED;
 pub use network::{NetworkOptions, Port, Transport};
 pub use options::SandboxOptions;
+pub use platforms::{
+    EmulatorLack, EmulatorPlace, Emulators, GivenEmulator, MACHINES, Machine, Runs,
+    machine_of_command,
+};
 pub use policy::{
     DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, Limits, NetworkMode, SandboxPolicy, Seccomp, Throttle,
     Ulimit,

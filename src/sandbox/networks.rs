@@ -78,6 +78,18 @@ impl Networks {
         Self { client, options: Arc::new(options), state: Arc::default() }
     }
 
+    /// Makes one for commands of another user namespace, by the helper that is known to work.
+    pub(super) fn elsewhere(&self) -> Self {
+        let known = match &self.lock().known {
+            Known::NotYet => Known::NotYet,
+            Known::By(recipe) => Known::By(*recipe),
+            Known::Not(reason) => Known::Not(reason.clone()),
+        };
+        let state = NetworkPool { known, ..NetworkPool::default() };
+        let (client, options) = (Arc::clone(&self.client), Arc::clone(&self.options));
+        Self { client, options, state: Arc::new(Mutex::new(state)) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, NetworkPool> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,6 +3,7 @@
 use super::confinement::Confinement;
 use super::idmap::IdMap;
 use super::network::NetworkOptions;
+use super::platforms::Emulators;
 use std::path::PathBuf;
 
 /// What a build's sandboxes have in common.
@@ -20,6 +21,8 @@ pub struct SandboxOptions {
     pub resolv_conf: String,
     /// What the private network lets through.
     pub network: NetworkOptions,
+    /// Where emulators for other processors are looked for.
+    pub emulators: Emulators,
 }
 
 impl SandboxOptions {
@@ -32,6 +35,7 @@ impl SandboxOptions {
             confinement: Confinement::default(),
             resolv_conf: host_resolv_conf(),
             network: NetworkOptions::default(),
+            emulators: Emulators::default(),
         }
     }
 }

@@ -78,7 +78,10 @@ fn request_is_checked(request: &SpawnRequest, count: usize) {
             }
         }
         SpawnRequest::MakeUserns(map) => map_is_read(map),
-        SpawnRequest::MakeNetns | SpawnRequest::Helper { .. } => {}
+        SpawnRequest::Probe { .. }
+        | SpawnRequest::Register { .. }
+        | SpawnRequest::MakeNetns
+        | SpawnRequest::Helper { .. } => {}
     }
 }
 

@@ -46,13 +46,22 @@ fn read_only_mount(program: &Path) -> io::Result<OwnedFd> {
 }
 
 fn copy_in_memory(program: &Path) -> io::Result<OwnedFd> {
+    in_memory("builder", &mut File::open(program)?)
+}
+
+/// Copies a program to memory, where nothing can write it any more.
+///
+/// # Errors
+///
+/// When it cannot be read, there is no memory for it, or this machine allows no programs in memory.
+pub(super) fn in_memory(name: &str, program: &mut dyn io::Read) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels from 6.3 on may want it said that it is to be executed; those before do not know the
     // word.
-    let memory = rustix::fs::memfd_create("builder", flags | MemfdFlags::EXEC)
-        .or_else(|_| rustix::fs::memfd_create("builder", flags))?;
+    let memory = rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(name, flags))?;
     let mut copy = File::from(memory);
-    io::copy(&mut File::open(program)?, &mut copy)?;
+    io::copy(program, &mut copy)?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals)?;
     // One that is open for writing cannot be executed.

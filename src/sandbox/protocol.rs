@@ -42,6 +42,20 @@ pub(super) enum SpawnRequest {
     MakeUserns(IdMap),
     /// Make a network namespace, inside a user namespace where descriptor 1 is one.
     MakeNetns,
+    /// Try whether a program starts, in the user namespace at descriptor 1 if there is one; it is
+    /// ended at once.
+    Probe {
+        /// The bytes of its file. It must not end by itself.
+        program: Vec<u8>,
+        /// Whether there are namespaces to try it in.
+        has_namespaces: bool,
+    },
+    /// Register the emulator at descriptor 1 in the user namespace at descriptor 2, and report the
+    /// mount that keeps it registered.
+    Register {
+        /// Which programs it runs, as binfmt_misc takes it, up to the emulator's path.
+        rule: String,
+    },
     /// Start a program that dies with the spawner; further descriptors become 3, 4, ….
     Helper {
         /// Program and arguments.
@@ -133,6 +147,11 @@ pub(super) enum InitMessage {
     },
     /// A namespace is made; its descriptor is attached.
     Made,
+    /// It was tried whether a program starts.
+    Probed {
+        /// The error of execve(2); 0 where it started.
+        errno: i32,
+    },
     /// The sandbox's tree stands. Attached: the listening socket of each agent mount in order, then
     /// the terminal's master side if there is one.
     Ready {
@@ -214,6 +233,7 @@ impl InitMessage {
         match self {
             Self::Started { .. } => "started",
             Self::Made => "made",
+            Self::Probed { .. } => "probed",
             Self::Ready { .. } => "ready",
             Self::Notice { .. } => "notice",
             Self::Supervised { .. } => "supervised",

@@ -21,6 +21,7 @@ use super::network::{self, Private, Servers};
 use super::networks::Networks;
 use super::notices::Notices;
 use super::options::SandboxOptions;
+use super::platforms::{self, Runs};
 use super::policy::{NetworkMode, Ulimit};
 use super::protocol::{self, RunRequest, SourceFd, SpawnRequest, StdioFds};
 use super::relay::{self, Copy, StreamKind};
@@ -37,12 +38,14 @@ use crate::sys::mount::{MountAttributes, mount_setattr};
 /// it.
 #[derive(Debug)]
 pub struct Sandbox {
-    options: SandboxOptions,
-    client: Arc<Client>,
+    pub(super) options: SandboxOptions,
+    pub(super) client: Arc<Client>,
     cgroups: OnceLock<Cgroups>,
     ids: Mutex<Decided>,
     notices: Mutex<Notices>,
-    networks: Networks,
+    pub(super) networks: Networks,
+    /// How programs of other platforms run.
+    pub(super) platforms: Mutex<platforms::Known>,
     running: Mutex<Running>,
     spare: Mutex<Spare>,
     next: AtomicU64,
@@ -51,7 +54,7 @@ pub struct Sandbox {
 /// Network namespaces take the kernel as long as all the rest of a sandbox. So from the second
 /// command without network on, the one for the next command is made while this one runs.
 #[derive(Debug, Default)]
-enum Spare {
+pub(super) enum Spare {
     #[default]
     Unknown,
     UsedOnce,
@@ -107,6 +110,7 @@ impl Sandbox {
             cgroups: OnceLock::new(),
             ids: Mutex::default(),
             notices: Mutex::default(),
+            platforms: Mutex::default(),
             running: Mutex::default(),
             spare: Mutex::default(),
             next: AtomicU64::new(0),
@@ -232,25 +236,50 @@ impl Sandbox {
         lock(&self.notices).take()
     }
 
-    /// Makes sure that private networks can be had, by starting one where there is none yet.
+    /// Makes sure that private networks can be had, by starting one where there is none yet, for
+    /// commands that run so.
     ///
     /// # Errors
     ///
     /// [`SandboxError::Network`] where no helper works, each time: the caller falls back to
     /// [`NetworkMode::Host`] and says so.
-    pub fn start_network(&self) -> Result<(), SandboxError> {
+    pub fn start_network(&self, runs: &Runs) -> Result<(), SandboxError> {
         if !self.has_namespaces() {
             let reason = "no network namespace can be made here".to_owned();
             return Err(SandboxError::Network { reason });
         }
-        let started = self.networks.prepare(self.ids(Security::Default)?.as_deref());
-        self.note_lacks();
+        let networks = self.networks_of(runs);
+        let started = networks.prepare(self.ids_of(runs, Security::Default)?.as_deref());
+        self.note_lacks(networks);
         started
     }
 
-    fn note_lacks(&self) {
-        for lack in self.networks.take_lacks() {
+    fn note_lacks(&self, networks: &Networks) {
+        for lack in networks.take_lacks() {
             lock(&self.notices).add(lack);
+        }
+    }
+
+    /// The user namespace of commands that run so, as [`ids`](Self::ids).
+    fn ids_of(&self, runs: &Runs, security: Security) -> Result<Option<Arc<Ids>>, SandboxError> {
+        match runs {
+            Runs::ByOwn(own) => Ok(Some(Arc::clone(&own.ids))),
+            Runs::Natively | Runs::ByHost => self.ids(security),
+        }
+    }
+
+    /// The networks that belong to that namespace.
+    fn networks_of<'a>(&'a self, runs: &'a Runs) -> &'a Networks {
+        match runs {
+            Runs::ByOwn(own) => &own.networks,
+            Runs::Natively | Runs::ByHost => &self.networks,
+        }
+    }
+
+    fn spare_of<'a>(&'a self, runs: &'a Runs) -> &'a Mutex<Spare> {
+        match runs {
+            Runs::ByOwn(own) => &own.spare,
+            Runs::Natively | Runs::ByHost => &self.spare,
         }
     }
 
@@ -259,9 +288,11 @@ impl Sandbox {
         if spec.policy.network != NetworkMode::Private {
             return Ok(None);
         }
-        let network = self.networks.take(self.ids(Security::Default)?.as_ref(), &spec.lineage)?;
+        let networks = self.networks_of(&spec.runs);
+        let ids = self.ids_of(&spec.runs, Security::Default)?;
+        let network = networks.take(ids.as_ref(), &spec.lineage)?;
         debug!("took a private network");
-        self.note_lacks();
+        self.note_lacks(networks);
         Ok(Some(network))
     }
 
@@ -319,7 +350,7 @@ impl Sandbox {
         }
         debug!("ordered a sandbox");
         if placed.is_none() {
-            self.order_netns()?;
+            self.order_netns(&spec.runs)?;
         }
         let streams = plan.finish();
         let mut session = Session::new(ours, streams);
@@ -336,7 +367,7 @@ impl Sandbox {
         }
         session.await_death(&group);
         if let (Some(network), Some(_), Ok(())) = (network, &session.exited, &outcome) {
-            self.networks.give_back(network, spec);
+            self.networks_of(&spec.runs).give_back(network, spec);
         }
         session.drain(output);
         let delivered = session.finish_relays(cancel, control);
@@ -406,7 +437,7 @@ impl Sandbox {
                 .map_err(|error| SandboxError::io("cannot copy a descriptor", error))
         };
         let root = plan.add(copy(inputs.root)?);
-        let ids = self.ids(spec.security)?;
+        let ids = self.ids_of(&spec.runs, spec.security)?;
         let mapping = ids.as_deref().and_then(Ids::mapping);
         let mut sources = Vec::new();
         for source in &inputs.sources {
@@ -441,7 +472,9 @@ impl Sandbox {
             // One that belongs to the command's user namespace, so that its capabilities count
             // there.
             NetworkMode::None => match &ids {
-                Some(ids) => (Some(plan.add(self.empty_netns(ids)?)), Servers::Reachable),
+                Some(ids) => {
+                    (Some(plan.add(self.empty_netns(&spec.runs, ids)?)), Servers::Reachable)
+                }
                 None => (None, Servers::Reachable),
             },
         };
@@ -589,8 +622,8 @@ impl Sandbox {
     }
 
     /// Returns a network namespace with `lo` alone.
-    fn empty_netns(&self, ids: &Ids) -> Result<OwnedFd, SandboxError> {
-        let mut spare = lock(&self.spare);
+    fn empty_netns(&self, runs: &Runs, ids: &Ids) -> Result<OwnedFd, SandboxError> {
+        let mut spare = lock(self.spare_of(runs));
         let next = if matches!(*spare, Spare::Unknown) { Spare::UsedOnce } else { Spare::Wanted };
         let before = std::mem::replace(&mut *spare, next);
         drop(spare);
@@ -601,10 +634,10 @@ impl Sandbox {
     }
 
     /// Has one made for the next command, if there is going to be one.
-    fn order_netns(&self) -> Result<(), SandboxError> {
-        let mut spare = lock(&self.spare);
+    fn order_netns(&self, runs: &Runs) -> Result<(), SandboxError> {
+        let mut spare = lock(self.spare_of(runs));
         if matches!(*spare, Spare::Wanted)
-            && let Some(ids) = self.ids(Security::Default)?
+            && let Some(ids) = self.ids_of(runs, Security::Default)?
         {
             *spare = Spare::Ordered(self.client.order(&SpawnRequest::MakeNetns, &[ids.userns()])?);
         }

@@ -204,7 +204,7 @@ impl Session {
         debug!(stage = report.stage(), "the sandbox reports");
         match report {
             InitMessage::Started { .. } => self.init = fds.pop(),
-            InitMessage::Made => {}
+            InitMessage::Made | InitMessage::Probed { .. } => {}
             InitMessage::Notice { text } => self.notices.push(text),
             InitMessage::Supervised { own } => {
                 if let Some(listener) = fds.pop() {

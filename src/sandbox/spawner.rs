@@ -20,6 +20,7 @@ use super::emulated;
 use super::fault::{Doing, Fault};
 use super::idmap::IdMap;
 use super::init::{self, Filters};
+use super::platforms::handler;
 use super::policy::NetworkMode;
 use super::protocol::SourceFd;
 use super::protocol::{self, InitMessage, RunRequest, SpawnRequest};
@@ -141,6 +142,10 @@ fn answer(
         }
         SpawnRequest::MakeUserns(map) => make_userns(proof, &map, &fds),
         SpawnRequest::MakeNetns => make_netns(proof, &fds),
+        SpawnRequest::Probe { program, has_namespaces } => {
+            handler::probe(proof, &program, has_namespaces, &fds)
+        }
+        SpawnRequest::Register { rule } => handler::register(proof, &rule, &fds),
         SpawnRequest::Helper { argv } => helper(proof, &argv, &fds),
     }
 }

@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde::{Deserialize, Serialize};
 
+use super::platforms::Runs;
 use super::policy::SandboxPolicy;
 
 /// Bytes of an argument or a path, which need not be UTF-8.
@@ -91,6 +92,9 @@ pub struct RunSpec {
     /// Which commands made the files it runs on.
     #[serde(skip)]
     pub lineage: Lineage,
+    /// How programs of its platform run.
+    #[serde(skip)]
+    pub runs: Runs,
 }
 
 /// Which commands made the files that a command runs on. A private network passes from a command to
@@ -123,6 +127,7 @@ impl RunSpec {
             security: Security::Default,
             readonly_root: false,
             lineage: Lineage::default(),
+            runs: Runs::default(),
         }
     }
 }

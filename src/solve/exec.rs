@@ -17,7 +17,7 @@ use crate::oci::Digest;
 use crate::plan::{Files, Network, Op, Run, Security, StepId};
 use crate::progress;
 use crate::sandbox::{
-    self, Ids, Lineage, NetworkMode, OsBytes, RunSpec, SandboxPolicy, Stdio, Stream, Usage,
+    self, Ids, Lineage, Machine, NetworkMode, OsBytes, RunSpec, Runs, Stdio, Stream, Usage,
 };
 use crate::snapshot::{self, Scratch, XattrSpace};
 use crate::store;
@@ -239,7 +239,12 @@ fn command(
     ids: Option<&Ids>,
 ) -> Result<Usage, Cause> {
     let (job, index, vertex) = (context.job, context.index, context.vertex());
-    let (spec, prepared) = prepare(context, run, ids)?;
+    let Command { spec, prepared, emulator } = prepare(context, run, root, ids)?;
+    if let Some(emulator) = emulator {
+        let platform = context.step().platform.to_string();
+        job.progress.emulated(vertex, &platform, &emulator);
+        context.shared.emulations.begin(index, emulator);
+    }
     debug!(
         network = ?spec.policy.network, security = ?spec.security, user = spec.user, cwd = spec.cwd,
         mounts = spec.mounts.len(),
@@ -249,10 +254,17 @@ fn command(
     let control = sandbox::Control::default();
     let mask = Mask::of(job, &context.shared.mask);
     let mut streams = [mask::Stream::default(), mask::Stream::default()];
+    let begun = Instant::now();
+    let hint = || {
+        if let Some(hint) = context.shared.emulations.hint(index, begun.elapsed()) {
+            job.progress.notice_of(vertex, hint);
+        }
+    };
     let emit = |number: usize, bytes: &[u8]| {
         if bytes.is_empty() {
             return;
         }
+        hint();
         let stream = [progress::Stream::Stdout, progress::Stream::Stderr][number];
         job.progress.log(vertex, stream, bytes);
         job.observer.output(index, bytes);
@@ -279,6 +291,7 @@ fn command(
             job.progress.notice_of(vertex, text);
         }
     }
+    hint();
     let exit = exit?;
     let (status, usage) = (exit.status, &exit.usage);
     debug!(status, wall_us = usage.wall_us, peak_memory = usage.peak_memory, "a command ended");
@@ -299,21 +312,25 @@ fn command(
     }
 }
 
-/// Works out all that a command is to run with.
+/// A command that is ready to run.
+pub(super) struct Command {
+    pub(super) spec: RunSpec,
+    pub(super) prepared: Prepared,
+    /// What its program runs in, where that is not of this machine's processor.
+    pub(super) emulator: Option<String>,
+}
+
+/// Works out all that a command is to run with, in a root.
 pub(super) fn prepare(
     context: &StepContext<'_>,
     run: &Run,
+    root: BorrowedFd<'_>,
     ids: Option<&Ids>,
-) -> Result<(RunSpec, Prepared), Cause> {
+) -> Result<Command, Cause> {
     let job = context.job;
-    let network = match run.network {
-        Network::Default => default_network(context),
-        Network::None => NetworkMode::None,
-        Network::Host => {
-            allowed(job, "network.host")?;
-            NetworkMode::Host
-        }
-    };
+    if run.network == Network::Host {
+        allowed(job, "network.host")?;
+    }
     let security = security_of(job, run)?;
     let mut prepared = mounts::prepare(context, &run.mounts, ids)?;
     if let Some((path, data)) = &run.script {
@@ -331,18 +348,29 @@ pub(super) fn prepare(
             None => env.push((name.clone(), value.clone())),
         }
     }
-    let spec = RunSpec {
+    let mut spec = RunSpec {
         argv: run.argv.iter().map(|word| OsBytes::from(word.as_str())).collect(),
         env,
         cwd: run.cwd.clone(),
         user: run.user.clone(),
-        policy: SandboxPolicy { network, ..job.options.policy.clone() },
+        policy: job.options.policy.clone(),
         mounts: std::mem::take(&mut prepared.specs),
         security,
         readonly_root: false,
         lineage: lineage(job, context.index),
+        runs: Runs::default(),
     };
-    Ok((spec, prepared))
+    let program = sandbox::machine_of_command(root, &spec);
+    spec.runs = job.sandbox.runs(&context.step().platform, security, program)?;
+    spec.policy.network = match run.network {
+        Network::Default => default_network(context, &spec.runs),
+        Network::None => NetworkMode::None,
+        Network::Host => NetworkMode::Host,
+    };
+    // A native program may still start others that are not.
+    let is_native = program.is_some_and(Machine::is_host);
+    let emulator = spec.runs.emulator().filter(|_| !is_native).map(str::to_owned);
+    Ok(Command { spec, prepared, emulator })
 }
 
 /// Finds the steps whose files a step runs on.
@@ -382,12 +410,12 @@ fn pass_notices_on(job: &Job<'_>, vertex: Digest) {
 }
 
 /// The network of a step that asks for none in particular: the build's own where it can be had.
-fn default_network(context: &StepContext<'_>) -> NetworkMode {
+fn default_network(context: &StepContext<'_>, runs: &Runs) -> NetworkMode {
     let job = context.job;
     if job.options.policy.network != NetworkMode::Private {
         return job.options.policy.network;
     }
-    match job.sandbox.start_network() {
+    match job.sandbox.start_network(runs) {
         Ok(()) => NetworkMode::Private,
         Err(error) => {
             if context.shared.take_network_report() {

@@ -73,10 +73,12 @@ impl FailedStep {
         )?;
         let trees = self.trees.clone();
         let context = StepContext { job, shared: &shared, index: self.step, trees };
-        let (mut spec, prepared) = exec::prepare(&context, run, ids.as_deref())?;
+        let root = mounted.root();
+        let exec::Command { mut spec, prepared, .. } =
+            exec::prepare(&context, run, root, ids.as_deref())?;
         spec.argv = vec![OsBytes::from(shell(run))];
         spec.env.extend(terminal.map(|kind| ("TERM".to_owned(), kind)));
-        let inputs = Inputs { root: mounted.root(), sources: prepared.sources(), stdio };
+        let inputs = Inputs { root, sources: prepared.sources(), stdio };
         let cancel = Cancel::new();
         Ok(job.sandbox.run(&spec, &inputs, &cancel, &Control::default(), &mut |_, _| {})?)
     }

@@ -48,6 +48,7 @@ mod copies;
 mod deltas;
 mod digest;
 mod disk_guard;
+mod emulations;
 mod exec;
 mod failed;
 mod image;
@@ -262,6 +263,8 @@ pub struct StepReport {
     pub output: Option<Output>,
     /// Whether sources changed while they were copied, so that nothing was filed.
     pub is_unsound: bool,
+    /// What ran its command, where that was an emulator.
+    pub emulator: Option<String>,
     /// How long after the build it began, in microseconds.
     pub began_us: u64,
     /// From its begin to its end in this build, in microseconds.

@@ -3,6 +3,7 @@
 //!
 //! Inputs, execution, mounts and copies take a [`StepContext`]; each adds only what is its own.
 
+use super::emulations::Emulations;
 use super::mask;
 use super::remote::Fetched;
 use super::trees::{Stack, Trees};
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub(super) laid: LaidTrees,
     /// The sources elsewhere that steps name.
     pub(super) fetched: Fetched,
+    /// Which commands run emulated.
+    pub(super) emulations: Emulations,
     /// Whether the user was notified that there is no private network.
     has_reported_network: AtomicBool,
 }

@@ -26,6 +26,7 @@ mod destinations;
 mod diff;
 mod doctor;
 mod drop_in;
+mod emulation;
 mod errors;
 mod escapes;
 mod explain;

@@ -124,6 +124,11 @@ impl Layout {
 
 /// A root file system: busybox under all its names, accounts, and the usual directories.
 pub fn rootfs() -> Vec<u8> {
+    rootfs_of(&fs::read(BUSYBOX).expect("read busybox"))
+}
+
+/// The same with another busybox, which need not run here.
+pub fn rootfs_of(busybox: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let directories = [
         ("bin", 0o755),
@@ -141,8 +146,7 @@ pub fn rootfs() -> Vec<u8> {
     for (name, mode) in directories {
         append(&mut tar, tar::EntryType::Directory, name, mode, None, b"");
     }
-    let busybox = fs::read(BUSYBOX).expect("read busybox");
-    append(&mut tar, tar::EntryType::Regular, "bin/busybox", 0o755, None, &busybox);
+    append(&mut tar, tar::EntryType::Regular, "bin/busybox", 0o755, None, busybox);
     let applets = Command::new(BUSYBOX).arg("--list").output().expect("busybox runs").stdout;
     for applet in String::from_utf8(applets).expect("names").lines().filter(|n| *n != "busybox") {
         let name = format!("bin/{applet}");

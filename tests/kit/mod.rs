@@ -13,6 +13,7 @@
 
 pub mod archive;
 pub mod base;
+pub mod emulation;
 pub mod host;
 pub mod narrow;
 mod outcome;
@@ -296,6 +297,11 @@ impl Run {
     /// Runs it as root of a user namespace of its own, as `setup` makes it.
     pub fn in_user_namespace_after(self, setup: &str) -> Self {
         self.behind_in("--map-root-user", &format!("{setup} || exit\nexec \"$@\""), "sh")
+    }
+
+    /// Runs it as root of a user namespace and a mount namespace of its own, as `setup` makes them.
+    pub fn in_mounts_after(self, setup: &str) -> Self {
+        self.behind_in("-Urm", &format!("{setup} || exit\nexec \"$@\""), "sh")
     }
 
     /// Runs it through a script, whose `$0` is `argument`, in a mount namespace of its own.

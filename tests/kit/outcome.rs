@@ -22,6 +22,8 @@ pub struct Step {
     pub name: String,
     /// What became of it.
     pub state: State,
+    /// What its command ran in, if that was an emulator.
+    pub emulator: Option<String>,
 }
 
 impl Step {
@@ -72,10 +74,13 @@ impl Outcome {
                 let digest = vertex["digest"].as_str().expect("a vertex has a digest");
                 let step = vertexes.entry(digest.to_owned()).or_insert_with(|| {
                     order.push(digest.to_owned());
-                    Step { name: String::new(), state: State::Open }
+                    Step { name: String::new(), state: State::Open, emulator: None }
                 });
                 if let Some(name) = vertex["name"].as_str() {
                     name.clone_into(&mut step.name);
+                }
+                if let Some(emulator) = vertex["emulator"].as_str() {
+                    step.emulator = Some(emulator.to_owned());
                 }
                 if vertex["error"].as_str().is_some_and(|error| !error.is_empty()) {
                     step.state = State::Failed;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use builder::sandbox::{NetworkMode, SandboxError};
+use builder::sandbox::{NetworkMode, Runs, SandboxError};
 
 use super::kit::Kit;
 
@@ -36,7 +36,7 @@ fn privileged_the_host_s_network_is_the_host_s() {
 #[test]
 fn privileged_the_private_network_leads_out_but_not_to_host_loopback() {
     let Some(kit) = Kit::new() else { return };
-    match kit.sandbox.start_network() {
+    match kit.sandbox.start_network(&Runs::Natively) {
         Ok(()) => {}
         Err(SandboxError::Network { reason }) => {
             cannot_run_here!("{reason}");
@@ -71,7 +71,7 @@ fn privileged_the_host_s_loopback_is_reached_where_it_was_asked_for() {
         |reaches_host_loopback| NetworkOptions { reaches_host_loopback, ..Default::default() };
     for reaches in [false, true] {
         let Some(kit) = Kit::with(|options| options.network = asked(reaches)) else { return };
-        if let Err(SandboxError::Network { reason }) = kit.sandbox.start_network() {
+        if let Err(SandboxError::Network { reason }) = kit.sandbox.start_network(&Runs::Natively) {
             cannot_run_here!("{reason}");
             return;
         }

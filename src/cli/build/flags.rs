@@ -8,6 +8,7 @@ use super::neighbours::NeighbourArgs;
 use super::on_error::OnErrorFlag;
 use super::policy::PolicyArgs;
 use crate::cli::check::Call;
+use crate::cli::emulators::EmulatorArgs;
 use crate::cli::limits::LimitArgs;
 use crate::cli::parse_args;
 use crate::cli::run::volume::{self, Volume};
@@ -180,6 +181,9 @@ pub struct StepArgs {
     /// Cache of another machine to look steps up in: type=local,src=DIR
     #[arg(long, value_name = "SPEC")]
     pub cache_from: Vec<String>,
+    /// What runs programs of other processors
+    #[command(flatten)]
+    pub emulators: EmulatorArgs,
     /// Limits of each step
     #[command(flatten)]
     pub limits: LimitArgs,

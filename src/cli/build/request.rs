@@ -215,6 +215,7 @@ fn steps_of(
             reaches_host_loopback: args.network.reaches_host_loopback,
             reaches_link_local: args.security.allow_link_local,
         },
+        emulators: args.emulators.emulators(environment)?,
         allow,
         volumes: given::volumes(&args.volume)?,
         no_cache: match (args.no_cache, args.no_cache_filter.is_empty()) {

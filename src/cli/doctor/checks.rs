@@ -3,17 +3,21 @@
 use super::{Check, Health, emulators};
 use crate::cgroup::{Cgroups, Limits};
 use crate::cli::Environment;
+use crate::cli::emulators::EmulatorArgs;
 use crate::cli::security::SecurityArgs;
 use crate::cli::{failure, place};
+use crate::job::emulators::bring;
+use crate::job::resolve::Images;
 use crate::sandbox::{
-    Control, Ids, Inputs, NetworkMode, OsBytes, PROC_IS_MASKED, RunSpec, Rung, Sandbox, Security,
-    Standing, Stdio,
+    Control, Ids, Inputs, MACHINES, NetworkMode, OsBytes, PROC_IS_MASKED, RunSpec, Rung, Runs,
+    Sandbox, Security, Standing, Stdio,
 };
 use crate::snapshot::{self, MountOptions, Scratch};
 use crate::store::{Store, StorePart};
 use crate::sys::landlock::SCOPED_FROM;
 use rustix::fs::statvfs;
 use rustix::system::uname;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -128,26 +132,50 @@ fn clones_files(store: &Store) -> bool {
 /// What can be seen only by trying: overlays, ids, control groups, networks, and a whole sandbox.
 fn inside(store: &Store, environment: &Environment) -> Vec<Check> {
     let mut checks = vec![confinement(environment), overlay(store)];
-    let options = match SecurityArgs::default().sandbox(store, environment) {
+    let options = SecurityArgs::default().sandbox(store, environment).and_then(|mut options| {
+        options.emulators = EmulatorArgs::of_variable(environment)?.emulators(environment)?;
+        let contexts = BTreeMap::new();
+        let mut images = Images::new(store, &contexts, &environment.cancel);
+        let machines: Vec<_> = MACHINES.iter().collect();
+        options.emulators = bring(&options.emulators, &machines, &mut images);
+        Ok(options)
+    });
+    let options = match options {
         Ok(options) if environment.standing.has_namespaces() => options,
         Ok(options) => {
             checks.push(control_groups(store));
             if options.confinement.rung().is_some() {
-                checks.push(whole(store, &Sandbox::new(options), environment));
+                let sandbox = Sandbox::new(options);
+                checks.push(whole(store, &sandbox, environment));
+                checks.push(platforms(store, &sandbox, environment));
             }
             return checks;
         }
-        Err(_) => return checks,
+        Err(failure) => {
+            let means = "nothing is known of sandboxes here";
+            checks.push(Check::new("sandbox", Health::Degraded, failure.message, means));
+            return checks;
+        }
     };
     let sandbox = Sandbox::new(options);
     let standing = environment.standing;
     checks.extend([ids(&sandbox, standing), control_groups(store)]);
     checks.push(network(&sandbox));
     checks.push(whole(store, &sandbox, environment));
-    checks.push(emulators::check(|program| {
-        run_in_sandbox(store, &sandbox, environment, Some(program))
-    }));
+    checks.push(platforms(store, &sandbox, environment));
     checks
+}
+
+/// What runs the programs of each platform.
+fn platforms(store: &Store, sandbox: &Sandbox, environment: &Environment) -> Check {
+    emulators::check(
+        |platform| sandbox.runs(platform, Security::Default, None),
+        |machine, runs| {
+            let program = Some((&*machine.program(), runs));
+            run_in_sandbox(store, sandbox, environment, program)
+        },
+        &place::install("qemu-user-static"),
+    )
 }
 
 /// Which rung of the ladder commands get here.
@@ -286,7 +314,7 @@ fn control_groups(store: &Store) -> Check {
 }
 
 fn network(sandbox: &Sandbox) -> Check {
-    match sandbox.start_network() {
+    match sandbox.start_network(&Runs::Natively) {
         Ok(()) => Check::new(
             "network",
             Health::Ok,
@@ -345,17 +373,17 @@ fn whole(store: &Store, sandbox: &Sandbox, environment: &Environment) -> Check {
     }
 }
 
-/// Runs `program`, the bytes of a file, in a sandbox; without one, a program that is not there.
+/// Runs a program, the bytes of a file, in a sandbox; without one, a program that is not there.
 /// Returns its status.
 fn run_in_sandbox(
     store: &Store,
     sandbox: &Sandbox,
     environment: &Environment,
-    program: Option<&[u8]>,
+    program: Option<(&[u8], &Runs)>,
 ) -> Result<i32, String> {
     let work = store.session().and_then(|s| s.new_work()).map_err(|e| failure::chain(&e))?;
     let scratch = Scratch::new(&work).map_err(|e| failure::chain(&e))?;
-    if let Some(program) = program {
+    if let Some((program, _)) = program {
         // Not through the mount, which may have no id for us.
         let path = scratch.written().join("program");
         fs::write(&path, program)
@@ -368,6 +396,9 @@ fn run_in_sandbox(
     let root =
         snapshot::mount(&[], Some(&scratch.upper()), &options).map_err(|e| failure::chain(&e))?;
     let mut spec = RunSpec::new(vec![OsBytes::from("/program")]);
+    if let Some((_, runs)) = program {
+        spec.runs = runs.clone();
+    }
     if sandbox.rung().is_ok_and(|rung| rung != Rung::Namespaces) {
         spec.policy.network = NetworkMode::Host;
     }

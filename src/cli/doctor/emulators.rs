@@ -1,150 +1,138 @@
-//! Emulators for programs of other machines, found by running one of each machine in a sandbox:
-//! what `/proc` lists need not work there, and may work without being listed.
+//! Programs of other processors, found out by running one of each in a sandbox: what `/proc` lists
+//! need not work there, and may work without being listed.
 
 use super::{Check, Health};
+use crate::oci::Platform;
+use crate::sandbox::{MACHINES, Machine, Runs, SandboxError};
+use serde::Serialize;
 
-/// The smallest programs that end with status 0, by the name of their platform.
-///
-/// Source: elf(5); syscall(2), "Architecture calling conventions".
-const PROGRAMS: [Program; 7] = [
-    // mov eax, 60; xor edi, edi; syscall
-    Program::new("amd64", 62, 2, 0, &[0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05]),
-    // mov eax, 1; xor ebx, ebx; int 0x80
-    Program::new("386", 3, 1, 0, &[0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80]),
-    // mov x8, #93; mov x0, #0; svc #0
-    Program::new("arm64", 183, 2, 0, &[0xa8, 0x0b, 0x80, 0xd2, 0, 0, 0x80, 0xd2, 1, 0, 0, 0xd4]),
-    // mov r7, #1; mov r0, #0; svc #0
-    Program::new(
-        "arm",
-        40,
-        1,
-        0x0500_0000,
-        &[1, 0x70, 0xa0, 0xe3, 0, 0, 0xa0, 0xe3, 0, 0, 0, 0xef],
-    ),
-    // li a7, 93; li a0, 0; ecall
-    Program::new("riscv64", 243, 2, 0, &[0x93, 8, 0xd0, 5, 0x13, 5, 0, 0, 0x73, 0, 0, 0]),
-    // li r0, 1; li r3, 0; sc
-    Program::new("ppc64le", 21, 2, 2, &[1, 0, 0, 0x38, 0, 0, 0x60, 0x38, 2, 0, 0, 0x44]),
-    // lghi %r2, 0; svc 1
-    Program::new("s390x", 22, 2, 0, &[0xa7, 0x29, 0, 0, 0x0a, 1]),
-];
-
-/// A program of one machine.
-struct Program {
-    platform: &'static str,
-    machine: u16,
-    /// 1 for 32 bits, 2 for 64.
-    class: u8,
-    flags: u32,
-    code: &'static [u8],
+/// How the programs of one platform run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct PlatformCheck {
+    /// `linux/arm64`.
+    platform: String,
+    /// What runs them.
+    runs: How,
+    /// The emulator of our own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emulator: Option<String>,
+    /// Why they do not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
-/// Where programs are loaded.
-const ADDRESS: u64 = 0x10_0000;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum How {
+    /// The kernel.
+    Natively,
+    /// An emulator that this machine has registered.
+    Host,
+    /// An emulator that is registered for the commands of a build.
+    Own,
+    /// Nothing.
+    Not,
+}
 
-impl Program {
-    const fn new(
-        platform: &'static str,
-        machine: u16,
-        class: u8,
-        flags: u32,
-        code: &'static [u8],
-    ) -> Self {
-        Self { platform, machine, class, flags, code }
-    }
-
-    /// Returns the file: an ELF header, one segment of all of it, the code.
-    fn file(&self) -> Vec<u8> {
-        let is_wide = self.class == 2;
-        let is_big = self.platform == "s390x";
-        let (header, segment): (u16, u16) = if is_wide { (64, 56) } else { (52, 32) };
-        let start = u64::from(header + segment);
-        let size = start + self.code.len() as u64;
-        let mut out = vec![0x7f, b'E', b'L', b'F', self.class, if is_big { 2 } else { 1 }, 1];
-        out.resize(16, 0);
-        let mut put = |value: u64, bytes: usize| {
-            let all = value.to_be_bytes();
-            let wanted = &all[8 - bytes..];
-            match is_big {
-                true => out.extend_from_slice(wanted),
-                false => out.extend(wanted.iter().rev()),
+/// Finds out by `how` what runs the programs of each machine, and runs one so by `run`, which returns
+/// its status. `fix` provides emulators.
+pub(super) fn check(
+    how: impl Fn(&Platform) -> Result<Runs, SandboxError>,
+    run: impl Fn(&'static Machine, &Runs) -> Result<i32, String>,
+    fix: &str,
+) -> Check {
+    /// What the program says of its arguments: its name is all it has.
+    const COUNT: i32 = 1;
+    let find_out = |machine: &'static Machine| {
+        let platform = Platform::new("linux", machine.architecture, "");
+        let tried = how(&platform).map_err(|error| error.to_string()).and_then(|runs| {
+            match run(machine, &runs)? {
+                COUNT => Ok(runs),
+                status => Err(format!("a program ended with status {status}")),
             }
+        });
+        let (runs, emulator, reason) = match tried {
+            Ok(Runs::Natively) => (How::Natively, None, None),
+            Ok(Runs::ByHost) => (How::Host, None, None),
+            Ok(runs @ Runs::ByOwn(_)) => (How::Own, runs.emulator().map(str::to_owned), None),
+            Err(reason) => (How::Not, None, Some(reason)),
         };
-        let word = if is_wide { 8 } else { 4 };
-        put(2, 2);
-        put(u64::from(self.machine), 2);
-        put(1, 4);
-        put(ADDRESS + start, word);
-        put(u64::from(header), word);
-        put(0, word);
-        put(u64::from(self.flags), 4);
-        for value in [header, segment, 1, 0, 0, 0] {
-            put(u64::from(value), 2);
-        }
-        // PT_LOAD, readable and executable.
-        put(1, 4);
-        if is_wide {
-            put(5, 4);
-        }
-        for value in [0, ADDRESS, ADDRESS, size, size] {
-            put(value, word);
-        }
-        if !is_wide {
-            put(5, 4);
-        }
-        put(0x1_0000, word);
-        out.extend_from_slice(self.code);
-        out
-    }
+        PlatformCheck { platform: platform.to_string(), runs, emulator, reason }
+    };
+    of(MACHINES.iter().map(find_out).collect(), fix)
 }
 
-/// Runs a program of each machine by `run`, which returns its status.
-pub(super) fn check(run: impl Fn(&[u8]) -> Result<i32, String>) -> Check {
-    let works = |program: &&Program| run(&program.file()) == Ok(0);
-    let names: Vec<_> = PROGRAMS.iter().filter(works).map(|program| program.platform).collect();
-    let found = match names.as_slice() {
+fn of(platforms: Vec<PlatformCheck>, fix: &str) -> Check {
+    let named = |how: How| {
+        let names = platforms.iter().filter(|platform| platform.runs == how).map(|platform| {
+            let name = platform.platform.trim_start_matches("linux/");
+            match &platform.emulator {
+                Some(emulator) => format!("{name} by {emulator}"),
+                None => name.to_owned(),
+            }
+        });
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let parts = [
+        (named(How::Natively), "natively"),
+        (named(How::Host), "by this machine's handlers"),
+        (named(How::Own), ""),
+    ];
+    let parts: Vec<_> = parts
+        .into_iter()
+        .filter(|(names, _)| !names.is_empty())
+        .map(|(names, how)| format!("{names} {how}").trim_end().to_owned())
+        .collect();
+    let found = match parts.as_slice() {
         [] => "none".to_owned(),
-        names => format!("programs of {} run", names.join(", ")),
+        parts => format!("programs run of {}", parts.join("; ")),
+    };
+    let lacking = named(How::Not);
+    let means = match lacking.as_str() {
+        "" => "RUN steps run for all of these platforms".to_owned(),
+        names => format!("no RUN steps for {names}: {fix}"),
     };
     // Nothing that a build for this machine needs.
-    let means =
-        "RUN steps for other platforms need an emulator, such as qemu-user-static with binfmt";
-    Check::new("platforms", Health::Ok, found, means)
+    let mut check = Check::new("platforms", Health::Ok, found, &means);
+    check.platforms = Some(platforms);
+    check
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn the_program_of_this_machine_runs() {
-        let name = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "powerpc64" => "ppc64le",
-            other => other,
-        };
-        let program = PROGRAMS.iter().find(|program| program.platform == name).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("program");
-        std::fs::write(&path, program.file()).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        // Another test's child may have the file open for writing for a moment.
-        let ran = loop {
-            match std::process::Command::new(&path).status() {
-                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
-                other => break other.unwrap(),
-            }
-        };
-        assert!(ran.success(), "{ran}");
-    }
-
-    #[test]
-    fn platforms_are_those_whose_programs_ran() {
-        let arm = PROGRAMS[2].file();
-        let check = check(|program| Ok(i32::from(program != arm)));
-        assert_eq!(check.found, "programs of arm64 run");
-        assert_eq!(super::check(|_| Err("no sandbox".to_owned())).found, "none");
+    fn each_platform_has_what_runs_it_or_what_to_install() {
+        let own = |architecture: &str| architecture == "arm64";
+        let check = check(
+            |_| Ok(Runs::ByHost),
+            |machine, _| match machine.architecture {
+                "riscv64" => Ok(3),
+                "s390x" => Err("no sandbox".to_owned()),
+                _ => Ok(1),
+            },
+            "install it",
+        );
+        assert_eq!(
+            check.found,
+            "programs run of amd64, 386, arm64, arm/v7, ppc64le by this machine's handlers"
+        );
+        assert_eq!(check.means, "no RUN steps for riscv64, s390x: install it");
+        let mut platforms = check.platforms.unwrap();
+        assert_eq!(platforms[4].reason.as_deref(), Some("a program ended with status 3"));
+        for platform in &mut platforms {
+            let is_own = own(platform.platform.trim_start_matches("linux/"));
+            platform.runs = if is_own { How::Own } else { How::Natively };
+            platform.emulator = is_own.then(|| "/bin/qemu-aarch64".to_owned());
+        }
+        let all = of(platforms, "");
+        assert_eq!(
+            all.found,
+            "programs run of amd64, 386, arm/v7, riscv64, ppc64le, s390x natively; arm64 by \
+             /bin/qemu-aarch64"
+        );
+        let none = super::check(|_| Ok(Runs::Natively), |_, _| Err("no".to_owned()), "x");
+        assert_eq!(none.found, "none");
     }
 }

@@ -58,11 +58,21 @@ struct Check {
     /// A command that provides what is missing, run as root where it needs that.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<String>,
+    /// What runs the programs of each platform.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platforms: Option<Vec<emulators::PlatformCheck>>,
 }
 
 impl Check {
     fn new(name: &'static str, state: Health, found: impl Into<String>, means: &str) -> Self {
-        Self { name, state, found: found.into(), means: means.to_owned(), fix: None }
+        Self {
+            name,
+            state,
+            found: found.into(),
+            means: means.to_owned(),
+            fix: None,
+            platforms: None,
+        }
     }
 
     fn fixed_by(mut self, command: impl Into<String>) -> Self {

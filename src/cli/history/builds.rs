@@ -451,6 +451,7 @@ mod tests {
                 outcome: StepOutcome::Ran { cost: Cost { wall_us: 1_500_000, ..Cost::default() } },
                 miss: None,
                 is_unsound: false,
+                emulator: None,
                 output: None,
                 began_us: 0,
                 wall_us: 1_500_000,

@@ -18,6 +18,7 @@ pub mod volume;
 pub(super) mod words;
 
 use super::Environment;
+use super::emulators::EmulatorArgs;
 use super::failure::{self, Class, Failure, cannot};
 use super::limits::LimitArgs;
 use super::parse_args::NetworkFlag;
@@ -26,13 +27,13 @@ use super::{parse_args, platforms, registry};
 use crate::image::{Image, ImageError};
 use crate::job::resolve::Images;
 use crate::job::transfers::{self, Clients, NoClient, PullFailed, Pulls};
-use crate::job::{PullPolicy, limits, step_error};
+use crate::job::{PullPolicy, emulators, limits, step_error};
 use crate::oci::Platform;
 use crate::plan::{Resolved, Resolver as _, signal_number};
 use crate::progress::{self, Output, Progress};
 use crate::sandbox::{
-    Control, Exit, Ids, Inputs, NetworkMode, RunSpec, Rung, Sandbox, SandboxError, Security,
-    Source, Stdio,
+    self, Control, Exit, Ids, Inputs, Machine, NetworkMode, RunSpec, Rung, Sandbox, SandboxError,
+    Security, Source, Stdio,
 };
 use crate::snapshot::{self, MountOptions, Mounted, Scratch};
 use crate::store::Store;
@@ -130,6 +131,9 @@ pub struct RunArgs {
     /// Platform of the image, as linux/arm64
     #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
     pub platform: Vec<String>,
+    /// What runs programs of other processors.
+    #[command(flatten)]
+    pub emulators: EmulatorArgs,
     /// Whom to trust.
     #[command(flatten)]
     pub tls: registry::TlsArgs,
@@ -206,7 +210,6 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let platform = platforms::parse(&args.platform);
     let platform = platform.map_err(|error| failed(&error))?.unwrap_or_else(Platform::host);
     let resolved = images.resolve(&args.image, &platform);
-    progress.finish();
     let resolved = resolved.map_err(|error| match (error.downcast_ref(), error.downcast_ref()) {
         (Some(PullFailed(error)), _) => transfers::failure_of(error),
         (None, Some(NoClient(failure))) => failure.clone(),
@@ -220,6 +223,12 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     let Resolved::Image { image, .. } = resolved else {
         unreachable!("without contexts a name is an image");
     };
+    let mut emulators = args.emulators.emulators(environment)?;
+    let of_image = images.images[image].config.platform();
+    if let Some(machine) = Machine::of(&of_image).filter(|_| of_image != Platform::host()) {
+        emulators = emulators::bring(&emulators, &[machine], &mut images);
+    }
+    progress.finish();
     let image = &images.images[image];
     for (_, warning) in &images.mismatches {
         environment.warn(warning);
@@ -232,6 +241,7 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     spec.mounts.extend(mounts);
     let keeper = keeper(args, image)?;
     let mut options = args.security.sandbox(&store, environment)?;
+    options.emulators = emulators;
     options.network.reaches_host_loopback = args.network.reaches_host_loopback;
     options.network.ports = ports::choose(&args.publish)?;
     let is_any = args.publish.iter().flat_map(Published::is_any);
@@ -252,9 +262,15 @@ fn start(args: &RunArgs, environment: &Environment) -> Result<Exit, Failure> {
     for notice in limits::check(&sandbox, &spec.policy.limits)? {
         environment.warn(&notice);
     }
+    let (root, _scratch) = root(&store, image, &sandbox, environment)?;
+    let program = sandbox::machine_of_command(root.root(), &spec);
+    let runs = sandbox.runs(&of_image, Security::Default, program);
+    spec.runs = runs.map_err(|error| {
+        let failure = Failure::of(Class::Environment, &error);
+        emulators::hints(&error).into_iter().fold(failure, Failure::with_hint)
+    })?;
     network(&mut spec, &sandbox, publishes, environment)?;
 
-    let (root, _scratch) = root(&store, image, &sandbox, environment)?;
     let sources = opened.iter().map(|volume| Source::Tree(volume.as_fd())).collect();
     let streams = Streams { is_interactive: args.interactive, is_terminal: args.tty };
     execute(streams, &sandbox, &spec, (root.root(), sources), keeper, environment)
@@ -360,7 +376,7 @@ fn network(
         }
         return Ok(());
     }
-    match sandbox.start_network() {
+    match sandbox.start_network(&spec.runs) {
         Ok(()) => Ok(()),
         Err(error) if publishes => Err(Failure::of(Class::Environment, &error)),
         Err(error) => {

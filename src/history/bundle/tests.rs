@@ -36,6 +36,7 @@ fn step(number: usize, tree: u8) -> StepRecord {
         outcome: StepOutcome::Ran { cost: Cost { wall_us: 5, ..Cost::default() } },
         miss: None,
         is_unsound: false,
+        emulator: None,
         output: None,
         began_us: 0,
         wall_us: 5,

@@ -436,6 +436,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
         if was_running {
             let report = &mut self.nodes[index].report;
             report.wall_us = micros(self.begun.elapsed()).saturating_sub(report.began_us).max(1);
+            report.emulator = self.shared.emulations.of(index);
         }
         if !was_running {
             self.job.progress.started(self.vertex(index));

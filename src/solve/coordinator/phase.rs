@@ -139,6 +139,7 @@ impl Node {
                 layer: None,
                 output: None,
                 is_unsound: false,
+                emulator: None,
                 began_us: 0,
                 wall_us: 0,
             },

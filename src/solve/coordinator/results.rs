@@ -34,6 +34,7 @@ impl<'scope, 'env: 'scope> Coordinator<'scope, 'env> {
                 && deltas::is_notable(&admitted.inputs),
         };
         node.report.wall_us = micros(result.wall);
+        node.report.emulator = self.shared.emulations.of(index);
         let result = Arc::new(result);
         node.phase = Phase::Digesting(admitted, Arc::clone(&result));
         let (wall_us, is_delta) = (micros(result.wall), result.delta.is_some());
