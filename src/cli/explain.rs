@@ -5,7 +5,7 @@ use super::build::{
 };
 use super::failure::{Class, Failure};
 use super::format::FormatError;
-use super::{Environment, throwaway_store};
+use super::{Environment, platforms, throwaway_store};
 use crate::cache::CacheError;
 use crate::explain::report::Report;
 use crate::explain::text::{self, Colour};
@@ -13,12 +13,18 @@ use crate::explain::{builds, html};
 use crate::export::ExportError;
 use crate::history::HistoryError;
 use crate::job::{self, Prediction};
+use crate::oci::Platform;
 use crate::store::Store;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use std::io::{self, Write};
 
 /// `builder explain`: a build of the history, or the one that a directory would be now.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainCommand {
+    // Before the flags of a build, which take their values.
+    #[command(flatten)]
+    narrowed: NarrowedTo,
     #[command(flatten)]
     report: ReportArgs,
     /// Directory whose build is to be predicted; without it, a build of the history is explained
@@ -36,6 +42,35 @@ pub(super) struct ExplainCommand {
     output: Unused<OutputArgs>,
     #[command(flatten)]
     neighbours: Unused<NeighbourArgs>,
+}
+
+/// The platforms that the command line itself names: a default of what to build for does not narrow
+/// what was built.
+#[derive(Debug, Default)]
+struct NarrowedTo(Vec<String>);
+
+impl Args for NarrowedTo {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
+
+impl FromArgMatches for NarrowedTo {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        const FLAG: &str = "platform";
+        let is_named = matches.value_source(FLAG) == Some(ValueSource::CommandLine);
+        let values = matches.get_many::<String>(FLAG).filter(|_| is_named);
+        Ok(Self(values.into_iter().flatten().cloned().collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// How a report is to be shown, and of which build.
@@ -89,6 +124,16 @@ pub enum ExplainError {
         /// The names of the steps.
         names: Vec<String>,
     },
+    /// The build is not for the platform that is asked for.
+    #[error("build {build} is not for {platform}: it is for {of}")]
+    OtherPlatform {
+        /// The build.
+        build: String,
+        /// What was asked for.
+        platform: String,
+        /// What it is for.
+        of: String,
+    },
     /// A filter of builds is not one.
     #[error("--filter {filter}: {why}")]
     Filter {
@@ -133,6 +178,7 @@ impl ExplainError {
             | Self::NoSuchStep { .. }
             | Self::AmbiguousStep { .. }
             | Self::Filter { .. }
+            | Self::OtherPlatform { .. }
             | Self::NoAttachment { .. }
             | Self::NoRepository => true,
             Self::History(error) => matches!(
@@ -187,7 +233,11 @@ pub(super) fn run(command: &ExplainCommand, environment: &Environment) -> Result
                 job::predict(&loaded, store, &elsewhere, environment)?;
             builds::prediction(store, &record, listings).map_err(ExplainError::from)
         }
-        None => past(store, command.report.build.as_deref()),
+        None => {
+            let platform = platforms::parse(&command.narrowed.0);
+            let platform = platform.map_err(|error| Failure::of(Class::Usage, &error))?;
+            past_for(store, command.report.build.as_deref(), platform.as_ref())
+        }
     };
     let colour = environment.stdout_colour();
     report
@@ -202,6 +252,23 @@ pub(super) fn run(command: &ExplainCommand, environment: &Environment) -> Result
 /// [`ExplainError::NoBuilds`], or what the history says.
 pub fn past(store: &Store, build: Option<&str>) -> Result<Report, ExplainError> {
     builds::past(store, build)?.ok_or(ExplainError::NoBuilds)
+}
+
+/// Explains what a build of the history did for one platform, or all of it.
+fn past_for(
+    store: &Store,
+    build: Option<&str>,
+    platform: Option<&Platform>,
+) -> Result<Report, ExplainError> {
+    let Some(platform) = platform.map(Platform::to_string) else { return past(store, build) };
+    let record = builds::load(store, build)?.ok_or(ExplainError::NoBuilds)?;
+    let other = || ExplainError::OtherPlatform {
+        build: record.id.to_string(),
+        platform: platform.clone(),
+        of: record.about.platforms().join(", "),
+    };
+    let narrowed = record.clone().only_for(&platform).ok_or_else(other)?;
+    Ok(builds::explained(store, &narrowed)?)
 }
 
 /// Writes a report.

@@ -2,9 +2,10 @@
 //!
 //! Numbers do not say: an instruction put in or taken out moves all that follow. So stages are
 //! matched by name and their steps aligned like two texts, where equal instructions count most and
-//! edited ones by what they have in common.
+//! edited ones by what they have in common. In builds for several platforms that is done for each
+//! platform by itself: a step has its counterpart among those that the same platform's image needs.
 
-use crate::history::StepRecord;
+use crate::history::{BuildRecord, StepRecord};
 use std::collections::BTreeMap;
 
 /// Two equal instructions; more than any number of edited ones can make up for.
@@ -17,8 +18,55 @@ const ALIKE: u32 = 100;
 const PAIRS_MAX: usize = 1 << 18;
 
 /// Returns for each step of `now` the place of its counterpart in `earlier`.
-pub(super) fn counterparts(now: &[StepRecord], earlier: &[StepRecord]) -> Vec<Option<usize>> {
-    let (now_stages, earlier_stages) = (by_stage(now), by_stage(earlier));
+pub(super) fn counterparts(now: &BuildRecord, earlier: &BuildRecord) -> Vec<Option<usize>> {
+    let (here, there) = (now.about.platforms(), earlier.about.platforms());
+    let all = |build: &BuildRecord| (0..build.steps.len()).collect::<Vec<_>>();
+    // The platform may be another one: that is a difference of the inputs.
+    if here.len() <= 1 && there.len() <= 1 {
+        return counterparts_of(&now.steps, &all(now), &earlier.steps, &all(earlier));
+    }
+    let of = |build: &BuildRecord, platform: &str| {
+        let is_for = |place: &usize| build.targets_of(&build.steps[*place]).contains(&platform);
+        all(build).into_iter().filter(is_for).collect::<Vec<_>>()
+    };
+    let mut found = vec![None; now.steps.len()];
+    for platform in here.iter().filter(|platform| there.contains(platform)) {
+        let (left, right) = (of(now, platform), of(earlier, platform));
+        let pairs = counterparts_of(&now.steps, &left, &earlier.steps, &right);
+        for (found, pair) in found.iter_mut().zip(pairs) {
+            *found = found.or(pair);
+        }
+    }
+    // Of a platform that is new, what all platforms had in common has been there before.
+    let is_new = |place: &usize| {
+        found[*place].is_none()
+            && now.targets_of(&now.steps[*place]).iter().all(|target| !there.contains(target))
+    };
+    let new: Vec<usize> = all(now).into_iter().filter(is_new).collect();
+    let is_common = |place: &usize| {
+        earlier.targets_of(&earlier.steps[*place]).len() == there.len() && there.len() > 1
+    };
+    let common: Vec<usize> = all(earlier).into_iter().filter(is_common).collect();
+    let pairs = counterparts_of(&now.steps, &new, &earlier.steps, &common);
+    for (place, pair) in pairs.into_iter().enumerate() {
+        let is_same = |other: &usize| {
+            let (here, there) = (&now.steps[place], &earlier.steps[*other]);
+            (&here.platform, &here.instruction) == (&there.platform, &there.instruction)
+        };
+        found[place] = found[place].or(pair.filter(is_same));
+    }
+    found
+}
+
+/// As [`counterparts`], of some steps of each build; those left out have none.
+fn counterparts_of(
+    now: &[StepRecord],
+    now_places: &[usize],
+    earlier: &[StepRecord],
+    earlier_places: &[usize],
+) -> Vec<Option<usize>> {
+    let now_stages = by_stage(now, now_places);
+    let earlier_stages = by_stage(earlier, earlier_places);
     let mut found = vec![None; now.len()];
     let mut open: Vec<(&str, &[usize])> = Vec::new();
     let mut left: Vec<(&str, &[usize])> = Vec::new();
@@ -54,10 +102,10 @@ fn is_number(stage: &str) -> bool {
     stage.bytes().all(|b| b.is_ascii_digit())
 }
 
-fn by_stage(steps: &[StepRecord]) -> BTreeMap<&str, Vec<usize>> {
+fn by_stage<'a>(steps: &'a [StepRecord], places: &[usize]) -> BTreeMap<&'a str, Vec<usize>> {
     let mut stages: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (place, step) in steps.iter().enumerate() {
-        stages.entry(&step.stage).or_default().push(place);
+    for &place in places {
+        stages.entry(&steps[place].stage).or_default().push(place);
     }
     stages
 }
@@ -185,7 +233,7 @@ fn likeness(now: &str, earlier: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::step;
+    use super::super::testing::{build, step};
     use super::*;
 
     /// Builds as `stage: INSTRUCTION` lines.
@@ -242,7 +290,56 @@ mod tests {
             (&["a: RUN x", "a: COPY y /"], &["a: COPY y /", "a: RUN x"], &[Some(1), Some(0)]),
         ];
         for (now, earlier, expected) in CASES {
-            assert_eq!(counterparts(&steps(now), &steps(earlier)), *expected, "{now:?}");
+            let (now_build, earlier) = (build(2, steps(now)), build(1, steps(earlier)));
+            assert_eq!(counterparts(&now_build, &earlier), *expected, "{now:?}");
         }
+    }
+
+    /// A build for platforms, of `stage: INSTRUCTION @TARGET,TARGET` lines.
+    fn multi(platforms: &str, lines: &[&str]) -> BuildRecord {
+        let targets = lines.iter().map(|line| line.split_once(" @").unwrap().1);
+        let lines: Vec<&str> = lines.iter().map(|line| line.split_once(" @").unwrap().0).collect();
+        let mut build = build(1, steps(&lines));
+        build.about.platform = platforms.to_owned();
+        for (step, targets) in build.steps.iter_mut().zip(targets) {
+            step.targets = targets.split(',').map(str::to_owned).collect();
+            step.platform = "a".to_owned();
+        }
+        build
+    }
+
+    #[test]
+    fn steps_find_their_earlier_selves_of_the_same_platform() {
+        let both = multi(
+            "a,b",
+            &["x: COPY . / @a,b", "x: RUN x @a", "x: RUN x @b", "y: COPY f / @a", "y: COPY f / @b"],
+        );
+        let turned = multi(
+            "b,a",
+            &["x: COPY . / @b,a", "x: RUN x @b", "x: RUN x @a", "y: COPY f / @b", "y: COPY f / @a"],
+        );
+        let places = |places: &[usize]| places.iter().map(|place| Some(*place)).collect::<Vec<_>>();
+        assert_eq!(counterparts(&both, &both), places(&[0, 1, 2, 3, 4]));
+        assert_eq!(counterparts(&both, &turned), places(&[0, 2, 1, 4, 3]));
+        // An edited step, and one that is put in for one platform.
+        let edited =
+            multi("a,b", &["x: COPY . / @a,b", "x: RUN x y @a", "x: RUN x @b", "x: RUN z @b"]);
+        assert_eq!(counterparts(&edited, &both), [Some(0), Some(1), Some(2), None]);
+        // Before, one platform was built, whose record may not say so of its steps.
+        let mut one = multi("b", &["x: COPY . / @b", "x: RUN x @b", "y: COPY f / @b"]);
+        assert_eq!(counterparts(&both, &one), [Some(0), None, Some(1), None, Some(2)]);
+        for step in &mut one.steps {
+            step.targets.clear();
+            step.platform.clear();
+        }
+        assert_eq!(counterparts(&both, &one), [Some(0), None, Some(1), None, Some(2)]);
+        assert_eq!(counterparts(&one, &both), places(&[0, 2, 4]));
+        // A platform that is new has what all had in common.
+        let new = multi("c", &["x: COPY . / @c", "x: RUN x @c", "y: COPY f / @c"]);
+        assert_eq!(counterparts(&new, &both), [Some(0), None, None]);
+        let new_beside = multi("a,c", &["x: COPY . / @a,c", "x: RUN x @a", "x: COPY . /y @c"]);
+        assert_eq!(counterparts(&new_beside, &both), [Some(0), Some(1), None]);
+        // One instead of another.
+        assert_eq!(counterparts(&new, &one), places(&[0, 1, 2]));
     }
 }

@@ -24,13 +24,29 @@ const TAIL: usize = 64 * 1024;
 ///
 /// [`HistoryError`].
 pub fn past(store: &Store, build: Option<&str>) -> Result<Option<Report>, HistoryError> {
+    load(store, build)?.map(|build| explained(store, &build)).transpose()
+}
+
+/// Reads a build of the history; the last one where none is named. `None` where the history is empty.
+///
+/// # Errors
+///
+/// [`HistoryError`].
+pub fn load(store: &Store, build: Option<&str>) -> Result<Option<BuildRecord>, HistoryError> {
     let history = History::new(store);
-    let build = match build {
-        Some(id) => Some(history.load(id)?),
-        None => history.last()?,
-    };
-    let listings = Cache::new(store.clone());
-    build.map(|build| against_history(&history, &build, &listings)).transpose()
+    match build {
+        Some(id) => history.load(id).map(Some),
+        None => history.last(),
+    }
+}
+
+/// Explains a build of the history.
+///
+/// # Errors
+///
+/// [`HistoryError`].
+pub fn explained(store: &Store, build: &BuildRecord) -> Result<Report, HistoryError> {
+    against_history(&History::new(store), build, &Cache::new(store.clone()))
 }
 
 /// Explains what a build would do now. `listings` are those of the files as they are, which no

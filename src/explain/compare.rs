@@ -178,6 +178,8 @@ pub enum NoRecord {
     FirstBuild,
     /// The earlier builds had no such step.
     NewStep,
+    /// No earlier build was for its platform.
+    NewPlatform,
     /// The earlier builds ended before this step.
     NeverReached,
     /// No result of this step on these files is in the cache.

@@ -57,6 +57,7 @@ pub(super) fn cause(report: &Report, cause: &Cause) -> Vec<Phrase> {
                 "what it copied changed while it was copied, so the result was not kept"
             }
             NoRecord::NewStep => "a new step",
+            NoRecord::NewPlatform => "no earlier build was for this platform",
             NoRecord::NeverReached => "no earlier build came this far",
         }),
         Cause::FailedBefore { build, exit } => Line::plain(match exit {

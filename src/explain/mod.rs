@@ -29,6 +29,7 @@ mod describe;
 pub mod diff;
 pub mod html;
 pub mod listing;
+pub mod platforms;
 pub mod redact;
 pub mod report;
 #[cfg(test)]

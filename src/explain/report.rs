@@ -2,6 +2,7 @@
 
 use super::compare::{self, Cause, Evicted, NoRecord};
 use super::listing::Listings;
+use super::platforms::{self, OfPlatform};
 use super::suggest::{self, Suggestion};
 use super::{align, redact};
 use crate::history::{Basis, BuildRecord, Miss, Origin, Outcome, StepOutcome, StepRecord};
@@ -40,8 +41,11 @@ pub struct Report {
     pub dockerfile: String,
     /// The stage that was built.
     pub target: String,
-    /// The platform.
+    /// The platform; several with commas between them.
     pub platform: String,
+    /// Of a build for several platforms: each by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<OfPlatform>,
     /// The names of the image.
     pub tags: Vec<String>,
     /// The digest of the image.
@@ -67,6 +71,12 @@ pub struct Step {
     pub name: String,
     /// Its stage.
     pub stage: String,
+    /// The platform that it is on, where known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub platform: String,
+    /// Of a build for several platforms: those whose images need it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
     /// Its text in the Dockerfile.
     pub instruction: String,
     /// Its first line in the Dockerfile, from 1.
@@ -172,7 +182,7 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
         build,
         before: before
             .iter()
-            .map(|earlier| (earlier, align::counterparts(&build.steps, &earlier.steps)))
+            .map(|earlier| (earlier, align::counterparts(build, earlier)))
             .collect(),
         listings,
     };
@@ -187,11 +197,8 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
         steps.push(step);
     }
     keep_evidence_of_hits(&mut steps);
-    let first_broken = steps
-        .iter()
-        .find(|s| matches!(s.result, Verdict::Miss | Verdict::Failed))
-        .map(|s| s.number);
-    let totals = totals(&steps);
+    let totals = totals(steps.iter());
+    let platforms = platforms::each(build, &steps);
     let suggestions = suggest::suggestions(build, &steps, before, listings);
     let about = &build.about;
     Report {
@@ -206,10 +213,11 @@ pub fn explain(build: &BuildRecord, before: &[BuildRecord], listings: &dyn Listi
         dockerfile: about.dockerfile.clone(),
         target: about.target.clone(),
         platform: about.platform.clone(),
+        platforms,
         tags: about.tags.clone(),
         image: build.image.map(|digest| digest.to_string()),
+        first_broken: first_broken(steps.iter()),
         steps,
-        first_broken,
         totals,
         suggestions,
     }
@@ -268,6 +276,8 @@ impl<'a> Explainer<'a> {
             number: now.number,
             name: redact::addresses(&now.name).into_owned(),
             stage: now.stage.clone(),
+            platform: now.platform.clone(),
+            targets: now.targets.clone(),
             instruction: redact::addresses(&now.instruction).into_owned(),
             line: now.lines.0,
             result,
@@ -473,6 +483,12 @@ impl<'a> Explainer<'a> {
                 NoRecord::FirstBuild
             } else if self.selves(place).next().is_some() {
                 NoRecord::NeverReached
+            } else if platforms::are_new(
+                self.build,
+                now,
+                self.before.iter().map(|(build, _)| *build),
+            ) {
+                NoRecord::NewPlatform
             } else {
                 NoRecord::NewStep
             };
@@ -523,7 +539,7 @@ fn chain_below(build: &BuildRecord, step: &StepRecord) -> Option<ChainId> {
 
 /// Returns how near to `build` an earlier one is.
 pub fn nearness_of(build: &BuildRecord, earlier: &BuildRecord) -> usize {
-    nearness(build, earlier, &align::counterparts(&build.steps, &earlier.steps))
+    nearness(build, earlier, &align::counterparts(build, earlier))
 }
 
 /// Returns how much of `build` an earlier one has: steps of the same inputs, on the same files.
@@ -631,7 +647,14 @@ fn earlier_cause(number: usize, certainty: Certainty<'_>, done: &[Step]) -> Opti
     })
 }
 
-fn totals(steps: &[Step]) -> Totals {
+/// Returns the number of the first step that missed.
+pub(super) fn first_broken<'a>(mut steps: impl Iterator<Item = &'a Step>) -> Option<usize> {
+    let first = steps.find(|step| matches!(step.result, Verdict::Miss | Verdict::Failed));
+    first.map(|step| step.number)
+}
+
+/// Sums up what steps cost and saved.
+pub(super) fn totals<'a>(steps: impl Iterator<Item = &'a Step>) -> Totals {
     let mut totals = Totals::default();
     for step in steps {
         let cost = step.run_us.unwrap_or(0);

@@ -82,6 +82,17 @@ pub(super) fn suggestions(
     // What no user notices is not worth a sentence.
     found.retain(|s| s.saves_us.is_none_or(|us| us >= WORTH_US));
     found.sort_by_key(|s| (s.kind, std::cmp::Reverse(s.saves_us), s.step));
+    // One line of the Dockerfile is a step of each platform.
+    let line = |number: usize| steps.iter().find(|step| step.number == number).map(|s| s.line);
+    let mut said: Vec<(SuggestionKind, Option<u32>, usize)> = Vec::new();
+    found.retain(|s| {
+        let at = line(s.step);
+        let is_new = said.iter().all(|(kind, line, step)| {
+            (*kind, *line) != (s.kind, at) || *step == s.step || at.is_none()
+        });
+        said.extend(is_new.then_some((s.kind, at, s.step)));
+        is_new
+    });
     found
 }
 
@@ -298,10 +309,7 @@ impl Facts<'_> {
     fn pairs(&self) -> Vec<[Aligned<'_>; 2]> {
         let builds: Vec<Aligned<'_>> = std::iter::once(self.build)
             .chain(self.before)
-            .map(|build| Aligned {
-                build,
-                places: super::align::counterparts(&self.build.steps, &build.steps),
-            })
+            .map(|build| Aligned { build, places: super::align::counterparts(self.build, build) })
             .collect();
         let now = builds.iter().skip(1).map(|then| [builds[0].clone(), then.clone()]);
         let next = builds.windows(2).skip(1).map(|two| [two[0].clone(), two[1].clone()]);
@@ -437,7 +445,7 @@ impl Facts<'_> {
         let mut parents = BTreeSet::from([record.parent?]);
         let place = self.build.steps.iter().position(|step| std::ptr::eq(step, record))?;
         for earlier in self.before {
-            let places = super::align::counterparts(&self.build.steps, &earlier.steps);
+            let places = super::align::counterparts(self.build, earlier);
             let Some(step) = places[place].map(|there| &earlier.steps[there]) else { continue };
             if step.key != record.key {
                 continue;
@@ -457,7 +465,7 @@ impl Facts<'_> {
         let now = self.named(&self.build.steps[copy], names);
         let with = self.steps[copy].compared_with.as_ref()?;
         let earlier = self.before.iter().find(|build| build.id.to_string() == *with)?;
-        let places = super::align::counterparts(&self.build.steps, &earlier.steps);
+        let places = super::align::counterparts(self.build, earlier);
         let before = self.named(&earlier.steps[places[copy]?], names);
         if now.is_empty() || now != before {
             return None;
@@ -495,7 +503,7 @@ impl Facts<'_> {
         let mut total = if record.has_run() { cost } else { 0 };
         let mut builds = 1;
         for earlier in self.before {
-            let places = super::align::counterparts(&self.build.steps, &earlier.steps);
+            let places = super::align::counterparts(self.build, earlier);
             builds += 1;
             if let Some(there) = places[place].map(|there| &earlier.steps[there])
                 && there.has_run()

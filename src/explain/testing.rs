@@ -11,6 +11,8 @@ pub(super) fn step(number: usize, stage: &str, instruction: &str) -> StepRecord 
         number,
         name: format!("[{stage} {}/9] {instruction}", number + 1),
         stage: stage.into(),
+        platform: String::new(),
+        targets: Vec::new(),
         instruction: instruction.into(),
         lines: (number as u32 + 2, number as u32 + 2),
         from: match number {

@@ -4,7 +4,7 @@ use super::compare::{Cause, NoRecord};
 pub use super::describe::clean;
 use super::describe::{self, Ink, Line, shortened, stage_name};
 use super::redact;
-use super::report::{Report, Step, Verdict, seconds};
+use super::report::{Report, Step, Totals, Verdict, seconds};
 use crate::history::Outcome;
 use std::fmt::Write as _;
 
@@ -140,7 +140,7 @@ fn head(page: &mut Page, report: &Report) {
         clean(&report.context),
         clean(&report.dockerfile),
         clean(&stage_name(&report.target)),
-        clean(&report.platform)
+        clean(&report.platform.replace(',', ", "))
     );
     page.wrapped(0, &Line::default().with(Ink::Dim, place));
     if let Some(earlier) = &report.compared_with {
@@ -211,11 +211,19 @@ fn step(page: &mut Page, report: &Report, step: &Step) {
 }
 
 fn totals(page: &mut Page, report: &Report) {
-    let totals = &report.totals;
     let is_prediction = report.outcome == Outcome::Predicted;
-    let count = report.steps.len();
-    let steps = if count == 1 { "step" } else { "steps" };
     page.out.push('\n');
+    let text = in_words(&report.totals, report.steps.len(), is_prediction);
+    page.wrapped(0, &Line::plain(text));
+    for of in &report.platforms {
+        let text = in_words(&of.totals, of.steps, is_prediction);
+        page.wrapped(2, &Line::plain(format!("{}: {text}", clean(&of.platform))));
+    }
+}
+
+/// Says what some steps cost and saved.
+pub(super) fn in_words(totals: &Totals, count: usize, is_prediction: bool) -> String {
+    let steps = if count == 1 { "step" } else { "steps" };
     let mut text = match (totals.misses, totals.unknown) {
         (0, 0) if totals.hits == count && count != 1 => format!("all {count} {steps} cached"),
         (0, 0) => format!("{} of {count} {steps} cached", totals.hits),
@@ -242,7 +250,7 @@ fn totals(page: &mut Page, report: &Report) {
         let saves = if is_prediction { "saves" } else { "saved" };
         let _ = write!(text, "; the cache {saves} {}", seconds(totals.saved_us));
     }
-    page.wrapped(0, &Line::plain(text));
+    text
 }
 
 fn suggestions(page: &mut Page, report: &Report) {

@@ -299,7 +299,7 @@ impl History {
     }
 
     /// Returns the builds before `build` of the same context, Dockerfile and target, newest first,
-    /// with their steps: at most `count`, those of the same platform before others. Builds of other
+    /// with their steps: at most `count`, those of the same platforms before others. Builds of other
     /// machines are compared with such ones only.
     ///
     /// # Errors
@@ -321,7 +321,12 @@ impl History {
                     && earlier.about.target == about.target
             })
             .collect();
-        found.sort_by_key(|earlier| earlier.about.platform != about.platform);
+        let wanted = about.platforms();
+        found.sort_by_cached_key(|earlier| {
+            let platforms = earlier.about.platforms();
+            let common = wanted.iter().filter(|platform| platforms.contains(platform)).count();
+            (Reverse(common), platforms.len() - common)
+        });
         Ok(found.into_iter().filter_map(|head| self.read(head.id).ok()).take(count).collect())
     }
 

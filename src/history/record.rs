@@ -21,7 +21,7 @@ pub struct About {
     pub dockerfile: String,
     /// The stage that is built: its name, or its number from 0.
     pub target: String,
-    /// Its platform, as `linux/amd64`.
+    /// Its platform, as `linux/amd64`; several with commas between them.
     pub platform: String,
     /// What confined its commands, as `--confinement` names it; `None` for a build without any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +44,11 @@ pub struct About {
 }
 
 impl About {
+    /// Returns the platforms that it is for, in the order in which they were asked for.
+    pub fn platforms(&self) -> Vec<&str> {
+        self.platform.split(',').filter(|platform| !platform.is_empty()).collect()
+    }
+
     /// Returns the build's name; records of older versions have one as well.
     pub fn name(&self) -> String {
         match self.name.is_empty() {
@@ -133,6 +138,32 @@ pub struct BuildRecord {
     pub steps: Vec<StepRecord>,
 }
 
+impl BuildRecord {
+    /// Returns the platforms whose images need a step of the build.
+    pub fn targets_of<'a>(&'a self, step: &'a StepRecord) -> Vec<&'a str> {
+        match step.targets.is_empty() {
+            true => self.about.platforms(),
+            false => step.targets.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Leaves what is for one platform; `None` where the build is not for it.
+    pub fn only_for(mut self, platform: &str) -> Option<Self> {
+        if !self.about.platforms().contains(&platform) {
+            return None;
+        }
+        let is_for = |step: &StepRecord| self.targets_of(step).contains(&platform);
+        let kept: Vec<bool> = self.steps.iter().map(is_for).collect();
+        let mut kept = kept.into_iter();
+        self.steps.retain(|_| kept.next().unwrap_or_default());
+        platform.clone_into(&mut self.about.platform);
+        for step in &mut self.steps {
+            step.targets.clear();
+        }
+        Some(self)
+    }
+}
+
 /// The first line of a build's file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Head {
@@ -211,6 +242,12 @@ pub struct StepRecord {
     pub name: String,
     /// Its stage's name, or number from 0.
     pub stage: String,
+    /// The platform that it is on; empty in records of older versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub platform: String,
+    /// Of a build for several platforms: those whose images need the step, in the order of the build.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
     /// The instruction as it stands in the Dockerfile, variables unexpanded.
     pub instruction: String,
     /// First and last line in the Dockerfile, from 1.

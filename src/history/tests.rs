@@ -29,6 +29,8 @@ fn step(number: usize, outcome: StepOutcome) -> StepRecord {
         number,
         name: format!("[build {}/9] RUN true", number + 1),
         stage: "build".into(),
+        platform: String::new(),
+        targets: Vec::new(),
         instruction: "RUN true".into(),
         lines: (3, 4),
         from: Origin::Scratch,

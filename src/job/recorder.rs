@@ -14,8 +14,41 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
-/// What is kept of one step.
-fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> StepRecord {
+/// Returns for each step of a plan for several platforms those whose images need it; nothing of a plan
+/// for one.
+fn targets(plan: &Plan) -> Vec<Vec<String>> {
+    let mut targets = vec![Vec::new(); plan.steps.len()];
+    if plan.targets.len() < 2 {
+        return targets;
+    }
+    for target in &plan.targets {
+        let mut needed = vec![false; plan.steps.len()];
+        let mut todo = vec![target.files];
+        while let Some(files) = todo.pop() {
+            let Files::Step(id) = files else { continue };
+            if !std::mem::replace(&mut needed[id.0], true) {
+                let step = &plan.steps[id.0];
+                todo.push(step.parent);
+                todo.extend(step.trees().into_iter().filter_map(|tree| match tree {
+                    Tree::Files(files) => Some(files),
+                    Tree::Context(_) => None,
+                }));
+            }
+        }
+        for (targets, is_needed) in targets.iter_mut().zip(needed) {
+            targets.extend(is_needed.then(|| target.platform.to_string()));
+        }
+    }
+    targets
+}
+
+/// What is kept of one step, which is for images of some platforms.
+fn step_of(
+    index: usize,
+    (plan, targets): (&Plan, &[Vec<String>]),
+    images: &[Image],
+    report: &StepReport,
+) -> StepRecord {
     let step = &plan.steps[index];
     let of_files = |files: Files| match files {
         Files::Nothing => Origin::Scratch,
@@ -46,6 +79,8 @@ fn step_of(index: usize, plan: &Plan, images: &[Image], report: &StepReport) -> 
         number: index,
         name: step.name.clone(),
         stage: step.stage.clone(),
+        platform: step.platform.to_string(),
+        targets: targets[index].clone(),
         instruction: step.instruction.clone(),
         lines: step.lines,
         from: of_files(step.parent),
@@ -75,10 +110,11 @@ pub(super) fn record_of(
     images: &[Image],
     reports: &[StepReport],
 ) -> BuildRecord {
+    let targets = targets(plan);
     let steps = reports
         .iter()
         .enumerate()
-        .map(|(index, report)| step_of(index, plan, images, report))
+        .map(|(index, report)| step_of(index, (plan, &targets), images, report))
         .collect();
     BuildRecord {
         id,
@@ -107,12 +143,14 @@ pub(super) struct Recorder<'a> {
     log: Mutex<Option<BuildLog>>,
     logs: Mutex<BTreeMap<usize, StepLog>>,
     plan: &'a Plan,
+    targets: Vec<Vec<String>>,
     images: &'a [Image],
 }
 
 impl<'a> Recorder<'a> {
     pub(super) fn new(log: BuildLog, plan: &'a Plan, images: &'a [Image]) -> Self {
-        Self { log: Mutex::new(Some(log)), logs: Mutex::default(), plan, images }
+        let (log, targets) = (Mutex::new(Some(log)), targets(plan));
+        Self { log, logs: Mutex::default(), plan, targets, images }
     }
 
     /// Notes what should be known of the image.
@@ -134,7 +172,7 @@ impl<'a> Recorder<'a> {
         };
         for (index, report) in steps.iter().enumerate() {
             if report.end == StepEnd::NotReached {
-                let _ = log.step(step_of(index, self.plan, self.images, report));
+                let _ = log.step(step_of(index, (self.plan, &self.targets), self.images, report));
             }
         }
         let finish = Finish {
@@ -168,7 +206,7 @@ impl Observer for Recorder<'_> {
     fn ended(&self, step: usize, report: &StepReport) {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&step);
         if let Some(log) = &mut *self.log.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = log.step(step_of(step, self.plan, self.images, report));
+            let _ = log.step(step_of(step, (self.plan, &self.targets), self.images, report));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One build for several platforms: what runs once, what the index is, and where it goes.
 
 use crate::kit::archive::members;
-use crate::kit::{Archive, Kit, State};
+use crate::kit::{Archive, Kit, Run, State};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -213,4 +213,83 @@ fn a_platform_that_fails_stops_the_others_and_is_named() {
     outcome.says(&["riscv64.txt"]);
     let mut failed = outcome.steps().iter().filter(|step| step.state == State::Failed);
     assert!(failed.any(|step| step.name.starts_with("[linux/riscv64 stage-1")));
+}
+
+#[test]
+fn explain_says_of_each_platform_what_ran_and_why() {
+    let kit = project();
+    kit.build().arg(THREE).ok();
+    kit.file("arm64.txt", "changed");
+    let json = |run: Run| serde_json::from_str::<Value>(&run.ok().stdout()).unwrap();
+    let names = |report: &Value, result: &str| -> Vec<String> {
+        let steps = report["steps"].as_array().unwrap().iter();
+        let found = steps.filter(|step| step["result"] == result);
+        found.map(|step| step["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let is_right = |report: &Value| {
+        assert_eq!(names(report, "miss"), ["[linux/arm64 stage-1 2/2] COPY arm64.txt /"]);
+        let steps = report["steps"].as_array().unwrap();
+        let missed = steps.iter().find(|step| step["result"] == "miss").unwrap();
+        assert_eq!(missed["causes"][0]["kind"], "files", "{missed}");
+        assert_eq!(missed["causes"][0]["changes"]["files"][0]["path"], "arm64.txt");
+        assert_eq!(missed["platform"], "linux/arm64");
+        for of in report["platforms"].as_array().unwrap() {
+            let broken = usize::from(of["platform"] == "linux/arm64");
+            assert_eq!(
+                (&of["steps"], &of["totals"]["misses"]),
+                (&4.into(), &broken.into()),
+                "{of}"
+            );
+            assert_eq!(of.get("first_broken").is_some(), broken == 1);
+        }
+        let shared = steps.iter().find(|step| step["instruction"] == "RUN echo built >> /built");
+        assert_eq!(shared.unwrap()["targets"].as_array().unwrap().len(), 3);
+    };
+    is_right(&json(kit.explain().args([THREE, "--format=json"])));
+    kit.build().arg(THREE).ok();
+    let past = |flags: &[&str]| kit.builder(["explain"]).args(flags);
+    let prints = |run: Run, parts: &[&str]| {
+        // Lines are broken where the path of the context says.
+        let text = run.ok().stdout().replace('\n', " ");
+        assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} in:\n{text}");
+    };
+    is_right(&json(past(&["--format=json"])));
+    prints(
+        past(&[]),
+        &[
+            "linux/riscv64, linux/amd64, linux/arm64",
+            "  linux/amd64: all 4 steps cached",
+            "  linux/arm64: 1 of 4 steps ran",
+            "files arm64.txt: 1 changed",
+        ],
+    );
+    // One of them, only where the command line itself names it.
+    let narrowed = json(past(&["--format=json", "--platform=linux/arm64"]));
+    assert_eq!(
+        (narrowed["steps"].as_array().unwrap().len(), names(&narrowed, "miss").len()),
+        (4, 1)
+    );
+    let other = json(past(&["--format=json"]).env("DOCKER_DEFAULT_PLATFORM", "linux/arm64"));
+    assert!(other["steps"].as_array().unwrap().len() > 4);
+    past(&["--platform=linux/s390x"])
+        .fails(2)
+        .says(&["is not for linux/s390x: it is for linux/ri"]);
+    prints(
+        past(&["--format=html"]),
+        &[">several platforms</text>", ">linux/amd64</text>", ">linux/arm64</text>"],
+    );
+    let inspect =
+        |format: &str| kit.builder(["history", "inspect", "--format", format]).ok().stdout();
+    assert!(inspect("text").contains("\nplatforms   linux/riscv64, linux/amd64, linux/arm64\n"));
+    assert_eq!(inspect("{{index .Platform 1}}").trim(), "linux/amd64");
+    // A platform that is built for the first time.
+    kit.file("s390x.txt", "s390x");
+    let report = json(kit.explain().args(["--platform=linux/arm64,linux/s390x", "--format=json"]));
+    let misses = names(&report, "miss");
+    assert!(!misses.is_empty() && misses.iter().all(|name| name.contains("s390x")), "{misses:?}");
+    for step in report["steps"].as_array().unwrap() {
+        if step["result"] == "miss" {
+            assert_eq!(step["causes"][0]["reason"], "new_platform", "{step}");
+        }
+    }
 }

@@ -129,7 +129,7 @@ pub(super) fn run(
         let fits = |made: &(Option<Platform>, Descriptor)| made.0.as_ref() == Some(&wanted);
         documents.manifests.retain(fits);
         if documents.manifests.is_empty() {
-            return Err(nothing(&build.about.platform));
+            return Err(nothing(&build.about.platforms().join(", ")));
         }
     }
     let made = documents.all(store);

@@ -171,6 +171,7 @@ fn list(args: &BuildsArgs, store: &Store, out: &mut dyn Write) -> Result<(), Exp
                     "dockerfile": build.about.dockerfile,
                     "target": build.about.target,
                     "platform": build.about.platform,
+                    "platforms": build.about.platforms(),
                     "confinement": build.about.confinement,
                     "tags": build.about.tags,
                     "image": build.image,
@@ -324,7 +325,9 @@ fn inspect(args: &InspectArgs, store: &Store, out: &mut dyn Write) -> Result<(),
         row("commit", &clean(&about.revision))?;
     }
     row("target", &clean(&about.target))?;
-    row("platform", &clean(&about.platform))?;
+    let platforms = about.platforms();
+    let name = if platforms.len() > 1 { "platforms" } else { "platform" };
+    row(name, &clean(&platforms.join(", ")))?;
     if let Some(rung) = &about.confinement {
         row("confinement", &clean(rung))?;
     }
@@ -441,6 +444,8 @@ mod tests {
                 number,
                 name: format!("[build {}/2] {text}", number + 1),
                 stage: "build".into(),
+                platform: String::new(),
+                targets: Vec::new(),
                 instruction: text.into(),
                 lines: (2, 2),
                 from: Origin::Scratch,

@@ -82,7 +82,7 @@ fn value(build: &BuildRecord) -> Value {
         text(&about.repository),
         text(&about.revision),
         text(&about.target),
-        Value::List(std::iter::once(text(&about.platform)).collect()),
+        Value::List(about.platforms().into_iter().map(text).collect()),
         time(Some(about.started_ms)),
         time(build.finished_ms),
         Value::text(duration.unwrap_or_default()),

@@ -1,6 +1,9 @@
 //! The graph of a page: a column for each stage, a box for each step, a line for each thing that is
 //! read.
 //!
+//! Of a build for several platforms each has columns of its own, under its name: those of the stages
+//! that its image needs alone. What several images need stands once, to the left of them.
+//!
 //! Steps of one stage that say nothing by themselves share a box: all of a stage that was taken
 //! from the cache, and runs of steps with one outcome that only follow each other. Lines between
 //! stages run at right angles in lanes of their own: down in the gaps between columns, across in
@@ -35,6 +38,9 @@ const OUT_AT: usize = 32;
 /// Room above the first box of a stage for its name, and for where it starts from.
 const STAGE_HEAD: usize = 44;
 
+/// Room above all for the names of platforms.
+const PLATFORM_HEAD: usize = 30;
+
 /// The width of a character in the graph, in tenths of a CSS pixel.
 const CHAR_WIDTH: usize = 74;
 
@@ -57,10 +63,18 @@ struct Edge {
     to: usize,
 }
 
+/// One column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Column<'a> {
+    /// The place of its platform among those of the build, from 1; 0 for what several need.
+    platform: usize,
+    stage: &'a str,
+}
+
 /// Boxes and lines, without sizes.
 #[derive(Debug)]
 struct Layout<'a> {
-    stages: Vec<&'a str>,
+    columns: Vec<Column<'a>>,
     nodes: Vec<Node>,
     edges: BTreeSet<Edge>,
 }
@@ -68,20 +82,19 @@ struct Layout<'a> {
 impl<'a> Layout<'a> {
     fn new(report: &'a Report) -> Self {
         let steps = &report.steps;
-        let mut stages: Vec<&str> = Vec::new();
-        let mut members: Vec<Vec<usize>> = Vec::new();
-        for (place, step) in steps.iter().enumerate() {
-            let column = stages.iter().position(|stage| *stage == step.stage);
-            let column = column.unwrap_or_else(|| {
-                stages.push(&step.stage);
-                members.push(Vec::new());
-                stages.len() - 1
-            });
-            members[column].push(place);
+        let of: Vec<Column<'_>> = steps.iter().map(|step| column_of(report, step)).collect();
+        let mut columns: Vec<Column<'_>> = Vec::new();
+        for column in &of {
+            if !columns.contains(column) {
+                columns.push(*column);
+            }
         }
+        // In the order of their first steps.
+        columns.sort_by_key(|column| column.platform);
         let mut nodes: Vec<Node> = Vec::new();
-        for (column, members) in members.iter().enumerate() {
-            let groups = grouped(report, members);
+        for (column, name) in columns.iter().enumerate() {
+            let members = (0..steps.len()).filter(|place| of[*place] == *name).collect::<Vec<_>>();
+            let groups = grouped(report, &members, &of);
             nodes.extend(groups.into_iter().map(|steps| Node { steps, column, row: 0 }));
         }
         nodes.sort_by_key(|node| node.steps[0]);
@@ -99,14 +112,14 @@ impl<'a> Layout<'a> {
                 }
             }
         }
-        let mut layout = Self { stages, nodes, edges };
+        let mut layout = Self { columns, nodes, edges };
         layout.set_rows();
         layout
     }
 
     /// Gives each box a row below those it comes after, and below the one before it in its column.
     fn set_rows(&mut self) {
-        let mut next_free = vec![0; self.stages.len()];
+        let mut next_free = vec![0; self.columns.len()];
         for number in 0..self.nodes.len() {
             let before = self.edges.iter().filter(|edge| edge.to == number);
             let row = before.map(|edge| self.nodes[edge.from].row + 1).max().unwrap_or(0);
@@ -114,6 +127,11 @@ impl<'a> Layout<'a> {
             node.row = row.max(next_free[node.column]);
             next_free[node.column] = node.row + 1;
         }
+    }
+
+    /// Whether the columns are of several platforms.
+    fn has_platforms(&self) -> bool {
+        self.columns.iter().any(|column| column.platform > 0)
     }
 
     /// Whether nothing stands between two boxes of one column.
@@ -125,24 +143,34 @@ impl<'a> Layout<'a> {
     }
 }
 
+/// Says in which column a step is.
+fn column_of<'a>(report: &'a Report, step: &'a Step) -> Column<'a> {
+    let platform = match step.targets.as_slice() {
+        [target] => report.platforms.iter().position(|of| of.platform == *target),
+        _ => None,
+    };
+    Column { platform: platform.map_or(0, |place| place + 1), stage: &step.stage }
+}
+
 /// The place of each step by its number.
 fn places(steps: &[Step]) -> BTreeMap<usize, usize> {
     steps.iter().enumerate().map(|(place, step)| (step.number, place)).collect()
 }
 
-/// Puts the steps of a stage into groups, each of which gets one box.
-fn grouped(report: &Report, members: &[usize]) -> Vec<Vec<usize>> {
+/// Puts the steps of a column into groups, each of which gets one box; `columns` are those of all
+/// steps.
+fn grouped(report: &Report, members: &[usize], columns: &[Column<'_>]) -> Vec<Vec<usize>> {
     let steps = &report.steps;
     let is_hit = |place: &usize| steps[*place].result == Verdict::Hit;
     if members.len() > 1 && members.iter().all(is_hit) {
         return vec![members.to_vec()];
     }
     let places = places(steps);
-    // Steps that other stages read, or that read other stages.
+    // Steps that other columns read, or that read other columns.
     let mut is_joint = BTreeSet::new();
     for (place, step) in steps.iter().enumerate() {
         for from in step.after.iter().filter_map(|number| places.get(number)) {
-            if steps[*from].stage != step.stage {
+            if columns[*from] != columns[place] {
                 is_joint.extend([place, *from]);
             }
         }
@@ -214,7 +242,7 @@ enum Route {
 /// Gives each line a way. Gap `n` is to the right of column `n`; row gaps are above their rows.
 fn routes(layout: &Layout<'_>) -> (Vec<(Edge, Route)>, Vec<Lanes>, Vec<Lanes>) {
     let rows = layout.nodes.iter().map(|node| node.row + 1).max().unwrap_or(1);
-    let mut gaps = vec![Lanes::default(); layout.stages.len()];
+    let mut gaps = vec![Lanes::default(); layout.columns.len()];
     let mut overs = vec![Lanes::default(); rows];
     let mut routes = Vec::new();
     for &edge in &layout.edges {
@@ -271,7 +299,7 @@ impl Places {
             has_head[node.row] |= !std::mem::replace(&mut has_begun[node.column], true);
         }
         let mut rows = Vec::new();
-        let mut y = 0;
+        let mut y = if layout.has_platforms() { PLATFORM_HEAD } else { 0 };
         for (row, over) in overs.iter().enumerate() {
             let head = if has_head[row] { STAGE_HEAD } else { 0 };
             let least = if row == 0 { 0 } else { GAP_Y };
@@ -335,6 +363,7 @@ pub(super) fn draw(out: &mut String, report: &Report) {
          <defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"7\" \
          markerHeight=\"7\" orient=\"auto\"><path d=\"M0 0L8 4L0 8z\" fill=\"context-stroke\"/></marker></defs>"
     );
+    platforms(out, report, &layout, &places);
     heads(out, report, &layout, &places);
     for (edge, route) in routes {
         let source = &report.steps[layout.nodes[edge.from].steps[0]];
@@ -354,10 +383,37 @@ fn chars(places: &Places) -> usize {
     (places.node_width - 20) * 10 / CHAR_WIDTH
 }
 
+/// The names of the platforms, each above its columns, with a line below it.
+fn platforms(out: &mut String, report: &Report, layout: &Layout<'_>, places: &Places) {
+    if !layout.has_platforms() {
+        return;
+    }
+    for platform in 0..=report.platforms.len() {
+        let is_of = |column: &Column<'_>| column.platform == platform;
+        let first = layout.columns.iter().position(is_of);
+        let Some((first, last)) = first.zip(layout.columns.iter().rposition(is_of)) else {
+            continue;
+        };
+        let (left, right) = (places.columns[first], places.columns[last] + places.node_width);
+        let name = match platform.checked_sub(1).and_then(|place| report.platforms.get(place)) {
+            Some(of) => of.platform.as_str(),
+            None if report.platforms.len() == 2 => "both platforms",
+            None => "several platforms",
+        };
+        let chars = (right - left) * 10 / CHAR_WIDTH;
+        let _ = writeln!(
+            out,
+            "<text class=\"platform\" x=\"{left}\" y=\"14\">{}</text>\
+             <path class=\"platform\" d=\"M{left} 21H{right}\"/>",
+            safe(&shortened(&clean(name), chars))
+        );
+    }
+}
+
 /// The names of the stages, each above its first box.
 fn heads(out: &mut String, report: &Report, layout: &Layout<'_>, places: &Places) {
     let chars = chars(places);
-    for (column, stage) in layout.stages.iter().enumerate() {
+    for (column, Column { stage, .. }) in layout.columns.iter().enumerate() {
         let members = || layout.nodes.iter().filter(|node| node.column == column);
         let Some(first) = members().min_by_key(|node| node.row) else { continue };
         let (x, top) = places.corner(first);

@@ -9,6 +9,7 @@ use super::compare::Cause;
 use super::describe::{self, Ink, Line, clean, short};
 use super::redact;
 use super::report::{Report, Step, Verdict, seconds};
+use super::text::in_words;
 use crate::history::Outcome;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -101,7 +102,10 @@ fn facts(out: &mut String, report: &Report) {
     row("context", &report.context);
     row("Dockerfile", &report.dockerfile);
     row("target", &describe::stage_name(&report.target));
-    row("platform", &report.platform);
+    match report.platforms.is_empty() {
+        true => row("platform", &report.platform),
+        false => row("platforms", &report.platform.replace(',', ", ")),
+    }
     if let Ok(started) = jiff::Timestamp::from_millisecond(report.started_ms) {
         row("started", &started.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
     }
@@ -174,6 +178,10 @@ fn summary(out: &mut String, report: &Report) {
         }
     };
     out.push_str("</p>\n");
+    for of in &report.platforms {
+        let text = in_words(&of.totals, of.steps, is_prediction);
+        let _ = writeln!(out, "<p class=\"summary\">{}: {}.</p>", safe(&of.platform), safe(&text));
+    }
 }
 
 /// What the colours mean.
@@ -461,6 +469,40 @@ mod tests {
         unique.sort_unstable();
         unique.dedup();
         assert_eq!(unique.len(), rects.len());
+    }
+
+    #[test]
+    fn each_platform_has_columns_of_its_own_right_of_what_all_need() {
+        let lines = [("build", "a,b"), ("app", "a"), ("app", "b"), ("build", "b"), ("app", "b")];
+        let of = |(number, (stage, targets)): (usize, &(&str, &str))| {
+            let mut step = step(number, stage, "RUN x");
+            step.targets = targets.split(',').map(str::to_owned).collect();
+            step.outcome = StepOutcome::Ran { cost: Cost::default() };
+            step
+        };
+        let mut build = build(7, lines.iter().enumerate().map(of).collect());
+        build.about.platform = "a,b".into();
+        let page = render(&report::explain(&build, &[], &NoListings));
+        let left = |class: &str, text: &str| -> Vec<usize> {
+            let begins = format!("<text class=\"{class}\" x=\"");
+            let found = page.split(begins.as_str()).skip(1);
+            let found = found.filter(|rest| rest.contains(&format!(">{text}</text>")));
+            let found = found.filter(|rest| rest.find('<') == rest.find("</text>"));
+            found
+                .filter(|rest| rest[rest.find('>').unwrap() + 1..].starts_with(text))
+                .map(|rest| rest[..rest.find('"').unwrap()].parse().unwrap())
+                .collect()
+        };
+        let (both, a, b) =
+            (left("platform", "both platforms"), left("platform", "a"), left("platform", "b"));
+        assert!(both.len() == 1 && both < a && a < b, "{both:?} {a:?} {b:?}");
+        let (builds, apps) = (left("stage", "build"), left("stage", "app"));
+        assert_eq!(builds.len() + apps.len(), 4, "{builds:?} {apps:?}");
+        let all: BTreeSet<usize> = builds.into_iter().chain(apps).collect();
+        let all: Vec<usize> = all.into_iter().collect();
+        assert_eq!((all[0], all[1], all[2]), (both[0], a[0], b[0]));
+        assert!(page.contains("<dt>platforms</dt><dd>a, b</dd>"));
+        assert!(page.contains("a: 2 of 2 steps ran"));
     }
 
     #[test]

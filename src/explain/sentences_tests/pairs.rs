@@ -60,6 +60,20 @@ pub(super) const PAIRS: &[Pair] = &[
         |w| _ = w.miss(0, Miss::Key),
     ),
     (
+        &["no earlier build was for this platform"],
+        "no earlier build was for this platform",
+        |w| {
+            w.now.about.platform = "linux/amd64,linux/arm64".into();
+            w.now.steps[1].targets = vec!["linux/arm64".into()];
+            w.miss(1, Miss::Key);
+        },
+        // One platform instead of another is a difference of the inputs.
+        |w| {
+            w.now.about.platform = "linux/arm64".into();
+            w.edited(1, COPY, &["files .=tree:1", "platform=linux/arm64"]);
+        },
+    ),
+    (
         &["no earlier build came this far"],
         "no earlier build came this far",
         |w| {

@@ -26,6 +26,8 @@ fn step(number: usize, tree: u8) -> StepRecord {
         number,
         name: format!("[a {number}/2] RUN x"),
         stage: "a".into(),
+        platform: String::new(),
+        targets: Vec::new(),
         instruction: "RUN x".into(),
         lines: (1, 1),
         from: Origin::Scratch,
