@@ -350,7 +350,7 @@ fn rootless_indexes_for_several_platforms_are_those_of_root() {
     let roots = index_of(&Kit::new(), 1);
     assert_eq!(index_of(&Kit::new(), 8), roots);
     for user in [users::with_ranges(), users::without_ranges()] {
-        let name = user.name.clone();
+        let name = user.name;
         assert_eq!(index_of(&Kit::of(user), 3), roots, "{name}");
     }
 }
