@@ -89,3 +89,37 @@ fn what_platforms_add_from_one_address_is_downloaded_once() {
     let seen = proxy.seen();
     assert_eq!(seen.iter().filter(|line| line.ends_with(&path)).count(), 1, "{seen:?}");
 }
+
+#[test]
+fn jobs_for_one_platform_each_make_the_index_of_one_job_for_all() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let kit = Kit::new();
+    kit.dockerfile(
+        "FROM scratch\nARG TARGETARCH TARGETVARIANT\nCOPY $TARGETARCH$TARGETVARIANT /own\n",
+    );
+    let platforms = ["linux/riscv64", "linux/arm/v7", "linux/amd64", "linux/arm64"];
+    for platform in platforms {
+        let name = platform.trim_start_matches("linux/").replace('/', "");
+        kit.file(&name, platform);
+    }
+    for (repository, format) in [("oci", "oci-mediatypes=true"), ("docker", "oci-mediatypes=false")]
+    {
+        let name = |tag: &str| format!("{}/{repository}:{tag}", registry.host());
+        let push = |platform: &str, tag: &str| {
+            let output = format!("--output=type=registry,name={},{format}", name(tag));
+            let run = kit.build().arg(format!("--platform={platform}")).arg(output);
+            run.env("SOURCE_DATE_EPOCH", "1700000000").ok();
+        };
+        push(&platforms.join(","), "whole");
+        for platform in platforms {
+            push(platform, &platform.replace('/', "-"));
+        }
+        let parts = platforms.map(|platform| name(&platform.replace('/', "-")));
+        kit.builder(["index", "create", "-t", &name("joined")]).args(&parts).ok();
+        let raw = |tag: &str| {
+            let image = format!("docker://{}", name(tag));
+            host::tool(&["skopeo", "inspect", "--raw", "--tls-verify=false", &image])
+        };
+        assert_eq!(raw("joined"), raw("whole"), "{format}");
+    }
+}
