@@ -32,10 +32,6 @@ const FLAGS: &[(&str, &str)] = &[
     ("--identity-label", "no such label is written"),
     ("--ipc", OWN_NAMESPACE),
     ("--logfile", "redirect stderr: builder build . 2> FILE"),
-    (
-        "--manifest",
-        "--tag names the index: builder build --platform linux/amd64,linux/arm64 -t NAME",
-    ),
     ("--no-hosts", "a step always has an /etc/hosts of its own, which is in no layer"),
     ("--omit-history", "an image always has its history"),
     ("--pid", OWN_NAMESPACE),

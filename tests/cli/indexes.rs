@@ -173,3 +173,13 @@ fn an_index_of_the_store_is_annotated_under_its_name() {
         .fails(2)
         .says(&["oci-archive:FILE:NAME"]);
 }
+
+#[test]
+fn a_build_makes_an_index_of_one_platform_where_it_is_named() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    kit.build().args(["--manifest", "list", "-t", "other"]).ok();
+    let raw: Value = serde_json::from_str(&shown(&kit, &["inspect", "--raw", "list"])).unwrap();
+    assert_eq!(raw["manifests"][0]["platform"]["architecture"], OWN);
+    assert_eq!(digest(&kit, "list"), digest(&kit, "other"));
+}

@@ -342,3 +342,58 @@ fn an_image_that_is_only_in_the_store_is_named_so() {
         .fails(6)
         .says(&[&format!("store:{name}")]);
 }
+
+#[test]
+fn statements_about_an_image_go_with_it() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let (kit, at) = (Kit::new(), registry.host());
+    let [amd, arm] = ["amd64", "arm64"].map(|it| image_for(it, &[(file("x", 9), Packing::Gzip)]));
+    amd.put(at, "job/a", "amd");
+    arm.put(at, "job/b", "1");
+    // As BuildKit puts them into an index.
+    let (config, layer) = (b"{}".as_slice(), br#"{"_type":"https://in-toto.io/Statement/v1"}"#);
+    for blob in [config, layer] {
+        fixture::put_blob(at, "job/a", blob);
+    }
+    let statement = json!({
+        "schemaVersion": 2, "mediaType": fixture::OCI_MANIFEST,
+        "config": fixture::describe("application/vnd.oci.image.config.v1+json", config),
+        "layers": [fixture::describe("application/vnd.in-toto+json", layer)],
+    });
+    let statement = statement.to_string().into_bytes();
+    fixture::put_manifest(at, "job/a", "s", fixture::OCI_MANIFEST, &statement);
+    let mut index: Value = serde_json::from_slice(&fixture::index(&[(&amd, "amd64")])).unwrap();
+    let mut entry = fixture::describe(fixture::OCI_MANIFEST, &statement);
+    entry["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    entry["annotations"] = json!({
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": fixture::digest(&amd.manifest),
+    });
+    index["manifests"].as_array_mut().unwrap().insert(0, entry);
+    fixture::put_manifest(at, "job/a", "1", OCI_INDEX, index.to_string().as_bytes());
+    let [whole, only] = ["whole", "only"].map(|tag| format!("{at}/app:{tag}"));
+    let sources = [format!("{at}/job/b:1"), format!("{at}/job/a:1")];
+    kit.builder(["index", "create", "-t", &whole]).args(&sources).ok();
+    let made = document(at, "app", "whole");
+    assert_eq!(platforms(&made), ["amd64", "arm64", "unknown"]);
+    let digest = fixture::digest(&statement);
+    assert_eq!(stored(at, "app", &digest), (200, statement));
+    let arm = ["index", "create", "--platform=arm64", "-t", &only];
+    kit.builder(arm).args(&sources).ok();
+    assert_eq!(platforms(&document(at, "app", "only")), ["arm64"]);
+    // Pulled whole and saved, it is the same.
+    let other = Kit::new();
+    other.builder(["pull", "-q", "--all-platforms", &whole]).ok();
+    let tar = other.out("all.tar");
+    other.builder(["save", "-o"]).arg(&tar).arg(&whole).ok();
+    other.builder(["load", "-i"]).arg(&tar).ok();
+    let raw: Value =
+        serde_json::from_slice(other.builder(["inspect", "--raw", &whole]).ok().bytes()).unwrap();
+    assert_eq!(raw, made);
+    // An image that is not here cannot be joined.
+    let part = Kit::new();
+    part.builder(["pull", "-q", "--platform=arm64", &whole]).ok();
+    part.builder(["index", "create", "-t", &format!("{at}/app:2"), &format!("store:{whole}")])
+        .fails(5)
+        .says(&["linux/amd64 is not in the store", "builder pull --platform linux/amd64"]);
+}

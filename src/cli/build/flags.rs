@@ -199,6 +199,9 @@ pub struct NameArgs {
     /// Name of the image, as name:tag; may be repeated
     #[arg(short, long, value_name = "NAME")]
     pub tag: Vec<String>,
+    /// Name of an index, which is made for a single platform too
+    #[arg(long, value_name = "NAME")]
+    pub manifest: Option<String>,
 }
 
 /// Where the result goes.

@@ -39,6 +39,7 @@ pub(super) fn of_build(
     notices.extend(output.attestations.notice()?);
     let on_error = command.conduct.on_error.checked()?;
     let (mut source, hostname) = source_of(&command.path, source, environment)?;
+    source.has_index |= command.names.manifest.is_some();
     let delivery =
         delivery(command, output, (source.epoch, source.has_index), environment, notices)?;
     notices.extend(provenance_notice(output, environment));
@@ -251,7 +252,8 @@ fn delivery(
     environment: &Environment,
     notices: &mut Vec<String>,
 ) -> Result<DeliverySpec, Failure> {
-    let tags = names(&command.names.tag)?;
+    let tags = command.names.tag.iter().chain(&command.names.manifest).cloned();
+    let tags = names(&tags.collect::<Vec<_>>())?;
     let dated = |mut spec: OutputSpec| {
         spec.epoch = epoch;
         // As in buildah, whose flag it is: files of new layers get the time as well.
