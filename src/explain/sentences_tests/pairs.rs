@@ -74,6 +74,12 @@ pub(super) const PAIRS: &[Pair] = &[
         },
     ),
     (
+        &["ran emulated, by {}"],
+        "ran emulated, by /usr/bin/qemu-aarch64-static",
+        |w| w.miss(1, Miss::Key).emulator = Some("/usr/bin/qemu-aarch64-static".into()),
+        |w| _ = w.miss(1, Miss::Key),
+    ),
+    (
         &["no earlier build came this far"],
         "no earlier build came this far",
         |w| {
