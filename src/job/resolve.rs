@@ -268,7 +268,10 @@ impl<'a> Images<'a> {
             return Ok(last.map(|last| last.descriptor));
         };
         let images = self.store.images()?;
-        Ok(images.into_iter().map(|image| image.descriptor).find(|d| d.digest == *digest))
+        let own = images.into_iter().map(|image| image.descriptor).find(|d| d.digest == *digest);
+        // It may be that of an image of an index.
+        let part = || image::find(self.store, &reference.to_string()).ok().flatten();
+        Ok(own.or_else(|| part().map(|found| found.descriptor)))
     }
 }
 

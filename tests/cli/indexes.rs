@@ -79,6 +79,12 @@ fn commands_take_the_image_for_a_platform_and_name_those_that_there_are() {
     }
     let run = kit.builder(["run", "--pull=never", "--platform=linux/s390x", "app", "true"]);
     run.fails(125).says(&["no image for linux/s390x", OWN, OTHER, "--platform"]);
+    // By its digest it is a base too, which no registry is asked for.
+    let child = shown(&kit, &["inspect", &other, "--format={{.Descriptor.digest}}", "app"]);
+    let text = format!("FROM localhost:1/app@{child}\nCOPY Dockerfile /again\n");
+    kit.builder(["tag", "app", "localhost:1/app"]).ok();
+    kit.dockerfile(&text).build().arg(&other).ok();
+    kit.builder(["rmi", "localhost:1/app"]).ok();
     // An image of the index is found by its id, and gets a name of its own by it.
     let id = shown(&kit, &["inspect", &other, "--format={{.Descriptor.digest}}", "app"]);
     kit.builder(["rmi", &format!("one:{OTHER}")]).ok();
