@@ -27,6 +27,7 @@ pub mod builds;
 pub mod compare;
 mod describe;
 pub mod diff;
+pub mod emulation;
 pub mod html;
 pub mod listing;
 pub mod platforms;

@@ -11,17 +11,21 @@ use super::{
     Caller, check, destination, emulators, housekeeping, limits, on_error, secrets, shared_cache,
 };
 use crate::dockerfile::lint::Finding;
+use crate::explain::emulation;
 use crate::export::{OutputSpec, PackedProduct};
-use crate::history::{BuildId, History, Outcome};
+use crate::history::{About, BuildId, History, Outcome};
 use crate::image::Image;
 use crate::oci::Digest;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
-use crate::solve::{self, Counts, Job, SolveError};
+use crate::solve::{self, Counts, Job, SolveError, StepReport};
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// How many earlier builds are looked at for steps that ran natively.
+const LOOKED_AT: usize = 20;
 
 /// A build that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +161,7 @@ fn build_plan(
     };
     let image = packed.as_ref().map(PackedProduct::id);
     recorder.finish(caller.now(), Outcome::Ok, packed.as_ref(), &solved.steps)?;
+    hint_of_emulation(store, build, &solved.steps, progress);
     store.sync().map_err(|error| Failure::of(Class::Environment, &error))?;
     let ran = solved.steps.iter().filter(|step| step.end == solve::StepEnd::Ran);
     let added = ran.map(|step| step.cost.layer_bytes).reduce(|a, b| a + b);
@@ -184,10 +189,32 @@ fn unsolved(
     let outcome = message.map_or(Outcome::Cancelled, |message| Outcome::Failed { message });
     // What failed is the news, not that the disk has no room to note it.
     let _ = recorder.finish(caller.now(), outcome, None, &failed.steps);
+    if let Ok(build) = job.build.parse() {
+        hint_of_emulation(job.store, build, &failed.steps, job.progress);
+    }
     let kept = failed.failed_step;
     let failure = loaded.solve_failure(failed.error, job.progress);
     let Some(kept) = kept else { return failure };
     on_error::act(loaded.request.steps.on_error, job, *kept, &failed.steps, failure, caller)
+}
+
+/// Shows what it cost that steps ran emulated, if the records say that another way would pay.
+fn hint_of_emulation(store: &Store, build: BuildId, steps: &[StepReport], progress: &Progress) {
+    if steps.iter().all(|step| step.emulator.is_none()) {
+        return;
+    }
+    let history = History::new(store);
+    let Ok(own) = history.read(build) else { return };
+    if !emulation::is_notable(&own.steps) {
+        return;
+    }
+    let ids = history.ids().unwrap_or_default().into_iter().filter(|id| *id != build);
+    let earlier = ids.take(LOOKED_AT).filter_map(|id| history.read(id).ok());
+    let place = |about: &About| (about.context.clone(), about.dockerfile.clone());
+    let earlier: Vec<_> = earlier.filter(|one| place(&one.about) == place(&own.about)).collect();
+    if let Some(hint) = emulation::hint(&own.steps, earlier.iter().flat_map(|one| &one.steps)) {
+        progress.notice(hint);
+    }
 }
 
 /// Makes what runs commands. Limits that nothing here can enforce are refused before anything runs;

@@ -8,10 +8,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fstatvfs};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use crate::sys::mount::{MountAttributes, mount_setattr};
@@ -39,7 +39,25 @@ pub(super) fn sealed(program: &Path) -> io::Result<Sealed> {
 /// options.
 fn read_only_mount(program: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let mount = open_tree(CWD, program, flags)?;
+    read_only(open_tree(CWD, program, flags)?)
+}
+
+/// The same of a program that is open.
+///
+/// # Errors
+///
+/// When its mount cannot be cloned, or lets no program be executed.
+pub(super) fn read_only_mount_of(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    if fstatvfs(program)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    read_only(open_tree(program, "", flags)?)
+}
+
+fn read_only(mount: OwnedFd) -> io::Result<OwnedFd> {
     let set = Some(MountAttrFlags::MOUNT_ATTR_RDONLY);
     mount_setattr(mount.as_fd(), &MountAttributes { set, ..MountAttributes::default() })?;
     Ok(mount)

@@ -336,3 +336,22 @@ fn a_step_that_ran_emulated_is_marked_in_all_that_is_said_of_it() {
     let steps = json["steps"].as_array().unwrap();
     assert!(steps.iter().all(|step| step["emulator"] == *emulator), "{json}");
 }
+
+#[test]
+fn a_step_that_is_much_slower_emulated_is_hinted_at_with_both_figures() {
+    if !emulation::can_run() {
+        return;
+    }
+    let kit = kit_of(Kit::new(), &[FOREIGN]);
+    let count = "RUN i=0; while [ $i -lt 400000 ]; do i=$((i + 1)); done";
+    kit.dockerfile(&format!(
+        "FROM --platform=$BUILDPLATFORM fixture/base AS native\n{count}\n\
+         FROM localhost:1/riscv64\nCOPY --from=native /etc/passwd /\n{count}\n"
+    ));
+    let said = build(&kit, FOREIGN).ok();
+    let hint = said.text().lines().find(|line| line.contains(" s emulated, "));
+    let hint = hint.unwrap_or_else(|| panic!("no hint: {}", said.text()));
+    assert!(hint.contains("FROM --platform=$BUILDPLATFORM") && hint.contains("natively"), "{hint}");
+    // Once it is cached, nothing is slow.
+    assert!(!build(&kit, FOREIGN).ok().text().contains(" s emulated, "));
+}

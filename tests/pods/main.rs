@@ -24,6 +24,7 @@ mod builds;
 mod chroot;
 mod commands;
 mod emulated;
+mod emulation;
 mod escapes;
 mod mounts;
 mod pages;

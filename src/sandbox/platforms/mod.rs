@@ -103,6 +103,7 @@ pub struct OwnEmulator {
     pub(super) spare: Mutex<Spare>,
     /// The instance of binfmt_misc.
     _handlers: OwnedFd,
+    _emulator: OwnedFd,
 }
 
 /// What was found out so far, by architecture, and whether the usual confinement applies.
@@ -297,6 +298,7 @@ impl Sandbox {
             networks: self.networks.elsewhere(),
             spare: Mutex::default(),
             _handlers: handlers,
+            _emulator: found.file,
         })
     }
 }
