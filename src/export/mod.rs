@@ -259,13 +259,13 @@ pub fn pack(
     options: &PackOptions,
 ) -> Result<Packed, ExportError> {
     let blobs = blob::layer_blobs(context, &image.layers, options)?;
-    put_image(context, image, blobs, options)
+    put_image(context, (&image.config.platform(), image), blobs, options)
 }
 
-/// Makes the documents of an image whose layers' blobs are there.
+/// Makes the documents of an image for a platform, whose layers' blobs are there.
 fn put_image(
     context: &Context<'_>,
-    image: &Image,
+    (platform, image): (&Platform, &Image),
     blobs: Vec<(Descriptor, Digest)>,
     options: &PackOptions,
 ) -> Result<Packed, ExportError> {
@@ -281,8 +281,7 @@ fn put_image(
     };
     let config_descriptor =
         put(context.store, &config_bytes(context.store, image, &config), config_type)?;
-    let platform = config.platform();
-    let annotated = |target| annotation::chosen(&options.annotations, target, &platform);
+    let annotated = |target| annotation::chosen(&options.annotations, target, platform);
     let layers: Vec<_> = blobs.into_iter().map(|(descriptor, _)| descriptor).collect();
     let manifest = Manifest {
         schema_version: 2,
@@ -299,7 +298,7 @@ fn put_image(
         config: config_descriptor,
         layers,
         diff_ids,
-        platform: config.platform(),
+        platform: platform.clone(),
         created: config.created().map(str::to_owned),
         descriptor_annotations: annotated(AnnotationTarget::ManifestDescriptor),
     })
@@ -338,7 +337,7 @@ pub fn store_product(
     options: &PackOptions,
 ) -> Result<PackedProduct, ExportError> {
     let packed = pack_product(context, product, options)?;
-    for (image, packed) in product.images().iter().zip(&packed.images) {
+    for ((_, image), packed) in product.images().into_iter().zip(&packed.images) {
         remember_layers(context.store, image, packed)?;
     }
     tag(context.store, &packed, names)?;

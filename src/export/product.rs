@@ -7,23 +7,25 @@ use super::{
 use crate::image::{Image, ImageLayer};
 use crate::oci::{Descriptor, Digest, Index, Platform, canonical_json};
 use std::collections::BTreeMap;
-use std::slice;
 
 /// What a build has made.
 #[derive(Debug, Clone, Copy)]
 pub enum Product<'a> {
     /// An image.
     Image(&'a Image),
-    /// Images for a platform each, which an index lists.
-    Index(&'a [Image]),
+    /// Images that an index lists, each with the platform it is for. A base without an image for
+    /// a platform may have given one for another: its configuration says so, the index does not.
+    Index(&'a [(Platform, Image)]),
 }
 
 impl<'a> Product<'a> {
-    /// Returns the images, at least one.
-    pub fn images(self) -> &'a [Image] {
+    /// Returns the images, at least one, with their platforms.
+    pub fn images(self) -> Vec<(Platform, &'a Image)> {
         match self {
-            Self::Image(image) => slice::from_ref(image),
-            Self::Index(images) => images,
+            Self::Image(image) => vec![(image.config.platform(), image)],
+            Self::Index(images) => {
+                images.iter().map(|(platform, image)| (platform.clone(), image)).collect()
+            }
         }
     }
 }
@@ -83,7 +85,7 @@ pub fn pack_product(
     product: Product<'_>,
     options: &PackOptions,
 ) -> Result<PackedProduct, ExportError> {
-    let images = pack_all(context, product.images(), options)?;
+    let images = pack_all(context, &product.images(), options)?;
     let index = match product {
         Product::Image(_) => None,
         Product::Index(_) => Some(put_index(context, &images, options)?),
@@ -94,11 +96,11 @@ pub fn pack_product(
 /// Packs images whose layers are compressed side by side, each layer once.
 fn pack_all(
     context: &Context<'_>,
-    images: &[Image],
+    images: &[(Platform, &Image)],
     options: &PackOptions,
 ) -> Result<Vec<Packed>, ExportError> {
     let (mut layers, mut known) = (Vec::new(), BTreeMap::new());
-    let places = images.iter().map(|image| {
+    let places = images.iter().map(|(_, image)| {
         let place = |layer: &ImageLayer| {
             let received = layer.descriptor.as_ref().map(|blob| blob.digest);
             *known.entry((layer.layer.id, layer.diff_id, received)).or_insert_with(|| {
@@ -110,9 +112,9 @@ fn pack_all(
     });
     let places: Vec<Vec<usize>> = places.collect();
     let blobs = blob::layer_blobs(context, &layers, options)?;
-    let pack = |(image, places): (&Image, Vec<usize>)| {
+    let pack = |((platform, image), places): (&(Platform, &Image), Vec<usize>)| {
         let blobs = places.into_iter().map(|place| blobs[place].clone()).collect();
-        put_image(context, image, blobs, options)
+        put_image(context, (platform, image), blobs, options)
     };
     images.iter().zip(places).map(pack).collect()
 }

@@ -3,6 +3,7 @@
 use super::{Context, ExportError, Product};
 use crate::image::Image;
 use crate::layer::{self, LayerEntry, LayerEntryKind, LayerError, TarOptions, Times, Walk};
+use crate::oci::Platform;
 use crate::snapshot::{self, MountOptions, Mounted, XattrSpace};
 use crate::sys::cancel::Cancel;
 use crate::sys::remove::remove_tree;
@@ -41,19 +42,19 @@ fn directories(
     let images = product.images();
     let is_split = is_split.unwrap_or(matches!(product, Product::Index(_)));
     if !is_split && images.len() > 1 {
-        check_apart(context, images)?;
+        check_apart(context, &images)?;
     }
-    let name = |image: &Image| match is_split {
-        true => image.config.platform().to_string().replace('/', "_"),
+    let name = |platform: &Platform| match is_split {
+        true => platform.to_string().replace('/', "_"),
         false => String::new(),
     };
-    Ok(images.iter().map(name).collect())
+    Ok(images.iter().map(|(platform, _)| name(platform)).collect())
 }
 
 /// Checks that no path is that of a file in one image and of anything in another.
-fn check_apart(context: &Context<'_>, images: &[Image]) -> Result<(), ExportError> {
+fn check_apart(context: &Context<'_>, images: &[(Platform, &Image)]) -> Result<(), ExportError> {
     let mut taken: BTreeMap<Vec<u8>, (usize, bool)> = BTreeMap::new();
-    for (number, image) in images.iter().enumerate() {
+    for (number, (_, image)) in images.iter().enumerate() {
         let mount = mounted(context, image)?;
         let mut twice = None;
         let walked =
@@ -72,7 +73,7 @@ fn check_apart(context: &Context<'_>, images: &[Image]) -> Result<(), ExportErro
         if let Some((path, first)) = twice {
             return Err(ExportError::SamePath {
                 path: String::from_utf8_lossy(&path).into_owned(),
-                platforms: [first, number].map(|number| images[number].config.platform()),
+                platforms: [first, number].map(|number| images[number].0.clone()),
             });
         }
         walked.map_err(|error| match error {
@@ -93,7 +94,7 @@ pub(super) fn write_tar(
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
     let names = directories(context, product, is_split)?;
-    let mounts = product.images().iter().map(|image| mounted(context, image));
+    let mounts = product.images().into_iter().map(|(_, image)| mounted(context, image));
     let mounts = mounts.collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = names.into_iter().zip(mounts.iter().map(Mounted::root)).collect();
     let mut out = io::BufWriter::with_capacity(256 << 10, out);
@@ -120,8 +121,21 @@ pub(super) fn write_local(
     dir: &Path,
 ) -> Result<(), ExportError> {
     let names = directories(context, product, is_split)?;
-    for (image, name) in product.images().iter().zip(names) {
-        write_files(context, image, times, &dir.join(name))?;
+    fs::create_dir_all(dir).map_err(|e| ExportError::io("create", dir, e))?;
+    let root: OwnedFd = File::open(dir).map_err(|e| ExportError::io("open", dir, e))?.into();
+    for ((_, image), name) in product.images().into_iter().zip(names) {
+        if name.is_empty() {
+            write_files(context, image, times, (dir, root.as_fd()))?;
+            continue;
+        }
+        let path = dir.join(&name);
+        // As entries of an image: what is in the way is replaced, and never followed.
+        let made = CString::new(name).map_err(|e| ExportError::io("name", &path, e.into()))?;
+        let made = make_dir(root.as_fd(), &made).and_then(|made| own(&made).map(|()| made));
+        let made = made.map_err(|e| ExportError::io("create", &path, e))?;
+        write_files(context, image, times, (&path, made.as_fd()))?;
+        finish_directory(&made, times)
+            .map_err(|e| ExportError::io("set mode and times of", &path, e))?;
     }
     Ok(())
 }
@@ -135,15 +149,13 @@ fn write_files(
     context: &Context<'_>,
     image: &Image,
     times: Times,
-    dir: &Path,
+    (dir, root): (&Path, BorrowedFd<'_>),
 ) -> Result<(), ExportError> {
-    fs::create_dir_all(dir).map_err(|e| ExportError::io("create", dir, e))?;
-    let root: OwnedFd = File::open(dir).map_err(|e| ExportError::io("open", dir, e))?.into();
     let mount = mounted(context, image)?;
     let mut local = Local {
         dir,
         cancel: context.cancel,
-        root: root.as_fd(),
+        root,
         times,
         directories: Vec::new(),
         open: None,
@@ -358,6 +370,16 @@ fn make_dir(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<Owne
         fchmod(&made, Mode::from_raw_mode(mode & 0o7777 | 0o700))?;
     }
     Ok(made)
+}
+
+/// Gives a platform's directory its mode, and its time where one is set.
+fn finish_directory(fd: &OwnedFd, times: Times) -> io::Result<()> {
+    fchmod(fd, Mode::from_raw_mode(0o755))?;
+    if let Times::Set(tv_sec) = times {
+        let time = Timespec { tv_sec, tv_nsec: 0 };
+        futimens(fd, &Timestamps { last_access: time, last_modification: time })?;
+    }
+    Ok(())
 }
 
 /// Gives a directory to the caller, if the kernel gave it to another user (a setgid parent).

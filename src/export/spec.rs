@@ -4,7 +4,8 @@
 //! exporters for the fields' names.
 
 use super::annotation::{Annotation, AnnotationError, AnnotationTarget};
-use crate::oci::Reference;
+use crate::oci::{Platform, Reference};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// One `--output`.
@@ -404,6 +405,11 @@ impl OutputSpec {
             Some(false) => Err(SpecError::NeedsOci { what }),
             _ => Ok(()),
         }
+    }
+
+    /// Returns the platforms whose images are annotated by name, each once.
+    pub fn annotated_platforms(&self) -> BTreeSet<&Platform> {
+        self.annotations.iter().filter_map(|annotation| annotation.platform.as_ref()).collect()
     }
 
     /// Checks that what is said of an index is said where there is one; `has_index` says whether

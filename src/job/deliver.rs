@@ -49,9 +49,10 @@ pub(super) fn deliver(
         return Ok(None);
     }
     let delivery = &request.delivery;
-    let images = solve::images_of(job, solved);
+    let wanted = job.plan.targets.iter().map(|target| target.wanted.clone());
+    let images: Vec<_> = wanted.zip(solve::images_of(job, solved)).collect();
     let product = match &*images {
-        [image] if !request.source.has_index => Product::Image(image),
+        [(_, image)] if !request.source.has_index => Product::Image(image),
         images => Product::Index(images),
     };
     let vertex = Vertex::internal("exporting to image");

@@ -136,10 +136,12 @@ impl Loaded<'_> {
     }
 
     pub(super) fn plan(&self, images: &mut Images<'_>) -> Result<Plan, Failure> {
-        let requests = self.plan_requests();
-        let plans = requests.iter().map(|request| plan::plan(request, images));
-        let plans = plans.collect::<Result<Vec<_>, _>>();
-        self.prepared(plans.map(merged).map_err(|error| self.plan_failure(error)))
+        let mut all: Option<Plan> = None;
+        for request in &self.plan_requests() {
+            let plan = plan::plan(request, images).map_err(|error| self.plan_failure(error))?;
+            all = Some(merged(all, plan));
+        }
+        self.prepared(Ok(all.expect("there is a platform at least")))
     }
 
     fn prepared(&self, plan: Result<Plan, Failure>) -> Result<Plan, Failure> {
@@ -160,17 +162,17 @@ impl Loaded<'_> {
             Err(failure) => return (Err(failure), Vec::new()),
         };
         let mut findings = Vec::new();
-        let mut plans = Vec::new();
+        let mut all: Option<Plan> = None;
         for request in &self.plan_requests() {
             let survey = Survey::new(request, Scope::Target, images);
             let found = check::find(self, request, survey.as_ref().ok(), &options, None);
             check::add_new(&mut findings, found);
             match survey.and_then(Survey::plan) {
-                Ok(plan) => plans.push(plan),
+                Ok(plan) => all = Some(merged(all, plan)),
                 Err(error) => return (Err(self.plan_failure(error)), findings),
             }
         }
-        let plan = self.prepared(Ok(merged(plans)));
+        let plan = self.prepared(Ok(all.expect("there is a platform at least")));
         let plan = plan.and_then(|plan| match lint::violation(&options, &findings) {
             None => Ok(plan),
             Some(message) => Err(Failure::new(Class::Dockerfile, message)
@@ -305,9 +307,10 @@ impl Loaded<'_> {
     }
 }
 
-/// Merges the plans for several platforms.
-fn merged(plans: Vec<Plan>) -> Plan {
-    let mut plans = plans.into_iter();
-    let first = plans.next().expect("there is a plan for one platform at least");
-    first.merged(plans)
+/// Adds the plan for a platform to those for others.
+fn merged(all: Option<Plan>, plan: Plan) -> Plan {
+    match all {
+        None => plan,
+        Some(all) => all.merged([plan]),
+    }
 }

@@ -31,6 +31,29 @@ pub struct Outline {
     pub agents: Vec<Wanted>,
 }
 
+impl Outline {
+    /// Adds what a build for another platform takes. Of an argument whose value depends on the
+    /// platform the first value stays.
+    fn joined(mut self, other: Self) -> Self {
+        for argument in other.arguments {
+            if self.arguments.iter().all(|known| known.name != argument.name) {
+                self.arguments.push(argument);
+            }
+        }
+        self.arguments.sort_by_key(|argument| argument.lines.first);
+        for (all, more) in [(&mut self.secrets, other.secrets), (&mut self.agents, other.agents)] {
+            for wanted in more {
+                match all.iter_mut().find(|known| known.id == wanted.id) {
+                    Some(known) => known.is_required |= wanted.is_required,
+                    None => all.push(wanted),
+                }
+            }
+            all.sort_by_key(|wanted| wanted.lines.first);
+        }
+        self
+    }
+}
+
 /// An argument.
 #[derive(Debug, Clone)]
 pub struct Argument {
@@ -67,15 +90,29 @@ pub fn outline(
     store: &Store,
     caller: &dyn Caller,
 ) -> Result<Outline, Failure> {
-    // Platforms differ in values only: the first one stands for all.
-    let planned = loaded.plan_requests().swap_remove(0);
     let images = Images::new(store, &loaded.contexts, caller.cancel())
         .under(&loaded.request.source.policies);
     let mut known = Known { images, unknown: Vec::new() };
-    let survey = Survey::new(&planned, Scope::Target, &mut known);
+    let mut all: Option<Outline> = None;
+    for planned in &loaded.plan_requests() {
+        let outline = of_platform(loaded, planned, &mut known)?;
+        all = Some(match all {
+            None => outline,
+            Some(all) => all.joined(outline),
+        });
+    }
+    Ok(all.expect("there is a platform at least"))
+}
+
+fn of_platform(
+    loaded: &Loaded<'_>,
+    planned: &plan::PlanRequest<'_>,
+    known: &mut Known<'_>,
+) -> Result<Outline, Failure> {
+    let survey = Survey::new(planned, Scope::Target, known);
     let survey = survey.map_err(|error| loaded.plan_failure(error))?;
     let (facts, target) = (survey.facts(), survey.target());
-    let mut walk = Walk::new(loaded, &plan::platform_args(&planned));
+    let mut walk = Walk::new(loaded, &plan::platform_args(planned));
     let stages = loaded.dockerfile.stages.iter().zip(&facts).filter(|(_, facts)| facts.counts);
     // What the target says of an argument goes before what the stages below it say.
     for (stage, facts) in stages.rev() {

@@ -21,10 +21,10 @@ struct Find {
     step: Option<usize>,
 }
 
-#[derive(Clone, Copy)]
 enum What {
     File,
-    Config,
+    /// Of the image for this platform, where there are several.
+    Config(Option<String>),
     Log,
 }
 
@@ -70,9 +70,12 @@ pub(super) fn check(
             Form::Plain => "",
             Form::Base64 => " in base64",
         };
-        let place = match find.what {
+        let place = match &find.what {
             What::File => find.leak.place.clone(),
-            What::Config => format!("{} of the image's configuration", find.leak.place),
+            What::Config(None) => format!("{} of the image's configuration", find.leak.place),
+            What::Config(Some(platform)) => {
+                format!("{} of the configuration for {platform}", find.leak.place)
+            }
             What::Log => "its output".to_owned(),
         };
         let step = name.map(|name| format!(", of {name}")).unwrap_or_default();
@@ -149,7 +152,8 @@ fn finds(
             let entry = entry.and_then(|(number, _)| number.parse::<usize>().ok());
             let made = entry.and_then(|entry| made_by.get(entry.checked_sub(inherited)?).copied());
             let step = made.flatten().map(|StepId(step)| step);
-            finds.push(Find { leak, what: What::Config, step });
+            let what = What::Config((targets.len() > 1).then(|| target.wanted.to_string()));
+            finds.push(Find { leak, what, step });
         }
     }
     let history = History::new(job.store);

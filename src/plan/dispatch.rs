@@ -604,6 +604,7 @@ impl Planner<'_, '_> {
                 config: state.config,
                 made_by: state.made_by,
                 platform: state.image_platform,
+                wanted: self.request.platform_of(None).clone(),
             }],
             unused_args,
         }

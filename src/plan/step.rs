@@ -98,6 +98,9 @@ pub struct Target {
     pub made_by: Vec<Option<StepId>>,
     /// The platform of its image.
     pub platform: Platform,
+    /// The platform that was asked for, under which an index lists it: another than that of its
+    /// image where the base has no image for it.
+    pub wanted: Platform,
 }
 
 /// One instruction that changes files.

@@ -4,6 +4,7 @@ use crate::kit::archive::members;
 use crate::kit::{Archive, Kit, Run, State};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 const THREE: &str = "--platform=linux/riscv64,linux/amd64,linux/arm64";
@@ -291,5 +292,68 @@ fn explain_says_of_each_platform_what_ran_and_why() {
         if step["result"] == "miss" {
             assert_eq!(step["causes"][0]["reason"], "new_platform", "{step}");
         }
+    }
+}
+
+#[test]
+fn a_base_of_another_platform_still_gives_each_platform_its_own_image() {
+    let kit = Kit::new();
+    kit.dockerfile("FROM fixture/base\nARG TARGETARCH\nRUN echo $TARGETARCH > /own\n");
+    let (path, files) = (kit.out("image.tar"), kit.out("files"));
+    let outcome = kit
+        .build()
+        .args(["--platform=linux/amd64,linux/arm64", "--annotation=manifest[linux/arm64]:a=b"])
+        .arg("--annotation=manifest[linux/s390x]:a=b")
+        .arg(format!("--output=type=oci,dest={}", path.display()))
+        .arg(format!("--output=type=local,dest={}", files.display()))
+        .ok();
+    let said = format!("{}{}", outcome.text(), outcome.log());
+    assert!(said.contains("is for platform linux/"), "{said}");
+    assert!(said.contains("no image for linux/s390x is built"), "{said}");
+    let (_, _, images) = Archive::open_index(&path);
+    for name in ["amd64", "arm64"] {
+        assert_eq!(images[&format!("linux/{name}")].text("/own").trim(), name);
+        let own = fs::read_to_string(files.join(format!("linux_{name}/own"))).unwrap();
+        assert_eq!(own.trim(), name);
+    }
+    assert_eq!(images["linux/arm64"].manifest["annotations"]["a"], "b");
+    assert_eq!(images["linux/amd64"].manifest["annotations"], Value::Null);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_platforms_directory_is_replaced_and_not_followed() {
+    let kit = project();
+    let (out, other) = (kit.out("files"), kit.out("other"));
+    fs::create_dir(&out).unwrap();
+    fs::create_dir(&other).unwrap();
+    symlink(&other, out.join("linux_arm64")).unwrap();
+    fs::write(out.join("linux_amd64"), "in the way").unwrap();
+    kit.build()
+        .arg(THREE)
+        .arg(format!("-o={}", out.display()))
+        .env("SOURCE_DATE_EPOCH", "1700000000")
+        .ok();
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
+    for name in ["amd64", "arm64"] {
+        let dir = out.join(format!("linux_{name}"));
+        let facts = fs::symlink_metadata(&dir).unwrap();
+        assert!(facts.is_dir(), "{name}");
+        assert_eq!((facts.mtime(), facts.mode() & 0o777), (1_700_000_000, 0o755), "{name}");
+        assert_eq!(fs::read_to_string(dir.join(format!("{name}.txt"))).unwrap(), name);
+    }
+}
+
+#[test]
+fn an_outline_has_what_any_of_the_platforms_takes() {
+    let kit = Kit::new();
+    kit.dockerfile(
+        "FROM scratch AS base-amd64\nARG INTEL=1\nFROM scratch AS base-arm64\nARG ARM=2\n\
+         RUN --mount=type=secret,id=arm true\nFROM base-$TARGETARCH\n",
+    );
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    let outline =
+        kit.builder(["build", platforms, "--call=outline"]).arg(kit.path("")).ok().stdout();
+    for part in ["INTEL", "ARM", "arm"] {
+        assert!(outline.contains(part), "{part}: {outline}");
     }
 }

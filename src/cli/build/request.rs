@@ -12,7 +12,7 @@ use crate::export::{Annotation, Dest, OutputKind, OutputSpec, SpecError};
 use crate::image::LayoutRef;
 use crate::job::resolve::{NamedContext, context_name};
 use crate::job::{BuildRequest, DeliverySpec, GitFacts, OnError, SourceSpec, StepSpec, check_push};
-use crate::oci::Reference;
+use crate::oci::{Platform, Reference};
 use crate::plan::NoCache;
 use crate::sandbox::{DEFAULT_HOSTNAME, NetworkMode, NetworkOptions, SandboxPolicy};
 use std::collections::BTreeSet;
@@ -40,8 +40,7 @@ pub(super) fn of_build(
     let on_error = command.conduct.on_error.checked()?;
     let (mut source, hostname) = source_of(&command.path, source, environment)?;
     source.has_index |= command.names.manifest.is_some();
-    let delivery =
-        delivery(command, output, (source.epoch, source.has_index), environment, notices)?;
+    let delivery = delivery(command, output, &source, environment, notices)?;
     notices.extend(provenance_notice(output, environment));
     source.pull = neighbours.pull().unwrap_or(command.conduct.pull);
     let mut steps = steps_of(steps, hostname, environment, notices)?;
@@ -248,10 +247,15 @@ fn names(tags: &[String]) -> Result<Vec<Reference>, Failure> {
 fn delivery(
     command: &BuildCommand,
     args: &OutputArgs,
-    (epoch, has_index): (Option<i64>, bool),
+    source: &SourceSpec,
     environment: &Environment,
     notices: &mut Vec<String>,
 ) -> Result<DeliverySpec, Failure> {
+    let (epoch, has_index) = (source.epoch, source.has_index);
+    let platforms = match &*source.platforms {
+        [] => &[Platform::host()][..],
+        platforms => platforms,
+    };
     let tags = command.names.tag.iter().chain(&command.names.manifest).cloned();
     let tags = names(&tags.collect::<Vec<_>>())?;
     let dated = |mut spec: OutputSpec| {
@@ -292,6 +296,11 @@ fn delivery(
         .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
     let made = if outputs.is_empty() { slice::from_ref(&store_output) } else { &*outputs };
     for spec in made {
+        for platform in spec.annotated_platforms() {
+            if !platforms.contains(platform) {
+                notices.push(format!("no image for {platform} is built, and so none is annotated"));
+            }
+        }
         spec.check_index(has_index)
             .map_err(|e| usage(format!("--annotation: {}", failure::chain(&e))))?;
     }

@@ -3,6 +3,7 @@
 //! Source: docker/buildx, `commands/history/inspect_attachment.go`.
 
 use crate::cli::explain::ExplainError;
+use crate::cli::platforms;
 use crate::history::{BuildRecord, History, LAST};
 use crate::oci::{Descriptor, Digest, Document, Index, Platform};
 use crate::store::Store;
@@ -125,7 +126,9 @@ pub(super) fn run(
     let mut documents = Documents::of(&build, store);
     if let Some(text) = &args.platform {
         let nothing = |of: &str| none(format!("nothing for {text}: it is of {of}"));
-        let wanted = text.parse::<Platform>().map_err(|error| none(error.to_string()))?;
+        let wanted = platforms::parse(std::slice::from_ref(text));
+        let wanted =
+            wanted.map_err(|error| none(error.to_string()))?.unwrap_or_else(Platform::host);
         let fits = |made: &(Option<Platform>, Descriptor)| made.0.as_ref() == Some(&wanted);
         documents.manifests.retain(fits);
         if documents.manifests.is_empty() {
