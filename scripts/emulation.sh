@@ -31,21 +31,19 @@ apt-get update -qq >"$own/log" 2>&1 || {
     exit 1
 }
 cd "$own/unpacked"
-fetch() {
-    apt-get download -qq "$1" >>"$own/log" 2>&1 || return 1
-    dpkg-deb -x ./*.deb "$2"
-    rm -f ./*.deb
+# In one call: each builds its cache of all lists, which takes ten seconds.
+packages=("${architectures[@]/#/busybox-static:}")
+# Later releases have the static ones in qemu-user.
+apt-get download -qq "${packages[@]}" qemu-user-static >>"$own/log" 2>&1 ||
+    apt-get download -qq "${packages[@]}" qemu-user >>"$own/log" 2>&1 || {
+    cat "$own/log" >&2
+    exit 1
 }
 for architecture in "${architectures[@]}"; do
-    if fetch "busybox-static:$architecture" "$architecture"; then
-        find "$architecture" -path '*bin/busybox' -type f -exec cp {} "../busybox-$architecture" \;
-    fi
+    dpkg-deb -x busybox-static_*_"$architecture".deb "$architecture"
+    find "$architecture" -path '*bin/busybox' -type f -exec cp {} "../busybox-$architecture" \;
 done
-fetch qemu-user-static qemu || true
-if [ ! -f qemu/usr/bin/qemu-aarch64-static ]; then
-    # Later releases have the static ones there.
-    fetch qemu-user qemu
-fi
+dpkg-deb -x qemu-user*_"$here".deb qemu
 for name in aarch64 arm riscv64 ppc64le s390x i386 x86_64; do
     for file in "qemu/usr/bin/qemu-$name-static" "qemu/usr/bin/qemu-$name"; do
         [ ! -f "$file" ] || { cp -L "$file" "../qemu-$name-static"; break; }

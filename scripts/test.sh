@@ -87,7 +87,9 @@ for program in "${programs[@]}"; do
 done
 [ ${#packages[@]} = 0 ] || need "${packages[@]}"
 [[ " ${programs[*]} " != *" cli "* ]] || need_docker_client
-[[ ! " ${programs[*]} " =~ " "(cli|pods)" " ]] || need_emulation
+# Fetched while the tests are compiled.
+fetching=
+[[ ! " ${programs[*]} " =~ " "(cli|pods)" " ]] || { need_emulation & fetching=$!; }
 
 if [ ${#as_root[@]} != 0 ]; then
     # cargo and nextest start each test program through this; compiling stays with the caller.
@@ -96,9 +98,14 @@ if [ ${#as_root[@]} != 0 ]; then
 fi
 
 if cargo nextest --version >/dev/null 2>&1; then
+    if [ -n "$fetching" ]; then
+        cargo nextest run --locked --no-run "$@"
+        wait "$fetching"
+    fi
     cargo nextest run --locked "$@"
     [ ${#programs[@]} -le 2 ] || cargo test --locked --quiet --doc # which nextest leaves out
 else
+    [ -z "$fetching" ] || wait "$fetching"
     cargo test --locked "$@"
 fi
 echo "the tests passed"
