@@ -26,16 +26,17 @@ suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-trixie}")
     echo "deb [arch=$here] $mirror $suite main"
 } >"$own/sources.list"
 export APT_CONFIG=$own/apt.conf
-apt-get update -qq >"$own/log" 2>&1 || {
+# Images of Debian keep no cache of the lists; without one each call makes its own, in ten seconds.
+kept=(-o "Dir::Cache::pkgcache=pkgcache.bin" -o "Dir::Cache::srcpkgcache=srcpkgcache.bin")
+apt-get "${kept[@]}" update -qq >"$own/log" 2>&1 || {
     cat "$own/log" >&2
     exit 1
 }
 cd "$own/unpacked"
-# In one call: each builds its cache of all lists, which takes ten seconds.
 packages=("${architectures[@]/#/busybox-static:}")
 # Later releases have the static ones in qemu-user.
-apt-get download -qq "${packages[@]}" qemu-user-static >>"$own/log" 2>&1 ||
-    apt-get download -qq "${packages[@]}" qemu-user >>"$own/log" 2>&1 || {
+apt-get "${kept[@]}" download -qq "${packages[@]}" qemu-user-static >>"$own/log" 2>&1 ||
+    apt-get "${kept[@]}" download -qq "${packages[@]}" qemu-user >>"$own/log" 2>&1 || {
     cat "$own/log" >&2
     exit 1
 }
